@@ -1,0 +1,51 @@
+"""iNaturalist 2018 with the authors' hyper-parameters.
+
+python -m vl_ltr_jax.main --config=configs/inat18.py --workdir=DIR
+
+The data directory holds train2018.json, val2018.json, categories.json,
+wiki/desc_N.txt and the images; `--config=configs/inat18.py:backbone=RN50` takes the
+other backbone.
+"""
+
+from ml_collections import ConfigDict
+
+from vl_ltr_jax.config import arguments, default_config
+
+CLIP = {
+    "ViT-B/16": "checkpoints/clip-vit-base-patch16",
+    "RN50": "checkpoints/resnet50_clip.openai",
+}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The configuration; `arg` may be `backbone=ViT-B/16` or `backbone=RN50`."""
+    given = arguments(arg, backbone="ViT-B/16")
+    vit = given["backbone"] == "ViT-B/16"
+
+    config = default_config()
+    config.data.source = "inat18"
+    config.data.name = "iNaturalist 2018"
+    config.data.root = "data/iNat"
+    config.data.layout = "inat18"
+    config.model.backbone = given["backbone"]
+    config.init.clip = CLIP.get(given["backbone"], "")
+
+    config.pretrain.epochs = 100
+    config.pretrain.warmup_epochs = 5
+    # The authors' 128 (ViT) or 256 (RN50) images for each of eight devices.
+    config.pretrain.global_batch_size = 1024 if vit else 2048
+    config.pretrain.learning_rate = 3.5e-4 if vit else 5e-4
+    config.pretrain.min_learning_rate = 1e-5
+    config.pretrain.train_batch_norm = True
+
+    config.anchors.images = "train"
+
+    config.finetune.epochs = 360
+    config.finetune.global_batch_size = 1024
+    config.finetune.learning_rate = 2e-5
+    config.finetune.text_learning_rate = 1e-6
+    config.finetune.train_image_tower = True
+    config.finetune.detach_norm = True
+
+    config.evaluate.visual_weight = 0.7
+    return config

@@ -1,0 +1,42 @@
+"""Places-LT with the authors' hyper-parameters.
+
+python -m vl_ltr_jax.main --config=configs/places_lt.py --workdir=DIR
+
+The data directory holds Places_LT_{train,val,test}.txt, labels.txt, wiki/desc_N.txt and
+the images; `--config=configs/places_lt.py:backbone=RN50` takes the other backbone.
+"""
+
+from ml_collections import ConfigDict
+
+from vl_ltr_jax.config import arguments, default_config
+
+CLIP = {
+    "ViT-B/16": "checkpoints/clip-vit-base-patch16",
+    "RN50": "checkpoints/resnet50_clip.openai",
+}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The configuration; `arg` may be `backbone=ViT-B/16` or `backbone=RN50`."""
+    given = arguments(arg, backbone="ViT-B/16")
+    vit = given["backbone"] == "ViT-B/16"
+
+    config = default_config()
+    config.data.source = "image_list"
+    config.data.root = "data/places"
+    config.data.name = "Places_LT"
+    config.data.layout = "places_lt"
+    config.model.backbone = given["backbone"]
+    config.init.clip = CLIP.get(given["backbone"], "")
+
+    config.pretrain.epochs = 50
+    config.pretrain.warmup_epochs = 5
+    # The authors' 128 (ViT) or 256 (RN50) images for each of eight devices.
+    config.pretrain.global_batch_size = 1024 if vit else 2048
+    config.pretrain.learning_rate = 1e-5 if vit else 5e-5
+
+    config.finetune.epochs = 50
+    config.finetune.global_batch_size = 1024
+    config.finetune.learning_rate = 5e-5 if vit else 1e-4
+    config.finetune.text_learning_rate = 1e-6
+    return config

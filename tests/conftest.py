@@ -1,0 +1,55 @@
+"""Eight virtual CPU devices, exact matrix products, checked annotations, no network."""
+
+import ipaddress
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import jax  # noqa: E402
+from beartype import BeartypeConf, beartype  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+# As PEP 484 has it, an int is welcome where a float is asked for.
+check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))
+install_import_hook("vl_ltr_jax", f"{__name__}.check_types")
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def _is_local(host: Any) -> bool:
+    if host in (None, "", "localhost", socket.gethostname()):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _guarded(call: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Refuses internet addresses; unix sockets carry their path as a plain string."""
+
+    def guarded(self: socket.socket, address: Any) -> Any:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            if not _is_local(address[0]):
+                raise RuntimeError(f"a test called socket.{name}({address!r})")
+        return call(self, address)
+
+    return guarded
+
+
+def _guarded_lookup(host: Any, *args: Any, **kwargs: Any) -> Any:
+    name = host.decode() if isinstance(host, bytes) else host
+    if not _is_local(name) and name not in ("0.0.0.0", "::"):
+        raise RuntimeError(f"a test looked up the host {host!r}")
+    return _lookup(host, *args, **kwargs)
+
+
+_lookup = socket.getaddrinfo
+socket.getaddrinfo = _guarded_lookup
+socket.socket.connect = _guarded(socket.socket.connect, "connect")
+socket.socket.connect_ex = _guarded(socket.socket.connect_ex, "connect_ex")

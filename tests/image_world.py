@@ -1,0 +1,59 @@
+"""A small data set of image files, and configurations that run on it in seconds."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vl_ltr_jax.config import default_config
+
+COLOURS = {"crimson": (200, 20, 40), "azure": (20, 90, 220), "moss": (60, 120, 30)}
+COUNTS = {"train": (24, 9, 3), "val": (3, 3, 3), "test": (5, 5, 5)}
+
+
+def write(root: Path) -> Path:
+    """Three classes in the authors' layout, told apart by colour."""
+    rng = np.random.default_rng(0)
+    (root / "wiki").mkdir(parents=True)
+    for label, name in enumerate(COLOURS):
+        text = f"A {name} thing is {name}. It was named in 1801. It looks {name}.\n"
+        (root / "wiki" / f"desc_{label}.txt").write_text(text)
+        (root / "images" / name).mkdir(parents=True)
+    rows = (f"{name} {label}" for label, name in enumerate(COLOURS))
+    (root / "labels.txt").write_text("\n".join(rows) + "\n")
+    for split, counts in COUNTS.items():
+        lines = []
+        for label, (name, colour) in enumerate(COLOURS.items()):
+            for index in range(counts[label]):
+                pixels = np.array(colour) + rng.normal(0, 25, (20, 24, 3))
+                path = f"images/{name}/{split}_{index}.jpg"
+                image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+                image.save(root / path, quality=90)
+                lines.append(f"{path} {label}\n")
+        (root / f"world_{split}.txt").write_text("".join(lines))
+    return root
+
+
+def configure(root: Path):
+    """The shipped tiny CLIP on it: 9 steps of pre-training, 9 of fine-tuning."""
+    config = default_config()
+    config.data.source = "image_list"
+    config.data.root = str(root)
+    config.data.name = "world"
+    config.data.prompts = "plain"
+    config.data.train_recipe = "plain"
+    config.data.num_threads = 2
+    config.model.backbone = "ViT-tiny"
+    config.model.image_size = 16
+    config.init.clip = "tiny_clip"
+    for stage in (config.pretrain, config.finetune):
+        stage.epochs = 3
+        stage.warmup_epochs = 1
+        stage.global_batch_size = 8
+        stage.learning_rate = 1e-4
+        stage.schedule = "step"
+    config.anchors.num_anchors = 2
+    config.evaluate.batch_size = 8
+    config.log.every_steps = 1
+    config.log.checkpoint_every_steps = 2
+    return config

@@ -1,0 +1,200 @@
+import logging
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.checkpoint import CheckpointError, Checkpoints, load_params
+
+
+@flax.struct.dataclass
+class State:
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def make_state(seed=0, *, width=8, batch_stats=None, sharding=None):
+    rng = np.random.default_rng(seed)
+    params = {
+        "visual": {"kernel": rng.normal(size=(16, width)).astype(np.float32)},
+        "frozen": {"bias": np.zeros(3, np.float32)},
+    }
+    groups = {"visual": {"kernel": "adam"}, "frozen": {"bias": "frozen"}}
+    schedule = optax.cosine_decay_schedule(1e-3, 10)
+    tx = optax.partition(
+        {"adam": optax.adamw(schedule), "frozen": optax.set_to_zero()}, groups
+    )
+    sharding = sharding or meshes.replicated(meshes.make_mesh())
+    params = meshes.place(params, sharding)
+    state = State(jnp.int32(seed), params, batch_stats or {}, tx.init(params))
+    return meshes.place(state, meshes.replicated(meshes.make_mesh()))
+
+
+def assert_equal(got, want):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def one_array(step):
+    """Of several arrays, those still being read when one fails end with a warning."""
+    return State(jnp.int32(step), {"kernel": jnp.full((4, 4), 1.0 * step)}, {}, {})
+
+
+def corrupt(directory, step):
+    for path in (directory / str(step) / "model").rglob("d/*"):
+        path.write_bytes(b"not a tensor")
+
+
+def test_the_newest_state_and_its_meta_come_back(tmp_path):
+    state = make_state(7, batch_stats={"bn": jnp.arange(4.0)})
+    with Checkpoints(tmp_path / "run", every_steps=2, keep=2) as checkpoints:
+        assert checkpoints.restore_latest(state) is None
+        for step in (2, 4, 6):
+            checkpoints.save(step, state, {"seed": 1, "names": ["a"]})
+        assert checkpoints.latest_step == 6
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["4", "6"]
+    with Checkpoints(tmp_path / "run", every_steps=2, keep=2) as checkpoints:
+        template = make_state(0, batch_stats={"bn": jnp.zeros(4)})
+        restored, meta = checkpoints.restore_latest(template)
+        assert_equal(restored, state)
+        assert meta == {"seed": 1, "names": ["a"]}
+        assert checkpoints.due(4) and not checkpoints.due(5)
+        assert not checkpoints.reached_preemption(6)
+
+
+def test_a_step_already_saved_is_left_alone(tmp_path):
+    with Checkpoints(tmp_path, every_steps=1, keep=2) as checkpoints:
+        checkpoints.save(1, make_state(1))
+        checkpoints.save(1, make_state(2))
+        restored, _ = checkpoints.restore_latest(make_state(0))
+    assert_equal(restored, make_state(1))
+
+
+def test_restoring_follows_the_template_to_another_mesh(tmp_path):
+    state = make_state(3)
+    mesh = meshes.make_mesh(4, 2)
+    shardings = meshes.shard_largest_axis(mesh, state, min_elements=1)
+    template = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        state,
+        shardings,
+    )
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(3, state)
+        restored, _ = checkpoints.restore_latest(template)
+    assert_equal(restored, state)
+    kernel = restored.params["visual"]["kernel"]
+    assert kernel.sharding == shardings.params["visual"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape == (4, 8)
+
+
+def test_another_shape_or_dtype_is_refused_and_named(tmp_path):
+    """Orbax itself would cast float32 to bfloat16 without a word."""
+    state = make_state(1)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state.params)
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, state)
+        shape = r"params/visual/kernel: saved float32\[16, 8\], the run has float32\[16"
+        with pytest.raises(CheckpointError, match=shape):
+            checkpoints.restore_latest(make_state(1, width=16))
+        with pytest.raises(CheckpointError, match=r"run has bfloat16\[16, 8\]"):
+            checkpoints.restore_latest(state.replace(params=half))
+    assert (tmp_path / "1").is_dir()
+
+
+def test_missing_and_additional_arrays_are_named_with_the_nearest(tmp_path):
+    state = make_state(1)
+    renamed = {**state.params, "visuals": state.params["visual"]}
+    del renamed["visual"]
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, state)
+        with pytest.raises(CheckpointError) as caught:
+            checkpoints.restore_latest(state.replace(params=renamed))
+    message = str(caught.value)
+    assert "in 2 arrays" in message
+    assert "nearest saved name is params/visual/kernel" in message
+    assert "params/visual/kernel: saved float32[16, 8], not in the run" in message
+
+
+def test_an_unreadable_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, one_array(step))
+    corrupt(tmp_path, 3)
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        with caplog.at_level(logging.WARNING):
+            restored, _ = checkpoints.restore_latest(one_array(0))
+        assert_equal(restored, one_array(2))
+        assert checkpoints.latest_step == 2
+        checkpoints.save(3, one_array(5))
+        restored, _ = checkpoints.restore_latest(one_array(0))
+        assert_equal(restored, one_array(5))
+    assert f"checkpoint 3 in {tmp_path} cannot be read" in caplog.text
+    assert (tmp_path / "unreadable-3").is_dir()
+
+
+def test_no_readable_checkpoint_is_an_error_not_a_fresh_start(tmp_path):
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, one_array(1))
+    corrupt(tmp_path, 1)
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        with pytest.raises(CheckpointError, match=r"none of the checkpoints \[1\]"):
+            checkpoints.restore_latest(one_array(0))
+    with pytest.raises(CheckpointError, match="checkpoint 1 in .* cannot be read"):
+        load_params(tmp_path)
+
+
+def test_the_next_stage_reads_only_the_model(tmp_path):
+    state = make_state(1)
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, make_state(0))
+        checkpoints.save(2, state)
+    for path in (tmp_path / "2" / "training").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"never read")
+    variables = load_params(tmp_path, {"params": state.params})
+    assert list(variables) == ["params"]
+    assert isinstance(variables["params"]["visual"]["kernel"], np.ndarray)
+    assert_equal(variables["params"], jax.device_get(state.params))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_params(tmp_path, {"params": make_state(1, width=4).params})
+
+
+def test_hand_over_without_checkpoints_says_so(tmp_path):
+    with pytest.raises(CheckpointError, match="is not a directory"):
+        load_params(tmp_path / "absent")
+    with pytest.raises(CheckpointError, match="has the stage finished"):
+        load_params(tmp_path)
+
+
+def test_intervals_must_be_positive(tmp_path):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Checkpoints(tmp_path, every_steps=0)
+
+
+def test_a_donated_state_is_saved_as_it_was(tmp_path):
+    """Copying lazily instead of before `save` returns would store later values."""
+    update = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    params = {"kernel": jnp.zeros((512, 1024))}
+    with Checkpoints(tmp_path, every_steps=1, keep=9) as checkpoints:
+        for step in range(1, 5):
+            params = update(params)
+            state = State(jnp.int32(step), params, {}, {})
+            checkpoints.save(step, state)
+    for step in range(4, 0, -1):
+        with Checkpoints(tmp_path, every_steps=1, keep=9) as checkpoints:
+            template = State(jnp.int32(0), params, {}, {})
+            restored, _ = checkpoints.restore_latest(template)
+            assert np.unique(restored.params["kernel"]) == [step]
+        (tmp_path / str(step)).rename(tmp_path.with_name(f"read-{step}"))

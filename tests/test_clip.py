@@ -1,0 +1,211 @@
+"""Both towers end to end: against the authors' code, and the module's own promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from clip_oracle import relative_error, tiny_clip
+
+from vl_ltr_jax.losses import (
+    classwise_contrastive,
+    contrastive_logits,
+    distillation,
+)
+from vl_ltr_jax.models.clip import (
+    PRESETS,
+    Clip,
+    ClipConfig,
+    TextConfig,
+    VisionConfig,
+    variable_shapes,
+)
+from vl_ltr_jax.models.port import from_openai
+from vl_ltr_jax.models.weights import OPENAI, to_tensors
+
+KINDS = pytest.mark.parametrize("kind", ["vit", "resnet"])
+
+
+@KINDS
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_authors_forward_and_backward(kind, mode):
+    """Features, logits, losses, every gradient's norm, some gradients, statistics.
+
+    Broken by GELU for QuickGELU, LayerNorm's epsilon 1e-6, pooling at the last token, a
+    missing 1/sqrt(d); for the ResNet also by pooling after the strided convolution, by
+    a biased running variance, by momentum 0.9.
+    """
+    tiny = tiny_clip(kind)
+    golden = tiny.arrays
+    variables = from_openai(tiny.state, tiny.config)
+    images, tokens = tiny.batch()
+
+    @jax.jit
+    def run(params):
+        (image_emb, text_emb), updates = Clip(tiny.config).apply(
+            {**variables, "params": params},
+            images,
+            tokens,
+            train=mode == "train",
+            mutable=["batch_stats"],
+        )
+        logits = contrastive_logits(image_emb, text_emb, params["logit_scale"])
+        base, _ = classwise_contrastive(logits, jnp.asarray(golden["labels"]))
+        teacher = jnp.asarray(golden["teacher_logits_per_image"])
+        distill, _ = distillation(logits, teacher)
+        outputs = dict(
+            image_features=image_emb,
+            text_features=text_emb,
+            logits_per_image=logits,
+            distill_loss=distill,
+        )
+        return (base + distill) / 2, (outputs, updates)
+
+    (loss, (outputs, updates)), grads = jax.value_and_grad(run, has_aux=True)(
+        variables["params"]
+    )
+    assert loss == pytest.approx(golden[f"{mode}/loss"], rel=1e-5)
+    for name, value in outputs.items():
+        assert relative_error(value, golden[f"{mode}/{name}"]) < 1e-5, name
+
+    ours = to_tensors({"params": grads}, OPENAI)
+    assert sorted(ours) == tiny.grad_norm_order
+    norms = np.array([np.linalg.norm(ours[name]) for name in tiny.grad_norm_order])
+    expected = golden[f"{mode}/grad_norms"]
+    np.testing.assert_allclose(norms, expected, rtol=1e-4, atol=1e-6)
+    prefix = f"{mode}/grad/"
+    names = [key.removeprefix(prefix) for key in golden if key.startswith(prefix)]
+    assert len(names) > 10
+    for name in names:
+        assert relative_error(ours[name], golden[prefix + name]) < 1e-4, name
+
+    if kind == "resnet" and mode == "train":
+        after = to_tensors(updates, OPENAI)
+        for name, value in after.items():
+            expected = golden[f"train/stats_after/{name}"]
+            assert relative_error(value, expected) < 1e-5, name
+        assert len(after) == 44
+    else:
+        before = {k: v for k, v in variables.items() if k == "batch_stats"}
+        jax.tree.map(np.testing.assert_array_equal, updates, before)
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_have_float32_variables(name):
+    shapes = variable_shapes(PRESETS[name])
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    published = {"ViT-B/16": 149_620_737, "ViT-B/32": 151_277_313, "RN50": 102_007_137}
+    if name in published:
+        assert count(shapes["params"]) == published[name]
+    assert count(shapes.get("batch_stats", {})) == {
+        "RN50": 2 * 26_624,  # a mean and a variance for each channel
+        "RN-tiny": 2 * (8 + 8 + 16 + sum(10 * 16 * 2**k for k in range(4))),
+    }.get(name, 0)
+
+
+def test_initialisation_is_openais():
+    vision, text = VisionConfig("vit", 16, 128, 1, 2, 8), TextConfig(128, 2, 2, 77, 500)
+    init = jax.jit(Clip(ClipConfig(vision, text, 64)).init)
+    images, tokens = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 4), jnp.int32)
+    params = init(jax.random.key(0), images, tokens)["params"]
+    assert params["logit_scale"] == pytest.approx(np.log(1 / 0.07))
+    tower, block = params["text"], params["text"]["resblocks_1"]
+    for array, std in (
+        (tower["token_embedding"]["embedding"], 0.02),
+        (tower["positional_embedding"], 0.01),
+        (tower["text_projection"]["kernel"], 128**-0.5),
+        (block["attn"]["k_proj"]["kernel"], 128**-0.5),
+        (block["attn"]["out_proj"]["kernel"], (2 * 2 * 128) ** -0.5),
+        (block["mlp"]["c_fc"]["kernel"], (2 * 128) ** -0.5),
+        (block["mlp"]["c_proj"]["kernel"], (2 * 2 * 128) ** -0.5),
+        (params["visual"]["proj"]["kernel"], 128**-0.5),
+        (params["visual"]["resblocks_0"]["mlp"]["c_proj"]["kernel"], 256**-0.5),
+    ):
+        assert np.std(array) == pytest.approx(std, rel=0.05)
+
+
+@KINDS
+def test_bfloat16_computes_near_float32_with_float32_parameters(kind):
+    tiny = tiny_clip(kind)
+    variables = from_openai(tiny.state, tiny.config)
+    batch = tiny.batch()
+    exact = jax.jit(Clip(tiny.config).apply)(variables, *batch)
+    coarse = jax.jit(Clip(tiny.config, dtype=jnp.bfloat16).apply)(variables, *batch)
+    for ours, theirs in zip(coarse, exact, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        assert relative_error(ours.astype(jnp.float32), theirs) < 0.05
+    shapes = jax.eval_shape(
+        Clip(tiny.config, dtype=jnp.bfloat16).init, jax.random.key(0), *batch
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+
+
+@KINDS
+def test_remat_changes_nothing_but_memory(kind):
+    """Same tree, values, gradients and statistics, and the blocks are rematerialised.
+
+    Broken by a `remat` that is not passed on, or that renames the blocks.
+    """
+    tiny = tiny_clip(kind)
+    variables = from_openai(tiny.state, tiny.config)
+    batch = tiny.batch()
+
+    def run(params, remat):
+        (image_emb, text_emb), updates = Clip(tiny.config, remat=remat).apply(
+            {**variables, "params": params}, *batch, train=True, mutable=["batch_stats"]
+        )
+        return jnp.mean(image_emb**2) + jnp.mean(text_emb**2), updates
+
+    results = {}
+    for remat in (False, True):
+        gradient = jax.grad(run, has_aux=True)
+        jaxpr = str(
+            jax.make_jaxpr(gradient, static_argnums=1)(variables["params"], remat)
+        )
+        assert ("checkpoint" in jaxpr or "remat" in jaxpr) is remat
+        results[remat] = jax.jit(gradient, static_argnums=1)(variables["params"], remat)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        *results.values(),
+    )
+
+
+def test_wrong_batches_are_refused():
+    config = PRESETS["ViT-tiny"]
+    variables = jax.tree.map(np.zeros_like, variable_shapes(config))
+    tokens = jnp.zeros((1, 77), jnp.int32)
+    with pytest.raises(
+        ValueError, match=r"images are 48 x 56, the model takes 48 x 48"
+    ):
+        Clip(config).apply(variables, jnp.zeros((1, 48, 56, 3)), tokens)
+    with pytest.raises(ValueError, match="78 tokens long, the model takes at most 77"):
+        Clip(config).apply(
+            variables, jnp.zeros((1, 78), jnp.int32), method="encode_text"
+        )
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: VisionConfig("vit", 224, 768, 12, 12), "needs a patch_size"),
+        (lambda: VisionConfig("vit", 224, 768, (1, 2), 12, 16), "and one layers"),
+        (lambda: VisionConfig("resnet", 224, 64, 4, 32), "layers for each stage"),
+        (lambda: VisionConfig("vit", 225, 768, 12, 12, 16), "225 is not a multiple"),
+        (lambda: TextConfig(512, 12, 7), "512 is not a multiple of its 7"),
+    ],
+)
+def test_impossible_sizes_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_configs_compare_by_value():
+    """They are module attributes, hence part of jit's cache key."""
+    again = ClipConfig(
+        VisionConfig("vit", 224, 768, 12, 12, 16), TextConfig(512, 12, 8), 512
+    )
+    assert again == PRESETS["ViT-B/16"]
+    assert hash(again) == hash(PRESETS["ViT-B/16"])

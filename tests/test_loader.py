@@ -1,0 +1,182 @@
+"""Batches: the same for any threads, processes and starting step."""
+
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vl_ltr_jax.data import loader, transforms
+from vl_ltr_jax.data.images import ImageReadError
+from vl_ltr_jax.data.sources import Split
+
+LABELS = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3], np.int32)
+SENTENCE_LABELS = np.repeat(np.arange(4, dtype=np.int32), [3, 1, 4, 2])
+TOKENS = np.arange(50, dtype=np.uint16).reshape(10, 5)
+
+
+def read(index):
+    rng = np.random.default_rng(index)
+    return Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8))
+
+
+SPLIT = Split(LABELS, read, lambda index: f"image {index}")
+
+
+def train(*, num_batches=4, split=SPLIT, with_text=True, **options):
+    arguments = {
+        "transform": transforms.train_transform("rand_augment", 8),
+        "seed": 3,
+        "global_batch_size": 6,
+        "num_threads": 2,
+    }
+    if with_text:
+        arguments |= {"sentence_labels": SENTENCE_LABELS, "tokens": TOKENS}
+    batches = loader.train_batches(split, **arguments | options)
+    return list(itertools.islice(batches, num_batches))
+
+
+def evaluate(*, split=SPLIT, **options):
+    arguments = {
+        "transform": transforms.eval_transform("clip", 8),
+        "global_batch_size": 4,
+        "num_threads": 2,
+    }
+    return list(loader.eval_batches(split, **arguments | options))
+
+
+def assert_same(batches, others):
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.keys() == other.keys()
+        for key, values in batch.items():
+            assert values.dtype == other[key].dtype
+            np.testing.assert_array_equal(values, other[key], key)
+
+
+def joined(shares):
+    """Global batches of the batches of each process."""
+    return [
+        {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+        for batches in zip(*shares, strict=True)
+    ]
+
+
+def test_shapes_and_types():
+    batch = train(num_batches=1)[0]
+    shapes = {key: (values.shape, str(values.dtype)) for key, values in batch.items()}
+    assert shapes == {
+        "image": ((6, 8, 8, 3), "uint8"),
+        "label": ((6,), "int32"),
+        "sentence_id": ((6,), "int32"),
+        "tokens": ((6, 5), "int32"),
+    }
+    sentences = batch["sentence_id"]
+    np.testing.assert_array_equal(batch["label"], SENTENCE_LABELS[sentences])
+    np.testing.assert_array_equal(batch["tokens"], TOKENS[sentences])
+
+
+def test_images_and_labels_alone():
+    batches = train(with_text=False)
+    assert batches[0].keys() == {"image", "label"}
+    same = [{key: batch[key] for key in ("image", "label")} for batch in train()]
+    assert_same(batches, same)
+
+
+@pytest.mark.parametrize("num_threads", [0, 1, 7])
+def test_threads_change_nothing(num_threads):
+    assert_same(train(num_threads=num_threads), train())
+    assert_same(evaluate(num_threads=num_threads), evaluate())
+
+
+@pytest.mark.parametrize("start_step", [1, 2, 5])
+def test_resume_at_any_step_equals_the_unbroken_run(start_step):
+    """A generator that runs on from step to step would restart here."""
+    resumed = train(num_batches=6 - start_step, start_step=start_step)
+    assert_same(resumed, train(num_batches=6)[start_step:])
+
+
+def test_resume_takes_constant_time():
+    assert len(train(num_batches=1, start_step=10**12)) == 1
+
+
+@pytest.mark.parametrize("process_count", [2, 3, 6])
+def test_processes_share_one_global_batch(process_count):
+    shares = [
+        train(process_index=index, process_count=process_count)
+        for index in range(process_count)
+    ]
+    assert shares[0][0]["label"].shape == (6 // process_count,)
+    assert_same(joined(shares), train())
+
+
+def test_batches_and_epochs_differ():
+    """The authors' single-process sampler repeats its order every epoch."""
+    batches = train(num_batches=6)
+    assert len({batch["image"].tobytes() for batch in batches}) == 6
+    assert train(seed=4, num_batches=1)[0]["image"].tobytes() not in {
+        batch["image"].tobytes() for batch in batches
+    }
+
+
+def test_an_example_can_be_made_again():
+    """Row 3 of step 2 is draw 15 of the run: draw 4 of epoch 1 of 11 images."""
+    batch = train(num_batches=3)[2]
+    seed = (3, loader._STREAM, 1, 4)
+    transform = transforms.train_transform("rand_augment", 8)
+    candidates = [
+        transform(read(index), np.random.default_rng(seed))
+        for index in np.flatnonzero(batch["label"][3] == LABELS)
+    ]
+    assert any((batch["image"][3] == candidate).all() for candidate in candidates)
+
+
+def test_evaluation_visits_every_image_once_in_order():
+    batches = evaluate()
+    masks = np.concatenate([batch["mask"] for batch in batches])
+    assert len(batches) == 3 and masks.dtype == bool
+    assert masks.tolist() == [True] * 11 + [False]
+    labels = np.concatenate([batch["label"] for batch in batches])
+    np.testing.assert_array_equal(labels[masks], LABELS)
+    transform = transforms.eval_transform("clip", 8)
+    images = np.concatenate([batch["image"] for batch in batches])
+    for index, image in enumerate(images[masks]):
+        np.testing.assert_array_equal(image, transform(read(index)))
+
+
+@pytest.mark.parametrize("process_count", [2, 4])
+def test_every_process_evaluates_as_many_batches(process_count):
+    """Five images and batches of four leave whole processes to padding."""
+    split = SPLIT.select(np.arange(5))
+    shares = [
+        evaluate(split=split, process_index=index, process_count=process_count)
+        for index in range(process_count)
+    ]
+    assert {len(share) for share in shares} == {2}
+    assert_same(joined(shares), evaluate(split=split))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"process_count": 4}, "6 is not a multiple of the 4 processes"),
+        ({"global_batch_size": 0}, "batch size 0"),
+        ({"tokens": None}, "10 and None rows"),
+    ],
+)
+def test_sizes_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        train(**options)
+
+
+@pytest.mark.parametrize("batches", [train, evaluate])
+def test_damaged_image_stops_with_its_name(batches):
+    def read_or_fail(index):
+        if index == 9:
+            raise ImageReadError("cannot read the image x.jpg (list.txt:10)")
+        return read(index)
+
+    split = Split(LABELS, read_or_fail, lambda index: str(index))
+    options = {"num_batches": 30} if batches is train else {}
+    with pytest.raises(ImageReadError, match=r"x.jpg \(list.txt:10\)"):
+        batches(split=split, **options)

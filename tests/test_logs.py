@@ -1,0 +1,117 @@
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vl_ltr_jax.logs import CLEAR_LINE, Logs, format_duration
+
+
+def read_events(directory):
+    from tensorboard.backend.event_processing import event_accumulator
+
+    events = event_accumulator.EventAccumulator(str(directory))
+    events.Reload()
+    return events
+
+
+def test_event_files_read_back(tmp_path):
+    with Logs(tmp_path) as logs:
+        logs.scalars(3, {"loss/visual": jnp.float32(0.5), "accuracy/top1": 71.25})
+        logs.scalars(4, {"loss/visual": np.float64(0.25)})
+        logs.text(0, "report", "many **few**")
+        logs.image(0, "batch", np.full((4, 6, 3), 255, np.uint8))
+        logs.hparams({"seed": 1, "data": {"root": None, "sampling": "sqrt"}})
+    events = read_events(tmp_path)
+    tensors = {
+        (tag, event.step): event.tensor_proto
+        for tag in events.Tags()["tensors"]
+        for event in events.Tensors(tag)
+    }
+    from tensorboard.util.tensor_util import make_ndarray
+
+    assert make_ndarray(tensors["loss/visual", 3]) == 0.5
+    assert make_ndarray(tensors["loss/visual", 4]) == 0.25
+    assert make_ndarray(tensors["accuracy/top1", 3]) == 71.25
+    assert make_ndarray(tensors["report", 0]) == b"many **few**"
+    width, height, png = make_ndarray(tensors["batch", 0])
+    assert (width, height, png[1:4]) == (b"6", b"4", b"PNG")
+    hparams = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    for name in (b"seed", b"data.root", b"data.sampling", b"sqrt"):
+        assert name in hparams
+
+
+def test_the_parameter_table_is_written_and_its_total_said(tmp_path, capsys):
+    params = {"visual": {"kernel": jnp.zeros((3, 400)), "bias": jnp.zeros(400)}}
+    with Logs(tmp_path) as logs:
+        logs.parameters(params)
+    assert capsys.readouterr().err == "1,600 parameters in 2 arrays\n"
+    (event,) = read_events(tmp_path).Tensors("parameters")
+    table = event.tensor_proto.string_val[0].decode()
+    assert "visual/kernel | (3, 400) | float32 | 1,200" in " ".join(table.split())
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with Logs(tmp_path / "run") as logs:
+        logs.scalars(1, {"loss": 1.0})
+        logs.text(1, "report", "text")
+        logs.image(1, "batch", np.zeros((1, 1, 3), np.uint8))
+        logs.hparams({"seed": 0})
+        logs.parameters({"bias": jnp.zeros(1)})
+        logs.message("hello")
+        logs.progress(1, 2, {}, steps_per_second=1.0, images_per_second=1.0)
+    assert capsys.readouterr().err == ""
+    assert not (tmp_path / "run").exists()
+
+
+def write_progress(directory):
+    values = {"loss": 2.5, "loss/contrastive": 3.14159, "accuracy/top1": 50.0}
+    with Logs(directory, title="pretrain") as logs:
+        logs.progress(
+            1000, 5000, values, steps_per_second=2.0, images_per_second=2048.0
+        )
+        logs.message("saved")
+        logs.progress(5000, 5000, {}, steps_per_second=2.5, images_per_second=2560.0)
+
+
+FIRST = (
+    "pretrain 1,000/5,000 (20%)  loss 2.5  contrastive 3.142  2 steps/s"
+    "  2,048 images/s  33m 20s left"
+)
+LAST = "pretrain 5,000/5,000 (100%)  2.5 steps/s  2,560 images/s  0s left"
+
+
+def test_progress_is_plain_lines_in_a_file(tmp_path, capsys):
+    write_progress(tmp_path)
+    assert capsys.readouterr().err == f"{FIRST}\nsaved\n{LAST}\n"
+
+
+def test_progress_stays_in_place_on_a_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    write_progress(tmp_path)
+    want = f"{CLEAR_LINE}{FIRST}{CLEAR_LINE}saved\n{CLEAR_LINE}{LAST}\n"
+    assert capsys.readouterr().err == want
+
+
+@pytest.mark.parametrize(
+    ("seconds", "want"),
+    [(0.4, "0s"), (59.6, "1m 00s"), (3966, "1h 06m"), (187_200, "2d 04h")],
+)
+def test_durations_show_two_units(seconds, want):
+    assert format_duration(seconds) == want
+
+
+def test_tensorflow_is_imported_late_and_silently(tmp_path):
+    """Importing CLU at the top of the module would take three seconds everywhere."""
+    code = (
+        "import sys, vl_ltr_jax.logs as logs\n"
+        "assert 'tensorflow' not in sys.modules and 'clu' not in sys.modules\n"
+        f"with logs.Logs({str(tmp_path)!r}) as writer: writer.scalars(1, {{'a': 1.0}})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")

@@ -1,0 +1,247 @@
+import itertools
+import os
+import signal
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.checkpoint import Checkpoints
+from vl_ltr_jax.logs import Logs
+from vl_ltr_jax.loop import NonFiniteLossError, Preempted, train
+
+OPTIMIZER = optax.adamw(optax.cosine_decay_schedule(1e-2, 40))
+
+
+@flax.struct.dataclass
+class State:
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+class Recorder(Logs):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.written, self.progressed, self.messages = {}, [], []
+
+    def scalars(self, step, values):
+        self.written.setdefault(step, {}).update(values)
+
+    def progress(self, step, num_steps, values, **rates):
+        self.progressed.append((step, num_steps))
+        assert rates["images_per_second"] == 8 * rates["steps_per_second"] > 0
+
+    def message(self, text):
+        self.messages.append(text)
+
+
+@jax.jit
+def loss_of(params, batch):
+    error = jnp.tanh(batch["image"] @ params["kernel"]) - batch["target"]
+    return jnp.mean(error**2)
+
+
+def step_fn(state, batch):
+    loss, gradients = jax.value_and_grad(loss_of)(state.params, batch)
+    updates, opt_state = OPTIMIZER.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    new = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    return new, {"loss": loss, "loss/visual": loss * 2}
+
+
+def new_state():
+    mesh = meshes.make_mesh()
+    kernel = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+    params = meshes.place({"kernel": kernel}, meshes.replicated(mesh))
+    state = State(np.int32(0), params, {}, OPTIMIZER.init(params))
+    return meshes.place(state, meshes.replicated(mesh))
+
+
+def batches(first_step=0, poisoned=()):
+    mesh = meshes.make_mesh()
+    for step in itertools.count(first_step + 1):
+        rng = np.random.default_rng(step)
+        image = rng.normal(size=(8, 16)).astype(np.float32)
+        target = rng.normal(size=(8, 4)).astype(np.float32)
+        if step in poisoned:
+            image[3] = np.nan
+        yield meshes.to_global(mesh, {"image": image, "target": target})
+
+
+def run(directory, *, num_steps, poisoned=(), step=None, logs=None, **options):
+    """Starts or resumes, as a stage would."""
+    logs = logs or Recorder()
+    step = step or jax.jit(step_fn, donate_argnums=0)
+    every = options.pop("checkpoint_every_steps", 4)
+    with Checkpoints(directory, every_steps=every, keep=2) as checkpoints:
+        restored = checkpoints.restore_latest(new_state())
+        state, meta = restored or (new_state(), {})
+        first_step = int(state.step)
+        state = train(
+            state,
+            step,
+            batches(first_step, poisoned),
+            first_step=first_step,
+            num_steps=num_steps,
+            checkpoints=checkpoints,
+            logs=logs,
+            log_every_steps=options.pop("log_every_steps", 3),
+            images_per_step=8,
+            meta=lambda: {"starts": meta.get("starts", 0) + 1},
+            **options,
+        )
+    return state, logs
+
+
+def assert_bit_equal(got, want):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert a.dtype == b.dtype
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(tmp_path):
+    whole, _ = run(tmp_path / "whole", num_steps=10)
+    run(tmp_path / "parts", num_steps=6)
+    resumed, logs = run(tmp_path / "parts", num_steps=10)
+    assert_bit_equal(resumed, whole)
+    assert min(logs.written) > 6
+    with Checkpoints(tmp_path / "parts", every_steps=1) as checkpoints:
+        assert checkpoints.restore_latest(new_state())[1] == {"starts": 2}
+    finished, logs = run(tmp_path / "parts", num_steps=10)
+    assert_bit_equal(finished, whole)
+    assert not logs.written
+
+
+def test_metrics_are_logged_at_the_interval_and_at_the_end(tmp_path):
+    _, logs = run(tmp_path, num_steps=8)
+    assert logs.progressed == [(3, 8), (6, 8), (8, 8)]
+    assert sorted(logs.written) == [3, 6, 8]
+    assert set(logs.written[3]) == {
+        "loss",
+        "loss/visual",
+        "throughput/steps_per_second",
+        "throughput/images_per_second",
+    }
+    eager = new_state()
+    for step, batch in zip(range(1, 7), batches(), strict=False):
+        eager, metrics = step_fn(eager, batch)
+        if step in logs.written:
+            want = float(metrics["loss"])
+            np.testing.assert_allclose(logs.written[step]["loss"], want, rtol=1e-5)
+
+
+def test_metrics_are_fetched_while_the_next_step_runs(tmp_path):
+    """Fetching right after each step would log 1 before step 2 is dispatched."""
+    dispatched = []
+    compiled = jax.jit(step_fn)
+
+    class Watching(Recorder):
+        def scalars(self, step, values):
+            assert dispatched[-1] == step + 1 or step == 6
+            super().scalars(step, values)
+
+    def step(state, batch):
+        dispatched.append(len(dispatched) + 1)
+        return compiled(state, batch)
+
+    logs = Watching()
+    options = {"log_every_steps": 1, "checkpoint_every_steps": 100}
+    run(tmp_path, num_steps=6, step=step, logs=logs, **options)
+    assert sorted(logs.written) == [1, 2, 3, 4, 5, 6]
+
+
+def test_nan_names_the_step_the_metric_and_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(NonFiniteLossError) as caught:
+        run(tmp_path, num_steps=20, poisoned={6})
+    message = str(caught.value)
+    assert "loss is nan at step 6" in message
+    assert f"last good checkpoint is step 4 in {tmp_path}" in message
+
+
+def test_nan_is_never_saved(tmp_path):
+    with pytest.raises(NonFiniteLossError, match="checkpoint is step 4 "):
+        run(tmp_path, num_steps=20, poisoned={8})
+    assert [path.name for path in tmp_path.iterdir()] == ["4"]
+    with pytest.raises(NonFiniteLossError, match="last good checkpoint is none"):
+        run(tmp_path / "early", num_steps=20, poisoned={1})
+
+
+def test_evaluation_runs_at_its_interval_and_at_the_end(tmp_path):
+    seen = []
+
+    def evaluate(state, step):
+        assert int(state.step) == step
+        seen.append(step)
+        return {"accuracy/top1": 10.0 * step}
+
+    options = {"evaluate": evaluate, "evaluate_every_steps": 3}
+    _, logs = run(tmp_path, num_steps=7, **options)
+    assert seen == [3, 6, 7]
+    assert logs.written[6]["accuracy/top1"] == 60
+    assert logs.written[6]["loss"] > 0
+
+
+def test_sigterm_saves_and_the_next_run_goes_on(tmp_path):
+    whole, _ = run(tmp_path / "whole", num_steps=10)
+    compiled = jax.jit(step_fn)
+    calls = itertools.count(1)
+
+    def interrupted(state, batch):
+        if next(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return compiled(state, batch)
+
+    before = signal.getsignal(signal.SIGTERM)
+    logs = Recorder()
+    options = {"checkpoint_every_steps": 100, "step": interrupted, "logs": logs}
+    with pytest.raises(Preempted) as caught:
+        run(tmp_path / "stopped", num_steps=10, **options)
+    assert (caught.value.code, caught.value.step) == (143, 5)
+    assert logs.messages == ["stopped by SIGTERM; step 5 is saved"]
+    assert signal.getsignal(signal.SIGTERM) is before
+    resumed, _ = run(tmp_path / "stopped", num_steps=10)
+    assert_bit_equal(resumed, whole)
+
+
+def train_briefly(directory, state, source, **steps):
+    with Checkpoints(directory, every_steps=9) as checkpoints:
+        return train(
+            state,
+            jax.jit(step_fn),
+            source,
+            checkpoints=checkpoints,
+            logs=Recorder(),
+            log_every_steps=1,
+            images_per_step=8,
+            **steps,
+        )
+
+
+def test_impossible_starts_and_short_data_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="cannot train from step 3 to 5 .* of step 0"):
+        train_briefly(tmp_path, new_state(), batches(), first_step=3, num_steps=5)
+    with pytest.raises(ValueError, match="from step 0 to -1"):
+        train_briefly(tmp_path, new_state(), batches(), first_step=0, num_steps=-1)
+    with pytest.raises(ValueError, match="ended before step 3"):
+        few = itertools.islice(batches(), 2)
+        train_briefly(tmp_path, new_state(), few, first_step=0, num_steps=5)
+
+
+def test_host_arrays_do_not_reach_the_step_unseen(tmp_path):
+    """Without the transfer guard such a step trains, and stalls at each copy."""
+    compiled = jax.jit(step_fn)
+
+    def careless(state, batch):
+        return compiled(state, {**batch, "image": np.asarray(batch["image"])})
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device"):
+        run(tmp_path, num_steps=1, step=careless)

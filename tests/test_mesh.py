@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from vl_ltr_jax import mesh as meshes
+
+
+def test_the_mesh_takes_every_device_with_auto_axes():
+    mesh = meshes.make_mesh()
+    assert dict(mesh.shape) == {"data": 8, "model": 1}
+    assert mesh.axis_types == (AxisType.Auto, AxisType.Auto)
+    assert dict(meshes.make_mesh(model=2).shape) == {"data": 4, "model": 2}
+    one = meshes.make_mesh(devices=jax.devices()[:1])
+    assert dict(one.shape) == {"data": 1, "model": 1}
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "message"),
+    [
+        (3, 1, r"is 3, but there are 8 devices: set mesh.data=8"),
+        (4, 4, r"is 16, but there are 8 devices: set mesh.data=2"),
+        (-1, 3, r"mesh.model=3 does not divide the 8 devices: .*\[1, 2, 4, 8\]"),
+        (0, 1, "must be positive"),
+        (-1, 0, "must be positive"),
+    ],
+)
+def test_impossible_meshes_say_what_would_fit(data, model, message):
+    with pytest.raises(ValueError, match=message):
+        meshes.make_mesh(data, model)
+
+
+def test_a_batch_goes_to_the_mesh_and_back():
+    mesh = meshes.make_mesh(4, 2)
+    batch = {"image": np.arange(24.0).reshape(8, 3), "label": np.arange(8)}
+    arrays = meshes.to_global(mesh, batch)
+    assert arrays["image"].sharding == meshes.batch_sharding(mesh)
+    assert arrays["image"].addressable_shards[0].data.shape == (2, 3)
+    jax.tree.map(np.testing.assert_array_equal, meshes.to_host(arrays), batch)
+
+
+def test_a_batch_that_does_not_divide_is_named():
+    mesh = meshes.make_mesh()
+    with pytest.raises(ValueError, match="'label' has 6 rows .* mesh.data=8"):
+        meshes.to_global(mesh, {"label": np.zeros(6)})
+
+
+def test_classes_split_over_the_model_axis_only_where_they_divide():
+    mesh = meshes.make_mesh(4, 2)
+    assert meshes.class_sharding(mesh, 10).spec == PartitionSpec("model")
+    assert meshes.class_sharding(mesh, 11).is_fully_replicated
+
+
+def test_the_largest_divisible_axis_is_sharded():
+    mesh = meshes.make_mesh()
+    tree = {
+        "rows": jnp.zeros((1024, 64)),
+        "columns": jnp.zeros((64, 1024)),
+        "largest_does_not_divide": jnp.zeros((1001, 512)),
+        "nothing_divides": jnp.zeros((1001, 77)),
+        "small": jnp.zeros((8, 8)),
+        "scalar": jnp.zeros(()),
+    }
+    shardings = meshes.shard_largest_axis(mesh, tree)
+    specs = {name: sharding.spec for name, sharding in shardings.items()}
+    assert specs == {
+        "rows": PartitionSpec("data"),
+        "columns": PartitionSpec(None, "data"),
+        "largest_does_not_divide": PartitionSpec(None, "data"),
+        "nothing_divides": PartitionSpec(),
+        "small": PartitionSpec(),
+        "scalar": PartitionSpec(),
+    }
+    placed = meshes.place(meshes.to_host(tree), shardings)
+    assert placed["columns"].addressable_shards[0].data.shape == (64, 128)
+
+
+def test_placing_with_one_sharding_replicates_every_leaf():
+    mesh = meshes.make_mesh()
+    tree = {"kernel": np.arange(6.0).reshape(2, 3), "step": np.int32(4)}
+    placed = meshes.place(tree, meshes.replicated(mesh))
+    assert all(leaf.is_fully_replicated for leaf in placed.values())
+    assert placed["step"].dtype == np.int32
+    jax.tree.map(np.testing.assert_array_equal, meshes.to_host(placed), tree)

@@ -1,0 +1,237 @@
+"""Token ids against OpenAI's tokenizer, and the tokenizer files."""
+
+import html
+import importlib.metadata
+import importlib.util
+import json
+import random
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ftfy
+import numpy as np
+import pytest
+
+from vl_ltr_jax.data import tokenizer as tokenizer_module
+from vl_ltr_jax.data.tokenizer import Tokenizer, clean, trim
+from vl_ltr_jax.data.vocabulary import (
+    byte_symbols,
+    read_merges,
+    read_vocabulary,
+    write_tokenizer,
+)
+
+GOLDEN = Path(__file__).parent / "golden" / "text"
+CLIP_VOCAB_SIZE = 49408
+
+
+def openai_file(name: str) -> Path:
+    files = importlib.metadata.files("openai-clip") or []
+    return Path(str(next(f for f in files if f.name == name).locate()))
+
+
+@pytest.fixture(scope="module")
+def merges() -> list[tuple[str, str]]:
+    return read_merges(openai_file("bpe_simple_vocab_16e6.txt.gz"))
+
+
+@pytest.fixture(scope="module")
+def clip_directory(
+    tmp_path_factory: pytest.TempPathFactory, merges: list[tuple[str, str]]
+) -> Path:
+    directory = tmp_path_factory.mktemp("clip")
+    write_tokenizer(directory, merges, vocab_size=CLIP_VOCAB_SIZE)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def tokenizer(clip_directory: Path) -> Tokenizer:
+    return Tokenizer.from_directory(clip_directory)
+
+
+@pytest.fixture(scope="module")
+def openai() -> Any:
+    """The tokenizer module of openai-clip, by path: its package needs torchvision."""
+    spec = importlib.util.spec_from_file_location(
+        "openai_simple_tokenizer", openai_file("simple_tokenizer.py")
+    )
+    assert spec and spec.loader
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.SimpleTokenizer()
+
+
+def test_golden_byte_pairs(tokenizer: Tokenizer) -> None:
+    """Broken by: no ftfy; `\\w+` for `\\p{L}+`; no lower case."""
+    golden = json.loads((GOLDEN / "tokenizer.json").read_text(encoding="utf-8"))
+    assert tokenizer.byte_pairs(golden["texts"]) == golden["bpe_ids"]
+
+
+@pytest.mark.parametrize("length", [75, 20])
+def test_golden_rows(tokenizer: Tokenizer, length: int) -> None:
+    """Broken by: padding with the end token; dropping the end token when truncating."""
+    texts = json.loads((GOLDEN / "tokenizer.json").read_text(encoding="utf-8"))["texts"]
+    rows = tokenizer.encode(texts, length + 2)
+    np.testing.assert_array_equal(
+        rows, np.load(GOLDEN / "tokenizer.npz")[f"ctx{length}"]
+    )
+    assert rows.dtype == np.int32
+
+
+@pytest.mark.parametrize("name", ["imnet_lt", "places_lt", "inat"])
+def test_golden_corpora(tokenizer: Tokenizer, name: str) -> None:
+    """Broken by: any of the above, on the sentences VL-LTR trains on."""
+    golden = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    tokens = np.load(GOLDEN / f"{name}_tokens.npz")
+    for label, sentences in enumerate(golden["sentences"]):
+        np.testing.assert_array_equal(
+            tokenizer.encode(sentences, golden["context_length"] + 2),
+            tokens[f"class{label}"],
+        )
+
+
+def fuzz(count: int) -> list[str]:
+    """Random texts that visit every rule: cases, blanks, entities, markers, scripts."""
+    rng = random.Random(0)
+    bits = [" ", "\t", "\n", "'", "'S", "_", "!", "-", "&", "&amp;", "&lt;", "&#39;"]
+    bits += ["&amp;amp;amp;", "&lt;&amp;amp;"]  # each takes all three repairs
+    bits += ["<|endoftext|>", "<|startoftext|>", "<|", "|>", "he'll", "12", "²", "٣"]
+    bits += [
+        "Word",
+        "don't",
+        "é",
+        "ﬁ",
+        "中",
+        "ſ",
+        "İ",
+        "ß",
+        "â€™",
+        "\u0301",
+        "🐦",
+        "\x0c",
+    ]
+    bits += [chr(c) for c in range(0x20, 0x250)]
+    return ["".join(rng.choices(bits, k=rng.randint(0, 25))) for _ in range(count)]
+
+
+def test_fuzz_equals_openai(tokenizer: Tokenizer, openai: Any) -> None:
+    """Broken by: one html.unescape; the end marker found in punctuation, `!<|...`."""
+    texts = fuzz(3000)
+    assert tokenizer.byte_pairs(texts) == [openai.encode(text) for text in texts]
+
+
+def test_short_cut_of_clean_changes_nothing() -> None:
+    """Broken by: `&` or a control character among the sound characters."""
+    rng = random.Random(1)
+    for _ in range(3000):
+        text = "".join(chr(rng.randrange(128)) for _ in range(rng.randint(0, 9)))
+        whole = html.unescape(html.unescape(ftfy.fix_text(text)))
+        assert clean(text) == re.sub(r"\s+", " ", whole).strip().lower()
+
+
+def test_batches_are_independent(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = fuzz(50)
+    whole = tokenizer.encode(texts)
+    monkeypatch.setattr(tokenizer_module, "_SENTENCES_AT_ONCE", 7)
+    np.testing.assert_array_equal(tokenizer.encode(texts), whole)
+
+
+def test_both_file_layouts_agree(
+    tmp_path: Path, clip_directory: Path, tokenizer: Tokenizer
+) -> None:
+    vocabulary, merges = read_vocabulary(clip_directory)
+    texts = fuzz(50)
+    for row in (list, " ".join):  # newer and older way to write a merge
+        model = {
+            "type": "BPE",
+            "end_of_word_suffix": "</w>",
+            "vocab": vocabulary,
+            "merges": [row(merge) for merge in merges],
+        }
+        (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
+        other = Tokenizer.from_directory(tmp_path)
+        np.testing.assert_array_equal(other.encode(texts), tokenizer.encode(texts))
+
+
+def test_short_vocabulary(tmp_path: Path, merges: list[tuple[str, str]]) -> None:
+    write_tokenizer(tmp_path, merges, vocab_size=4096)
+    small = Tokenizer.from_directory(tmp_path)
+    assert small.vocab_size == 4096
+    rows = small.encode(["a photo of a tench.", "中文 ü"])
+    assert rows.max() == 4095
+    np.testing.assert_array_equal(rows[:, 0], 4094)
+    vocabulary, _ = read_vocabulary(tmp_path)
+    tokens = {id_: token for token, id_ in vocabulary.items()}
+    [ids] = small.byte_pairs(["a photo of a tench."])
+    assert "".join(tokens[i] for i in ids) == "a</w>photo</w>of</w>a</w>tench</w>.</w>"
+
+
+def test_trim_keeps_every_token(tokenizer: Tokenizer) -> None:
+    tokens = tokenizer.encode(["a! " * 5, "!"])  # "!" has the id of the padding, 0
+    assert trim(tokens).shape == (2, 16)
+    np.testing.assert_array_equal(np.pad(trim(tokens), [(0, 0), (0, 61)]), tokens)
+    assert trim(tokenizer.encode(["word " * 80])).shape == (1, 77)
+    assert trim(tokenizer.encode([])).shape == (0, 8)
+
+
+def test_context_too_short(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode(["a b"], 2).tolist() == [[49406, 49407]]
+    with pytest.raises(ValueError, match="context length is 1;"):
+        tokenizer.encode(["a"], 1)
+
+
+def test_directory_without_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no tokenizer: neither tokenizer.json"):
+        Tokenizer.from_directory(tmp_path)
+
+
+def test_merges_row_faults(tmp_path: Path) -> None:
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n\na b c\n")
+    with pytest.raises(ValueError, match="merges.txt:4: 'a b c' is not a merge"):
+        read_merges(tmp_path / "merges.txt")
+
+
+def test_other_tokenizers_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text('{"model": {"type": "WordPiece", "vocab": {}}}')
+    with pytest.raises(ValueError, match="not a CLIP tokenizer .* WordPiece"):
+        Tokenizer.from_directory(tmp_path)
+    file.write_text('{"model": {"end_of_word_suffix": "</w>", "vocab": {}}}')
+    with pytest.raises(ValueError, match="tokenizer.json: its model has no merges"):
+        Tokenizer.from_directory(tmp_path)
+    file.write_text('{\n"model"\n')
+    with pytest.raises(ValueError, match="tokenizer.json:3: not JSON"):
+        Tokenizer.from_directory(tmp_path)
+    file.write_text("[]")
+    with pytest.raises(ValueError, match="holds list, not an object"):
+        Tokenizer.from_directory(tmp_path)
+
+
+def test_vocabulary_faults(tmp_path: Path) -> None:
+    symbols = byte_symbols()
+    good = {t: i for i, t in enumerate([*symbols, *(s + "</w>" for s in symbols)])}
+    good |= {"<|startoftext|>": 512, "<|endoftext|>": 513}
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
+    for fault, message in [
+        ({}, "merge 0, a b, needs the token 'ab'"),
+        ({"<|endoftext|>": 600}, "ids of 514 tokens are not 0 .. 513"),
+        ({"<|endoftext|>": 3, "$": 513}, "id of <|endoftext|> is 3, not the largest"),
+    ]:
+        (tmp_path / "vocab.json").write_text(json.dumps(good | fault))
+        with pytest.raises(ValueError, match=re.escape(message)):
+            Tokenizer.from_directory(tmp_path)
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    with pytest.raises(ValueError, match="513 of the 514 tokens .* first '!'"):
+        Tokenizer.from_directory(tmp_path)
+
+
+def test_write_tokenizer_faults(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="size is 516; with 1 merges it can be 514 to"):
+        write_tokenizer(tmp_path, [("a", "b")], vocab_size=516)
+    with pytest.raises(ValueError, match="merge 0, ab c, needs the token 'ab'"):
+        write_tokenizer(tmp_path, [("ab", "c")], vocab_size=515)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,114 @@
+"""What a stage leaves behind: a directory that is whole or does not count.
+
+A directory holds `settings.json`, the configuration the stage depends on, from its
+first moment, and `artifact.json`, a summary, from its last: only then is it finished.
+Starting again with other settings is refused, since the rest would not belong together.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+
+class ArtifactError(ValueError):
+    """An artifact that is missing, unreadable or made with another configuration."""
+
+
+class Artifact:
+    """One stage's directory under the workdir."""
+
+    def __init__(self, directory: epath.Path, settings: Mapping[str, Any]) -> None:
+        """Binds the directory to the settings it must have been made with."""
+        self.directory = directory
+        self.settings = dict(settings)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage has run to its end."""
+        return (self.directory / "artifact.json").exists()
+
+    def check(self) -> None:
+        """Compares the settings on disk, if any, with the present ones.
+
+        Raises:
+          ArtifactError: naming every key whose value differs.
+        """
+        path = self.directory / "settings.json"
+        if not path.exists():
+            return
+        made_with = _read_json(path)
+        changed = [
+            f"{key}: {made_with.get(key)!r} then, {self.settings.get(key)!r} now"
+            for key in sorted(made_with.keys() | self.settings.keys())
+            if made_with.get(key) != self.settings.get(key)
+        ]
+        if changed:
+            raise ArtifactError(
+                f"stage {self.directory.name!r} in {self.directory.parent} was made "
+                "with another configuration:\n  " + "\n  ".join(changed) + "\n"
+                "Use another --workdir, set these keys back, or delete that stage's "
+                "directory and those of the stages after it."
+            )
+
+    def begin(self) -> None:
+        """Makes the directory and writes the settings (on one process only)."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_whole(
+            self.directory / "settings.json", json.dumps(self.settings, indent=2)
+        )
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Declares the artifact whole (on one process only)."""
+        write_whole(
+            self.directory / "artifact.json", json.dumps(dict(summary), indent=2)
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What :meth:`finish` was given.
+
+        Raises:
+          ArtifactError: if the file cannot be read.
+        """
+        return _read_json(self.directory / "artifact.json")
+
+    def save_arrays(self, **arrays: np.ndarray) -> None:
+        """Writes each array as `NAME.npy` (on one process only)."""
+        for name, array in arrays.items():
+            with (self.directory / f"{name}.npy").open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+
+    def load_array(self, name: str) -> np.ndarray:
+        """Reads an array written by :meth:`save_arrays`.
+
+        Raises:
+          ArtifactError: if the file is missing or not an array.
+        """
+        path = self.directory / f"{name}.npy"
+        try:
+            return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                f"{path} cannot be read ({error}); delete {self.directory} to make "
+                "this stage again"
+            ) from error
+
+
+def write_whole(path: epath.Path, text: str) -> None:
+    """Writes a text file so that a reader sees the old one or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({error}); delete {path.parent} to make this "
+            "stage again"
+        ) from error

@@ -1,0 +1,313 @@
+"""Training states on disk, through Orbax: asynchronous saves, strict restores.
+
+A checkpoint is a directory named by its step with three items: `model` (params and
+batch_stats, all that a later stage reads), `training` (every other field of the
+state) and `meta` (a JSON mapping of the caller's). Saves are committed whole or not
+at all. Orbax casts a restored array to the dtype asked for without a word, so shapes
+and dtypes are compared before anything is read.
+"""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import LatestN
+
+MODEL_FIELDS = ("params", "batch_stats")
+SHOWN_DIFFERENCES = 12
+
+State = TypeVar("State")
+PathLike = str | os.PathLike[str]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is absent, unreadable or of another model."""
+
+
+class Checkpoints:
+    """The checkpoints of one stage; a context manager that waits for the last save."""
+
+    def __init__(self, directory: PathLike, *, every_steps: int, keep: int = 3):
+        """Opens or creates the directory.
+
+        Args:
+            directory: where the checkpoints lie; a path or a bucket's URL.
+            every_steps: `due` is true at multiples of this.
+            keep: how many of the newest stay on disk.
+
+        Raises:
+            ValueError: a count that is not positive.
+        """
+        if every_steps < 1 or keep < 1:
+            raise ValueError(
+                f"checkpoints every {every_steps} steps, keeping {keep}: both counts"
+                " must be at least 1"
+            )
+        self._every_steps = every_steps
+        self._manager = _open(
+            directory,
+            preservation_policy=LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._manager.close()
+
+    @property
+    def directory(self) -> str:
+        """Where the checkpoints lie."""
+        return str(self._manager.directory)
+
+    @property
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, one being written included."""
+        steps = self._manager.all_steps()
+        return max(steps) if steps else None
+
+    def due(self, step: int) -> bool:
+        """Whether the interval calls for a checkpoint at this step."""
+        return step % self._every_steps == 0
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether the cluster has announced that it will stop this job.
+
+        True in every process at the same step, once one of them has received SIGTERM;
+        always False unless `jax.distributed` is initialised.
+        """
+        return bool(self._manager.reached_preemption(step))
+
+    def save(
+        self, step: int, state: Any, meta: Mapping[str, Any] | None = None
+    ) -> None:
+        """Starts writing a checkpoint; the state may be donated once this returns.
+
+        Args:
+            step: the number of steps done. A step already saved is left as it is.
+            state: a dataclass of array trees with a field `params`.
+            meta: whatever JSON can hold: the configuration, the data position.
+        """
+        if step in self._manager.all_steps():
+            return
+        model, training = _split(state)
+        self._manager.save(
+            step,
+            force=True,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardSave(model),
+                training=ocp.args.StandardSave(training),
+                meta=ocp.args.JsonSave(dict(meta or {})),
+            ),
+        )
+
+    def wait(self) -> None:
+        """Blocks until every save is committed."""
+        self._manager.wait_until_finished()
+
+    def restore_latest(self, template: State) -> tuple[State, dict[str, Any]] | None:
+        """Reads the newest checkpoint that can be read.
+
+        An unreadable one is named in a warning and moved aside, to `unreadable-STEP`,
+        and the one before it is read.
+
+        Args:
+            template: a state of the same structure: arrays or `ShapeDtypeStruct`s,
+                whose shardings the restored arrays take.
+
+        Returns:
+            The state and its meta, or None where no checkpoint exists.
+
+        Raises:
+            CheckpointError: another structure, shape or dtype than the template's, or
+                checkpoints of which none can be read.
+        """
+        self.wait()
+        failures: dict[int, Exception] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored = self._restore(step, template)
+            except CheckpointError:
+                raise
+            except Exception as error:  # Orbax and TensorStore raise many kinds
+                failures[step] = error
+            if _in_every_process(step not in failures):
+                self._set_aside(failures)
+                return restored
+            failures.setdefault(step, OSError("unreadable in another process"))
+            logging.warning(
+                "checkpoint %d in %s cannot be read, trying the one before it: %s",
+                step,
+                self.directory,
+                _first_line(failures[step]),
+            )
+        if failures:
+            raise CheckpointError(
+                f"none of the checkpoints {sorted(failures)} in {self.directory} can be"
+                f" read; the newest says: {_first_line(failures[max(failures)])}. Move"
+                " the directory away to start the stage afresh"
+            ) from failures[max(failures)]
+        return None
+
+    def _restore(self, step: int, template: Any) -> tuple[Any, dict[str, Any]]:
+        model, training = map(_abstract, _split(template))
+        saved = self._manager.item_metadata(step)
+        _compare(
+            {**saved.model.tree, **saved.training.tree},
+            {**model, **training},
+            f"checkpoint {step} in {self.directory}",
+        )
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardRestore(model),
+                training=ocp.args.StandardRestore(training),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
+        state = dataclasses.replace(template, **items.model, **items.training)
+        return state, dict(items.meta)
+
+    def _set_aside(self, unreadable: Mapping[int, Exception]) -> None:
+        """Clears the way for this run to reach, and save, these steps again."""
+        if not unreadable:
+            return
+        if jax.process_index() == 0:
+            for step in unreadable:
+                aside = self._manager.directory / f"unreadable-{step}"
+                aside.rmtree(missing_ok=True)
+                (self._manager.directory / str(step)).rename(aside)
+        _in_every_process(True)
+        self._manager.reload()
+
+
+def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
+    """Reads the model of the newest checkpoint, for the stage that comes next.
+
+    Args:
+        directory: the checkpoints of the finished stage.
+        template: what is expected, `{'params': ..., 'batch_stats': ...}` of arrays or
+            `ShapeDtypeStruct`s; anything is accepted when None.
+
+    Returns:
+        `{'params': ..., 'batch_stats': ...}` of numpy arrays, whole in every process;
+        `batch_stats` is absent where the model has none.
+
+    Raises:
+        CheckpointError: no checkpoint, one that cannot be read, or another structure,
+            shape or dtype than the template's.
+    """
+    path = epath.Path(directory)
+    if not path.is_dir():
+        raise CheckpointError(f"no checkpoints: {path} is not a directory")
+    with _open(path, create=False) as manager:
+        steps = manager.all_steps()
+        if not steps:
+            raise CheckpointError(f"no checkpoint in {path}: has the stage finished?")
+        where = f"checkpoint {max(steps)} in {path}"
+        try:
+            tree = manager.item_metadata(max(steps)).model.tree
+            if template is not None:
+                _compare(tree, {"batch_stats": {}, **template}, where)
+            blank = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
+            args = ocp.args.Composite(model=ocp.args.StandardRestore(blank))
+            model = manager.restore(max(steps), args=args).model
+        except CheckpointError:
+            raise
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            raise CheckpointError(
+                f"{where} cannot be read: {_first_line(error)}"
+            ) from error
+    return {name: value for name, value in model.items() if value}
+
+
+def _open(directory: PathLike, **options: Any) -> ocp.CheckpointManager:
+    path = os.fspath(directory)
+    return ocp.CheckpointManager(
+        path if "://" in path else os.path.abspath(path),
+        options=ocp.CheckpointManagerOptions(**options),
+        item_handlers={
+            "model": ocp.StandardCheckpointHandler(),
+            "training": ocp.StandardCheckpointHandler(),
+            "meta": ocp.JsonCheckpointHandler(),
+        },
+    )
+
+
+def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    model = {name: fields.pop(name) for name in MODEL_FIELDS if name in fields}
+    return model, fields
+
+
+def _abstract(tree: Any) -> Any:
+    """Array leaves as shapes with their shardings; numpy leaves stay numpy."""
+
+    def describe(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray):
+            return leaf
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+    return jax.tree.map(describe, tree)
+
+
+def _describe(tree: Any) -> dict[str, str]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (
+            f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+        )
+        for path, leaf in leaves
+    }
+
+
+def _compare(saved_tree: Any, wanted_tree: Any, where: str) -> None:
+    saved, wanted = _describe(saved_tree), _describe(wanted_tree)
+    differences = [
+        f"{name}: saved {saved[name]}, the run has {wanted[name]}"
+        for name in wanted
+        if name in saved and saved[name] != wanted[name]
+    ]
+    for name in wanted.keys() - saved.keys():
+        near = difflib.get_close_matches(name, saved.keys() - wanted.keys(), n=1)
+        hint = f" (the nearest saved name is {near[0]})" if near else ""
+        differences.append(f"{name}: the run has {wanted[name]}, not saved{hint}")
+    differences += [
+        f"{name}: saved {saved[name]}, not in the run"
+        for name in saved.keys() - wanted.keys()
+    ]
+    if differences:
+        shown = sorted(differences)[:SHOWN_DIFFERENCES]
+        more = len(differences) - len(shown)
+        raise CheckpointError(
+            f"{where} does not fit this run in {len(differences)} arrays:\n  "
+            + "\n  ".join(shown)
+            + (f"\n  and {more} more" if more else "")
+            + "\nResume with the configuration that wrote it, or use another workdir."
+        )
+
+
+def _in_every_process(fact: bool) -> bool:
+    if jax.process_count() == 1:
+        return fact
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(fact))))
+
+
+def _first_line(error: Exception) -> str:
+    message = str(error).partition("\n")[0].partition(" [tensorstore_spec")[0]
+    return f"{type(error).__name__}: {message}"

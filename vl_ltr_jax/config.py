@@ -1,0 +1,315 @@
+"""A ConfigDict file, turned once into the dataclasses of settings.py.
+
+A configuration file starts from :func:`default_config` and changes values;
+:func:`from_config_dict` then checks everything at once, before any device is touched.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import ml_collections
+from ml_collections import config_flags
+
+from vl_ltr_jax.models.clip import PRESETS
+from vl_ltr_jax.settings import Config, flatten
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message lists every fault found."""
+
+
+# A field outside these bounds is an error; None leaves a side open.
+_BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    "data.context_length": (3, None),
+    "data.erase_probability": (0, 1),
+    "data.num_threads": (1, None),
+    "model.image_size": (1, None),
+    "anchors.num_anchors": (1, None),
+    "anchors.max_images_per_class": (1, None),
+    "evaluate.batch_size": (1, None),
+    "evaluate.knn_neighbours": (1, None),
+    "evaluate.visual_weight": (0, 1),
+    "pretrain.distillation_weight": (0, 1),
+    "pretrain.distillation_temperature": (1e-6, None),
+    "finetune.mixup_alpha": (0, None),
+    "finetune.cutmix_alpha": (0, None),
+    "log.every_steps": (1, None),
+    "log.checkpoint_every_steps": (1, None),
+    "log.keep_checkpoints": (1, None),
+    "seed": (0, 2**31 - 1),
+    **{
+        f"{stage}.{field}": bounds
+        for stage in ("pretrain", "finetune")
+        for field, bounds in {
+            "epochs": (0, None),
+            "warmup_epochs": (0, None),
+            "global_batch_size": (1, None),
+            "learning_rate": (0, None),
+            "weight_decay": (0, None),
+            "label_smoothing": (0, 0.999),
+        }.items()
+    },
+}
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The default configuration as a ConfigDict, for configuration files to change."""
+    # Types are checked below, with all other faults, rather than one by one here.
+    return ml_collections.ConfigDict(dataclasses.asdict(Config()), type_safe=False)
+
+
+def arguments(text: str, **defaults: str) -> dict[str, str]:
+    """Reads the part of `--config=FILE:key=value,key=value` after the colon.
+
+    Raises:
+      ConfigError: if a key is not one of `defaults`.
+    """
+    given = dict(defaults)
+    for item in filter(None, (text or "").split(",")):
+        key, _, value = item.partition("=")
+        if key not in defaults or not value:
+            raise ConfigError(
+                f"--config=FILE:{text}: {item!r} is not of the form key=value with a "
+                f"key among {', '.join(defaults)}{_nearest(key, defaults)}"
+            )
+        given[key] = value
+    return given
+
+
+def define_flag() -> Any:
+    """Defines `--config=FILE` and its `--config.SECTION.KEY=VALUE` overrides."""
+    return config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Configuration file; --config.SECTION.KEY=VALUE changes a value.",
+    )
+
+
+def check_flag_names(argv: Sequence[str]) -> None:
+    """Checks the flags before they are parsed, where a mistake is a traceback.
+
+    Raises:
+      ConfigError: naming a missing file, or a wrong key and the nearest one.
+    """
+    known = flatten(Config())
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if argument.lstrip("-").partition("=")[0] == "config":
+            file = (argument.partition("=")[2] or following).partition(":")[0]
+            if not Path(file).is_file():
+                raise ConfigError(f"--config={file}: there is no such file")
+        name = argument.lstrip("-").partition("=")[0]
+        key = name.removeprefix("config.")
+        if argument.startswith("-") and key != name and key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = (
+                f"did you mean --config.{near[0]}?"
+                if near
+                else "keys are " + (", ".join(known))
+            )
+            raise ConfigError(f"--{name}: there is no such key; {hint}")
+
+
+def from_config_dict(config_dict: ml_collections.ConfigDict) -> Config:
+    """Checks a ConfigDict and returns it as frozen dataclasses.
+
+    Raises:
+      ConfigError: one message that names every unknown or missing key, wrong type,
+        unknown choice, value out of bounds and contradiction.
+    """
+    faults: list[str] = []
+    config: Config = _build(Config, config_dict.to_dict(), "", faults)
+    if faults:
+        raise ConfigError(_message(faults))
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Checks bounds and contradictions.
+
+    Raises:
+      ConfigError: one message that names them all.
+    """
+    if faults := _out_of_bounds(config) + _contradictions(config):
+        raise ConfigError(_message(faults))
+
+
+def _message(faults: list[str]) -> str:
+    return "the configuration has faults:\n  " + "\n  ".join(faults)
+
+
+def check_devices(config: Config, num_devices: int, num_processes: int = 1) -> None:
+    """Checks that meshes and batches fit the devices.
+
+    Raises:
+      ConfigError: if the mesh does not tile `num_devices`, or a batch its data axis.
+    """
+    model, data = config.mesh.model, config.mesh.data
+    if data == -1 and model >= 1 and num_devices % model == 0:
+        data = num_devices // model
+    if model < 1 or data < 1 or data * model != num_devices:
+        raise ConfigError(
+            f"mesh.data={config.mesh.data} x mesh.model={model} does not use exactly "
+            f"the {num_devices} devices present; mesh.data=-1 takes what is left"
+        )
+    faults = [
+        f"{key}={size} is not divisible by {what}; nearest sizes: "
+        f"{max(size // by, 1) * by} and {(size // by + 1) * by}"
+        for key, size in _batch_sizes(config).items()
+        for what, by in (
+            (f"the {data} devices of the data axis", data),
+            (f"the {num_processes} processes", num_processes),
+        )
+        if size % by
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _build(cls: Any, values: Any, path: str, faults: list[str]) -> Any:
+    if not isinstance(values, Mapping):
+        faults.append(f"{path.rstrip('.')}: a section is expected, given {values!r}")
+        return None
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    found_before = len(faults)
+    for key in sorted(values.keys() - fields.keys(), key=str):
+        faults.append(f"{path}{key}: unknown key{_nearest(key, fields)}")
+    for key in sorted(fields.keys() - values.keys()):
+        faults.append(f"{path}{key}: missing; start from config.default_config()")
+    built = {}
+    for key in sorted(fields.keys() & values.keys()):
+        kind, value = fields[key].type, values[key]
+        if dataclasses.is_dataclass(kind):
+            built[key] = _build(kind, value, f"{path}{key}.", faults)
+        else:
+            built[key] = _check_type(kind, value, path + key, faults)
+    return cls(**built) if len(faults) == found_before else None
+
+
+def _check_type(kind: Any, value: Any, path: str, faults: list[str]) -> Any:
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        if value not in choices:
+            faults.append(
+                f"{path}: {value!r} is not one of {', '.join(map(repr, choices))}"
+                f"{_nearest(value, choices)}"
+            )
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        faults.append(
+            f"{path}: {kind.__name__} expected, given {value!r} "
+            f"({type(value).__name__})"
+        )
+    return value
+
+
+def _nearest(given: object, allowed: Any) -> str:
+    near = difflib.get_close_matches(str(given), [str(a) for a in allowed], n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; allowed: {sorted(allowed)}"
+
+
+def _out_of_bounds(config: Config) -> list[str]:
+    flat = flatten(config)
+    faults = []
+    for key, (low, high) in _BOUNDS.items():
+        value = flat[key]
+        # `not >=` also catches NaN
+        if (low is not None and not value >= low) or (
+            high is not None and not value <= high
+        ):
+            least = f"at least {low}" if low is not None else ""
+            most = f"at most {high}" if high is not None else ""
+            bounds = " and ".join(filter(None, (least, most)))
+            faults.append(f"{key}: {value} given, {bounds} expected")
+    return faults
+
+
+def _batch_sizes(config: Config) -> dict[str, int]:
+    sizes = {"evaluate.batch_size": config.evaluate.batch_size}
+    if config.pretrain.epochs:
+        sizes["pretrain.global_batch_size"] = config.pretrain.global_batch_size
+    if config.finetune.epochs:
+        sizes["finetune.global_batch_size"] = config.finetune.global_batch_size
+    return sizes
+
+
+def _contradictions(config: Config) -> list[str]:
+    faults = []
+    data, init, pretrain = config.data, config.init, config.pretrain
+    if config.model.backbone not in PRESETS:
+        faults.append(
+            f"model.backbone: {config.model.backbone!r} is unknown"
+            f"{_nearest(config.model.backbone, PRESETS)}"
+        )
+    else:
+        # A ModifiedResNet halves its input five times.
+        stride = PRESETS[config.model.backbone].vision.patch_size or 32
+        if config.model.image_size % stride:
+            faults.append(
+                f"model.image_size={config.model.image_size} is not divisible by "
+                f"{stride}, the patch size of {config.model.backbone}"
+            )
+    if data.source != "shapes":
+        if not data.root:
+            faults.append(f"data.root: needed for data.source={data.source!r}")
+        elif not Path(data.root).is_dir():
+            faults.append(f"data.root: no directory {data.root!r}")
+    if (data.source == "inat18") != (data.layout == "inat18"):
+        faults.append(
+            f"data.source={data.source!r} with data.layout={data.layout!r}: "
+            "'inat18' goes with 'inat18' only"
+        )
+    if not init.clip and not init.tokenizer:
+        faults.append(
+            "init.tokenizer: without init.clip there is no vocabulary; name a "
+            "directory with tokenizer files, or 'tiny_clip'"
+        )
+    for key, directory in (("clip", init.clip), ("tokenizer", init.tokenizer)):
+        if directory not in ("", "tiny_clip") and not Path(directory).is_dir():
+            faults.append(
+                f"init.{key}: no directory {directory!r}; download a Hugging Face CLIP "
+                "model there (hf download openai/clip-vit-base-patch16 --local-dir "
+                "DIR), or use 'tiny_clip'"
+            )
+    if pretrain.epochs and pretrain.distillation != "none" and not init.clip:
+        faults.append(
+            f"pretrain.distillation={pretrain.distillation!r} needs the frozen CLIP of "
+            "init.clip, which is empty; use pretrain.distillation='none'"
+        )
+    if pretrain.distillation_temperature != 1 and pretrain.distillation != "kl":
+        faults.append(
+            f"pretrain.distillation_temperature={pretrain.distillation_temperature} "
+            f"has no meaning with pretrain.distillation={pretrain.distillation!r}: "
+            "'kl' alone has a temperature"
+        )
+    if not data.name:
+        faults.append(
+            "data.name: needed; lists are read from ROOT/NAME_{train,val,test}.txt, "
+            "and the report carries it"
+        )
+    evaluate = config.evaluate
+    if evaluate.zero_shot and (data.prompts, evaluate.zero_shot_text) == (
+        "none",
+        "prompts",
+    ):
+        faults.append(
+            "evaluate.zero_shot_text='prompts' with data.prompts='none': there is no "
+            "prompt; use 'sentences', or evaluate.zero_shot=False"
+        )
+    if not (config.finetune.epochs or evaluate.knn or evaluate.zero_shot):
+        faults.append(
+            "nothing would be measured: set finetune.epochs, evaluate.knn or "
+            "evaluate.zero_shot"
+        )
+    for stage, section in (("pretrain", pretrain), ("finetune", config.finetune)):
+        if section.epochs and section.warmup_epochs >= section.epochs:
+            faults.append(
+                f"{stage}.warmup_epochs={section.warmup_epochs} leaves nothing of "
+                f"{stage}.epochs={section.epochs}"
+            )
+    return faults

@@ -1,0 +1,60 @@
+"""Image files to RGB pictures, pixel for pixel as Pillow decodes them.
+
+JPEG files go through simplejpeg, which gives Pillow's pixels faster; whatever it
+refuses (CMYK, odd markers, other formats) goes through Pillow. Not in the paper.
+"""
+
+import io
+from pathlib import Path
+
+import simplejpeg
+from PIL import Image
+
+_JPEG = b"\xff\xd8\xff"
+
+
+class ImageReadError(ValueError):
+    """An image file that is missing, cut short or not an image."""
+
+
+def read_image(path: Path, description: str) -> Image.Image:
+    """Reads an image as RGB, like Pillow's `convert('RGB')` and without EXIF turns.
+
+    Args:
+      path: the file.
+      description: the file and the row that lists it, for the error.
+
+    Raises:
+      ImageReadError: if the file cannot be read or decoded.
+    """
+    try:
+        content = path.read_bytes()
+        return _decode_jpeg(content) or _decode(content)
+    except Image.DecompressionBombError as error:
+        reason = str(error)
+    except Exception as error:  # Pillow's decoders raise SyntaxError and more
+        reason = f"{type(error).__name__}: {error}"
+    raise ImageReadError(
+        f"cannot read the image {description}: {reason}. Replace the file, or remove "
+        "its row from the list"
+    )
+
+
+def _decode_jpeg(content: bytes) -> Image.Image | None:
+    """None where Pillow has to decide: not a JPEG, unusual colours, or damage."""
+    if not content.startswith(_JPEG):
+        return None
+    try:
+        if simplejpeg.decode_jpeg_header(content)[2] not in ("YCbCr", "Gray"):
+            return None
+        return Image.fromarray(simplejpeg.decode_jpeg(content, "RGB"))
+    except ValueError:
+        return None
+
+
+def _decode(content: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(content)) as image:
+        if image.mode == "P" and "transparency" in image.info:
+            # Same colours as straight to RGB, without Pillow's warning.
+            return image.convert("RGBA").convert("RGB")
+        return image.convert("RGB")

@@ -1,0 +1,167 @@
+"""Batches for training and evaluation: threads, process shares, exact resume.
+
+A batch is a dictionary of numpy arrays with this process's b rows of the global batch:
+process p holds rows p * b to (p + 1) * b, so the global batch is the same for any
+number of processes. Training batches depend on (seed, step) alone: a run that starts
+at a step sees what an unbroken run sees there. Not in the paper.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import Int, Integer
+from PIL import Image
+
+from vl_ltr_jax.data.sampler import BatchSampler
+from vl_ltr_jax.data.sources import Split
+from vl_ltr_jax.data.transforms import EvalTransform, TrainTransform
+
+Batch = dict[str, np.ndarray]
+
+_STREAM = 2  # sets these random numbers apart from those of the sampler
+_ENDLESS = 2**62
+# Batches in threads' hands at once: they may belong to different steps.
+_CACHED_DRAWS = 16
+
+
+def train_batches(
+    split: Split,
+    *,
+    transform: TrainTransform,
+    seed: int,
+    global_batch_size: int,
+    sampling: str = "sqrt",
+    sentence_labels: Int[np.ndarray, "S"] | None = None,
+    tokens: Integer[np.ndarray, "S L"] | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    start_step: int = 0,
+    num_threads: int = 16,
+) -> Iterator[Batch]:
+    """Endless training batches, from `start_step` on.
+
+    Args:
+      split: N images; an epoch is N draws.
+      transform: see `transforms.train_transform`.
+      seed: of all draws and augmentations.
+      global_batch_size: B, over all processes.
+      sampling: see `sampler.sample_probabilities`.
+      sentence_labels: class of each sentence, ascending; with `tokens` or not at all.
+      tokens: ids of each sentence.
+      process_index: which share of the global batch to yield.
+      process_count: number of shares.
+      start_step: first step, constant time for any value.
+      num_threads: that read and transform images; changes nothing but speed.
+
+    Returns:
+      An iterator over `image` uint8 [b, H, W, 3] and `label` int32 [b], with sentences
+      also `tokens` int32 [b, L] and `sentence_id` int32 [b].
+
+    Raises:
+      ValueError: if sizes do not fit, or a class with images has no sentence; while
+        iterating, ImageReadError names an image that cannot be read.
+    """
+    rows = _rows(global_batch_size, process_index, process_count)
+    counts = [None if a is None else len(a) for a in (sentence_labels, tokens)]
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"sentence_labels and tokens have {counts[0]} and {counts[1]} rows; give "
+            "both, one row per sentence, or neither"
+        )
+    sampler = BatchSampler(
+        split.labels,
+        sampling=sampling,
+        batch_size=global_batch_size,
+        seed=seed,
+        sentence_labels=sentence_labels,
+    )
+    draw = functools.lru_cache(_CACHED_DRAWS)(sampler.draw)
+
+    def example(position: int) -> dict[str, Any]:
+        step, row = divmod(position, len(rows))
+        row = rows[row]
+        image = int(draw(step).images[row])
+        # The generator of an example is that of its draw: (seed, epoch, draw).
+        drawn = divmod(step * global_batch_size + row, len(split))
+        rng = np.random.default_rng((seed, _STREAM, *drawn))
+        features = {
+            "image": transform(split.read(image), rng),
+            "label": split.labels[image],
+        }
+        if (sentences := draw(step).sentences) is not None and tokens is not None:
+            features["sentence_id"] = sentences[row].astype(np.int32)
+            features["tokens"] = tokens[sentences[row]].astype(np.int32)
+        return features
+
+    positions = grain.MapDataset.range(_ENDLESS)[start_step * len(rows) :]
+    return _batches(positions.map(example), len(rows), num_threads)
+
+
+def eval_batches(
+    split: Split,
+    *,
+    transform: EvalTransform,
+    global_batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 16,
+) -> Iterator[Batch]:
+    """Every image once, in order; the last batch is padded.
+
+    Args:
+      split: N images.
+      transform: see `transforms.eval_transform`.
+      global_batch_size: B, over all processes.
+      process_index: which share of each global batch to yield.
+      process_count: number of shares.
+      num_threads: that read and transform images; changes nothing but speed.
+
+    Returns:
+      An iterator over `image` uint8 [b, H, W, 3], `label` int32 [b] and `mask` bool
+      [b], False for padding. Every process yields ceil(N / B) batches.
+
+    Raises:
+      ValueError: if sizes do not fit; while iterating, ImageReadError names an image
+        that cannot be read.
+    """
+    rows = _rows(global_batch_size, process_index, process_count)
+    blank = transform(Image.new("RGB", (1, 1)))
+
+    def example(position: int) -> dict[str, Any]:
+        step, row = divmod(position, len(rows))
+        index = step * global_batch_size + rows[row]
+        real = index < len(split)
+        return {
+            "image": transform(split.read(index)) if real else blank,
+            "label": split.labels[index] if real else np.int32(0),
+            "mask": np.bool_(real),
+        }
+
+    num_batches = -(-len(split) // global_batch_size)
+    positions = grain.MapDataset.range(num_batches * len(rows))
+    return _batches(positions.map(example), len(rows), num_threads)
+
+
+def _rows(global_batch_size: int, process_index: int, process_count: int) -> range:
+    """This process's rows of a global batch."""
+    size, rest = divmod(global_batch_size, process_count)
+    if rest or not size:
+        raise ValueError(
+            f"the global batch size {global_batch_size} is not a multiple of the "
+            f"{process_count} processes; choose one that is"
+        )
+    return range(process_index * size, (process_index + 1) * size)
+
+
+def _batches(
+    examples: grain.MapDataset[dict[str, Any]], batch_size: int, num_threads: int
+) -> Iterator[Batch]:
+    # Threads share out examples, not batches, and fill two batches ahead: a short wait
+    # for the first batch, and little memory.
+    options = grain.ReadOptions(
+        num_threads=num_threads, prefetch_buffer_size=2 * max(batch_size, num_threads)
+    )
+    return iter(examples.to_iter_dataset(options).batch(batch_size))

@@ -1,0 +1,109 @@
+"""Which images and sentences make up a training batch.
+
+VL-LTR draws images with replacement, N draws to an epoch, with a class's mass growing
+as the square root of its count, and for each image a sentence uniformly from those of
+its class, prompts and encyclopaedia alike.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int, Int64
+
+from vl_ltr_jax.data.class_names import unknown_name
+
+# Weight of an image as a power of its class's count.
+SAMPLINGS = {"uniform": 0.0, "sqrt": -0.5, "class_balanced": -1.0}
+_STREAM = 1  # sets these random numbers apart from those of the augmentation
+
+
+class BatchDraw(NamedTuple):
+    """Rows of one global batch: images, and a sentence of the class of each."""
+
+    images: Int64[np.ndarray, "B"]
+    sentences: Int64[np.ndarray, "B"] | None
+
+
+def sample_probabilities(
+    labels: Int[np.ndarray, "N"], sampling: str = "sqrt"
+) -> Float64[np.ndarray, "N"]:
+    """Probability of each image to be drawn.
+
+    Args:
+      labels: class of each image.
+      sampling: `sqrt` (n_c^-1/2 per image of a class with n_c), `uniform`, or
+        `class_balanced` (1 / n_c).
+
+    Raises:
+      ValueError: for an unknown rule.
+    """
+    if sampling not in SAMPLINGS:
+        raise unknown_name("the sampling", sampling, SAMPLINGS)
+    weights = np.bincount(labels)[labels] ** SAMPLINGS[sampling]
+    return weights / weights.sum()
+
+
+class BatchSampler:
+    """Draws global batches; every draw depends on the seed and the step alone."""
+
+    def __init__(
+        self,
+        labels: Int[np.ndarray, "N"],
+        *,
+        sampling: str,
+        batch_size: int,
+        seed: int,
+        sentence_labels: Int[np.ndarray, "S"] | None = None,
+    ) -> None:
+        """Prepares the draws.
+
+        Args:
+          labels: class of each image.
+          sampling: see `sample_probabilities`.
+          batch_size: B, over all processes.
+          seed: at least 0.
+          sentence_labels: class of each sentence, ascending; None draws images alone.
+
+        Raises:
+          ValueError: if there is no image, the sentences are not in the order of their
+            classes, or a class with images has none.
+        """
+        if not len(labels):
+            raise ValueError("the training split has no images; list at least one")
+        self._labels = labels
+        self._batch_size = batch_size
+        self._seed = seed
+        self._cumulative = np.cumsum(sample_probabilities(labels, sampling))
+        self._cumulative /= self._cumulative[-1]
+        self._offsets = (
+            None if sentence_labels is None else _offsets(labels, sentence_labels)
+        )
+
+    def draw(self, step: int) -> BatchDraw:
+        """The global batch of a step."""
+        rng = np.random.default_rng((self._seed, _STREAM, step))
+        chosen = rng.random(self._batch_size)
+        images = np.searchsorted(self._cumulative, chosen, side="right")
+        if self._offsets is None:
+            return BatchDraw(images, None)
+        labels = self._labels[images]
+        first, end = self._offsets[labels], self._offsets[labels + 1]
+        return BatchDraw(images, rng.integers(first, end))
+
+
+def _offsets(
+    labels: Int[np.ndarray, "N"], sentence_labels: Int[np.ndarray, "S"]
+) -> Int64[np.ndarray, "C_plus_1"]:
+    """Where the sentences of each class start, and where the last ones end."""
+    if (np.diff(sentence_labels) < 0).any():
+        raise ValueError(
+            "the sentences are not in ascending order of their classes; sort them"
+        )
+    offsets = np.searchsorted(sentence_labels, np.arange(int(labels.max()) + 2))
+    has_images = np.bincount(labels) > 0
+    if (silent := np.flatnonzero(has_images & (np.diff(offsets) == 0))).size:
+        raise ValueError(
+            f"{len(silent)} classes have training images but no sentence, the first is "
+            f"class {silent[0]}; add a text or prompts"
+        )
+    return offsets

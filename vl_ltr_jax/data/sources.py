@@ -1,0 +1,279 @@
+"""Long-tailed data sets: which image is of which class, and what its texts say.
+
+Two forms are read: list files with a row `relative/path label` per image (ImageNet-LT,
+Places-LT and one's own data) and the JSON files of iNaturalist 2018: the three data
+sets of the paper, and any other. Everything that can be wrong with rows is found before
+the first image is decoded, with one directory listing per directory.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32, Int64
+from PIL import Image
+
+from vl_ltr_jax.data import corpus
+from vl_ltr_jax.data.images import read_image
+from vl_ltr_jax.data.text_files import read_text_file
+
+SPLITS = ("train", "val", "test")
+
+
+class ListError(ValueError):
+    """A list of images that is missing, malformed or does not fit the files."""
+
+
+class SplitOverlapError(ListError):
+    """An image that is listed for training and for testing."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """The images of one split.
+
+    Attributes:
+      labels: class of each image, from 0.
+      read: index to RGB picture; raises ImageReadError where the file is damaged.
+      describe: index to a name of the image for messages.
+    """
+
+    labels: Int32[np.ndarray, "N"]
+    read: Callable[[int], Image.Image]
+    describe: Callable[[int], str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: Int[np.ndarray, "K"]) -> "Split":
+        """The images at `indices`, in that order."""
+        return Split(
+            labels=self.labels[indices],
+            read=lambda index: self.read(int(indices[index])),
+            describe=lambda index: self.describe(int(indices[index])),
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LongTailedData:
+    """A data set: names and texts of C classes, and three splits."""
+
+    name: str
+    class_names: tuple[str, ...]
+    class_texts: tuple[str, ...]
+    train: Split
+    val: Split
+    test: Split
+
+    @property
+    def train_counts(self) -> Int64[np.ndarray, "C"]:
+        """Training images per class."""
+        return np.bincount(self.train.labels, minlength=len(self.class_names))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """The rows of one list, as read: paths, labels, and what to call a row."""
+
+    file: Path
+    paths: list[str]
+    labels: list[int]
+    row_name: Callable[[int], str]
+
+    def where(self, index: int) -> str:
+        return f"{self.file}{self.row_name(index)}"
+
+
+def read_image_list(
+    root: str | os.PathLike[str],
+    name: str,
+    layout: str = "plain",
+    *,
+    lists: Mapping[str, str] | None = None,
+) -> LongTailedData:
+    """Reads a data set given by list files.
+
+    Args:
+      root: directory that holds the lists and that the listed paths are relative to;
+        a leading slash of a path is ignored.
+      name: of the data set; the lists are `root/NAME_{train,val,test}.txt`.
+      layout: how class names are written, see `corpus.read_class_names`.
+      lists: other file names under `root` by split, such as
+        `{'train': 'Places_LT_train.txt'}`.
+
+    Raises:
+      ListError: names the list, the line, and what to change.
+      SplitOverlapError: if an image is listed for training and for testing.
+    """
+    root = Path(root)
+    names = {split: f"{name}_{split}.txt" for split in SPLITS} | dict(lists or {})
+    if unknown := sorted(set(names) - set(SPLITS)):
+        raise ListError(f"lists: {unknown} given, allowed are {list(SPLITS)}")
+    class_names = corpus.read_class_names(root, layout)
+    rows = {split: _read_list(root / names[split]) for split in SPLITS}
+    return _long_tailed_data(name, root, class_names, rows)
+
+
+def read_inat18(root: str | os.PathLike[str]) -> LongTailedData:
+    """Reads iNaturalist 2018 from `train2018.json` and `val2018.json`.
+
+    Labels are category ids. The test split is that of `test2018.json` where the file
+    has annotations, and the validation split otherwise, as in the paper.
+
+    Raises:
+      ListError: names the file, the image, and what to change.
+      SplitOverlapError: if an image is listed for training and for testing.
+    """
+    root = Path(root)
+    class_names = corpus.read_class_names(root, "inat18")
+    rows = {split: _read_json(root / f"{split}2018.json") for split in SPLITS[:2]}
+    test = root / "test2018.json"
+    labelled = test.exists() and b'"annotations"' in test.read_bytes()
+    rows["test"] = _read_json(test) if labelled else rows["val"]
+    return _long_tailed_data("inat18", root, class_names, rows)
+
+
+def _long_tailed_data(
+    name: str, root: Path, class_names: Sequence[str], rows: dict[str, _Rows]
+) -> LongTailedData:
+    listings: dict[str, set[str]] = {}
+    splits = {s: _split(rows[s], root, class_names, listings) for s in SPLITS}
+    _check_overlap(rows["train"], rows["test"])
+    return LongTailedData(
+        name=name,
+        class_names=tuple(class_names),
+        class_texts=tuple(corpus.read_texts(root, len(class_names))),
+        **splits,
+    )
+
+
+def _read_list(file: Path) -> _Rows:
+    if not file.is_file():
+        near = [path.name for path in file.parent.glob("*.txt")]
+        raise ListError(
+            f"no list {file}{_nearest(file.name, near)}; name the lists "
+            "ROOT/NAME_{train,val,test}.txt or give their file names"
+        )
+    lines = read_text_file(file).rstrip().split("\n")
+    rows = [line.rsplit(maxsplit=1) for line in lines]
+    for number, row in enumerate(rows, 1):
+        if len(row) != 2 or not row[1].isdecimal() or len(row[1]) > 9:
+            raise ListError(
+                f"{file}:{number}: {lines[number - 1]!r} is not a row "
+                "'relative/path label' with a whole number from 0 as label; mend or "
+                "remove it"
+            )
+    paths = [row[0] for row in rows]
+    return _Rows(file, paths, [int(row[1]) for row in rows], lambda i: f":{i + 1}")
+
+
+def _read_json(file: Path) -> _Rows:
+    try:
+        content = json.loads(file.read_bytes())
+        category = {a["image_id"]: a["category_id"] for a in content["annotations"]}
+        ids = [image["id"] for image in content["images"]]
+        paths = [str(image["file_name"]) for image in content["images"]]
+    except FileNotFoundError:
+        raise ListError(
+            f"no file {file}; unpack the annotations of iNaturalist 2018 there"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ListError(
+            f"{file} is not a list of iNaturalist 2018 (images with id and file_name, "
+            f"annotations with image_id and category_id): {error!r}; download it again"
+        ) from None
+    labels = [category.get(image_id, "none") for image_id in ids]
+    for image_id, path, label in zip(ids, paths, labels, strict=True):
+        # The folder of an image is its category id, which pins the order of classes.
+        folder = posixpath.basename(posixpath.dirname(path))
+        if not isinstance(label, int) or folder.isdecimal() and int(folder) != label:
+            raise ListError(
+                f"{file} image id {image_id}: {path!r} has category {label}, its "
+                f"folder says {folder!r}; use the annotations that belong to the images"
+            )
+    return _Rows(file, paths, labels, lambda i: f" image id {ids[i]}")
+
+
+def _split(
+    rows: _Rows, root: Path, class_names: Sequence[str], listings: dict[str, set[str]]
+) -> Split:
+    """Checks rows against the classes and the files under root."""
+    if not rows.paths:
+        raise ListError(f"{rows.file} lists no image")
+    labels = np.array(rows.labels, np.int64)
+    if (bad := (labels < 0) | (labels >= len(class_names))).any():
+        raise ListError(
+            f"{_first(rows, bad)}: label {labels[bad.argmax()]} is outside 0 to "
+            f"{len(class_names) - 1}; there are {len(class_names)} class names, and "
+            "labels count from 0"
+        )
+    paths = _relative(rows)
+    if (bad := np.array([path.split("/")[0] == ".." for path in paths])).any():
+        raise ListError(
+            f"{_first(rows, bad)}: {rows.paths[bad.argmax()]!r} leaves the root "
+            f"{root}; list paths below it"
+        )
+    if (bad := _missing(root, paths, listings)).any():
+        path = paths[bad.argmax()]
+        near = _nearest(posixpath.basename(path), listings[posixpath.dirname(path)])
+        raise ListError(
+            f"{_first(rows, bad)}: no image {path!r} under {root}{near}; paths are "
+            "relative to the root, so set the root that they start from, or mend the "
+            "rows"
+        )
+
+    def describe(index: int) -> str:
+        return f"{root / paths[index]} ({rows.where(index)})"
+
+    return Split(
+        labels=labels.astype(np.int32),
+        read=lambda index: read_image(root / paths[index], describe(index)),
+        describe=describe,
+    )
+
+
+def _relative(rows: _Rows) -> list[str]:
+    return [posixpath.normpath(path.lstrip("/")) for path in rows.paths]
+
+
+def _missing(
+    root: Path, paths: Sequence[str], listings: dict[str, set[str]]
+) -> Bool[np.ndarray, "N"]:
+    """Which paths do not exist; fills in the listing of each directory met."""
+    missing = np.zeros(len(paths), bool)
+    for index, path in enumerate(paths):
+        directory, name = posixpath.split(path)
+        if directory not in listings:
+            try:
+                listings[directory] = set(os.listdir(root / directory))
+            except (OSError, ValueError):  # ValueError: a null byte
+                listings[directory] = set()
+        missing[index] = name not in listings[directory]
+    return missing
+
+
+def _check_overlap(train: _Rows, test: _Rows) -> None:
+    trained = {path: index for index, path in enumerate(_relative(train))}
+    tested = _relative(test)
+    if common := np.array([path in trained for path in tested]).nonzero()[0].tolist():
+        path = tested[common[0]]
+        raise SplitOverlapError(
+            f"{len(common)} images are listed for training and for testing, the first "
+            f"{path!r} at {train.where(trained[path])} and {test.where(common[0])}; "
+            "remove them from one of the lists"
+        )
+
+
+def _first(rows: _Rows, bad: Bool[np.ndarray, "N"]) -> str:
+    others = int(bad.sum()) - 1
+    return rows.where(int(bad.argmax())) + (f" and {others} more" if others else "")
+
+
+def _nearest(given: str, allowed: Sequence[str] | set[str]) -> str:
+    near = difflib.get_close_matches(given, allowed, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,227 @@
+"""Pictures to model input: crops on the host, normalisation on the device.
+
+The host hands over bytes [H, W, 3]; scaling, normalisation and random erasing happen
+in the compiled step, so that a quarter of the bytes travel. Recipes for training:
+
+- `rand_augment`: VL-LTR's own: crop of 8 to 100 % of the area, flip, RandAugment.
+- `plain`: the same crop and flip with colour jitter.
+- `gentle`: crop of 50 to 100 % and flip, for small pictures and telling colours.
+- `none`: the evaluation picture.
+
+and for evaluation, both a bicubic resize of the shorter side and a centre crop:
+
+- `vl_ltr`: the shorter side becomes 256/224 of the crop.
+- `clip`: the shorter side becomes the crop itself, as in CLIP.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from PIL import Image
+
+from vl_ltr_jax.data.augment import jitter_colours, rand_augment
+from vl_ltr_jax.data.class_names import unknown_name
+
+Pixels: TypeAlias = UInt8[np.ndarray, "H W 3"]
+TrainTransform: TypeAlias = Callable[[Image.Image, np.random.Generator], Pixels]
+EvalTransform: TypeAlias = Callable[[Image.Image], Pixels]
+Augmentation: TypeAlias = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+# Smallest and largest share of the area that a crop keeps, and what follows the flip.
+_TRAIN_RECIPES: dict[str, tuple[float, float, Augmentation | None]] = {
+    "rand_augment": (0.08, 1.0, rand_augment),
+    "plain": (0.08, 1.0, jitter_colours),
+    "gentle": (0.5, 1.0, None),
+}
+TRAIN_RECIPES = (*_TRAIN_RECIPES, "none")
+EVAL_RECIPES = {"vl_ltr": 256 / 224, "clip": 1.0}
+# Mean and standard deviation of the channels of pictures scaled to 0..1.
+NORMALIZATIONS = {
+    "clip": (
+        (0.48145466, 0.4578275, 0.40821073),
+        (0.26862954, 0.26130258, 0.27577711),
+    ),
+    "clip_4digit": ((0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+_ASPECT_RATIOS = (3 / 4, 4 / 3)
+_ATTEMPTS = 10
+
+
+def eval_transform(recipe: str, image_size: int) -> EvalTransform:
+    """The evaluation transform of a recipe, RGB picture to bytes.
+
+    Raises:
+      ValueError: for an unknown recipe.
+    """
+    if recipe not in EVAL_RECIPES:
+        raise unknown_name("the evaluation recipe", recipe, EVAL_RECIPES)
+    shorter_side = int(EVAL_RECIPES[recipe] * image_size)
+
+    def transform(image: Image.Image) -> Pixels:
+        return np.asarray(centre_crop(resize(image, shorter_side), image_size))
+
+    return transform
+
+
+def train_transform(
+    recipe: str, image_size: int, *, eval_recipe: str = "vl_ltr"
+) -> TrainTransform:
+    """The training transform of a recipe, RGB picture and generator to bytes.
+
+    Args:
+      recipe: one of `TRAIN_RECIPES`.
+      image_size: side of the result, in pixels.
+      eval_recipe: what `none` does.
+
+    Raises:
+      ValueError: for an unknown recipe.
+    """
+    if recipe == "none":
+        unchanged = eval_transform(eval_recipe, image_size)
+        return lambda image, rng: unchanged(image)
+    if recipe not in _TRAIN_RECIPES:
+        raise unknown_name("the training recipe", recipe, TRAIN_RECIPES)
+    smallest, largest, augment = _TRAIN_RECIPES[recipe]
+
+    def transform(image: Image.Image, rng: np.random.Generator) -> Pixels:
+        image = random_resized_crop(image, rng, image_size, (smallest, largest))
+        if rng.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.asarray(augment(image, rng) if augment else image)
+
+    return transform
+
+
+def resize(image: Image.Image, shorter_side: int) -> Image.Image:
+    """Resizes so that the shorter side has the given length; truncates the longer."""
+    width, height = image.size
+    if min(image.size) == shorter_side:
+        return image
+    if width < height:
+        size = shorter_side, int(shorter_side * height / width)
+    else:
+        size = int(shorter_side * width / height), shorter_side
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def centre_crop(image: Image.Image, side: int) -> Image.Image:
+    """The central square; an odd margin is larger at the left and at the top.
+
+    Half-pixel offsets are rounded up as in torchvision 0.8.1, which VL-LTR pins.
+    Later versions round them to even, one pixel off for some odd margins.
+    """
+    left = (image.width - side + 1) // 2
+    top = (image.height - side + 1) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def random_resized_crop(
+    image: Image.Image,
+    rng: np.random.Generator,
+    side: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+) -> Image.Image:
+    """A random crop of random size and shape, resized to a square.
+
+    Args:
+      image: RGB.
+      rng: source of every choice.
+      side: of the result, in pixels.
+      scale: smallest and largest share of the area; width to height lies between 3:4
+        and 4:3, uniform in its logarithm. Ten attempts, then the largest such box at
+        the centre.
+    """
+    left, top, width, height = _crop_box(image.width, image.height, rng, scale)
+    # Cropping first: `resize(box=...)` would look at pixels outside of the box.
+    image = image.crop((left, top, left + width, top + height))
+    return image.resize((side, side), Image.Resampling.BICUBIC)
+
+
+def _crop_box(
+    image_width: int,
+    image_height: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float],
+) -> tuple[int, int, int, int]:
+    low, high = _ASPECT_RATIOS
+    for _ in range(_ATTEMPTS):
+        area = rng.uniform(*scale) * image_width * image_height
+        aspect = math.exp(rng.uniform(math.log(low), math.log(high)))
+        width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < width <= image_width and 0 < height <= image_height:
+            left = int(rng.integers(image_width - width + 1))
+            top = int(rng.integers(image_height - height + 1))
+            return left, top, width, height
+    width = min(image_width, round(image_height * high))
+    height = min(image_height, round(image_width / low))
+    return (image_width - width) // 2, (image_height - height) // 2, width, height
+
+
+def normalize(
+    images: UInt8[Array, "B H W 3"], constants: str = "clip_4digit"
+) -> Float[Array, "B H W 3"]:
+    """Bytes to float32 channels of about zero mean and unit variance.
+
+    Args:
+      images: RGB.
+      constants: `clip`, `clip_4digit` (the same rounded, as in VL-LTR) or `imagenet`.
+
+    Raises:
+      ValueError: for unknown constants.
+    """
+    if constants not in NORMALIZATIONS:
+        raise unknown_name("the normalization", constants, NORMALIZATIONS)
+    mean, std = jnp.array(NORMALIZATIONS[constants], jnp.float32)[:, None, None, None]
+    return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def random_erase(
+    key: PRNGKeyArray, images: Float[Array, "B H W D"], probability: float = 0.25
+) -> Float[Array, "B H W D"]:
+    """Replaces a rectangle of some images by normal noise, pixel by pixel.
+
+    Each image has a key of its own, made from its place in the global batch, so the
+    result does not depend on how the batch is spread over devices. The rectangle covers
+    2 to 33 % of the area with height to width between 0.3 and 3.3, uniform in its
+    logarithm. Follows VL-LTR's configurations (`pixel` mode).
+
+    Args:
+      key: one key per step.
+      images: normalised.
+      probability: that an image is changed.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
+    return jax.vmap(_erase, (0, 0, None))(keys, images, probability)
+
+
+def _erase(
+    key: PRNGKeyArray, image: Float[Array, "H W D"], probability: float
+) -> Float[Array, "H W D"]:
+    geometry, noise = jax.random.split(key)
+    sides = jnp.array(image.shape[:2])
+    # One draw for all numbers: compiling each generator call takes a second on CPU.
+    drawn = jax.random.uniform(geometry, (2 * _ATTEMPTS + 3,))
+    areas, aspects, (chance, *place) = jnp.split(drawn, [_ATTEMPTS, 2 * _ATTEMPTS])
+    areas = (0.02 + (1 / 3 - 0.02) * areas) * sides.prod()
+    aspects = jnp.exp(math.log(0.3) * (2 * aspects - 1))
+    # Height and width of every attempt, [10, 2]; the first that fits is taken.
+    boxes = jnp.sqrt(jnp.stack([areas * aspects, areas / aspects], axis=1))
+    boxes = jnp.round(boxes).astype(int)
+    fits = (boxes < sides[None]).all(axis=1)
+    box = boxes[fits.argmax()]
+    corner = jnp.floor(jnp.stack(place) * (sides - box + 1)).astype(int)
+    rows, columns = (
+        (jnp.arange(side) >= first) & (jnp.arange(side) < first + length)
+        for side, first, length in zip(image.shape[:2], corner, box, strict=True)
+    )
+    erased = (chance < probability) & fits.any()
+    inside = erased & rows[:, None] & columns[None, :]
+    return jnp.where(
+        inside[:, :, None], jax.random.normal(noise, image.shape, image.dtype), image
+    )

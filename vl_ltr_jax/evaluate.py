@@ -1,0 +1,189 @@
+"""Evaluation of every head on a split, as masked sums over all of its images."""
+
+import csv
+import io
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from vl_ltr_jax import accuracy, shots
+from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.finetune import head_logits
+from vl_ltr_jax.models import encode
+from vl_ltr_jax.models.clip import Clip
+from vl_ltr_jax.settings import Evaluate
+
+Scores = dict[str, Float[Array, "B C"]]
+Count = Callable[[dict[str, Any], dict[str, Array]], dict[str, accuracy.AccuracySums]]
+
+
+def make_scores(
+    model: Clip,
+    head: nn.Module | None,
+    prepare: Callable[[Array], Array],
+    options: Evaluate,
+    num_classes: int,
+) -> Callable[[dict[str, Any], Array], Scores]:
+    """Builds the function that scores images against the classes, head by head.
+
+    Args:
+      model: both towers.
+      head: the trained recognition head, if there is one.
+      prepare: normalises uint8 images.
+      options: the evaluation section of the configuration.
+      num_classes: C.
+
+    Returns:
+      A pure function of `frozen` and images uint8 [B, H, W, 3]. `frozen` holds `towers`
+      (pre-trained variables), `anchors`, and as needed `tuned` (the variables behind
+      the head, where its training changed them), `head` (its parameters),
+      `class_texts` [C, D], `sentences` [S, D] and `sentence_labels` [S].
+    """
+
+    def scores(frozen: dict[str, Any], images: Array) -> Scores:
+        pixels = prepare(images)
+        result: Scores = {}
+        # Without knn and zero_shot the compiler drops what nobody reads.
+        features = encode.image(model, frozen["towers"], pixels)
+        if head is not None:
+            tuned = features
+            if "tuned" in frozen:
+                tuned = encode.image(model, frozen["tuned"], pixels)
+            logits = head_logits(head, frozen["head"], tuned, frozen["anchors"])
+            if "language" not in logits:
+                result["fc"] = logits["visual"]
+            elif options.prediction == "mixture":
+                result["lgr"] = accuracy.mixture(
+                    logits["visual"], logits["language"], options.visual_weight
+                )
+            else:
+                result["lgr"] = accuracy.sum_of_logits(
+                    logits["visual"], logits["language"]
+                )
+        if options.knn:
+            result["knn"] = accuracy.knn_scores(
+                features,
+                frozen["sentences"],
+                frozen["sentence_labels"],
+                num_classes,
+                options.knn_neighbours,
+            )
+        if options.zero_shot:
+            result["zero_shot"] = accuracy.zero_shot_scores(
+                features, frozen["class_texts"]
+            )
+        return result
+
+    return scores
+
+
+def make_count(
+    scores: Callable[[dict[str, Any], Array], Scores], num_classes: int
+) -> Count:
+    """Compiles scores into hits: `(frozen, batch) -> sums of every head`.
+
+    Args:
+      scores: from :func:`make_scores`.
+      num_classes: C.
+    """
+
+    @jax.jit
+    def count(
+        frozen: dict[str, Any], batch: dict[str, Array]
+    ) -> dict[str, accuracy.AccuracySums]:
+        return {
+            name: accuracy.update(
+                accuracy.AccuracySums.zeros(num_classes),
+                values,
+                batch["label"],
+                batch["mask"],
+            )
+            for name, values in scores(frozen, batch["image"]).items()
+        }
+
+    return count
+
+
+def evaluate_split(
+    count: Count,
+    frozen: dict[str, Any],
+    batches: Iterable[dict[str, np.ndarray]],
+    mesh: jax.sharding.Mesh,
+) -> dict[str, accuracy.AccuracySums]:
+    """Sums hits over a split for every head.
+
+    Args:
+      count: from :func:`make_count`.
+      frozen: its first argument, on the devices.
+      batches: host-local padded batches with `image`, `label` and `mask`.
+      mesh: the devices.
+
+    Returns:
+      Per-class sums for each head, on the host.
+    """
+    total: dict[str, accuracy.AccuracySums] | None = None
+    for batch in batches:
+        sums = count(frozen, meshes.to_global(mesh, batch))
+        total = sums if total is None else jax.tree.map(operator.add, total, sums)
+    return jax.tree.map(meshes.to_host, total)
+
+
+def summarise(
+    sums: accuracy.AccuracySums,
+    train_counts: Int[np.ndarray, "C"],
+    prediction: str,
+) -> dict[str, Any]:
+    """Percentages of one head on one split.
+
+    Args:
+      sums: per-class sums on the host.
+      train_counts: training images of each class.
+      prediction: name of the rule that made the scores.
+
+    Returns:
+      `top1`, `top5`, `prediction` and `shots` under both rules; None where a group has
+      no image.
+    """
+    top1, top5, total_per_class = map(np.asarray, sums)
+    total = int(total_per_class.sum())
+
+    def percent(correct: np.ndarray) -> float | None:
+        return 100.0 * float(correct.sum()) / total if total else None
+
+    return {
+        "top1": percent(top1),
+        "top5": percent(top5),
+        "prediction": prediction,
+        "shots": {
+            rule: shots.shot_accuracies(top1, total_per_class, train_counts, rule)
+            for rule in shots.SHOT_RULES
+        },
+    }
+
+
+def per_class_csv(
+    sums: dict[str, accuracy.AccuracySums],
+    class_names: tuple[str, ...],
+    train_counts: Int[np.ndarray, "C"],
+) -> str:
+    """Hits of every head on every class, as CSV with a header."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("head", "class", "name", "train_images", "images", "top1", "top5"))
+    for head, head_sums in sums.items():
+        columns = zip(
+            class_names,
+            train_counts,
+            head_sums.total,
+            head_sums.top1_correct,
+            head_sums.top5_correct,
+            strict=True,
+        )
+        for index, (name, *counts) in enumerate(columns):
+            writer.writerow((head, index, name, *map(int, counts)))
+    return file.getvalue()

@@ -1,0 +1,125 @@
+"""Fine-tuning of the recognition head: the paper's L_rec = CE(P^I, y) + CE(P^T, y).
+
+The text side is frozen: anchors are arrays, not the output of a tower. The image tower
+is frozen or trained by configuration; it always runs with inference BatchNorm.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from vl_ltr_jax import losses
+from vl_ltr_jax.models import encode
+from vl_ltr_jax.models.clip import Clip
+from vl_ltr_jax.pretrain import Batch, Metrics, Prepare, Step
+from vl_ltr_jax.train_state import TrainState
+
+Mix = Callable[[Array, Array, Array], tuple[Array, Array]]
+
+
+def head_logits(
+    head: nn.Module,
+    params: dict[str, Any],
+    features: Float[Array, "B D"],
+    anchors: dict[str, Any],
+) -> dict[str, Float[Array, "B C"]]:
+    """Logits of each branch of a head.
+
+    Args:
+      head: a LanguageGuidedHead, or a LinearHead where there are no anchors.
+      params: the head's parameters.
+      features: image embeddings, not normalised.
+      anchors: `embeddings` [C, M, D], `padding` [C, M] and the `constants` made of
+        them, or empty.
+
+    Returns:
+      `visual` logits, and `language` logits where there are anchors.
+    """
+    if not anchors:
+        return {"visual": cast(Array, head.apply({"params": params}, features))}
+    visual, language = head.apply(
+        {"params": params},
+        features,
+        anchors["embeddings"],
+        anchors["padding"],
+        anchors["constants"],
+    )
+    return {"visual": visual, "language": language}
+
+
+def make_step(
+    model: Clip,
+    head: nn.Module,
+    optimizer: optax.GradientTransformation,
+    schedules: Mapping[str, optax.Schedule],
+    prepare: Prepare,
+    mix: Mix,
+    seed: int,
+) -> Step:
+    """Builds the pure fine-tuning step `(frozen, state, batch) -> (state, metrics)`.
+
+    Args:
+      model: both towers; only the image tower runs.
+      head: the recognition head.
+      optimizer: over `{'head': ...}` and, when it trains, `'visual'`.
+      schedules: learning rates by step under their names in the log.
+      prepare: normalises and erases uint8 images on the device, given a key.
+      mix: makes soft targets [B, C] of labels, and mixes them and the images.
+      seed: root of the step's random numbers, which depend on (seed, step) alone.
+
+    Returns:
+      The step. `frozen` holds `towers` (the pre-trained variables) and `anchors`. A
+      batch holds `image` uint8 [B, H, W, 3] and `label` int32 [B].
+    """
+
+    def loss_fn(
+        params: dict[str, Any],
+        frozen: dict[str, Any],
+        images: Float[Array, "B H W 3"],
+        targets: Float[Array, "B C"],
+    ) -> tuple[Array, Metrics]:
+        towers = frozen["towers"]
+        if "visual" in params:
+            merged = {**towers["params"], "visual": params["visual"]}
+            towers = {**towers, "params": merged}
+        features = encode.image(model, towers, images)
+        logits = head_logits(head, params["head"], features, frozen["anchors"])
+        metrics = {
+            f"loss/{branch}": losses.cross_entropy(values, targets)
+            for branch, values in logits.items()
+        }
+        total = sum(metrics.values(), jnp.zeros(()))
+        hit = jnp.argmax(logits["visual"], axis=1) == jnp.argmax(targets, axis=1)
+        metrics |= {"loss/total": total, "accuracy/batch_top1": 100 * jnp.mean(hit)}
+        return total, metrics
+
+    def step(
+        frozen: dict[str, Any], state: TrainState, batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        prepare_key, mix_key = jax.random.split(key)
+        images = prepare(prepare_key, batch["image"])
+        images, targets = mix(mix_key, images, batch["label"])
+        gradients, metrics = jax.grad(loss_fn, has_aux=True)(
+            state.params, frozen, images, targets
+        )
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        metrics |= {name: rate(state.step) for name, rate in schedules.items()}
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
+        return (
+            dataclasses.replace(
+                state,
+                step=state.step + 1,
+                params=optax.apply_updates(state.params, updates),
+                opt_state=opt_state,
+            ),
+            metrics,
+        )
+
+    return step

@@ -1,0 +1,185 @@
+"""What a run reads before its first stage: data set, corpus, tokens, weights.
+
+Everything here is plain host memory, and everything that can be wrong with the user's
+files is found here, before a device is touched.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Integer
+
+from vl_ltr_jax.data import corpus as corpora
+from vl_ltr_jax.data import loader, shapes, sources, transforms
+from vl_ltr_jax.data.tokenizer import Tokenizer, trim
+from vl_ltr_jax.models import port
+from vl_ltr_jax.models.clip import PRESETS, ClipConfig
+from vl_ltr_jax.settings import Config
+
+
+class InputError(ValueError):
+    """Inputs that do not fit each other or the configuration."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Everything a run reads.
+
+    Attributes:
+      data: images, labels and class names.
+      corpus: the sentences of every class, a class's prompts first.
+      tokens: token ids [S, L], trimmed to the longest sentence.
+      clip_config: sizes of the towers at the run's image size.
+      clip: the frozen CLIP's variables, or None when towers start at random.
+    """
+
+    data: sources.LongTailedData
+    corpus: corpora.Corpus
+    tokens: Integer[np.ndarray, "S L"]
+    clip_config: ClipConfig
+    clip: dict[str, Any] | None
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.data.class_names)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Changes with any sentence, label, image path or weight."""
+        found = hashlib.sha256("\0".join(self.corpus.sentences).encode())
+        for split in (self.data.train, self.data.val, self.data.test):
+            found.update(np.ascontiguousarray(split.labels).tobytes())
+            found.update("\0".join(map(split.describe, range(len(split)))).encode())
+        for leaf in jax.tree.leaves(self.clip or {}):
+            found.update(np.ascontiguousarray(leaf).tobytes())
+        return found.hexdigest()[:16]
+
+    def is_prompt(self, num_prompts: int) -> Bool[np.ndarray, "S"]:
+        """Which sentences are prompts: the first `num_prompts` of each class."""
+        first = np.searchsorted(self.corpus.labels, self.corpus.labels)
+        return np.arange(len(self.corpus.labels)) - first < num_prompts
+
+
+def read(config: Config) -> Inputs:
+    """Reads and checks all inputs.
+
+    Raises:
+      ValueError: (a subclass) naming the file and the fault.
+    """
+    tokenizer = Tokenizer.from_directory(
+        model_directory(config.init.tokenizer or config.init.clip)
+    )
+    clip_config, clip = _clip(config)
+    if config.data.context_length > clip_config.text.context_length:
+        raise InputError(
+            f"data.context_length={config.data.context_length}, but "
+            f"{config.model.backbone} has {clip_config.text.context_length} positions"
+        )
+    data = dataclasses.replace(_data(config), name=config.data.name)
+    corpus = corpora.build_corpus(
+        data.class_names,
+        data.class_texts,
+        config.data.prompts,
+        rule=config.data.corpus_rule,
+    )
+    tokens = trim(tokenizer.encode(corpus.sentences, config.data.context_length))
+    if int(tokens.max()) >= clip_config.text.vocab_size:
+        raise InputError(
+            f"the tokenizer gives id {int(tokens.max())}, but the text tower has "
+            f"{clip_config.text.vocab_size} embeddings; init.tokenizer and init.clip "
+            "(or model.backbone) belong to different models"
+        )
+    return Inputs(data, corpus, tokens, clip_config, clip)
+
+
+def model_directory(name: str) -> Path:
+    """The directory of a model; `tiny_clip` is the one shipped with the package."""
+    if name == "tiny_clip":
+        return Path(str(resources.files("vl_ltr_jax"))) / "assets" / "tiny_clip"
+    return Path(name)
+
+
+def train_batches(
+    inputs: Inputs,
+    config: Config,
+    *,
+    sampling: str,
+    global_batch_size: int,
+    start_step: int,
+    with_text: bool,
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's share of the endless training batches, from `start_step` on."""
+    return loader.train_batches(
+        inputs.data.train,
+        transform=transforms.train_transform(
+            config.data.train_recipe,
+            config.model.image_size,
+            eval_recipe=config.data.eval_recipe,
+        ),
+        sampling=sampling,
+        seed=config.seed,
+        global_batch_size=global_batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        start_step=start_step,
+        num_threads=config.data.num_threads,
+        sentence_labels=inputs.corpus.labels if with_text else None,
+        tokens=inputs.tokens if with_text else None,
+    )
+
+
+def eval_batches(
+    split: sources.Split, config: Config
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's share of a split's batches, padded and masked."""
+    return loader.eval_batches(
+        split,
+        transform=transforms.eval_transform(
+            config.data.eval_recipe, config.model.image_size
+        ),
+        global_batch_size=config.evaluate.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_threads=config.data.num_threads,
+    )
+
+
+def _data(config: Config) -> sources.LongTailedData:
+    options = config.data
+    if options.source == "shapes":
+        return shapes.load(image_size=config.model.image_size)
+    if options.source == "inat18":
+        return sources.read_inat18(options.root)
+    lists = {
+        split: getattr(options, f"{split}_list") or f"{options.name}_{split}.txt"
+        for split in ("train", "val", "test")
+    }
+    return sources.read_image_list(
+        options.root, options.name, options.layout, lists=lists
+    )
+
+
+def _clip(config: Config) -> tuple[ClipConfig, dict[str, Any] | None]:
+    preset = PRESETS[config.model.backbone]
+    wanted = dataclasses.replace(
+        preset,
+        vision=dataclasses.replace(preset.vision, image_size=config.model.image_size),
+    )
+    if not config.init.clip:
+        return wanted, None
+    directory = model_directory(config.init.clip)
+    found, variables = port.load_clip(directory, image_size=config.model.image_size)
+    if found != wanted:
+        raise InputError(
+            f"init.clip={config.init.clip!r} holds {found}, but model.backbone="
+            f"{config.model.backbone!r} is {wanted}; set the backbone of that model"
+        )
+    return wanted, variables

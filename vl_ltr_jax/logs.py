@@ -1,0 +1,174 @@
+"""What a run says: event files for TensorBoard, progress on standard error.
+
+CLU writes the event files, and with it come TensorFlow and TensorBoard: both are
+imported here only, inside the functions that need them. Process 0 speaks; in every
+other process each method does nothing.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+CLEAR_LINE = "\r\x1b[K"
+
+
+class Logs:
+    """The writers of one stage; a context manager that flushes and closes them."""
+
+    def __init__(self, directory: str | os.PathLike[str], *, title: str = ""):
+        """Opens an event file.
+
+        Args:
+            directory: where the event file goes, usually `workdir/STAGE`.
+            title: begins each progress line, usually the name of the stage.
+        """
+        self._title = title
+        self._line_is_open = False
+        self._speaks = jax.process_index() == 0
+        self._writer = _event_writer(directory) if self._speaks else None
+
+    def __enter__(self) -> "Logs":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._line_is_open:
+            self._print("\n")
+        if self._writer is not None:
+            self._writer.close()
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Writes numbers or 0-d arrays under their names."""
+        if self._writer is not None:
+            numbers = {name: float(value) for name, value in values.items()}
+            self._writer.write_scalars(step, numbers)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Writes Markdown."""
+        if self._writer is not None:
+            self._writer.write_texts(step, {name: text})
+
+    def image(
+        self, step: int, name: str, image: UInt8[np.ndarray, "height width 3"]
+    ) -> None:
+        """Writes one picture."""
+        if self._writer is not None:
+            self._writer.write_images(step, {name: image})
+
+    def hparams(self, values: Mapping[str, Any]) -> None:
+        """Writes a nested configuration; its keys are joined by dots."""
+        if self._writer is not None:
+            self._writer.write_hparams(_flatten(values))
+
+    def parameters(self, params: Mapping[str, Any]) -> None:
+        """Writes a table of the parameters as text and says their number.
+
+        Args:
+            params: a nested dict of arrays or `ShapeDtypeStruct`s.
+        """
+        if self._writer is None:
+            return
+        from clu import parameter_overview
+
+        table = parameter_overview.get_parameter_overview(params, include_stats=False)
+        indented = "\n".join(f"    {line}" for line in table.splitlines())
+        self.text(0, "parameters", indented)
+        count = parameter_overview.count_parameters(params)
+        self.message(f"{count:,} parameters in {len(jax.tree.leaves(params))} arrays")
+
+    def message(self, text: str) -> None:
+        """Prints one line."""
+        if self._speaks:
+            clear = CLEAR_LINE if self._line_is_open else ""
+            self._line_is_open = False
+            self._print(f"{clear}{text}\n")
+
+    def progress(
+        self,
+        step: int,
+        num_steps: int,
+        values: Mapping[str, float],
+        *,
+        steps_per_second: float,
+        images_per_second: float,
+    ) -> None:
+        """Prints where training stands, in place on a terminal.
+
+        Args:
+            step: steps done.
+            num_steps: steps in all.
+            values: metrics of this step; the losses among them are shown.
+            steps_per_second: speed since the last line; the time left follows from it.
+            images_per_second: the same speed in images of the global batch.
+        """
+        if not self._speaks:
+            return
+        losses = [
+            f"{name.removeprefix('loss/')} {value:.4g}"
+            for name, value in values.items()
+            if name.startswith("loss")
+        ]
+        parts = [
+            f"{self._title} {step:,}/{num_steps:,} ({step / num_steps:.0%})".lstrip(),
+            *losses,
+            f"{steps_per_second:.3g} steps/s",
+            f"{images_per_second:,.0f} images/s",
+            f"{format_duration((num_steps - step) / steps_per_second)} left",
+        ]
+        line = "  ".join(parts)
+        self._line_is_open = sys.stderr.isatty()
+        self._print(f"{CLEAR_LINE}{line}" if self._line_is_open else f"{line}\n")
+
+    def _print(self, text: str) -> None:
+        print(text, end="", file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """Prints one line to standard error, in process 0 only."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def format_duration(seconds: float) -> str:
+    """A duration in its two largest units: `2d 03h`, `1h 06m`, `4m 05s`, `12s`."""
+    seconds = round(seconds)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours:02}h"
+    if hours:
+        return f"{hours}h {minutes:02}m"
+    return f"{minutes}m {seconds:02}s" if minutes else f"{seconds}s"
+
+
+def _event_writer(directory: str | os.PathLike[str]) -> Any:
+    # TensorFlow talks about its build and its kernels unless told before its import.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    from clu import metric_writers
+
+    return metric_writers.create_default_writer(os.fspath(directory))
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """TensorBoard's hparams hold numbers, booleans and strings only."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, bool | int | float | str):
+            flat[f"{prefix}{name}"] = value
+        else:
+            flat[f"{prefix}{name}"] = str(value)
+    return flat

@@ -1,0 +1,103 @@
+"""The main job: flags to configuration to stages.
+
+python -m vl_ltr_jax.main --config=configs/shapes_lt.py --workdir=DIR
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import jax
+from absl import app, flags, logging
+from etils import epath
+
+from vl_ltr_jax import config as configs
+from vl_ltr_jax import inputs, settings, stages
+
+_CONFIG = configs.define_flag()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of everything the run makes."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of many processes; a TPU pod or SLURM says which."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "HOST:PORT of process 0, where the cluster does not say.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
+
+
+def checked_flags() -> tuple[settings.Config, epath.Path]:
+    """The configuration and the workdir that the flags name.
+
+    Raises:
+      ConfigError: if a flag is missing or the configuration has faults.
+    """
+    if not _CONFIG.value or not _WORKDIR.value:
+        raise configs.ConfigError("both --config=FILE and --workdir=DIR are needed")
+    return configs.from_config_dict(_CONFIG.value), epath.Path(_WORKDIR.value)
+
+
+def join_processes() -> None:
+    """Meets the other processes of the run, if the flags say that there are any.
+
+    Raises:
+      ConfigError: if the flags name only a part of what is needed.
+    """
+    cluster = {
+        "coordinator_address": _COORDINATOR.value,
+        "num_processes": _NUM_PROCESSES.value,
+        "process_id": _PROCESS_ID.value,
+    }
+    given = [name for name, value in cluster.items() if value is not None]
+    if given and len(given) < len(cluster) and not _DISTRIBUTED.value:
+        missing = ", --".join(sorted(cluster.keys() - set(given)))
+        raise configs.ConfigError(
+            f"--{', --'.join(given)} without --{missing}: the three go together"
+        )
+    if given or _DISTRIBUTED.value:
+        jax.distributed.initialize(
+            _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+        )
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Ends the process with one message and exit code 2."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs all stages."""
+    del argv
+    try:
+        config, workdir = checked_flags()
+        join_processes()
+        read = inputs.read(config)
+        stages.check(config, workdir, read)
+    except (ValueError, OSError) as error:
+        refuse(error)  # only the user's flags and files have been looked at
+    try:
+        stages.run(config, workdir, read)
+    except (ValueError, FloatingPointError) as error:
+        if not type(error).__module__.startswith("vl_ltr_jax"):
+            raise  # a library's own: a bug of ours, show where
+        refuse(error)
+
+
+def start(entry: Callable[[Sequence[str]], None]) -> None:
+    """Checks the names of the --config flags, then hands over to absl."""
+    try:
+        configs.check_flag_names(sys.argv[1:])
+    except configs.ConfigError as error:
+        refuse(error)
+    # At INFO, Orbax tells of every file; the stages say what a person wants to know.
+    logging.set_verbosity(logging.WARNING)
+    app.run(entry)
+
+
+if __name__ == "__main__":
+    start(main)

@@ -1,0 +1,217 @@
+"""CLIP: two towers and a temperature (VL-LTR Sec. 3.2), its sizes and their names.
+
+`variables` are Flax's: `params` with the branches `visual`, `text`, `logit_scale`, and,
+for a ResNet only, `batch_stats`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Integer
+
+from vl_ltr_jax.models.resnet import ModifiedResNet
+from vl_ltr_jax.models.text import TextTransformer
+from vl_ltr_jax.models.vit import VisionTransformer
+
+RESNET_STRIDE = 32  # pixels an attention-pool position stands for
+
+
+def _check_heads(tower: str, width: int, heads: int) -> None:
+    if heads < 1 or width % heads:
+        raise ValueError(
+            f"{tower}: width {width} is not a multiple of its {heads} attention heads; "
+            f"CLIP's own sizes have width / 64 heads"
+        )
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Sizes of an image tower.
+
+    Attributes:
+        kind: 'vit', or 'resnet' for CLIP's modified ResNet.
+        image_size: Side of the square input in pixels.
+        width: Width of the residual stream, or channels of the ResNet's stem.
+        layers: Number of blocks; of each of the four stages for a ResNet.
+        heads: Attention heads, those of the attention pool for a ResNet.
+        patch_size: Side of a patch in pixels; None for a ResNet.
+    """
+
+    kind: Literal["vit", "resnet"]
+    image_size: int
+    width: int
+    layers: int | tuple[int, ...]
+    heads: int
+    patch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind == "vit":
+            if self.patch_size is None or not isinstance(self.layers, int):
+                raise ValueError("vision: a 'vit' needs a patch_size and one layers")
+            _check_heads("vision", self.width, self.heads)
+        else:
+            if self.patch_size is not None or isinstance(self.layers, int):
+                raise ValueError(
+                    "vision: a 'resnet' has no patch_size, and layers for each stage"
+                )
+            _check_heads("vision", self.width * RESNET_STRIDE, self.heads)
+        if self.image_size % self.stride:
+            raise ValueError(
+                f"vision: image_size {self.image_size} is not a multiple of "
+                f"{self.stride}, the side of a patch"
+            )
+
+    @property
+    def stride(self) -> int:
+        """Side in pixels of what one position stands for."""
+        return self.patch_size or RESNET_STRIDE
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Sizes of a text tower; `context_length` includes start and end."""
+
+    width: int
+    layers: int
+    heads: int
+    context_length: int = 77
+    vocab_size: int = 49408
+
+    def __post_init__(self) -> None:
+        _check_heads("text", self.width, self.heads)
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """Sizes of both towers and the width E of the space they share."""
+
+    vision: VisionConfig
+    text: TextConfig
+    embed_dim: int
+
+
+def _vit(patch_size: int) -> ClipConfig:
+    vision = VisionConfig("vit", 224, 768, 12, 12, patch_size)
+    return ClipConfig(vision, TextConfig(512, 12, 8), 512)
+
+
+_TINY_TEXT = TextConfig(128, 3, 2, vocab_size=4096)
+
+PRESETS: dict[str, ClipConfig] = {
+    "ViT-B/16": _vit(16),
+    "ViT-B/32": _vit(32),
+    "RN50": ClipConfig(
+        VisionConfig("resnet", 224, 64, (3, 4, 6, 3), 32), TextConfig(512, 12, 8), 1024
+    ),
+    "ViT-tiny": ClipConfig(VisionConfig("vit", 32, 128, 4, 2, 8), _TINY_TEXT, 128),
+    "RN-tiny": ClipConfig(
+        VisionConfig("resnet", 64, 16, (1, 1, 1, 1), 8), _TINY_TEXT, 128
+    ),
+}
+
+
+class Clip(nn.Module):
+    """Both towers and the logarithm of the inverse temperature.
+
+    Attributes:
+        config: Sizes.
+        dtype: Compute dtype; parameters and LayerNorms stay float32.
+        remat: Whether residual blocks are computed again in the backward pass, for
+            memory.
+    """
+
+    config: ClipConfig
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        """Builds the towers."""
+        vision, text = self.config.vision, self.config.text
+        shared: dict[str, Any] = dict(
+            embed_dim=self.config.embed_dim, dtype=self.dtype, remat=self.remat
+        )
+        sizes: dict[str, Any] = dict(
+            width=vision.width, layers=vision.layers, heads=vision.heads
+        )
+        self.visual: nn.Module
+        if vision.patch_size is None:
+            self.visual = ModifiedResNet(**sizes, **shared)
+        else:
+            self.visual = VisionTransformer(vision.patch_size, **sizes, **shared)
+        self.text = TextTransformer(
+            text.width,
+            text.layers,
+            text.heads,
+            text.context_length,
+            text.vocab_size,
+            **shared,
+        )
+        self.logit_scale = self.param(
+            "logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ()
+        )
+
+    def encode_image(
+        self, images: Float[Array, "B H W 3"], *, train: bool = False
+    ) -> Float[Array, "B E"]:
+        """Embeds images; the embeddings are not normalised.
+
+        Args:
+            images: Normalised pixels, channels last.
+            train: Whether a ResNet's BatchNorm uses the statistics of this batch and
+                updates the running ones (then apply with mutable=['batch_stats']).
+
+        Raises:
+            ValueError: If the images are not of the configured size.
+        """
+        size = self.config.vision.image_size
+        if images.shape[1:3] != (size, size):
+            raise ValueError(
+                f"images are {images.shape[1]} x {images.shape[2]}, the model takes "
+                f"{size} x {size}; load_clip(..., image_size=) changes that"
+            )
+        return self.visual(images, train=train)
+
+    def encode_text(self, tokens: Integer[Array, "B L"]) -> Float[Array, "B E"]:
+        """Embeds sentences; the embeddings are not normalised.
+
+        Args:
+            tokens: Ids with start and end; whatever follows the first end-of-text (the
+                largest id) has no effect, so L may be anything that holds it.
+
+        Raises:
+            ValueError: If the rows are longer than the context.
+        """
+        longest = self.config.text.context_length
+        if tokens.shape[1] > longest:
+            raise ValueError(
+                f"sentences are {tokens.shape[1]} tokens long, the model takes at most "
+                f"{longest}"
+            )
+        return self.text(tokens)
+
+    def __call__(
+        self,
+        images: Float[Array, "B H W 3"],
+        tokens: Integer[Array, "b L"],
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B E"], Float[Array, "b E"]]:
+        """Embeds images and sentences, neither normalised."""
+        return self.encode_image(images, train=train), self.encode_text(tokens)
+
+
+def variable_shapes(config: ClipConfig) -> dict[str, Any]:
+    """The variables of a model as shapes and dtypes; nothing is computed."""
+    size = config.vision.image_size
+    # Shapes all the way: a real key or array would start the devices.
+    return jax.eval_shape(
+        Clip(config).init,
+        jax.eval_shape(lambda: jax.random.key(0)),
+        jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
+        jax.ShapeDtypeStruct((1, 1), jnp.int32),
+    )

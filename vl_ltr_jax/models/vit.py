@@ -1,0 +1,63 @@
+"""CLIP's vision transformer, one of the paper's two image encoders (Sec. 4.1)."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from vl_ltr_jax.models.layers import Conv, LayerNorm, residual_blocks
+
+
+class VisionTransformer(nn.Module):
+    """Patches and a class token through residual blocks; the class token is projected.
+
+    Attributes:
+        patch_size: Side of a patch in pixels.
+        width: Width D of the residual stream.
+        layers: Number of residual blocks.
+        heads: Attention heads.
+        embed_dim: Width E of the output.
+        dtype: Compute dtype; parameters and LayerNorms stay float32.
+        remat: Whether blocks are computed again in the backward pass.
+    """
+
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    embed_dim: int
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "B H W 3"], *, train: bool = False
+    ) -> Float[Array, "B E"]:
+        """Embeds normalised images; training and inference are the same."""
+        scale = nn.initializers.normal(self.width**-0.5)
+        patches = Conv(
+            self.width, self.patch_size, self.patch_size, self.dtype, name="conv1"
+        )(images)
+        x = patches.reshape(len(images), -1, self.width)  # [B, P, D]
+        token = self.param("class_embedding", scale, (self.width,)).astype(x.dtype)
+        token = jnp.broadcast_to(token, (len(x), 1, self.width))
+        x = jnp.concatenate([token, x], axis=1)
+        positions = self.param("positional_embedding", scale, x.shape[1:])
+        x = x + positions.astype(x.dtype)[None]
+        x = LayerNorm(name="ln_pre")(x).astype(self.dtype)
+        x = residual_blocks(
+            x,
+            None,
+            layers=self.layers,
+            heads=self.heads,
+            dtype=self.dtype,
+            remat=self.remat,
+        )
+        x = LayerNorm(name="ln_post")(x[:, 0])
+        return nn.Dense(
+            self.embed_dim,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=scale,
+            name="proj",
+        )(x)

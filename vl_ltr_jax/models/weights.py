@@ -1,0 +1,217 @@
+"""The names of CLIP's tensors elsewhere, and the strict match with ours.
+
+Two families are understood: Hugging Face's (`CLIPModel.save_pretrained`) and OpenAI's
+(`clip/model.py` and open_clip). As our modules bear OpenAI's names, each family is a
+short table of rewritings of our paths. The match is strict both ways: every parameter
+must be found and every tensor used, but for the few that hold no weight.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.typing import DTypeLike
+
+from vl_ltr_jax.models.clip import ClipConfig, variable_shapes
+
+Names = tuple[tuple[str, str], ...]
+_Path = tuple[str, ...]
+
+# Each rule (pattern, replacement) rewrites a path such as text/resblocks_0/ln_1/scale.
+HUGGING_FACE: Names = (
+    (r"^visual/proj/", "visual_projection/"),
+    (r"^text/text_projection/", "text_projection/"),
+    (r"^visual/", "vision_model/"),
+    (r"^text/", "text_model/"),
+    (r"/(class|token)_embedding", r"/embeddings/\1_embedding"),
+    (r"/positional_embedding", "/embeddings/position_embedding/weight"),
+    (r"/conv1/", "/embeddings/patch_embedding/"),
+    (r"/ln_pre/", "/pre_layrnorm/"),  # the spelling of their files
+    (r"/ln_post/", "/post_layernorm/"),
+    (r"/ln_final/", "/final_layer_norm/"),
+    (r"/resblocks_", "/encoder/layers/"),
+    (r"/ln_(\d)/", r"/layer_norm\1/"),
+    (r"/attn/", "/self_attn/"),
+    (r"/c_fc/", "/fc1/"),
+    (r"/c_proj/", "/fc2/"),
+)
+OPENAI: Names = (
+    (r"^visual/proj/kernel", "visual/proj"),
+    (r"^text/text_projection/kernel", "text_projection"),
+    (r"^visual/resblocks_", "visual/transformer/resblocks/"),
+    (r"^text/resblocks_", "transformer/resblocks/"),
+    (r"^text/", ""),
+    (r"/attn/[qkv]_proj/kernel", "/attn/in_proj_weight"),
+    (r"/attn/[qkv]_proj/bias", "/attn/in_proj_bias"),
+    (r"/(layer\d)_", r"/\1/"),
+    (r"/downsample_conv/", "/downsample/0/"),
+    (r"/downsample_bn/", "/downsample/1/"),
+)
+_LEAVES: Names = (
+    (r"/(kernel|scale|embedding)$", "/weight"),
+    (r"/(mean|var)$", r"/running_\1"),
+    (r"/", "."),
+)
+
+# Tensors of published files that hold no weight.
+_IGNORED = {
+    "positions 0, 1, 2, ...": r"\.position_ids$",
+    "BatchNorm's step count": r"\.num_batches_tracked$",
+    "sizes in OpenAI's archives": r"^(input_resolution|context_length|vocab_size)$",
+}
+
+
+class WeightMismatchError(ValueError):
+    """The tensors given are not those of the model; the message lists every one."""
+
+
+def _tensor_name(path: _Path, names: Names) -> str:
+    name = "/".join(path[1:])  # without the collection
+    for pattern, replacement in names + _LEAVES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _table(paths: Iterable[_Path], names: Names) -> dict[str, list[_Path]]:
+    """Tensor name -> our paths: one, or query, key and value of a fused projection."""
+    table: dict[str, list[_Path]] = {}
+    for path in paths:
+        table.setdefault(_tensor_name(path, names), []).append(path)
+    for fused in table.values():
+        if len(fused) == 3:
+            fused.sort(key=lambda path: "qkv".index(path[-2][0]))
+    return table
+
+
+def _is_transposed(path: _Path, name: str) -> bool:
+    """PyTorch's weights are [out, in, ...]; OpenAI's bare projections are as ours."""
+    return path[-1] == "kernel" and name.endswith("weight")
+
+
+def _to_tensor(arrays: list[np.ndarray], path: _Path, name: str) -> np.ndarray:
+    if _is_transposed(path, name):
+        arrays = [np.moveaxis(array, (-1, -2), (0, 1)) for array in arrays]
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def to_tensors(
+    variables: Mapping[str, Any], names: Names, dtype: DTypeLike = np.float32
+) -> dict[str, np.ndarray]:
+    """Our variables as the named tensors of a family.
+
+    Args:
+        variables: Those of `Clip`.
+        names: `HUGGING_FACE` or `OPENAI`.
+        dtype: That of the tensors.
+    """
+    flat = flatten_dict(dict(variables))
+    return {
+        name: np.array(
+            _to_tensor([np.asarray(flat[path]) for path in paths], paths[0], name),
+            dtype=dtype,
+            order="C",
+        )
+        for name, paths in _table(flat, names).items()
+    }
+
+
+def from_tensors(
+    tensors: Mapping[str, np.ndarray], config: ClipConfig, names: Names, source: str
+) -> dict[str, Any]:
+    """The variables of `Clip`, as float32 arrays, from the named tensors of a family.
+
+    Args:
+        tensors: Name -> array, of any floating dtype.
+        config: Sizes of the model.
+        names: `HUGGING_FACE` or `OPENAI`.
+        source: Where the tensors come from, for the error.
+
+    Raises:
+        WeightMismatchError: If tensors are missing, unknown or of another shape.
+    """
+    shapes = {
+        path: leaf.shape for path, leaf in flatten_dict(variable_shapes(config)).items()
+    }
+    table = _table(shapes, names)
+    expected = {
+        name: _to_tensor(
+            [np.broadcast_to(np.float32(0), shapes[path]) for path in paths],
+            paths[0],
+            name,
+        ).shape
+        for name, paths in table.items()
+    }
+    _check_match(
+        expected, {name: array.shape for name, array in tensors.items()}, source
+    )
+    flat = {}
+    for name, fused in table.items():
+        tensor = tensors[name]
+        parts = np.split(tensor, len(fused)) if len(fused) > 1 else [tensor]
+        for path, part in zip(fused, parts, strict=True):
+            if _is_transposed(path, name):
+                part = np.moveaxis(part, (0, 1), (-1, -2))
+            flat[path] = np.array(part, dtype=np.float32, order="C")
+    return unflatten_dict(flat)
+
+
+def from_openai(state: Mapping[str, np.ndarray], config: ClipConfig) -> dict[str, Any]:
+    """The variables of `Clip` from a state dict of OpenAI's `clip/model.py`.
+
+    Raises:
+        WeightMismatchError: If tensors are missing, unknown or of another shape.
+    """
+    return from_tensors(state, config, OPENAI, "the state dict")
+
+
+def _check_match(
+    expected: Mapping[str, tuple[int, ...]],
+    given: Mapping[str, tuple[int, ...]],
+    source: str,
+) -> None:
+    missing = sorted(expected.keys() - given.keys())
+    extra = sorted(
+        name
+        for name in given.keys() - expected.keys()
+        if not any(re.search(pattern, name) for pattern in _IGNORED.values())
+    )
+    misshapen = [
+        name
+        for name in sorted(expected.keys() & given.keys())
+        if expected[name] != given[name]
+    ]
+    if not (missing or extra or misshapen):
+        return
+
+    def nearest(name: str, others: list[str]) -> str:
+        found = difflib.get_close_matches(name, others, n=1)
+        return f" (nearest: {found[0]})" if found else ""
+
+    lines = [f"{source} does not hold this model:"]
+    for title, entries in (
+        (
+            "missing",
+            [
+                f"{name} {list(expected[name])}{nearest(name, extra)}"
+                for name in missing
+            ],
+        ),
+        (
+            "unknown",
+            [f"{name} {list(given[name])}{nearest(name, missing)}" for name in extra],
+        ),
+        (
+            "of another shape",
+            [
+                f"{name} {list(given[name])}, the model's is {list(expected[name])}"
+                for name in misshapen
+            ],
+        ),
+    ):
+        if entries:
+            lines.append(f"  {len(entries)} {title}:")
+            lines.extend(f"    {entry}" for entry in entries)
+    raise WeightMismatchError("\n".join(lines))

@@ -1,0 +1,97 @@
+"""The end of a run: results.json and a table in the paper's column order."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+HEAD_NAMES = {
+    "lgr": "VL-LTR (LGR)",
+    "fc": "FC",
+    "knn": "kNN over sentences",
+    "zero_shot": "Zero-shot",
+}
+RULE_NAMES = {
+    "standard": "standard rule (many > 100, medium 20..100, few < 20)",
+    "vl_ltr": "VL-LTR's rule (many > 99, medium 21..99, few <= 20)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the paper's table; each accuracy has a value for every run."""
+
+    method: str
+    backbone: str
+    overall: Sequence[float | None]
+    many: Sequence[float | None]
+    medium: Sequence[float | None]
+    few: Sequence[float | None]
+
+
+def row(
+    method: str, backbone: str, results: Sequence[Mapping[str, Any]], rule: str
+) -> Row:
+    """The line of one head over one or several runs, under a shot rule."""
+    groups = [result["shots"][rule] for result in results]
+    return Row(
+        method,
+        backbone,
+        [result["top1"] for result in results],
+        *([group[name] for group in groups] for name in ("many", "medium", "few")),
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Lines as a Markdown table: Method, Backbone, Overall, Many, Medium, Few."""
+    lines = [
+        "| Method | Backbone | Overall | Many | Medium | Few |",
+        "|---|---|---|---|---|---|",
+    ]
+    for line in rows:
+        cells = [line.method, line.backbone]
+        cells += map(_cell, (line.overall, line.many, line.medium, line.few))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean = f"{statistics.fmean(known):.1f}"
+    return f"{mean} ± {statistics.stdev(known):.1f}" if len(known) > 1 else mean
+
+
+def markdown(results: Mapping[str, Any], backbone: str) -> str:
+    """The whole report as Markdown."""
+    data, cost = results["data"], results["cost"]
+    parts = [
+        f"# {data['name']}",
+        f"{data['num_classes']} classes, {data['train_images']} training images "
+        f"({data['largest_class']} to {data['smallest_class']} per class), "
+        f"{data['sentences']} sentences. {cost['images_seen']} images seen in "
+        f"training, {cost['seconds']:.0f} seconds in all. Accuracies in percent.",
+    ]
+    for split in ("test", "val"):
+        heads = results[split]
+        for rule, rule_name in RULE_NAMES.items():
+            rows = [
+                row(HEAD_NAMES[head], backbone, [heads[head]], rule) for head in heads
+            ]
+            parts += [f"## {split}, {rule_name}", table(rows)]
+        for head, result in heads.items():
+            top5 = "-" if result["top5"] is None else f"{result['top5']:.1f}"
+            parts.append(
+                f"{HEAD_NAMES[head]}: top-5 {top5}, prediction by "
+                f"{result['prediction']}."
+            )
+    versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
+    parts.append(f"Made with {versions}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def to_json(results: Mapping[str, Any]) -> str:
+    """The results as strict JSON (no NaN)."""
+    return json.dumps(results, indent=2, allow_nan=False) + "\n"

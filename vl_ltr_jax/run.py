@@ -1,0 +1,193 @@
+"""One run: a configuration, its inputs, its devices and its workdir.
+
+What the stages share: the towers at each point of the road, functions that embed with
+them, and the artifact each stage reads or leaves.
+"""
+
+import functools
+import uuid
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from vl_ltr_jax import accuracy, embed, inputs, settings
+from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.artifacts import Artifact
+from vl_ltr_jax.checkpoint import load_params
+from vl_ltr_jax.data import corpus as corpora
+from vl_ltr_jax.data import transforms
+from vl_ltr_jax.models import encode, lgr
+from vl_ltr_jax.models.clip import Clip
+from vl_ltr_jax.models.lgr import LanguageGuidedHead
+from vl_ltr_jax.models.linear import LinearHead
+from vl_ltr_jax.settings import Config
+
+# What each stage's artifact depends on, directly or through the artifacts it reads.
+TOWERS = ("data", "model", "init", "pretrain", "seed")
+DEPENDS = {
+    "pretrain": TOWERS,
+    "embed": (*TOWERS, "anchors.images", "anchors.max_images_per_class"),
+    "anchors": (*TOWERS, "anchors"),
+    "finetune": (*TOWERS, "anchors", "finetune"),
+    "evaluate": (*TOWERS, "anchors", "finetune", "evaluate"),
+}
+# These change the speed of a run, not its result.
+NEUTRAL = ("data.num_threads", "model.remat")
+
+
+class WorkdirError(ValueError):
+    """A workdir that cannot be used."""
+
+
+class Run:
+    """A configuration, its inputs, its devices and its workdir."""
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: epath.Path,
+        read: inputs.Inputs,
+        mesh: jax.sharding.Mesh,
+    ) -> None:
+        """Binds what all stages share."""
+        self.config, self.workdir, self.inputs, self.mesh = config, workdir, read, mesh
+        self.model = Clip(
+            read.clip_config,
+            dtype=jnp.dtype(config.model.compute_dtype),
+            remat=config.model.remat,
+        )
+
+    def artifact(self, stage: str) -> Artifact:
+        """The stage's directory and the settings it must have been made with."""
+        return artifact(self.config, self.workdir, stage, self.inputs)
+
+    def replicate(self, tree: Any) -> Any:
+        """A host tree as arrays on every device."""
+        return meshes.place(tree, meshes.replicated(self.mesh))
+
+    def initial_towers(self) -> dict[str, Any]:
+        """CLIP's variables, or random ones from the seed, on the host."""
+        if self.inputs.clip is not None:
+            return self.inputs.clip
+        size = self.config.model.image_size
+        variables = jax.jit(self.model.init)(
+            jax.random.key(self.config.seed),
+            np.zeros((1, size, size, 3), np.float32),
+            self.inputs.tokens[:1].astype(np.int32),
+        )
+        return jax.tree.map(np.asarray, dict(variables))
+
+    def towers(self) -> dict[str, Any]:
+        """The pre-trained towers on the host; the initial ones without pre-training."""
+        if not self.config.pretrain.epochs:
+            return self.initial_towers()
+        return load_params(self.artifact("pretrain").directory / "checkpoints")
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Pixels as the towers expect them, from uint8."""
+        return transforms.normalize(images, self.config.data.normalization)
+
+    def prepare(self, key: jax.Array, images: jax.Array) -> jax.Array:
+        """Normalised training pixels, with random erasing."""
+        pixels = self.normalize(images)
+        probability = self.config.data.erase_probability
+        return (
+            transforms.random_erase(key, pixels, probability) if probability else pixels
+        )
+
+    def encode_image(self, variables: dict[str, Any], images: jax.Array) -> jax.Array:
+        """Embeddings [B, D] of uint8 images."""
+        return encode.image(self.model, variables, self.normalize(images))
+
+    def encode_text(self, variables: dict[str, Any], tokens: jax.Array) -> jax.Array:
+        """Embeddings [B, D] of token ids."""
+        return encode.text(self.model, variables, tokens)
+
+    def embed_sentences(self, variables: dict[str, Any]) -> np.ndarray:
+        """Embeddings [S, D] of the whole corpus, on the host."""
+        encode = jax.jit(self.encode_text)
+        return embed.embed_sentences(
+            functools.partial(encode, variables),
+            self.inputs.tokens,
+            self.mesh,
+            self.config.evaluate.batch_size,
+        )
+
+    def head(self, towers: dict[str, Any]) -> LanguageGuidedHead | LinearHead:
+        """The recognition head named by the configuration."""
+        dtype = jnp.dtype(self.config.model.compute_dtype)
+        if self.config.finetune.head == "fc":
+            return LinearHead(self.inputs.num_classes, dtype=dtype)
+        return LanguageGuidedHead(
+            self.inputs.num_classes,
+            self.inputs.clip_config.embed_dim,
+            language_logit_scale=float(towers["params"]["logit_scale"]),
+            detach_norm=self.config.finetune.detach_norm,
+            dtype=dtype,
+        )
+
+    def anchors(self) -> dict[str, Any]:
+        """What the head reads of the anchors, on the devices; the FC head, nothing."""
+        if self.config.finetune.head == "fc":
+            return {}
+        chosen = self.artifact("anchors")
+        indices, padding = chosen.load_array("indices"), chosen.load_array("padding")
+        sentences = self.artifact("embed").load_array("sentences")
+        embeddings = np.where(padding[..., None], 0, sentences[indices])
+        arrays = self.replicate(
+            {"embeddings": embeddings.astype(np.float32), "padding": padding}
+        )
+        constants = jax.jit(lgr.anchor_constants)(arrays["embeddings"])
+        return {**arrays, "constants": constants}
+
+    def class_texts(self, sentences: np.ndarray) -> np.ndarray:
+        """The text [C, D] each class is compared with in zero-shot recognition."""
+        choice, read = self.config.evaluate.zero_shot_text, self.inputs
+        chosen = np.ones(len(sentences), bool)
+        if choice == "prompts":
+            chosen = read.is_prompt(len(corpora.PROMPTS[self.config.data.prompts]))
+        elif choice == "anchors":
+            anchors = self.artifact("anchors")
+            chosen[:] = False
+            chosen[anchors.load_array("indices")[~anchors.load_array("padding")]] = True
+        return np.asarray(
+            accuracy.class_embeddings(
+                jnp.asarray(sentences[chosen]),
+                jnp.asarray(read.corpus.labels[chosen]),
+                read.num_classes,
+            )
+        )
+
+
+def artifact(
+    config: Config, workdir: epath.Path, stage: str, read: inputs.Inputs
+) -> Artifact:
+    """A stage's artifact with the configuration and the inputs it depends on."""
+    kept = {
+        key: value
+        for key, value in settings.flatten(config).items()
+        if key not in NEUTRAL
+        and any(key == d or key.startswith(d + ".") for d in DEPENDS[stage])
+    }
+    return Artifact(workdir / stage, {**kept, "inputs": read.digest})
+
+
+def check_writable(workdir: epath.Path) -> None:
+    """Makes the workdir and tries to write a file in it.
+
+    Raises:
+      WorkdirError: if that fails.
+    """
+    probe = workdir / f".writable-{uuid.uuid4().hex}"  # processes may probe at once
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise WorkdirError(
+            f"--workdir={workdir} cannot be written: {error.strerror or error}; name a "
+            "directory you may write to"
+        ) from error

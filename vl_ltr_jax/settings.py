@@ -1,0 +1,165 @@
+"""Everything a run can be told, as frozen dataclasses.
+
+These are the only list of what can be set: fields are the keys, annotations the allowed
+types and choices, defaults the recipe of VL-LTR (ViT-B/16).
+"""
+
+import dataclasses
+import json
+from typing import Any, Literal
+
+Sampling = Literal["uniform", "sqrt", "class_balanced"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Images and texts: where they are and how they are prepared."""
+
+    source: Literal["shapes", "image_list", "inat18"] = "image_list"
+    name: str = ""  # list files are ROOT/NAME_{train,val,test}.txt
+    root: str = ""
+    layout: Literal["plain", "imagenet_lt", "places_lt", "inat18"] = "plain"
+    train_list: str = ""  # file names under root; empty: from the name
+    val_list: str = ""
+    test_list: str = ""
+    prompts: Literal["imagenet80", "plain", "none"] = "imagenet80"
+    corpus_rule: Literal["mended", "vl_ltr"] = "mended"
+    context_length: int = 77  # tokens, start and end included
+    train_recipe: Literal["rand_augment", "plain", "gentle", "none"] = "rand_augment"
+    eval_recipe: Literal["vl_ltr", "clip"] = "vl_ltr"
+    normalization: Literal["clip", "clip_4digit", "imagenet"] = "clip_4digit"
+    erase_probability: float = 0.25
+    num_threads: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The two towers."""
+
+    backbone: str = "ViT-B/16"  # a name in models.clip.PRESETS
+    image_size: int = 224
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+    """Where the weights and the vocabulary come from."""
+
+    clip: str = ""  # a Hugging Face CLIP directory; 'tiny_clip': shipped; '': random
+    tokenizer: str = ""  # a directory with tokenizer files; '': that of `clip`
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+    """Class-wise contrastive pre-training; 0 epochs leave the towers as they are."""
+
+    epochs: int = 50
+    global_batch_size: int = 1024
+    learning_rate: float = 3.5e-5
+    min_learning_rate: float = 0.0
+    warmup_learning_rate: float = 1e-6
+    warmup_epochs: int = 5
+    schedule: Literal["epoch", "step"] = "epoch"
+    weight_decay: float = 0.05
+    sampling: Sampling = "sqrt"
+    label_smoothing: float = 0.1
+    contrastive_reduction: Literal["mean", "sum"] = "mean"
+    distillation: Literal["full", "diagonal", "kl", "none"] = "full"
+    distillation_weight: float = 0.5  # 1 - lambda
+    distillation_temperature: float = 1.0
+    train_batch_norm: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Anchors:
+    """Anchor sentence selection."""
+
+    selection: Literal["anss", "cutoff", "random"] = "anss"
+    num_anchors: int = 64
+    images: Literal["train", "val"] = "val"
+    max_images_per_class: int = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune:
+    """The recognition head; 0 epochs leave it out."""
+
+    head: Literal["lgr", "fc"] = "lgr"
+    epochs: int = 50
+    global_batch_size: int = 1024
+    learning_rate: float = 1e-3
+    text_learning_rate: float = 1e-6
+    min_learning_rate: float = 0.0
+    warmup_learning_rate: float = 1e-6
+    warmup_epochs: int = 0
+    schedule: Literal["epoch", "step"] = "epoch"
+    weight_decay: float = 0.05
+    sampling: Sampling = "sqrt"
+    label_smoothing: float = 0.1
+    mixup_alpha: float = 0.8
+    cutmix_alpha: float = 1.0
+    train_image_tower: bool = False
+    detach_norm: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """What is measured on the validation and test images."""
+
+    batch_size: int = 1024
+    knn: bool = True
+    knn_neighbours: int = 5
+    zero_shot: bool = True
+    zero_shot_text: Literal["prompts", "sentences", "anchors"] = "prompts"
+    prediction: Literal["mixture", "sum"] = "mixture"
+    visual_weight: float = 0.2  # alpha of the mixture
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices along each axis of the mesh; -1 takes all that are left."""
+
+    data: int = -1
+    model: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """Watching and saving."""
+
+    every_steps: int = 20
+    checkpoint_every_steps: int = 500
+    keep_checkpoints: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything a run needs."""
+
+    data: Data = Data()
+    model: Model = Model()
+    init: Init = Init()
+    pretrain: Pretrain = Pretrain()
+    anchors: Anchors = Anchors()
+    finetune: Finetune = Finetune()
+    evaluate: Evaluate = Evaluate()
+    mesh: Mesh = Mesh()
+    log: Log = Log()
+    seed: int = 0
+
+
+def to_json(config: Config) -> str:
+    """The resolved configuration as indented JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """The configuration as `section.key` -> value."""
+    flat: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(config).items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat

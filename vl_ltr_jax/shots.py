@@ -1,0 +1,69 @@
+"""Many-, medium- and few-shot accuracy: classes grouped by their training images."""
+
+import numpy as np
+from jaxtyping import Bool, Int, Real
+
+# Smallest and largest training count of each group, both inside it; None is open.
+SHOT_RULES: dict[str, dict[str, tuple[int, int | None]]] = {
+    "standard": {"many": (101, None), "medium": (20, 100), "few": (0, 19)},
+    "vl_ltr": {"many": (100, None), "medium": (21, 99), "few": (1, 20)},
+}
+
+
+def shot_groups(
+    train_counts: Int[np.ndarray, " C"], rule: str
+) -> dict[str, Bool[np.ndarray, " C"]]:
+    """Which classes belong to each group.
+
+    Args:
+      train_counts: training images of each class.
+      rule: 'standard', the convention of the long-tail literature (>100, 20 to 100,
+        <20), or 'vl_ltr', the authors' code (>99, 21 to 99, 1 to 20: a class without
+        training images is in no group).
+
+    Returns:
+      A mask over classes for 'many', 'medium' and 'few'.
+
+    Raises:
+      ValueError: if `rule` is not in `SHOT_RULES`, or a count is negative.
+    """
+    if rule not in SHOT_RULES:
+        raise ValueError(f"shot rule {rule!r}: not one of {sorted(SHOT_RULES)}")
+    if (train_counts < 0).any():
+        worst = int(np.argmin(train_counts))
+        raise ValueError(
+            f"train_counts[{worst}] is {train_counts[worst]}; counts are 0 or more"
+        )
+    return {
+        name: (train_counts >= low)
+        & (train_counts <= (np.inf if high is None else high))
+        for name, (low, high) in SHOT_RULES[rule].items()
+    }
+
+
+def shot_accuracies(
+    correct_per_class: Real[np.ndarray, " C"],
+    total_per_class: Real[np.ndarray, " C"],
+    train_counts: Int[np.ndarray, " C"],
+    rule: str,
+) -> dict[str, float | None]:
+    """Accuracy over all test images of each group's classes, in percent.
+
+    Differs from VL-LTR: a group without test images has no accuracy (None), where the
+    authors report 0.
+
+    Args:
+      correct_per_class: hits among the test images of each class.
+      total_per_class: test images of each class.
+      train_counts: training images of each class.
+      rule: see :func:`shot_groups`.
+
+    Raises:
+      ValueError: as :func:`shot_groups`.
+    """
+    accuracies: dict[str, float | None] = {}
+    for name, members in shot_groups(train_counts, rule).items():
+        total = total_per_class[members].sum()
+        correct = correct_per_class[members].sum()
+        accuracies[name] = 100.0 * float(correct) / float(total) if total else None
+    return accuracies

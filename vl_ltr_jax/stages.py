@@ -1,0 +1,350 @@
+"""The run as a list of stages: pretrain, embed, anchors, finetune, evaluate.
+
+A stage is a function of the configuration and the artifacts before it to one artifact
+under `workdir/STAGE/`. A finished stage is skipped on the next start, an unfinished one
+resumes at its last checkpoint, and a changed configuration is refused by name. The
+report is written from the artifacts at the end of every start.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from vl_ltr_jax import (
+    anss,
+    embed,
+    evaluate,
+    finetune,
+    inputs,
+    logs,
+    mixup,
+    optim,
+    pretrain,
+    provenance,
+    report,
+    settings,
+    training,
+)
+from vl_ltr_jax import config as configs
+from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.artifacts import write_whole
+from vl_ltr_jax.checkpoint import load_params
+from vl_ltr_jax.run import Run, artifact, check_writable
+from vl_ltr_jax.settings import Config
+
+
+def run_pretrain(run: Run) -> dict[str, Any]:
+    """Towers trained on image-sentence pairs of the same class."""
+    options, read = run.config.pretrain, run.inputs
+    plan = training.Plan.of(options, len(read.data.train.labels))
+    variables = run.initial_towers()
+    optimizer = optim.make_optimizer(
+        variables["params"], schedule=plan.schedule, weight_decay=options.weight_decay
+    )
+    teacher: dict[str, Any] = {}
+    teacher_texts: np.ndarray | None = None
+    if options.distillation != "none":
+        teacher = run.replicate(read.clip)
+        teacher_texts = run.embed_sentences(teacher)
+
+    def batches(first_step: int) -> Any:
+        for batch in inputs.train_batches(
+            read,
+            run.config,
+            sampling=options.sampling,
+            global_batch_size=options.global_batch_size,
+            start_step=first_step,
+            with_text=True,
+        ):
+            sentences = batch.pop("sentence_id")
+            if teacher_texts is not None:
+                batch["teacher_text"] = teacher_texts[sentences]
+            yield batch
+
+    step = pretrain.make_step(
+        run.model,
+        run.model,
+        optimizer,
+        plan.schedule,
+        run.prepare,
+        options,
+        run.config.seed,
+    )
+    return training.train(
+        plan,
+        step,
+        teacher,
+        variables,
+        optimizer,
+        batches,
+        directory=run.artifact("pretrain").directory,
+        mesh=run.mesh,
+        options=run.config.log,
+    )
+
+
+def run_embed(run: Run) -> dict[str, Any]:
+    """Embeddings of every sentence and of the images that anchors are chosen by."""
+    towers = run.replicate(run.towers())
+    data, options = run.inputs.data, run.config.anchors
+    split = data.train if options.images == "train" else data.val
+    kept = anss.cap_images_per_class(split.labels, options.max_images_per_class)
+    encode = jax.jit(run.encode_image)
+    images, labels = embed.embed_images(
+        functools.partial(encode, towers),
+        inputs.eval_batches(split.select(kept), run.config),
+        run.mesh,
+    )
+    sentences = run.embed_sentences(towers)
+    if jax.process_index() == 0:
+        run.artifact("embed").save_arrays(
+            sentences=sentences, images=images, image_labels=labels
+        )
+    return {"sentences": len(sentences), "images": len(images)}
+
+
+def run_anchors(run: Run) -> dict[str, Any]:
+    """The M anchor sentences of each class."""
+    options, corpus = run.config.anchors, run.inputs.corpus
+    embedded = run.artifact("embed")
+    scores = np.asarray(
+        anss.score_sentences(
+            embedded.load_array("sentences"),
+            corpus.labels,
+            embedded.load_array("images"),
+            embedded.load_array("image_labels"),
+            run.towers()["params"]["logit_scale"],
+        )
+    )
+    indices, padding = anss.select_anchors(
+        scores,
+        corpus.labels,
+        run.inputs.num_classes,
+        options.num_anchors,
+        selection=options.selection,
+        seed=run.config.seed,
+    )
+    if jax.process_index() == 0:
+        run.artifact("anchors").save_arrays(
+            scores=scores, indices=indices, padding=padding
+        )
+    return {"anchors": int((~padding).sum()), "unscored": int(np.isinf(scores).sum())}
+
+
+def run_finetune(run: Run) -> dict[str, Any]:
+    """The recognition head, and the image tower where the configuration trains it."""
+    options, read = run.config.finetune, run.inputs
+    plan = training.Plan.of(options, len(read.data.train.labels))
+    towers, anchors = run.towers(), run.anchors()
+    head = run.head(towers)
+    features = np.zeros((1, read.clip_config.embed_dim), np.float32)
+    example = (anchors["embeddings"], anchors["padding"]) if anchors else ()
+    params = {
+        "head": jax.tree.map(
+            np.asarray,
+            jax.jit(head.init)(jax.random.key(run.config.seed), features, *example),
+        )["params"]
+    }
+    if options.train_image_tower:
+        params["visual"] = towers["params"]["visual"]
+    optimizer = optim.make_optimizer(
+        params,
+        schedule=plan.schedule,
+        weight_decay=options.weight_decay,
+        text_schedule=plan.text_schedule,
+    )
+
+    def batches(first_step: int) -> Any:
+        return inputs.train_batches(
+            read,
+            run.config,
+            sampling=options.sampling,
+            global_batch_size=options.global_batch_size,
+            start_step=first_step,
+            with_text=False,
+        )
+
+    mix = functools.partial(
+        mixup.mix,
+        num_classes=read.num_classes,
+        mixup_alpha=options.mixup_alpha,
+        cutmix_alpha=options.cutmix_alpha,
+        label_smoothing=options.label_smoothing,
+    )
+    step = finetune.make_step(
+        run.model,
+        head,
+        optimizer,
+        plan.schedules,
+        run.prepare,
+        mix,
+        run.config.seed,
+    )
+    return training.train(
+        plan,
+        step,
+        {"towers": run.replicate(towers), "anchors": anchors},
+        {"params": params},
+        optimizer,
+        batches,
+        directory=run.artifact("finetune").directory,
+        mesh=run.mesh,
+        options=run.config.log,
+    )
+
+
+def run_evaluate(run: Run) -> dict[str, Any]:
+    """Accuracies of every head on the validation and the test images."""
+    options, read = run.config.evaluate, run.inputs
+    towers = run.towers()
+    sentences = run.artifact("embed").load_array("sentences")
+    frozen: dict[str, Any] = {"towers": towers}
+    if options.knn:
+        frozen |= {"sentences": sentences, "sentence_labels": read.corpus.labels}
+    if options.zero_shot:
+        frozen["class_texts"] = run.class_texts(sentences)
+    head, anchors = None, {}
+    if run.config.finetune.epochs:
+        head, anchors = run.head(towers), run.anchors()
+        tuned = load_params(run.artifact("finetune").directory / "checkpoints")
+        params = tuned["params"]
+        frozen["head"] = params["head"]
+        if "visual" in params:
+            visual = {**towers["params"], "visual": params["visual"]}
+            frozen["tuned"] = {**towers, "params": visual}
+    scores = evaluate.make_scores(
+        run.model, head, run.normalize, options, read.num_classes
+    )
+    count = evaluate.make_count(scores, read.num_classes)
+    frozen = {**run.replicate(frozen), "anchors": anchors}
+    summary: dict[str, Any] = {}
+    for name in ("val", "test"):
+        split = getattr(read.data, name)
+        sums = evaluate.evaluate_split(
+            count, frozen, inputs.eval_batches(split, run.config), run.mesh
+        )
+        summary[name] = {
+            head_name: evaluate.summarise(
+                head_sums,
+                read.data.train_counts,
+                options.prediction if head_name == "lgr" else "argmax",
+            )
+            for head_name, head_sums in sums.items()
+        }
+        if jax.process_index() == 0:
+            text = evaluate.per_class_csv(
+                sums, read.data.class_names, read.data.train_counts
+            )
+            path = run.artifact("evaluate").directory / f"per_class_{name}.csv"
+            write_whole(path, text)
+    return summary
+
+
+STAGES: dict[str, Callable[[Run], dict[str, Any]]] = {
+    "pretrain": run_pretrain,
+    "embed": run_embed,
+    "anchors": run_anchors,
+    "finetune": run_finetune,
+    "evaluate": run_evaluate,
+}
+
+
+def planned(config: Config) -> list[str]:
+    """Names of the stages this configuration runs, in order."""
+    without = set()
+    if not config.pretrain.epochs:
+        without.add("pretrain")
+    if not config.finetune.epochs:
+        without.add("finetune")
+    return [name for name in STAGES if name not in without]
+
+
+def check(config: Config, workdir: epath.Path, read: inputs.Inputs) -> None:
+    """Refuses a workdir that cannot be written or belongs to another run.
+
+    Raises:
+      WorkdirError: if files cannot be made in the workdir.
+      ArtifactError: if a stage there was made with another configuration or inputs.
+    """
+    check_writable(workdir)
+    for stage in planned(config):
+        artifact(config, workdir, stage, read).check()
+
+
+def run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, Any]:
+    """Runs all stages that are not finished and writes the report.
+
+    Args:
+      config: the checked configuration.
+      workdir: where everything goes; :func:`check` has accepted it.
+      read: what :func:`inputs.read` returned.
+
+    Returns:
+      The results, as in `workdir/results.json`.
+
+    Raises:
+      ValueError: (a subclass) for what the user can mend, with how.
+    """
+    configs.check_devices(config, jax.device_count(), jax.process_count())
+    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
+    this = Run(config, workdir, read, mesh)
+    versions = provenance.versions()
+    if jax.process_index() == 0:
+        write_whole(workdir / "config.json", settings.to_json(config))
+        write_whole(workdir / "versions.json", report.to_json(versions))
+    seconds, images_seen = 0.0, 0
+    for name in planned(config):
+        left = this.artifact(name)
+        # One process looks: file systems may show the others an older state.
+        if multihost_utils.broadcast_one_to_all(np.asarray(left.finished)):
+            summary = left.summary()
+            logs.say(f"{name}: finished before, skipped")
+        else:
+            logs.say(f"{name}: starts")
+            start = time.monotonic()
+            if jax.process_index() == 0:
+                left.begin()
+            multihost_utils.sync_global_devices(f"{name} begins")
+            summary = {**STAGES[name](this), "versions": versions}
+            before = summary.pop("seconds_before", 0.0)
+            summary["seconds"] = before + time.monotonic() - start
+            if jax.process_index() == 0:
+                left.finish(summary)
+            multihost_utils.sync_global_devices(f"{name} ends")
+            duration = logs.format_duration(summary["seconds"])
+            logs.say(f"{name}: finished in {duration}")
+        seconds += summary["seconds"]
+        images_seen += summary.get("images_seen", 0)
+    results = {
+        **{split: summary[split] for split in ("test", "val")},
+        "data": describe(this),
+        "cost": {"images_seen": images_seen, "seconds": seconds},
+        "versions": summary["versions"],  # of the evaluation, not of this start
+    }
+    if jax.process_index() == 0:
+        write_whole(workdir / "results.json", report.to_json(results))
+        text = report.markdown(results, config.model.backbone)
+        write_whole(workdir / "report.md", text)
+        print(text)
+    return results
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """The data section of the results."""
+    data, counts = run.inputs.data, run.inputs.data.train_counts
+    return {
+        "name": data.name,
+        "num_classes": run.inputs.num_classes,
+        "train_images": len(data.train.labels),
+        "val_images": len(data.val.labels),
+        "test_images": len(data.test.labels),
+        "largest_class": int(counts.max()),
+        "smallest_class": int(counts.min()),
+        "sentences": len(run.inputs.corpus.sentences),
+    }

@@ -1,0 +1,142 @@
+"""One training stage: make or restore the state, run to the last step, keep the end.
+
+Pre-training and fine-tuning share this and the host loop; they differ by the step and
+the batches they pass in.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from etils import epath
+
+from vl_ltr_jax import loop, optim, train_state
+from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.checkpoint import Checkpoints
+from vl_ltr_jax.logs import Logs
+from vl_ltr_jax.pretrain import Step
+from vl_ltr_jax.settings import Finetune, Log, Pretrain
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long a training stage is, and its learning rates by step."""
+
+    num_steps: int
+    global_batch_size: int
+    schedule: optax.Schedule
+    text_schedule: optax.Schedule | None
+
+    @classmethod
+    def of(cls, options: Pretrain | Finetune, num_images: int) -> "Plan":
+        """An epoch is N draws; like the authors' loader it drops the remainder."""
+        steps_per_epoch = max(num_images // options.global_batch_size, 1)
+
+        def schedule(learning_rate: float) -> optax.Schedule:
+            return optim.cosine_schedule(
+                learning_rate,
+                epochs=options.epochs,
+                steps_per_epoch=steps_per_epoch,
+                warmup_epochs=options.warmup_epochs,
+                warmup_learning_rate=options.warmup_learning_rate,
+                min_learning_rate=options.min_learning_rate,
+                per=options.schedule,
+            )
+
+        return cls(
+            steps_per_epoch * options.epochs,
+            options.global_batch_size,
+            schedule(options.learning_rate),
+            schedule(options.text_learning_rate)
+            if isinstance(options, Finetune) and options.head == "lgr"
+            else None,
+        )
+
+    @property
+    def schedules(self) -> dict[str, optax.Schedule]:
+        """The learning rates under their names in the log."""
+        if self.text_schedule is None:
+            return {"learning_rate": self.schedule}
+        return {
+            "learning_rate/visual": self.schedule,
+            "learning_rate/text": self.text_schedule,
+        }
+
+
+def train(
+    plan: Plan,
+    step: Step,
+    frozen: dict[str, Any],
+    variables: dict[str, Any],
+    optimizer: optax.GradientTransformation,
+    batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
+    *,
+    directory: epath.Path,
+    mesh: jax.sharding.Mesh,
+    options: Log,
+) -> dict[str, Any]:
+    """Trains to the plan's last step, from a checkpoint where there is one.
+
+    Args:
+      plan: length and learning rates.
+      step: the stage's pure step.
+      frozen: arrays the step reads and never changes, on the devices.
+      variables: `params` and, for a ResNet, `batch_stats` to start from.
+      optimizer: made for these parameters.
+      batches: from a first step to this process's endless batches.
+      directory: where checkpoints and event files go.
+      mesh: the devices.
+      options: the log section of the configuration.
+
+    Returns:
+      A summary: `steps` and `images_seen` over all starts, and `seconds_before` this
+      start.
+
+    Raises:
+      ValueError: (a subclass) for a checkpoint that does not fit.
+    """
+    started = time.monotonic()
+    replicated = meshes.replicated(mesh)
+    state = jax.jit(
+        lambda params, batch_stats: train_state.create(params, optimizer, batch_stats),
+        out_shardings=replicated,
+    )(variables["params"], variables.get("batch_stats", {}))
+    seconds_before = 0.0
+    with (
+        Checkpoints(
+            directory / "checkpoints",
+            every_steps=options.checkpoint_every_steps,
+            keep=options.keep_checkpoints,
+        ) as checkpoints,
+        Logs(directory, title=directory.name) as logs,
+    ):
+        if restored := checkpoints.restore_latest(state):
+            state, meta = restored
+            seconds_before = float(meta["seconds"])
+            logs.message(f"{directory.name}: resumes at step {int(state.step)}")
+        first_step = int(state.step)
+        logs.parameters(state.params)
+        loop.train(
+            state,
+            functools.partial(
+                jax.jit(step, donate_argnums=1, out_shardings=replicated), frozen
+            ),
+            (meshes.to_global(mesh, batch) for batch in batches(first_step)),
+            first_step=first_step,
+            num_steps=plan.num_steps,
+            checkpoints=checkpoints,
+            logs=logs,
+            log_every_steps=options.every_steps,
+            images_per_step=plan.global_batch_size,
+            meta=lambda: {"seconds": seconds_before + time.monotonic() - started},
+        )
+    return {
+        "steps": plan.num_steps,
+        "images_seen": plan.num_steps * plan.global_batch_size,
+        "seconds_before": seconds_before,
+    }
