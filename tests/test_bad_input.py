@@ -62,8 +62,10 @@ def test_a_truncated_jpeg_stops_training_by_the_same_name(world, tmp_path):
     for image in (world / "images").rglob("train_*.jpg"):
         image.write_bytes(image.read_bytes()[:200])
     config = configs.from_config_dict(image_world.configure(world))
+    workdir, data = epath.Path(tmp_path / "run"), inputs.read(config)
+    stages.check(config, workdir, data)
     with pytest.raises(ImageReadError, match=r"world_train.txt:\d+"):
-        stages.run(config, epath.Path(tmp_path / "run"), inputs.read(config))
+        stages.run(config, workdir, data)
 
 
 def test_a_missing_list_is_named(world):

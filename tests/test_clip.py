@@ -178,9 +178,9 @@ def test_wrong_batches_are_refused():
     variables = jax.tree.map(np.zeros_like, variable_shapes(config))
     tokens = jnp.zeros((1, 77), jnp.int32)
     with pytest.raises(
-        ValueError, match=r"images are 48 x 56, the model takes 48 x 48"
+        ValueError, match=r"images are 32 x 40, the model takes 32 x 32"
     ):
-        Clip(config).apply(variables, jnp.zeros((1, 48, 56, 3)), tokens)
+        Clip(config).apply(variables, jnp.zeros((1, 32, 40, 3)), tokens)
     with pytest.raises(ValueError, match="78 tokens long, the model takes at most 77"):
         Clip(config).apply(
             variables, jnp.zeros((1, 78), jnp.int32), method="encode_text"

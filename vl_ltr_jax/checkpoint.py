@@ -10,7 +10,7 @@ and dtypes are compared before anything is read.
 import dataclasses
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -24,6 +24,11 @@ from orbax.checkpoint.checkpoint_managers import LatestN
 
 MODEL_FIELDS = ("params", "batch_stats")
 SHOWN_DIFFERENCES = 12
+HANDLERS = {
+    "model": ocp.StandardCheckpointHandler,
+    "training": ocp.StandardCheckpointHandler,
+    "meta": ocp.JsonCheckpointHandler,
+}
 
 State = TypeVar("State")
 PathLike = str | os.PathLike[str]
@@ -215,7 +220,7 @@ def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
     path = epath.Path(directory)
     if not path.is_dir():
         raise CheckpointError(f"no checkpoints: {path} is not a directory")
-    with _open(path, create=False) as manager:
+    with _open(path, ("model",), create=False) as manager:
         steps = manager.all_steps()
         if not steps:
             raise CheckpointError(f"no checkpoint in {path}: has the stage finished?")
@@ -236,16 +241,14 @@ def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
     return {name: value for name, value in model.items() if value}
 
 
-def _open(directory: PathLike, **options: Any) -> ocp.CheckpointManager:
+def _open(
+    directory: PathLike, items: Iterable[str] = tuple(HANDLERS), **options: Any
+) -> ocp.CheckpointManager:
     path = os.fspath(directory)
     return ocp.CheckpointManager(
         path if "://" in path else os.path.abspath(path),
         options=ocp.CheckpointManagerOptions(**options),
-        item_handlers={
-            "model": ocp.StandardCheckpointHandler(),
-            "training": ocp.StandardCheckpointHandler(),
-            "meta": ocp.JsonCheckpointHandler(),
-        },
+        item_handlers={name: HANDLERS[name]() for name in items},
     )
 
 
