@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from vl_ltr_jax.config import arguments, default_config
 
 CLIP = {
-    "ViT-B/16": "checkpoints/clip-vit-base-patch16",
-    "RN50": "checkpoints/resnet50_clip.openai",
+    "ViT-B/16": "openai/clip-vit-base-patch16",
+    "RN50": "timm/resnet50_clip.openai",
 }
 
 

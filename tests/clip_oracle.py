@@ -77,12 +77,11 @@ def hugging_face_clip(seed: int = 0) -> Any:
         patch_size=8,
     )
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=40)
-    model = CLIPModel(config).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        model = CLIPModel(config).eval()
         for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(0.1 * noise)
+            parameter.add_(0.1 * torch.randn(parameter.shape))
     return model
 
 

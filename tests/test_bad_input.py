@@ -2,13 +2,18 @@
 
 import image_world
 import jax
+import numpy as np
 import pytest
 from etils import epath
 from safetensors.numpy import load_file, save_file
 
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import inputs, main, stages
+from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.data.images import ImageReadError
+from vl_ltr_jax.data.tokenizer import Tokenizer
+from vl_ltr_jax.models import clip_files
+from vl_ltr_jax.run import artifact
 
 
 @pytest.fixture
@@ -89,7 +94,7 @@ def test_duplicate_label_names_are_named_by_line(world):
 
 @pytest.fixture
 def clip_directory(tmp_path):
-    source, copy = inputs.model_directory("tiny_clip"), tmp_path / "clip"
+    source, copy = inputs.model_source("tiny_clip"), tmp_path / "clip"
     copy.mkdir()
     for path in source.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
@@ -149,3 +154,45 @@ def test_a_misspelt_flag_ends_with_one_message(monkeypatch, capsys):
     message = capsys.readouterr().err
     assert "did you mean --config.pretrain.epochs?" in message
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    "value, words", [(float("nan"), "not finite"), (3, "not of a floating dtype")]
+)
+def test_damaged_weights_are_named(clip_directory, value, words):
+    tensors = load_file(clip_directory / "model.safetensors")
+    tensors["logit_scale"] = np.array(value)
+    save_file(tensors, clip_directory / "model.safetensors")
+    with pytest.raises(ValueError, match=f"logit_scale .*{words}"):
+        clip_files.load_clip(clip_directory)
+
+
+def test_a_tokenizer_that_was_cut_off_is_named(clip_directory):
+    merges = (clip_directory / "merges.txt").read_text().splitlines()
+    (clip_directory / "merges.txt").write_text("\n".join(merges[:-7]))
+    with pytest.raises(ValueError, match="there are only .* merges; was the list cut"):
+        Tokenizer.from_directory(clip_directory)
+
+
+@pytest.mark.parametrize(
+    "file, content, words",
+    [
+        ("settings.json", None, "settings.json cannot be read"),
+        ("settings.json", "[]", "holds a list, not an object"),
+        ("artifact.json", "{}", "has no seconds and no versions"),
+        ("artifact.json", '{"seco', "artifact.json cannot be read"),
+    ],
+)
+def test_a_damaged_stage_says_what_to_delete(world, tmp_path, file, content, words):
+    config = configs.from_config_dict(image_world.configure(world))
+    workdir, data = epath.Path(tmp_path / "run"), inputs.read(config)
+    made = artifact(config, workdir, "pretrain", data)
+    made.begin()
+    made.finish({"seconds": 1.0, "versions": {}})
+    stages.check(config, workdir, data)
+    (made.directory / file).unlink()
+    if content is not None:
+        (made.directory / file).write_text(content)
+    with pytest.raises(ArtifactError, match=words):
+        made.check()
+        made.summary()

@@ -19,8 +19,7 @@ from vl_ltr_jax.models.clip import (
     VisionConfig,
     variable_shapes,
 )
-from vl_ltr_jax.models.port import from_openai
-from vl_ltr_jax.models.weights import OPENAI, to_tensors
+from vl_ltr_jax.models.weights import OPENAI, from_openai, to_tensors
 
 KINDS = pytest.mark.parametrize("kind", ["vit", "resnet"])
 

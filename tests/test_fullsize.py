@@ -11,7 +11,7 @@ from clip_oracle import GOLDEN, relative_error
 
 from vl_ltr_jax.losses import contrastive_logits
 from vl_ltr_jax.models.clip import PRESETS, Clip
-from vl_ltr_jax.models.port import from_openai
+from vl_ltr_jax.models.weights import from_openai
 
 
 def draw(tag: str, name: str, shape: list[int]) -> np.ndarray:

@@ -1,7 +1,11 @@
-"""Weights from and to disk: both families of names, strictness, and the errors."""
+"""Weights in and out: every format, every family of names, and back, bit by bit."""
 
+import argparse
 import json
+import os
 import shutil
+import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -9,313 +13,376 @@ import numpy as np
 import pytest
 import torch
 from clip_oracle import (
-    hugging_face_batch,
+    GOLDEN,
     hugging_face_clip,
     relative_error,
-    tiny_clip,
 )
+from openai_clip import openai_clip
 from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax.models.clip import PRESETS, Clip, variable_shapes
-from vl_ltr_jax.models.port import (
-    WeightMismatchError,
-    from_openai,
-    load_clip,
-    read_config,
-    save_clip,
-)
-from vl_ltr_jax.models.weights import OPENAI, to_tensors
+from vl_ltr_jax.models import clip_files, hub, port, vl_ltr, weights
+from vl_ltr_jax.models.clip import PRESETS, Clip, ClipConfig, variable_shapes
+from vl_ltr_jax.models.lgr import LanguageGuidedHead
+from vl_ltr_jax.models.tensor_files import TensorFileError, read_tensors
+
+TRAIN5 = GOLDEN / "train5"
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """A directory as `save_pretrained` writes it, and its model."""
-    directory = tmp_path_factory.mktemp("hugging_face")
-    model = hugging_face_clip()
-    model.save_pretrained(directory)
-    return directory, model
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def save_hugging_face(directory, dtype=torch.float32, **options):
+    hugging_face_clip().to(dtype).save_pretrained(directory, **options)
+    (directory / "merges.txt").write_text("#version: 0.2\n")
+    return directory
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_hugging_face_comes_back_byte_for_byte(tmp_path, dtype):
+    """Breaks when a tensor is left transposed twice, cast through another dtype, or
+    when config.json is written anew."""
+    source = save_hugging_face(tmp_path / "source", dtype)
+    made = port.convert(str(source), tmp_path / "made", to="hf")
+    assert contents(made) == contents(source)
+
+
+@pytest.mark.parametrize("family", ["hf", "openai"])
+def test_our_weights_come_back_bit_for_bit(tmp_path, family):
+    config, variables = clip_files.load_clip(save_hugging_face(tmp_path / "source"))
+    names = port.FAMILIES[family]
+    clip_files.save_clip(
+        tmp_path / "out", config, variables, dtype="float32", names=names
+    )
+    back = weights.from_tensors(
+        read_tensors(clip_files.find_weights(tmp_path / "out")),
+        variable_shapes(config),
+        names,
+        "out",
+    )
+    assert jax.tree.structure(back) == jax.tree.structure(variables)
+    jax.tree.map(np.testing.assert_array_equal, back, variables)
+
+
+def test_shards_are_one_model(tmp_path):
+    whole = save_hugging_face(tmp_path / "whole")
+    shards = save_hugging_face(tmp_path / "shards", max_shard_size="200KB")
+    assert len(list(shards.glob("*.safetensors"))) > 2
+    (config, one), (again, other) = map(clip_files.load_clip, (whole, shards))
+    assert config == again
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert contents(port.convert(str(shards), tmp_path / "made", to="hf")) == contents(
+        whole
+    )
+    lost = sorted(shards.glob("*.safetensors"))[1]
+    lost.rename(tmp_path / "lost")
+    with pytest.raises(TensorFileError, match=f"{lost.name}: no such file, though"):
+        clip_files.load_clip(shards)
+    shutil.copy(sorted(shards.glob("*.safetensors"))[0], lost)
+    with pytest.raises(TensorFileError, match="its shards do not fit it"):
+        clip_files.load_clip(shards)
+
+
+def torch_features(model, images, tokens):
+    with torch.no_grad():
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        return model.encode_image(pixels), model.encode_text(torch.from_numpy(tokens))
+
+
+@pytest.mark.parametrize("backbone", ["ViT-tiny", "RN-tiny"])
+def test_openais_own_module(tmp_path, backbone):
+    """In: features of their model in ours. Out: a state dict that loads strictly.
+
+    Broken by attention pooling without the mean, a stem of another stride, heads of
+    another width, the projection transposed, positions by columns.
+    """
+    config = PRESETS[backbone]
+    theirs = openai_clip(config)
+    state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+    save_file(state, tmp_path / "theirs.safetensors")
+    again, variables = clip_files.load_clip(tmp_path / "theirs.safetensors")
+    assert again == config
+    rng = np.random.default_rng(0)
+    size = config.vision.image_size
+    images = rng.standard_normal((3, size, size, 3), dtype=np.float32)
+    tokens = rng.integers(0, 4094, (3, 77)).astype(np.int32)
+    tokens[:, 20] = 4095
+    expected = torch_features(theirs, images, tokens)
+    ours = jax.jit(Clip(config).apply)(variables, images, tokens)
+    for found, wanted in zip(ours, expected, strict=True):
+        assert relative_error(found, wanted) < 1e-5
+
+    clip_files.save_clip(
+        tmp_path, config, variables, dtype="float32", names=weights.OPENAI
+    )
+    written = load_file(tmp_path / "open_clip_model.safetensors")
+    theirs.load_state_dict({name: torch.from_numpy(a) for name, a in written.items()})
+    for found, wanted in zip(
+        torch_features(theirs, images, tokens), expected, strict=True
+    ):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def test_hugging_faces_logits_survive_the_way_there(tmp_path):
+    """OpenAI's names to a directory that transformers opens, on sizes of OpenAI's
+    kind: heads 64 wide."""
+    from transformers import CLIPImageProcessor, CLIPModel
+
+    config = PRESETS["ViT-tiny"]
+    theirs = openai_clip(config)
+    state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    made = port.convert(str(tmp_path / "model.safetensors"), tmp_path / "hf", to="hf")
+    model, report = CLIPModel.from_pretrained(made, output_loading_info=True)
+    assert not any(report.values())
+    assert CLIPImageProcessor.from_pretrained(made).crop_size["height"] == 32
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((3, 32, 32, 3), dtype=np.float32)
+    tokens = rng.integers(0, 4094, (3, 77)).astype(np.int32)
+    tokens[:, 20] = 4095
+    with torch.no_grad():
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        expected, _ = theirs(pixels, torch.from_numpy(tokens))
+        found = model.eval()(
+            input_ids=torch.from_numpy(tokens).long(), pixel_values=pixels
+        ).logits_per_image
+    assert relative_error(found, expected) < 1e-4
 
 
 @pytest.fixture
-def copy(published, tmp_path):
-    """A copy of that directory, to be spoilt."""
-    return shutil.copytree(published[0], tmp_path / "copy")
+def tensors():
+    state = openai_clip(PRESETS["ViT-tiny"]).state_dict()
+    return {name: tensor.numpy() for name, tensor in state.items()}
 
 
-def logits(model, images, tokens):
-    with torch.no_grad():
-        outputs = model(
-            input_ids=torch.from_numpy(tokens),
-            pixel_values=torch.from_numpy(images).permute(0, 3, 1, 2),
+def as_torch(tensors, dtype=torch.float32):
+    return {name: torch.from_numpy(a.copy()).to(dtype) for name, a in tensors.items()}
+
+
+@pytest.mark.parametrize("wrapped", ["plain", "model", "state_dict"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_pytorch_checkpoints(tmp_path, tensors, wrapped, dtype):
+    """As the authors' script saves them: the optimizer and the command line beside."""
+    state = as_torch(tensors, dtype)
+    content = state
+    if wrapped == "model":
+        content = {
+            "model": {f"module.{name}": tensor for name, tensor in state.items()},
+            "optimizer": {"state": {}, "param_groups": [{"lr": 1e-4}]},
+            "epoch": 49,
+            "args": argparse.Namespace(data_set="IMNET_LT", lr=1e-4),
+        }
+    elif wrapped == "state_dict":
+        content = {"state_dict": state}
+    torch.save(content, tmp_path / "checkpoint.pth")
+    read = read_tensors(tmp_path / "checkpoint.pth")
+    assert read.keys() == state.keys()
+    for name, tensor in state.items():
+        assert read[name].dtype == jnp.dtype(str(dtype).removeprefix("torch."))
+        np.testing.assert_array_equal(
+            read[name].astype(np.float32), tensor.float().numpy()
         )
-    return outputs.logits_per_image.numpy()
 
 
-def our_logits(config, variables, images, tokens):
-    image_emb, text_emb = jax.jit(Clip(config).apply)(
-        variables, jnp.asarray(images), jnp.asarray(tokens)
-    )
-    image_emb /= jnp.linalg.norm(image_emb, axis=1, keepdims=True)
-    text_emb /= jnp.linalg.norm(text_emb, axis=1, keepdims=True)
-    return np.exp(variables["params"]["logit_scale"]) * image_emb @ text_emb.T
+def as_modules(state):
+    """Modules that do nothing but hold the tensors, under the same names."""
+    root = torch.nn.Module()
+    for name, tensor in state.items():
+        owner = root
+        *path, leaf = name.split(".")
+        for part in path:
+            if not hasattr(owner, part):
+                owner.add_module(part, torch.nn.Module())
+            owner = getattr(owner, part)
+        owner.register_buffer(leaf, tensor)
+    return root
 
 
-def edit_config(directory, **changes):
-    path = directory / "config.json"
-    content = json.loads(path.read_text())
-    for key, value in changes.items():
-        section, _, name = key.partition("__")
-        if name:
-            content[section][name] = value
-        else:
-            content[section] = value
-    path.write_text(json.dumps(content))
-    return path
-
-
-def edit_tensors(directory, edit):
-    path = directory / "model.safetensors"
-    tensors = load_file(path)
-    edit(tensors)
-    save_file(tensors, path)
-
-
-def test_hugging_face_logits(published):
-    """End to end. Broken by any two projections exchanged or left untransposed."""
-    directory, model = published
-    images, tokens = hugging_face_batch()
-    ours = our_logits(*load_clip(directory), images, tokens)
-    assert relative_error(ours, logits(model, images, tokens)) < 1e-4
-
-
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("float32", 0), ("float16", 1e-3), ("bfloat16", 1e-2)]
-)
-def test_saved_vit_opens_in_transformers_and_here(
-    published, tmp_path, dtype, tolerance
-):
-    from transformers import CLIPModel
-
-    directory, model = published
-    config, variables = load_clip(directory)
-    save_clip(tmp_path, config, variables, dtype=dtype)
-    theirs, report = CLIPModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(report.values())
-    for name, parameter in theirs.float().state_dict().items():
-        expected = model.state_dict()[name]
-        torch.testing.assert_close(parameter, expected, rtol=tolerance, atol=tolerance)
-    images, tokens = hugging_face_batch()
-    again, loaded = load_clip(tmp_path)
+def test_openais_torchscript(tmp_path):
+    """Half precision, and the sizes that OpenAI stored as buffers."""
+    config = PRESETS["ViT-tiny"]
+    state = openai_clip(config).half().state_dict()
+    sizes = {"input_resolution": 32, "context_length": 77, "vocab_size": 4096}
+    buffers = {name: torch.tensor(size) for name, size in sizes.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        archive = torch.jit.script(as_modules(state | buffers))
+        torch.jit.save(archive, tmp_path / "ViT-tiny.pt")
+    again, variables = clip_files.load_clip(tmp_path / "ViT-tiny.pt")
     assert again == config
-    ours = our_logits(again, loaded, images, tokens)
-    assert relative_error(ours, logits(theirs.eval(), images, tokens)) < 1e-4
-    for leaf in jax.tree.leaves(loaded):
-        assert type(leaf) is np.ndarray and leaf.dtype == np.float32
+    kernel = variables["params"]["visual"]["proj"]["kernel"]
+    np.testing.assert_array_equal(kernel, state["visual.proj"].float().numpy())
+    text = port.inspect(str(tmp_path / "ViT-tiny.pt"))
+    assert "input_resolution  [] int64 left over: sizes in OpenAI's archives" in text
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet"])
-@pytest.mark.parametrize("file", ["open_clip_model.safetensors", "model.safetensors"])
-def test_openai_names_are_read(tmp_path, kind, file):
-    """Under either file name; the sizes are told from the shapes alone."""
-    config = {"vit": PRESETS["ViT-tiny"], "resnet": PRESETS["RN-tiny"]}[kind]
-    rng = np.random.default_rng(0)
-    variables = jax.tree.map(
-        lambda leaf: rng.standard_normal(leaf.shape, np.float32),
-        variable_shapes(config),
-    )
-    save_file(to_tensors(variables, OPENAI), tmp_path / file)
-    assert read_config(tmp_path) == config
-    again, loaded = load_clip(tmp_path)
-    assert again == config
-    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
 
 
-def test_resnet_round_trip(tmp_path):
-    config = PRESETS["RN-tiny"]
-    rng = np.random.default_rng(0)
-    variables = jax.tree.map(
-        lambda leaf: rng.standard_normal(leaf.shape, np.float32),
-        variable_shapes(config),
-    )
-    save_clip(tmp_path, config, variables, dtype="float32")
-    again, loaded = load_clip(tmp_path)
-    assert again == config
-    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+@pytest.mark.parametrize("where", ["beside", "inside"])
+def test_a_pickle_that_runs_code_is_refused(tmp_path, tensors, where):
+    trace = tmp_path / "executed"
+    state = as_torch(tensors)
+    payload = Payload(trace)
+    content = {"model": state, "args": payload}
+    if where == "inside":
+        content = {**state, "visual.proj": payload}
+    torch.save(content, tmp_path / "checkpoint.pth")
+    with pytest.raises(TensorFileError, match="refused.*Nothing in it was run"):
+        clip_files.load_clip(tmp_path / "checkpoint.pth")
+    with pytest.raises(TensorFileError, match="refused"):
+        port.convert(str(tmp_path / "checkpoint.pth"), tmp_path / "made", to="openai")
+    assert not trace.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pth"]
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet"])
-def test_openai_tensors_come_back_as_they_were(kind):
-    tiny = tiny_clip(kind)
-    back = to_tensors(from_openai(tiny.state, tiny.config), OPENAI)
-    assert back.keys() == {
-        name for name in tiny.state if not name.endswith("num_batches_tracked")
-    }
-    for name, tensor in back.items():
-        np.testing.assert_array_equal(tensor, tiny.state[name])
+def test_without_pytorch_its_files_say_so(tmp_path, tensors, monkeypatch):
+    torch.save(as_torch(tensors), tmp_path / "checkpoint.pth")
+    save_file(tensors, tmp_path / "same.safetensors")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(TensorFileError, match="PyTorch is not installed.*pip install"):
+        clip_files.load_clip(tmp_path / "checkpoint.pth")
+    clip_files.load_clip(tmp_path / "same.safetensors")
 
 
-def test_loading_for_another_image_size(published):
-    directory, _ = published
-    config, variables = load_clip(directory, image_size=48)
-    assert config.vision.image_size == 48
-    images, tokens = jnp.ones((1, 48, 48, 3)), jnp.zeros((1, 4), jnp.int32)
-    Clip(config).apply(variables, images, tokens)
-    _, original = load_clip(directory)
-    positions = original["params"]["visual"].pop("positional_embedding")
-    resized = variables["params"]["visual"].pop("positional_embedding")
-    np.testing.assert_array_equal(resized[0], positions[0])
-    assert resized.shape == (37, 64)
-    jax.tree.map(np.testing.assert_array_equal, variables, original)
-    with pytest.raises(ValueError, match="image_size 50 is not a multiple of 8"):
-        load_clip(directory, image_size=50)
-
-
-def test_resnet_for_another_image_size(tmp_path):
-    config = PRESETS["RN-tiny"]
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape), variable_shapes(config))
-    save_clip(tmp_path, config, zeros)
-    config, variables = load_clip(tmp_path, image_size=96)
-    pool = variables["params"]["visual"]["attnpool"]
-    assert config.vision.image_size == 96
-    assert pool["positional_embedding"].shape == (10, 512)
-
-
-def test_every_mismatch_is_listed(copy):
-    def edit(tensors):
-        layer = "vision_model.encoder.layers.1"
-        tensors[f"{layer}.mlp.fc_1.weight"] = tensors.pop(f"{layer}.mlp.fc1.weight")
-        del tensors["text_model.final_layer_norm.bias"]
-        tensors["logit_bias"] = np.zeros(())
-        tensors["visual_projection.weight"] = tensors["visual_projection.weight"][:39]
-        # Ignored, being no weight:
-        tensors["text_model.embeddings.position_ids"] = np.arange(14)[None]
-
-    edit_tensors(copy, edit)
-    with pytest.raises(WeightMismatchError) as caught:
-        load_clip(copy)
-    assert str(caught.value).split("\n") == [
-        f"{copy / 'model.safetensors'} does not hold this model:",
-        "  2 missing:",
-        "    text_model.final_layer_norm.bias [48]",
-        "    vision_model.encoder.layers.1.mlp.fc1.weight [256, 64] "
-        "(nearest: vision_model.encoder.layers.1.mlp.fc_1.weight)",
-        "  2 unknown:",
-        "    logit_bias []",
-        "    vision_model.encoder.layers.1.mlp.fc_1.weight [256, 64] "
-        "(nearest: vision_model.encoder.layers.1.mlp.fc1.weight)",
-        "  1 of another shape:",
-        "    visual_projection.weight [39, 64], the model's is [40, 64]",
-    ]
-
-
-def test_openai_state_of_another_model_is_refused():
-    vit, resnet = tiny_clip("vit"), tiny_clip("resnet")
-    with pytest.raises(WeightMismatchError) as caught:
-        from_openai(resnet.state, vit.config)
-    message = str(caught.value)
-    assert "visual.attnpool.c_proj.weight [24, 128]" in message
-    assert "in_proj_weight [96, 32], the model's is [144, 48]" in message
-    assert "num_batches_tracked" not in message
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model_type": "siglip"}, "model_type is 'siglip', not 'clip'"),
-        ({"text_config__hidden_act": "gelu"}, "hidden_act is 'gelu'; OpenAI's"),
-        ({"vision_config__layer_norm_eps": 1e-6}, r"layer_norm_eps is 1e-06; .* 1e-05"),
-        ({"vision_config__intermediate_size": 100}, "intermediate_size is 100; .* 256"),
-        (
-            {"text_config__vocab_size": "many"},
-            "text_config.vocab_size is 'many', not a",
-        ),
-        ({"projection_dim": 0}, "projection_dim is 0, not a positive integer"),
-        ({"vision_config": [1]}, r"vision_config is \[1\], not an object"),
-        ({"vision_config__num_attention_heads": 5}, "64 is not a multiple of its 5"),
-    ],
-)
-def test_unfit_config_json_is_refused(copy, changes, message):
-    path = edit_config(copy, **changes)
-    with pytest.raises(ValueError, match=f"^{path}: .*{message}"):
-        read_config(copy)
-
-
-def test_config_json_may_leave_out_the_defaults(published, copy):
-    """Old files have `text_config_dict`; short ones nothing that equals the default."""
-    (copy / "config.json").write_text(
-        json.dumps({"model_type": "clip", "vision_config_dict": {"patch_size": 16}})
-    )
-    assert read_config(copy) == PRESETS["ViT-B/16"]
-    with pytest.raises(
-        WeightMismatchError, match=r"patch_embedding.weight \[64, 3, 8,"
-    ):
-        load_clip(copy)
-
-
-@pytest.mark.parametrize("content", [b"{'model_type'", b"\xff\xfe", b"[]"])
-def test_malformed_config_json(copy, content):
-    (copy / "config.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"config.json: (not JSON|holds a list)"):
-        read_config(copy)
-
-
-@pytest.mark.parametrize("size", [0, 4, 2000, 200_000])
-def test_truncated_safetensors(copy, size):
-    path = copy / "model.safetensors"
+@pytest.mark.parametrize("size", [0, 10, 2000, 100_000])
+def test_truncated_pytorch_files(tmp_path, tensors, size):
+    path = tmp_path / "checkpoint.pth"
+    torch.save(as_torch(tensors), path)
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ValueError, match=f"not a whole safetensors .* It is {size} by"):
-        load_clip(copy)
+    with pytest.raises(TensorFileError, match=f"not a whole .* It is {size} bytes"):
+        read_tensors(path)
 
 
-def test_missing_files_say_how_to_get_them(copy, tmp_path):
-    with pytest.raises(ValueError, match="There is no such directory.*hf download"):
-        load_clip(tmp_path / "nowhere")
-    (copy / "config.json").unlink()
-    with pytest.raises(ValueError, match="config.json: missing beside the weights"):
-        load_clip(copy)
-    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    with pytest.raises(
-        ValueError, match=r"It holds pytorch_model.bin. Pickled weights"
+def test_other_pickles_are_not_weights(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "checkpoint.pth")
+    with pytest.raises(TensorFileError, match="holds no state dict"):
+        read_tensors(tmp_path / "checkpoint.pth")
+
+
+def test_every_key_of_the_authors_six_models_has_its_place():
+    """And none of ours is without a key: names and shapes, both ways."""
+    keys = json.loads((GOLDEN / "fullsize" / "state_dict_shapes.json").read_text())
+    assert len(keys) == 6
+    for name, shapes in keys.items():
+        config = PRESETS["ViT-B/16" if "vit16" in name else "RN50"]
+        given = {key: tuple(shape) for key, shape in shapes.items()}
+        if vl_ltr.kind_of(given) == "CVLP":
+            expected = variable_shapes(config)
+            wanted = weights.tensor_shapes(expected, weights.OPENAI)
+        else:
+            expected = vl_ltr.lgr_shapes(config.vision, config.embed_dim, 11)
+            wanted = weights.tensor_shapes(expected, weights.VL_LTR)
+            assert given.pop("text_embeddings") == (11, 8, config.embed_dim)
+        weights.check_match(wanted, given, name)
+        left_over = given.keys() - wanted.keys()
+        assert all(weights.allowance(key) for key in left_over)
+        assert len(left_over) == (55 if "r50" in name else 0) + ("LGR" in name)
+
+
+def test_authors_lgr_from_its_state_dict():
+    """Logits of the first step. Broken by Wq or Wk untransposed, by padding unseen."""
+    released = vl_ltr.load(TRAIN5 / "lgr_start.safetensors")
+    golden = np.load(TRAIN5 / "lgr_hard.npz")
+    recognizer = released.recognizer
+    np.testing.assert_array_equal(recognizer.padding, golden["text_padding_mask"])
+    text = PRESETS["ViT-tiny"].text
+    model = Clip(ClipConfig(released.vision, text, released.embed_dim))
+    images = jnp.asarray(golden["step0/images"].transpose(0, 2, 3, 1))
+    features = model.apply(released.variables, images, method="encode_image")
+    head = LanguageGuidedHead(
+        *recognizer.anchors.shape[::2],
+        language_logit_scale=float(released.variables["params"]["logit_scale"]),
+    )
+    logits = head.apply(
+        {"params": recognizer.params},
+        features,
+        jnp.asarray(recognizer.anchors),
+        jnp.asarray(recognizer.padding),
+    )
+    for found, name in zip(logits, ("logits0", "logits1"), strict=True):
+        assert relative_error(found, golden[f"step0/{name}"]) < 1e-4
+
+
+def test_lgr_comes_back_bit_for_bit(tmp_path):
+    source = TRAIN5 / "lgr_start.safetensors"
+    made = port.convert(str(source), tmp_path / "made", to="vl_ltr")
+    before, after = load_file(source), load_file(made / port.LGR_FILE)
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        if name != "text_block.attn.norm1k.bias":  # has no effect, ours has none
+            np.testing.assert_array_equal(after[name], tensor)
+    text = port.inspect(str(source))
+    assert "text_block.attn.wk.weight" in text and "-> head/wk" in text
+    with pytest.raises(ValueError, match="is an LGR: --to hf does not fit"):
+        port.convert(str(source), tmp_path / "other", to="hf")
+    with pytest.raises(ValueError, match="init.vl_ltr=.* evaluates it"):
+        clip_files.load_clip(source)
+
+
+def test_lgr_mismatches_are_listed(tmp_path):
+    tensors = load_file(TRAIN5 / "lgr_start.safetensors")
+    tensors["text_block.attn.wqq.weight"] = tensors.pop("text_block.attn.wq.weight")
+    save_file(tensors, tmp_path / "lgr.safetensors")
+    with pytest.raises(weights.WeightMismatchError) as caught:
+        vl_ltr.load(tmp_path / "lgr.safetensors")
+    assert "(nearest: text_block.attn.wqq.weight)" in str(caught.value)
+    del tensors["text_embeddings"]
+    save_file(tensors, tmp_path / "lgr.safetensors")
+    with pytest.raises(ValueError, match="an LGR whose text_embeddings is missing"):
+        vl_ltr.load(tmp_path / "lgr.safetensors")
+
+
+def test_command_line(tmp_path, capsys):
+    source = save_hugging_face(tmp_path / "source")
+    port.main(["inspect", str(source)])
+    shown = capsys.readouterr().out
+    assert "CLIP, Hugging Face's names" in shown
+    assert "visual_projection.weight  [40, 64] float32 -> visual/proj/kernel" in shown
+    made = str(tmp_path / "made")
+    port.main(["convert", str(source), made, "--to", "hf", "--image_size", "48"])
+    assert clip_files.read_config(made).vision.image_size == 48
+    for arguments, words in (
+        (["convert", str(source), made, "--to", "openai"], "is in use"),
+        (["inspect", str(tmp_path / "no")], "There is no such file or directory"),
+        (["convert", str(source), str(tmp_path / "x"), "--to", "vl_ltr"], "is a CLIP"),
     ):
-        load_clip(copy)
+        with pytest.raises(SystemExit) as stopped:
+            port.main(arguments)
+        assert stopped.value.code == 2
+        assert words in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["made", "source"]
 
 
-def test_image_tower_alone_is_refused(copy):
-    tensors = {"stem.conv1.conv.weight": np.zeros(3, np.float32)}
-    save_file(tensors, copy / "model.safetensors")
-    with pytest.raises(
-        ValueError, match="stem.conv1.conv.weight, ... These are timm's"
-    ):
-        load_clip(copy)
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A hub cache with one model in it, and no network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repo = tmp_path / "hub" / "models--someone--clip-tiny"
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(revision)
+    save_hugging_face(repo / "snapshots" / revision)
+    return repo
 
 
-def test_open_clip_directory(tmp_path):
-    """The weights of both towers win over timm's image tower beside them; weights
-    trained with the exact GELU are refused."""
-    config = PRESETS["RN-tiny"]
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape), variable_shapes(config))
-    save_clip(tmp_path, config, zeros)
-    save_file({"stem.conv1.conv.weight": np.zeros(3)}, tmp_path / "model.safetensors")
-    settings = tmp_path / "open_clip_config.json"
-    settings.write_text(json.dumps({"model_cfg": {"quick_gelu": True}}))
-    assert read_config(tmp_path) == config
-    settings.write_text(json.dumps({"model_cfg": {"embed_dim": 128}}))
-    with pytest.raises(ValueError, match="model_cfg.quick_gelu is not true"):
-        read_config(tmp_path)
+def test_hub_ids_are_found_in_the_cache(cache, tmp_path, monkeypatch):
+    config, variables = clip_files.load_clip("someone/clip-tiny")
+    assert config.vision.image_size == 32
+    monkeypatch.chdir(tmp_path)
+    save_hugging_face(tmp_path / "someone" / "clip-tiny", torch.float16)
+    dtype = read_tensors(clip_files.find_weights("someone/clip-tiny"))["logit_scale"]
+    assert dtype.dtype == np.float16  # a path wins
 
 
-def test_openai_tensors_too_few_to_tell_the_size(tmp_path):
-    path = tmp_path / "open_clip_model.safetensors"
-    save_file({"token_embedding.weight": np.zeros((9, 64))}, path)
-    with pytest.raises(ValueError, match="attnpool.positional_embedding' is missing"):
-        read_config(tmp_path)
-    save_file({"visual.proj": np.zeros(3), "token_embedding.weight": np.zeros(9)}, path)
-    with pytest.raises(ValueError, match="visual.conv1.weight' is missing"):
-        read_config(tmp_path)
-    tensors = {
-        "visual.attnpool.positional_embedding": np.zeros((5, 128)),
-        "token_embedding.weight": np.zeros(9),
-    }
-    save_file(tensors, path)
-    with pytest.raises(ValueError, match="the tensors are not those of a CLIP"):
-        read_config(tmp_path)
+def test_a_model_that_is_nowhere_says_what_to_do(cache):
+    with pytest.raises(hub.HubError, match="not in the hub's cache.*hf download other"):
+        clip_files.load_clip("other/clip-tiny")

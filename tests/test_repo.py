@@ -29,7 +29,8 @@ ORDER = (
     *("data", "models"),
     *("settings", "config", "mesh", "checkpoint", "logs", "provenance", "artifacts"),
     *("pretrain", "finetune", "embed", "evaluate", "loop"),
-    *("inputs", "training", "run", "report", "stages", "main", "compare", "predict"),
+    *("inputs", "training", "run", "report", "stages", "main"),
+    *("compare", "export", "predict"),
     *("tiny_clip", "baselines", "benchmarks"),
 )
 SOLE_IMPORTERS = {
@@ -38,7 +39,9 @@ SOLE_IMPORTERS = {
     "tensorflow": "logs",
     "tensorboard": "logs",
     "ml_collections": "config",
+    "torch": "models.tensor_files",
 }
+OPTIONAL = ("torch",)  # an extra; where it is absent, an error says what to install
 SHARDING_BUILDERS = {
     "jax.make_mesh",
     "jax.make_array_from_process_local_data",
@@ -154,7 +157,7 @@ def test_every_import_is_a_declared_requirement():
     for path in CODE:
         for module in imported_modules(path):
             top = module.split(".")[0]
-            if top in sys.stdlib_module_names or top == "vl_ltr_jax":
+            if top in sys.stdlib_module_names or top in ("vl_ltr_jax", *OPTIONAL):
                 continue
             names = {name.lower().replace("-", "_") for name in homes[top]}
             assert names & declared, f"{path} imports {module}: add it to requirements"

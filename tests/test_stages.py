@@ -6,11 +6,14 @@ import image_world
 import jax
 import numpy as np
 import pytest
+import torch
 from etils import epath
+from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax import checkpoint, inputs, stages
+from vl_ltr_jax import checkpoint, export, inputs, stages
 from vl_ltr_jax import config as configs
 from vl_ltr_jax.artifacts import ArtifactError
+from vl_ltr_jax.models import port
 from vl_ltr_jax.run import WorkdirError
 
 
@@ -151,3 +154,96 @@ def test_a_workdir_that_cannot_be_written_is_named(finished, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkdirError, match="file/run cannot be written"):
         run(image_world.configure(finished[0]), tmp_path / "file" / "run")
+
+
+@pytest.fixture(scope="module")
+def left_for_pytorch(finished, tmp_path_factory):
+    """The finished run under every family of names."""
+    _, workdir, _ = finished
+    out = tmp_path_factory.mktemp("out")
+    for family in ("hf", "openai", "vl_ltr"):
+        export.main([str(workdir), str(out / family), "--to", family])
+    return out
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pth"])
+def test_an_lgr_checkpoint_is_evaluated_without_training(
+    finished, left_for_pytorch, tmp_path, form
+):
+    """The run's own LGR, out under the authors' names and in again: the same figures.
+
+    Breaks if the head's matrices are transposed on one way only, if padding is lost,
+    or if the image tower is not the fine-tuned one.
+    """
+    root, _, results = finished
+    path = left_for_pytorch / "vl_ltr" / port.LGR_FILE
+    if form == "pth":
+        state = {name: torch.from_numpy(a) for name, a in load_file(path).items()}
+        path = tmp_path / "checkpoint.pth"
+        torch.save({"model": state, "epoch": 2}, path)
+    config = image_world.configure(root)
+    config.init.vl_ltr = str(path)
+    config.init.clip = ""
+    found = run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "pretrain").exists()
+    for split in ("test", "val"):
+        assert found[split].keys() == {"lgr"}
+        assert found[split]["lgr"] == results[split]["lgr"]
+    assert found["cost"]["images_seen"] == 0
+
+
+def test_a_cvlp_checkpoint_is_evaluated_without_training(
+    finished, left_for_pytorch, tmp_path
+):
+    root, _, results = finished
+    config = image_world.configure(root)
+    openai = left_for_pytorch / "openai" / "open_clip_model.safetensors"
+    config.init.vl_ltr = str(openai)
+    config.init.clip = ""
+    config.init.tokenizer = ""
+    with pytest.raises(inputs.InputError, match="is a CVLP.*set init.tokenizer"):
+        run(config, tmp_path / "no_vocabulary")
+    config.init.tokenizer = "tiny_clip"
+    found = run(config, tmp_path / "run")
+    assert found["test"].keys() == {"knn", "zero_shot"}
+    assert found["test"] == {name: results["test"][name] for name in found["test"]}
+
+
+def test_a_trained_tower_opens_in_transformers(finished, left_for_pytorch):
+    from transformers import CLIPModel, CLIPTokenizer
+
+    _, workdir, _ = finished
+    towers = checkpoint.load_params(workdir / "pretrain" / "checkpoints")["params"]
+    model = CLIPModel.from_pretrained(left_for_pytorch / "hf")
+    np.testing.assert_array_equal(
+        model.visual_projection.weight.detach(), towers["visual"]["proj"]["kernel"].T
+    )
+    assert model.config.vision_config.image_size == 16
+    assert CLIPTokenizer.from_pretrained(left_for_pytorch / "hf").model_max_length == 77
+
+
+def test_an_lgr_of_other_classes_is_refused(finished, left_for_pytorch, tmp_path):
+    root, _, _ = finished
+    tensors = load_file(left_for_pytorch / "vl_ltr" / port.LGR_FILE)
+    for name in ("text_embeddings", "text_block.visual_fc.2.weight"):
+        tensors[name] = tensors[name][:2]
+    tensors["text_block.visual_fc.2.bias"] = tensors["text_block.visual_fc.2.bias"][:2]
+    save_file(tensors, tmp_path / "lgr.safetensors")
+    config = image_world.configure(root)
+    config.init.vl_ltr = str(tmp_path / "lgr.safetensors")
+    with pytest.raises(inputs.InputError, match="2 classes, but 'world' has 3"):
+        inputs.read(configs.from_config_dict(config))
+    config.init.vl_ltr = str(tmp_path / "gone.pth")
+    with pytest.raises(configs.ConfigError, match="init.vl_ltr: no file"):
+        configs.from_config_dict(config)
+
+
+def test_exporting_what_is_not_there(finished, tmp_path, capsys):
+    _, workdir, _ = finished
+    for arguments, words in (
+        ([str(tmp_path), str(tmp_path / "out")], "config.json cannot be read"),
+        ([str(workdir), str(workdir)], "is in use"),
+    ):
+        with pytest.raises(SystemExit):
+            export.main([*arguments, "--to", "hf"])
+        assert words in capsys.readouterr().err

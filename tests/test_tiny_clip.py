@@ -12,7 +12,7 @@ from vl_ltr_jax.data.corpus import build_corpus
 from vl_ltr_jax.data.tokenizer import Tokenizer, trim
 from vl_ltr_jax.data.transforms import normalize
 from vl_ltr_jax.models.clip import PRESETS, Clip
-from vl_ltr_jax.models.port import load_clip
+from vl_ltr_jax.models.clip_files import load_clip
 
 CHANCE = 100 / 60
 

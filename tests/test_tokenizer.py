@@ -1,18 +1,16 @@
 """Token ids against OpenAI's tokenizer, and the tokenizer files."""
 
 import html
-import importlib.metadata
-import importlib.util
 import json
 import random
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import ftfy
 import numpy as np
 import pytest
+from openai_clip import openai_file, openai_module
 
 from vl_ltr_jax.data import tokenizer as tokenizer_module
 from vl_ltr_jax.data.tokenizer import Tokenizer, clean, trim
@@ -25,11 +23,6 @@ from vl_ltr_jax.data.vocabulary import (
 
 GOLDEN = Path(__file__).parent / "golden" / "text"
 CLIP_VOCAB_SIZE = 49408
-
-
-def openai_file(name: str) -> Path:
-    files = importlib.metadata.files("openai-clip") or []
-    return Path(str(next(f for f in files if f.name == name).locate()))
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +47,7 @@ def tokenizer(clip_directory: Path) -> Tokenizer:
 @pytest.fixture(scope="module")
 def openai() -> Any:
     """The tokenizer module of openai-clip, by path: its package needs torchvision."""
-    spec = importlib.util.spec_from_file_location(
-        "openai_simple_tokenizer", openai_file("simple_tokenizer.py")
-    )
-    assert spec and spec.loader
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.SimpleTokenizer()
+    return openai_module("simple_tokenizer.py").SimpleTokenizer()
 
 
 def test_golden_byte_pairs(tokenizer: Tokenizer) -> None:
@@ -191,7 +178,7 @@ def test_directory_without_tokenizer(tmp_path: Path) -> None:
 
 def test_merges_row_faults(tmp_path: Path) -> None:
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n\na b c\n")
-    with pytest.raises(ValueError, match="merges.txt:4: 'a b c' is not a merge"):
+    with pytest.raises(ValueError, match="merges.txt:4: .* is not a merge"):
         read_merges(tmp_path / "merges.txt")
 
 

@@ -52,6 +52,35 @@ def test_clip_recipe_resizes_to_the_crop():
     np.testing.assert_array_equal(result, resized.crop((5, 0, 37, 32)))
 
 
+# Margins after the resize: none, even, 1, 5; transformers rounds 3, 7, ... down.
+@pytest.mark.parametrize("size", [(32, 32), (64, 48), (33, 32), (37, 32), (40, 73)])
+def test_clip_pixels_equal_those_of_transformers(size):
+    """The whole of CLIP's preprocessing: bicubic by Pillow, crop, constants.
+
+    Broken by the share 256/224, by another filter, by constants of four digits.
+    """
+    from transformers import CLIPImageProcessorPil
+
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    image = noise_image(*size)
+    expected = processor(image, return_tensors="np")["pixel_values"][0]
+    ours = transforms.eval_transform("clip", 32)(image)
+    result = transforms.normalize(jnp.asarray(ours[None]), "clip")[0]
+    np.testing.assert_allclose(
+        result, expected.transpose(1, 2, 0), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_clip_recipe_rounds_half_a_pixel_to_even():
+    """As torchvision does since 0.9: 1.5 pixels to 2, 0.5 to 0."""
+    for width, offset in ((33, 0), (35, 2), (37, 2)):
+        image = noise_image(width, 32)
+        result = transforms.eval_transform("clip", 32)(image)
+        np.testing.assert_array_equal(result, np.asarray(image)[:, offset:][:, :32])
+
+
 @pytest.mark.parametrize("constants", ["clip", "imagenet"])
 @pytest.mark.parametrize("file", ["rgb_457x301.png", "rgba_389x257.png"])
 def test_normalized_pixels_equal_the_golden(file, constants):

@@ -8,8 +8,8 @@ import torch
 from clip_oracle import GOLDEN, hugging_face_batch, hugging_face_clip, relative_error
 
 from vl_ltr_jax.models.clip import Clip
+from vl_ltr_jax.models.clip_files import load_clip
 from vl_ltr_jax.models.layers import Conv, ResidualBlock, attend, quick_gelu
-from vl_ltr_jax.models.port import load_clip
 from vl_ltr_jax.models.positions import interpolate_positions
 
 

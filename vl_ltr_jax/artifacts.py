@@ -38,7 +38,7 @@ class Artifact:
           ArtifactError: naming every key whose value differs.
         """
         path = self.directory / "settings.json"
-        if not path.exists():
+        if not path.exists() and not self.finished:
             return
         made_with = _read_json(path)
         changed = [
@@ -56,7 +56,13 @@ class Artifact:
 
     def begin(self) -> None:
         """Makes the directory and writes the settings (on one process only)."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArtifactError(
+                f"{self.directory} cannot be made ({error.strerror or error}); move "
+                "away what lies there"
+            ) from error
         write_whole(
             self.directory / "settings.json", json.dumps(self.settings, indent=2)
         )
@@ -71,9 +77,16 @@ class Artifact:
         """What :meth:`finish` was given.
 
         Raises:
-          ArtifactError: if the file cannot be read.
+          ArtifactError: if the file cannot be read, or is not what a stage leaves.
         """
-        return _read_json(self.directory / "artifact.json")
+        path = self.directory / "artifact.json"
+        summary = _read_json(path)
+        if absent := sorted({"seconds", "versions"} - summary.keys()):
+            raise ArtifactError(
+                f"{path} has no {' and no '.join(absent)}; delete {self.directory} to "
+                "make this stage again"
+            )
+        return summary
 
     def save_arrays(self, **arrays: np.ndarray) -> None:
         """Writes each array as `NAME.npy` (on one process only)."""
@@ -106,9 +119,12 @@ def write_whole(path: epath.Path, text: str) -> None:
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not an object")
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{path} cannot be read ({error}); delete {path.parent} to make this "
             "stage again"
         ) from error
+    return content

@@ -163,7 +163,7 @@ def _share(
 ) -> None:
     """Copies finished stages that another method ran with the same settings."""
     for other in others:
-        for stage in stages.planned(config):
+        for stage in stages.planned(config, read):
             mine = run.artifact(config, directory, stage, read)
             theirs = run.artifact(config, other, stage, read)
             if mine.directory.exists() or not theirs.finished:

@@ -6,6 +6,7 @@ A configuration file starts from :func:`default_config` and changes values;
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -13,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 import ml_collections
 from ml_collections import config_flags
 
+from vl_ltr_jax.models import hub
 from vl_ltr_jax.models.clip import PRESETS
 from vl_ltr_jax.settings import Config, flatten
 
@@ -21,6 +23,7 @@ class ConfigError(ValueError):
     """A configuration that cannot be run; the message lists every fault found."""
 
 
+_LARGEST = 2**31 - 1  # steps, seeds and indices are 32-bit on devices
 # A field outside these bounds is an error; None leaves a side open.
 _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "data.context_length": (3, None),
@@ -34,12 +37,13 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "evaluate.visual_weight": (0, 1),
     "pretrain.distillation_weight": (0, 1),
     "pretrain.distillation_temperature": (1e-6, None),
+    "finetune.text_learning_rate": (0, None),
     "finetune.mixup_alpha": (0, None),
     "finetune.cutmix_alpha": (0, None),
     "log.every_steps": (1, None),
     "log.checkpoint_every_steps": (1, None),
     "log.keep_checkpoints": (1, None),
-    "seed": (0, 2**31 - 1),
+    "seed": (0, _LARGEST),
     **{
         f"{stage}.{field}": bounds
         for stage in ("pretrain", "finetune")
@@ -48,6 +52,8 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
             "warmup_epochs": (0, None),
             "global_batch_size": (1, None),
             "learning_rate": (0, None),
+            "min_learning_rate": (0, None),
+            "warmup_learning_rate": (0, None),
             "weight_decay": (0, None),
             "label_smoothing": (0, 0.999),
         }.items()
@@ -123,6 +129,12 @@ def from_config_dict(config_dict: ml_collections.ConfigDict) -> Config:
     config: Config = _build(Config, config_dict.to_dict(), "", faults)
     if faults:
         raise ConfigError(_message(faults))
+    if config.init.vl_ltr:  # what it holds is trained already
+        config = dataclasses.replace(
+            config,
+            pretrain=dataclasses.replace(config.pretrain, epochs=0),
+            finetune=dataclasses.replace(config.finetune, epochs=0),
+        )
     check(config)
     return config
 
@@ -215,7 +227,11 @@ def _nearest(given: object, allowed: Any) -> str:
 
 def _out_of_bounds(config: Config) -> list[str]:
     flat = flatten(config)
-    faults = []
+    faults = [
+        f"{key}: {value} given, too large a number"
+        for key, value in flat.items()
+        if value in (math.inf, -math.inf) or (type(value) is int and value > _LARGEST)
+    ]
     for key, (low, high) in _BOUNDS.items():
         value = flat[key]
         # `not >=` also catches NaN
@@ -264,18 +280,23 @@ def _contradictions(config: Config) -> list[str]:
             f"data.source={data.source!r} with data.layout={data.layout!r}: "
             "'inat18' goes with 'inat18' only"
         )
-    if not init.clip and not init.tokenizer:
+    if not (init.clip or init.tokenizer or init.vl_ltr):
         faults.append(
             "init.tokenizer: without init.clip there is no vocabulary; name a "
             "directory with tokenizer files, or 'tiny_clip'"
         )
-    for key, directory in (("clip", init.clip), ("tokenizer", init.tokenizer)):
-        if directory not in ("", "tiny_clip") and not Path(directory).is_dir():
+    for key, name in (("clip", init.clip), ("tokenizer", init.tokenizer)):
+        if name not in ("", "tiny_clip") and not hub.is_there_or_id(name):
             faults.append(
-                f"init.{key}: no directory {directory!r}; download a Hugging Face CLIP "
-                "model there (hf download openai/clip-vit-base-patch16 --local-dir "
-                "DIR), or use 'tiny_clip'"
+                f"init.{key}: no path {name!r}, and it is not a hub id (owner/name); "
+                "download a Hugging Face CLIP model there (hf download "
+                "openai/clip-vit-base-patch16 --local-dir DIR), or use 'tiny_clip'"
             )
+    if init.vl_ltr and not Path(init.vl_ltr).is_file():
+        faults.append(
+            f"init.vl_ltr: no file {init.vl_ltr!r}; name a checkpoint.pth of VL-LTR, "
+            "or its state dict as safetensors"
+        )
     if pretrain.epochs and pretrain.distillation != "none" and not init.clip:
         faults.append(
             f"pretrain.distillation={pretrain.distillation!r} needs the frozen CLIP of "
@@ -301,7 +322,8 @@ def _contradictions(config: Config) -> list[str]:
             "evaluate.zero_shot_text='prompts' with data.prompts='none': there is no "
             "prompt; use 'sentences', or evaluate.zero_shot=False"
         )
-    if not (config.finetune.epochs or evaluate.knn or evaluate.zero_shot):
+    measured = config.finetune.epochs or evaluate.knn or evaluate.zero_shot
+    if not (measured or init.vl_ltr):
         faults.append(
             "nothing would be measured: set finetune.epochs, evaluate.knn or "
             "evaluate.zero_shot"

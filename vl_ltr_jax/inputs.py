@@ -19,7 +19,7 @@ from jaxtyping import Bool, Integer
 from vl_ltr_jax.data import corpus as corpora
 from vl_ltr_jax.data import loader, shapes, sources, transforms
 from vl_ltr_jax.data.tokenizer import Tokenizer, trim
-from vl_ltr_jax.models import port
+from vl_ltr_jax.models import clip_files, hub, vl_ltr
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
 from vl_ltr_jax.settings import Config
 
@@ -37,7 +37,10 @@ class Inputs:
       corpus: the sentences of every class, a class's prompts first.
       tokens: token ids [S, L], trimmed to the longest sentence.
       clip_config: sizes of the towers at the run's image size.
-      clip: the frozen CLIP's variables, or None when towers start at random.
+      clip: the frozen CLIP's variables, or None when towers start at random; with
+        `init.vl_ltr`, those of that checkpoint.
+      recognizer: the head of an LGR checkpoint; its towers have no text branch, so
+        there is neither corpus nor tokens then.
     """
 
     data: sources.LongTailedData
@@ -45,6 +48,7 @@ class Inputs:
     tokens: Integer[np.ndarray, "S L"]
     clip_config: ClipConfig
     clip: dict[str, Any] | None
+    recognizer: vl_ltr.Recognizer | None = None
 
     @property
     def num_classes(self) -> int:
@@ -58,7 +62,10 @@ class Inputs:
         for split in (self.data.train, self.data.val, self.data.test):
             found.update(np.ascontiguousarray(split.labels).tobytes())
             found.update("\0".join(map(split.describe, range(len(split)))).encode())
-        for leaf in jax.tree.leaves(self.clip or {}):
+        weights: list[Any] = [self.clip or {}]
+        if self.recognizer is not None:
+            weights += [self.recognizer.params, self.recognizer.anchors]
+        for leaf in jax.tree.leaves(weights):
             found.update(np.ascontiguousarray(leaf).tobytes())
         return found.hexdigest()[:16]
 
@@ -74,22 +81,22 @@ def read(config: Config) -> Inputs:
     Raises:
       ValueError: (a subclass) naming the file and the fault.
     """
-    tokenizer = Tokenizer.from_directory(
-        model_directory(config.init.tokenizer or config.init.clip)
-    )
-    clip_config, clip = _clip(config)
-    if config.data.context_length > clip_config.text.context_length:
-        raise InputError(
-            f"data.context_length={config.data.context_length}, but "
-            f"{config.model.backbone} has {clip_config.text.context_length} positions"
-        )
+    clip_config, clip, recognizer = _towers(config)
+    if recognizer is None:
+        _check_text(config, clip_config)
     data = dataclasses.replace(_data(config), name=config.data.name)
+    if recognizer is not None:
+        _check_classes(config, recognizer, len(data.class_names))
+        none = corpora.Corpus((), np.zeros(0, np.int32), data.class_names)
+        tokens = np.zeros((0, 1), np.int32)
+        return Inputs(data, none, tokens, clip_config, clip, recognizer)
     corpus = corpora.build_corpus(
         data.class_names,
         data.class_texts,
         config.data.prompts,
         rule=config.data.corpus_rule,
     )
+    tokenizer = Tokenizer.from_directory(_tokenizer_directory(config))
     tokens = trim(tokenizer.encode(corpus.sentences, config.data.context_length))
     if int(tokens.max()) >= clip_config.text.vocab_size:
         raise InputError(
@@ -100,11 +107,17 @@ def read(config: Config) -> Inputs:
     return Inputs(data, corpus, tokens, clip_config, clip)
 
 
-def model_directory(name: str) -> Path:
-    """The directory of a model; `tiny_clip` is the one shipped with the package."""
+def model_source(name: str) -> Path:
+    """Where a model lies: a path or, fetched, a hub id.
+
+    `tiny_clip` is the one shipped with the package.
+
+    Raises:
+      HubError: if the hub does not give it.
+    """
     if name == "tiny_clip":
         return Path(str(resources.files("vl_ltr_jax"))) / "assets" / "tiny_clip"
-    return Path(name)
+    return hub.local_path(name)
 
 
 def train_batches(
@@ -167,19 +180,59 @@ def _data(config: Config) -> sources.LongTailedData:
     )
 
 
-def _clip(config: Config) -> tuple[ClipConfig, dict[str, Any] | None]:
-    preset = PRESETS[config.model.backbone]
-    wanted = dataclasses.replace(
-        preset,
-        vision=dataclasses.replace(preset.vision, image_size=config.model.image_size),
-    )
-    if not config.init.clip:
-        return wanted, None
-    directory = model_directory(config.init.clip)
-    found, variables = port.load_clip(directory, image_size=config.model.image_size)
+def _towers(
+    config: Config,
+) -> tuple[ClipConfig, dict[str, Any] | None, vl_ltr.Recognizer | None]:
+    """Sizes and variables of the towers, and the head that came with them."""
+    size = config.model.image_size
+    wanted = PRESETS[config.model.backbone].at_image_size(size)
+    recognizer = None
+    if config.init.vl_ltr:
+        key, given = "init.vl_ltr", config.init.vl_ltr
+        released = vl_ltr.load(Path(given)).at_image_size(size)
+        text, recognizer = released.text or wanted.text, released.recognizer
+        found = ClipConfig(released.vision, text, released.embed_dim)
+        variables = released.variables
+    elif config.init.clip:
+        key, given = "init.clip", config.init.clip
+        found, variables = clip_files.load_clip(model_source(given), image_size=size)
+    else:
+        return wanted, None, None
     if found != wanted:
         raise InputError(
-            f"init.clip={config.init.clip!r} holds {found}, but model.backbone="
+            f"{key}={given!r} holds {found}, but model.backbone="
             f"{config.model.backbone!r} is {wanted}; set the backbone of that model"
         )
-    return wanted, variables
+    return wanted, variables, recognizer
+
+
+def _tokenizer_directory(config: Config) -> Path:
+    """Where the vocabulary lies: a directory, or that of a weights file."""
+    name = config.init.tokenizer or config.init.clip
+    if not name:
+        raise InputError(
+            f"init.vl_ltr={config.init.vl_ltr!r} is a CVLP, whose text tower needs a "
+            "vocabulary: set init.tokenizer to a directory with CLIP's tokenizer "
+            "files, or to openai/clip-vit-base-patch16"
+        )
+    source = model_source(name)
+    return source.parent if source.is_file() else source
+
+
+def _check_text(config: Config, clip_config: ClipConfig) -> None:
+    if config.data.context_length > clip_config.text.context_length:
+        raise InputError(
+            f"data.context_length={config.data.context_length}, but "
+            f"{config.model.backbone} has {clip_config.text.context_length} positions"
+        )
+
+
+def _check_classes(
+    config: Config, recognizer: vl_ltr.Recognizer, num_classes: int
+) -> None:
+    if len(recognizer.anchors) != num_classes:
+        raise InputError(
+            f"init.vl_ltr={config.init.vl_ltr!r} recognises {len(recognizer.anchors)} "
+            f"classes, but {config.data.name!r} has {num_classes}; it was trained on "
+            "another data set"
+        )

@@ -119,7 +119,7 @@ class Run:
     def head(self, towers: dict[str, Any]) -> LanguageGuidedHead | LinearHead:
         """The recognition head named by the configuration."""
         dtype = jnp.dtype(self.config.model.compute_dtype)
-        if self.config.finetune.head == "fc":
+        if self.config.finetune.head == "fc" and self.inputs.recognizer is None:
             return LinearHead(self.inputs.num_classes, dtype=dtype)
         return LanguageGuidedHead(
             self.inputs.num_classes,
@@ -131,12 +131,17 @@ class Run:
 
     def anchors(self) -> dict[str, Any]:
         """What the head reads of the anchors, on the devices; the FC head, nothing."""
-        if self.config.finetune.head == "fc":
+        recognizer = self.inputs.recognizer
+        if recognizer is not None:
+            embeddings, padding = recognizer.anchors, recognizer.padding
+        elif self.config.finetune.head == "fc":
             return {}
-        chosen = self.artifact("anchors")
-        indices, padding = chosen.load_array("indices"), chosen.load_array("padding")
-        sentences = self.artifact("embed").load_array("sentences")
-        embeddings = np.where(padding[..., None], 0, sentences[indices])
+        else:
+            chosen = self.artifact("anchors")
+            indices = chosen.load_array("indices")
+            padding = chosen.load_array("padding")
+            sentences = self.artifact("embed").load_array("sentences")
+            embeddings = np.where(padding[..., None], 0, sentences[indices])
         arrays = self.replicate(
             {"embeddings": embeddings.astype(np.float32), "padding": padding}
         )

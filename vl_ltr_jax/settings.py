@@ -46,8 +46,9 @@ class Model:
 class Init:
     """Where the weights and the vocabulary come from."""
 
-    clip: str = ""  # a Hugging Face CLIP directory; 'tiny_clip': shipped; '': random
-    tokenizer: str = ""  # a directory with tokenizer files; '': that of `clip`
+    clip: str = ""  # directory, file or hub id; 'tiny_clip': shipped; '': random
+    tokenizer: str = ""  # directory or hub id with tokenizer files; '': as `clip`
+    vl_ltr: str = ""  # the authors' CVLP or LGR checkpoint: evaluated, nothing trained
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ resumes at its last checkpoint, and a changed configuration is refused by name. 
 report is written from the artifacts at the end of every start.
 """
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -203,14 +204,21 @@ def run_evaluate(run: Run) -> dict[str, Any]:
     """Accuracies of every head on the validation and the test images."""
     options, read = run.config.evaluate, run.inputs
     towers = run.towers()
-    sentences = run.artifact("embed").load_array("sentences")
     frozen: dict[str, Any] = {"towers": towers}
+    if read.recognizer is not None:
+        logs.say("an LGR checkpoint has no text tower: no kNN, no zero-shot")
+        options = dataclasses.replace(options, knn=False, zero_shot=False)
+    else:
+        sentences = run.artifact("embed").load_array("sentences")
     if options.knn:
         frozen |= {"sentences": sentences, "sentence_labels": read.corpus.labels}
     if options.zero_shot:
         frozen["class_texts"] = run.class_texts(sentences)
     head, anchors = None, {}
-    if run.config.finetune.epochs:
+    if read.recognizer is not None:
+        head, anchors = run.head(towers), run.anchors()
+        frozen["head"] = read.recognizer.params
+    elif run.config.finetune.epochs:
         head, anchors = run.head(towers), run.anchors()
         tuned = load_params(run.artifact("finetune").directory / "checkpoints")
         params = tuned["params"]
@@ -255,8 +263,10 @@ STAGES: dict[str, Callable[[Run], dict[str, Any]]] = {
 }
 
 
-def planned(config: Config) -> list[str]:
+def planned(config: Config, read: inputs.Inputs) -> list[str]:
     """Names of the stages this configuration runs, in order."""
+    if read.recognizer is not None:
+        return ["evaluate"]  # the checkpoint holds all that the others make
     without = set()
     if not config.pretrain.epochs:
         without.add("pretrain")
@@ -273,7 +283,7 @@ def check(config: Config, workdir: epath.Path, read: inputs.Inputs) -> None:
       ArtifactError: if a stage there was made with another configuration or inputs.
     """
     check_writable(workdir)
-    for stage in planned(config):
+    for stage in planned(config, read):
         artifact(config, workdir, stage, read).check()
 
 
@@ -299,7 +309,7 @@ def run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, A
         write_whole(workdir / "config.json", settings.to_json(config))
         write_whole(workdir / "versions.json", report.to_json(versions))
     seconds, images_seen = 0.0, 0
-    for name in planned(config):
+    for name in planned(config, read):
         left = this.artifact(name)
         # One process looks: file systems may show the others an older state.
         if multihost_utils.broadcast_one_to_all(np.asarray(left.finished)):

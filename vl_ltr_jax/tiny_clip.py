@@ -30,7 +30,7 @@ from vl_ltr_jax.data.vocabulary import read_merges, write_tokenizer
 from vl_ltr_jax.losses import contrastive_logits, cross_entropy, unit
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import PRESETS, Clip, ClipConfig
-from vl_ltr_jax.models.port import save_clip
+from vl_ltr_jax.models.clip_files import save_clip
 
 SHIPPED = Path(__file__).parent / "assets" / "tiny_clip"
 STUDIO_STYLE = Style(clutter=3, specks=3, occlusion=0.05, shade=9, noise=8)

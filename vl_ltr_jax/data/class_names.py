@@ -75,7 +75,7 @@ def _name_and_label(where: str, line: str) -> tuple[str, str, int]:
             f"{where}: {line.strip()!r} is not a row `name label`, such as `tench 0`"
         )
     name, label = fields
-    if not label.isdecimal():
+    if not label.isdecimal() or len(label) > 9:
         raise ValueError(
             f"{where}: the label {label!r} of {name.strip()!r} is not a whole number "
             "from 0 up; a row is `name label`"

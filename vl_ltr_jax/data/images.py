@@ -8,7 +8,7 @@ import io
 from pathlib import Path
 
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 _JPEG = b"\xff\xd8\xff"
 
@@ -32,6 +32,8 @@ def read_image(path: Path, description: str) -> Image.Image:
         return _decode_jpeg(content) or _decode(content)
     except Image.DecompressionBombError as error:
         reason = str(error)
+    except UnidentifiedImageError:
+        reason = "not an image of a format that Pillow knows"
     except Exception as error:  # Pillow's decoders raise SyntaxError and more
         reason = f"{type(error).__name__}: {error}"
     raise ImageReadError(

@@ -154,7 +154,7 @@ def _long_tailed_data(
 
 def _read_list(file: Path) -> _Rows:
     if not file.is_file():
-        near = [path.name for path in file.parent.glob("*.txt")]
+        near = [path.name for path in file.parent.glob("*.txt") if path.is_file()]
         raise ListError(
             f"no list {file}{_nearest(file.name, near)}; name the lists "
             "ROOT/NAME_{train,val,test}.txt or give their file names"

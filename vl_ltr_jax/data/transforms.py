@@ -10,13 +10,13 @@ in the compiled step, so that a quarter of the bytes travel. Recipes for trainin
 
 and for evaluation, both a bicubic resize of the shorter side and a centre crop:
 
-- `vl_ltr`: the shorter side becomes 256/224 of the crop.
+- `vl_ltr`: the shorter side becomes 256/224 of the crop, as the authors do.
 - `clip`: the shorter side becomes the crop itself, as in CLIP.
 """
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,11 @@ _TRAIN_RECIPES: dict[str, tuple[float, float, Augmentation | None]] = {
     "gentle": (0.5, 1.0, None),
 }
 TRAIN_RECIPES = (*_TRAIN_RECIPES, "none")
-EVAL_RECIPES = {"vl_ltr": 256 / 224, "clip": 1.0}
+# Shorter side over the crop's, and where the crop of an odd margin goes.
+EVAL_RECIPES: dict[str, tuple[float, Literal["up", "even"]]] = {
+    "vl_ltr": (256 / 224, "up"),
+    "clip": (1.0, "even"),
+}
 # Mean and standard deviation of the channels of pictures scaled to 0..1.
 NORMALIZATIONS = {
     "clip": (
@@ -61,10 +65,11 @@ def eval_transform(recipe: str, image_size: int) -> EvalTransform:
     """
     if recipe not in EVAL_RECIPES:
         raise unknown_name("the evaluation recipe", recipe, EVAL_RECIPES)
-    shorter_side = int(EVAL_RECIPES[recipe] * image_size)
+    share, half = EVAL_RECIPES[recipe]
+    shorter_side = int(share * image_size)
 
     def transform(image: Image.Image) -> Pixels:
-        return np.asarray(centre_crop(resize(image, shorter_side), image_size))
+        return np.asarray(centre_crop(resize(image, shorter_side), image_size, half))
 
     return transform
 
@@ -110,14 +115,21 @@ def resize(image: Image.Image, shorter_side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def centre_crop(image: Image.Image, side: int) -> Image.Image:
-    """The central square; an odd margin is larger at the left and at the top.
+def centre_crop(
+    image: Image.Image, side: int, half: Literal["up", "even"] = "up"
+) -> Image.Image:
+    """The central square.
 
-    Half-pixel offsets are rounded up as in torchvision 0.8.1, which VL-LTR pins.
-    Later versions round them to even, one pixel off for some odd margins.
+    Args:
+      image: not smaller than the square.
+      side: of the square, in pixels.
+      half: how offsets of half a pixel are rounded: up, as in torchvision 0.8.1, which
+        VL-LTR pins, or to even, as in the later versions that CLIP runs with.
     """
-    left = (image.width - side + 1) // 2
-    top = (image.height - side + 1) // 2
+    left, top = (
+        (margin + 1) // 2 if half == "up" else round(margin / 2)
+        for margin in (image.width - side, image.height - side)
+    )
     return image.crop((left, top, left + side, top + side))
 
 

@@ -34,8 +34,12 @@ def read_merges(path: str | Path) -> Merges:
     data = path.read_bytes()
     if path.suffix == ".gz":
         data = gzip.decompress(data)
+    try:
+        lines = data.decode("utf-8").split("\n")
+    except UnicodeDecodeError as fault:
+        raise ValueError(f"{path}: not UTF-8: {fault}") from None
     merges = []
-    for number, line in enumerate(data.decode("utf-8").split("\n"), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip() or (number == 1 and "#version" in line):
             continue
         merges.append(_pair(line.split(), f"{path}:{number}"))
@@ -60,6 +64,11 @@ def read_vocabulary(directory: Path) -> tuple[dict[str, int], Merges]:
             "and merges.txt; copy them from the CLIP model's directory"
         )
     _check(path, vocabulary, merges)
+    if len(merges) < (made := len(vocabulary) - 514):
+        raise ValueError(
+            f"{path}: {made} tokens are made by merging others, but there are only "
+            f"{len(merges)} merges; was the list cut off?"
+        )
     return vocabulary, merges
 
 
@@ -110,6 +119,8 @@ def write_tokenizer(
 
 def _read_whole(path: Path) -> tuple[dict[str, int], Merges]:
     model = _read_object(path).get("model", {})
+    if not isinstance(model, dict):
+        raise ValueError(f"{path}: its model is {model!r}, not an object")
     if model.get("type", "BPE") != "BPE" or model.get("end_of_word_suffix") != "</w>":
         raise ValueError(
             f"{path}: not a CLIP tokenizer (its model is {model.get('type')} with the "
@@ -117,6 +128,8 @@ def _read_whole(path: Path) -> tuple[dict[str, int], Merges]:
         )
     if absent := {"vocab", "merges"} - model.keys():
         raise ValueError(f"{path}: its model has no {' and no '.join(sorted(absent))}")
+    if not (isinstance(model["vocab"], dict) and isinstance(model["merges"], list)):
+        raise ValueError(f"{path}: its vocab is no object, or its merges no list")
     # Older files write a merge as "a b", newer ones as ["a", "b"].
     merges = [
         _pair(m.split() if isinstance(m, str) else m, f"{path}: merge {rank}")
@@ -130,6 +143,8 @@ def _read_object(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as fault:
         raise ValueError(f"{path}:{fault.lineno}: not JSON: {fault.msg}") from None
+    except UnicodeDecodeError as fault:
+        raise ValueError(f"{path}: not UTF-8: {fault}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: holds {type(value).__name__}, not an object")
     return value
@@ -139,13 +154,14 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
 
 
-def _pair(symbols: Sequence[str], where: str) -> tuple[str, str]:
-    if len(symbols) != 2:
-        raise ValueError(
-            f"{where}: {' '.join(symbols)!r} is not a merge; a merge is two symbols "
-            "with a space between"
-        )
-    return symbols[0], symbols[1]
+def _pair(symbols: Any, where: str) -> tuple[str, str]:
+    match symbols:
+        case [str(left), str(right)]:
+            return left, right
+    raise ValueError(
+        f"{where}: {symbols!r} is not a merge; a merge is two symbols with a space "
+        "between"
+    )
 
 
 def _check(
@@ -158,6 +174,11 @@ def _check(
         raise ValueError(
             f"{path}: not the vocabulary of a CLIP tokenizer: {len(missing)} of the "
             f"{len(needed)} tokens that each has are missing, first {missing[0]!r}"
+        )
+    odd = [token for token, id_ in vocabulary.items() if type(id_) is not int]
+    if odd:
+        raise ValueError(
+            f"{path}: the id of {odd[0]!r} is {vocabulary[odd[0]]!r}, not a number"
         )
     if sorted(vocabulary.values()) != list(range(len(vocabulary))):
         raise ValueError(

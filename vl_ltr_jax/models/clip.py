@@ -5,7 +5,7 @@ for a ResNet only, `batch_stats`.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -94,20 +94,39 @@ class ClipConfig:
     text: TextConfig
     embed_dim: int
 
+    def at_image_size(self, image_size: int) -> "ClipConfig":
+        """The same model for images of another size, in pixels."""
+        return replace(self, vision=replace(self.vision, image_size=image_size))
 
-def _vit(patch_size: int) -> ClipConfig:
+
+def _base(patch_size: int) -> ClipConfig:
     vision = VisionConfig("vit", 224, 768, 12, 12, patch_size)
     return ClipConfig(vision, TextConfig(512, 12, 8), 512)
+
+
+def _large(image_size: int) -> ClipConfig:
+    vision = VisionConfig("vit", image_size, 1024, 24, 16, 14)
+    return ClipConfig(vision, TextConfig(768, 12, 12), 768)
+
+
+def _resnet(
+    image_size: int, width: int, layers: tuple[int, ...], text_width: int, embed: int
+) -> ClipConfig:
+    # Heads are 64 wide, the last stage is 32 times as wide as the first.
+    vision = VisionConfig("resnet", image_size, width, layers, width // 2)
+    return ClipConfig(vision, TextConfig(text_width, 12, text_width // 64), embed)
 
 
 _TINY_TEXT = TextConfig(128, 3, 2, vocab_size=4096)
 
 PRESETS: dict[str, ClipConfig] = {
-    "ViT-B/16": _vit(16),
-    "ViT-B/32": _vit(32),
-    "RN50": ClipConfig(
-        VisionConfig("resnet", 224, 64, (3, 4, 6, 3), 32), TextConfig(512, 12, 8), 1024
-    ),
+    "ViT-B/16": _base(16),
+    "ViT-B/32": _base(32),
+    "ViT-L/14": _large(224),
+    "ViT-L/14@336": _large(336),
+    "RN50": _resnet(224, 64, (3, 4, 6, 3), 512, 1024),
+    "RN101": _resnet(224, 64, (3, 4, 23, 3), 512, 512),
+    "RN50x4": _resnet(288, 80, (4, 6, 10, 6), 640, 640),
     "ViT-tiny": ClipConfig(VisionConfig("vit", 32, 128, 4, 2, 8), _TINY_TEXT, 128),
     "RN-tiny": ClipConfig(
         VisionConfig("resnet", 64, 16, (1, 1, 1, 1), 8), _TINY_TEXT, 128

@@ -1,206 +1,275 @@
-"""CLIP on disk: published weights in, trained weights out, as safetensors.
+"""The port's command line: look into weights, and convert them between families.
 
-A directory is either Hugging Face's (`config.json`, `model.safetensors`) or holds
-tensors under OpenAI's names (`open_clip_model.safetensors`), whose shapes tell the
-sizes. Only local directories are read.
+    python -m vl_ltr_jax.models.port inspect SOURCE
+    python -m vl_ltr_jax.models.port convert SOURCE DEST --to hf|openai|vl_ltr
+
+SOURCE is a directory, a file or a hub id, as `clip_files` describes; DEST a directory
+that does not exist yet, which appears whole or not at all.
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import replace
+import argparse
+import collections
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import jax.numpy as jnp
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+import numpy as np
+from safetensors.numpy import save_file
 
-from vl_ltr_jax.models.clip import ClipConfig
-from vl_ltr_jax.models.positions import interpolate_positions
-from vl_ltr_jax.models.sizes import from_config_json, from_shapes, to_config_json
+from vl_ltr_jax.models import clip_files, vl_ltr
+from vl_ltr_jax.models.clip import ClipConfig, VisionConfig, variable_shapes
+from vl_ltr_jax.models.sizes import to_preprocessor_json
+from vl_ltr_jax.models.tensor_files import read_tensors
 from vl_ltr_jax.models.weights import (
     HUGGING_FACE,
     OPENAI,
-    Names,
-    WeightMismatchError,
-    from_openai,
-    from_tensors,
-    to_tensors,
+    VL_LTR,
+    allowance,
+    places,
 )
 
-__all__ = [
-    "WeightMismatchError",
-    "from_openai",
-    "load_clip",
-    "read_config",
-    "save_clip",
-]
-
-_HUGGING_FACE_FILE = "model.safetensors"
-_OPENAI_FILE = "open_clip_model.safetensors"
-_HOW_TO_GET = (
-    "Where there is a network, `hf download openai/clip-vit-base-patch16 --local-dir "
-    "DIR` gets ViT-B/16 and `hf download timm/resnet50_clip.openai --local-dir DIR` "
-    "RN50."
+FAMILIES = {"hf": HUGGING_FACE, "openai": OPENAI, "vl_ltr": VL_LTR}
+_TITLES = {
+    "hf": "CLIP, Hugging Face's names",
+    "openai": "CLIP, OpenAI's names",
+    "vl_ltr": "LGR, VL-LTR's names",
+}
+LGR_FILE = "lgr.safetensors"
+# What a tokenizer or an image processor reads, copied beside converted weights.
+COMPANIONS = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "preprocessor_config.json",
 )
 
 
-def _weights_file(directory: Path) -> Path:
-    # open_clip's file first: beside it, model.safetensors may be the image tower alone.
-    for name in (_OPENAI_FILE, _HUGGING_FACE_FILE):
-        if (directory / name).is_file():
-            return directory / name
-    found = "There is no such directory."
-    if directory.is_dir():
-        names = sorted(path.name for path in directory.iterdir())
-        found = f"It holds {', '.join(names[:20]) or 'nothing'}."
-        if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
-            found += (
-                " Pickled weights are not read: load them with transformers.CLIPModel "
-                "and call save_pretrained, which writes model.safetensors."
-            )
-    raise ValueError(
-        f"{directory}: no CLIP weights, looked for {_OPENAI_FILE} and "
-        f"{_HUGGING_FACE_FILE}. {found} {_HOW_TO_GET}"
-    )
-
-
-def _unreadable(path: Path, error: SafetensorError) -> ValueError:
-    return ValueError(
-        f"{path}: not a whole safetensors file ({error}). It is {path.stat().st_size} "
-        f"bytes long; was it cut off while copying? {_HOW_TO_GET}"
-    )
-
-
-def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        with safe_open(path, framework="np") as file:
-            return {
-                name: tuple(file.get_slice(name).get_shape()) for name in file.keys()
-            }
-    except SafetensorError as error:
-        raise _unreadable(path, error) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path}: missing beside the weights. {_HOW_TO_GET}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not JSON: {error}. {_HOW_TO_GET}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, not an object")
-    return content
-
-
-def _check_quick_gelu(path: Path) -> None:
-    model = _read_json(path).get("model_cfg")
-    if not isinstance(model, dict) or model.get("quick_gelu") is not True:
-        raise ValueError(
-            f"{path}: model_cfg.quick_gelu is not true. OpenAI's weights need it (if "
-            f"these are OpenAI's, write it there); weights trained with the exact GELU "
-            f"are not supported"
-        )
-
-
-def _naming(path: Path, names: Mapping[str, Any]) -> Names:
-    """The family of names in a file."""
-    if "token_embedding.weight" in names:
-        return OPENAI
-    if any(name.startswith(("text_model.", "vision_model.")) for name in names):
-        return HUGGING_FACE
-    hint = ""
-    if any(name.startswith(("stem.", "blocks.", "patch_embed.")) for name in names):
-        hint = " These are timm's names, of an image tower alone."
-    raise ValueError(
-        f"{path}: its tensors bear neither OpenAI's names (token_embedding.weight, "
-        f"...) nor Hugging Face's (text_model., vision_model.) but "
-        f"{', '.join(list(names)[:3])}, ...{hint} {_HOW_TO_GET}"
-    )
-
-
-def read_config(directory: str | Path) -> ClipConfig:
-    """The sizes of the CLIP in a directory.
+def inspect(source: str) -> str:
+    """What a source holds, tensor by tensor, and where each goes.
 
     Args:
-        directory: With Hugging Face's or OpenAI's files, see the module's docstring.
+        source: A directory, a file or a hub id.
 
     Raises:
-        ValueError: If files are missing, broken, or of another kind of model.
+        ValueError: (a subclass) If it is broken, or not exactly a model known here.
     """
-    path = _weights_file(Path(directory))
-    shapes = _read_shapes(path)
-    if _naming(path, shapes) is HUGGING_FACE:
-        config = path.with_name("config.json")
-        return from_config_json(_read_json(config), str(config))
-    settings = path.with_name("open_clip_config.json")
-    if settings.is_file():
-        _check_quick_gelu(settings)
-    return from_shapes(shapes, str(path))
+    path = clip_files.find_weights(source)
+    tensors = read_tensors(path)
+    if vl_ltr.kind_of(tensors) == "LGR":
+        released = vl_ltr.from_tensors(tensors, str(path))
+        family, (classes, anchors, width) = "vl_ltr", tensors["text_embeddings"].shape
+        shapes = vl_ltr.lgr_shapes(released.vision, width, classes)
+        sizes = [
+            _vision(released.vision),
+            f"embeddings of width {width}",
+            f"{classes} classes with up to {anchors} anchor sentences each",
+        ]
+    else:
+        found = clip_files.find_clip(source)
+        clip_files.from_file(found, tensors)
+        family = "hf" if found.names is HUGGING_FACE else "openai"
+        shapes, sizes = variable_shapes(found.config), _sizes(found.config)
+    where = places(shapes, FAMILIES[family]) | {"text_embeddings": "anchors"}
+    used = {name: tensor for name, tensor in tensors.items() if name in where}
+    count = sum(tensor.size for tensor in used.values())
+    dtypes = collections.Counter(str(tensor.dtype) for tensor in used.values())
+    lines = [
+        f"{path}",
+        f"{_TITLES[family]}",
+        *(f"  {size}" for size in sizes),
+        f"  {count:,} numbers in {len(used)} tensors, "
+        + ", ".join(f"{number} of {dtype}" for dtype, number in dtypes.most_common()),
+    ]
+    lines += [
+        f"{name}  {list(tensor.shape)} {tensor.dtype} -> {where[name]}"
+        for name, tensor in used.items()
+    ]
+    lines += [
+        f"{name}  {list(tensor.shape)} {tensor.dtype} left over: {allowance(name)}"
+        for name, tensor in tensors.items()
+        if name not in used
+    ]
+    return "\n".join(lines)
 
 
-def load_clip(
-    directory: str | Path, *, image_size: int | None = None
-) -> tuple[ClipConfig, dict[str, Any]]:
-    """Reads a CLIP.
+def convert(
+    source: str,
+    destination: str | Path,
+    *,
+    to: str,
+    dtype: clip_files.Dtype | None = None,
+    image_size: int | None = None,
+) -> Path:
+    """Writes the model of a source under another family of names.
+
+    Hugging Face's files converted to themselves come out byte for byte as they were.
 
     Args:
-        directory: With Hugging Face's or OpenAI's files, see the module's docstring.
-        image_size: Side in pixels the model is to take; position embeddings are
-            interpolated where it differs from the file's.
+        source: A directory, a file or a hub id.
+        destination: A directory that does not exist, or is empty.
+        to: `hf`, `openai`, or `vl_ltr` for an LGR.
+        dtype: Of the tensors; if None the source's, float32 if it has several.
+        image_size: Side in pixels; position embeddings are interpolated to it.
 
     Returns:
-        The sizes, and the variables as float32 numpy arrays.
+        The destination.
 
     Raises:
-        WeightMismatchError: If the tensors are not exactly those of the model.
-        ValueError: If files are missing, broken, or of another kind of model.
+        ValueError: (a subclass) If the source is broken or has no such form, or the
+            destination is in use. Nothing is left half-written.
     """
-    config = read_config(directory)
-    path = _weights_file(Path(directory))
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise _unreadable(path, error) from error
-    variables = from_tensors(tensors, config, _naming(path, tensors), str(path))
-    if image_size is not None and image_size != config.vision.image_size:
-        config = replace(config, vision=replace(config.vision, image_size=image_size))
-        visual = variables["params"]["visual"]
-        owner = visual.get("attnpool", visual)
-        owner["positional_embedding"] = interpolate_positions(
-            owner["positional_embedding"], image_size // config.vision.stride
+    path = clip_files.find_weights(source)
+    tensors = read_tensors(path)
+    is_lgr = vl_ltr.kind_of(tensors) == "LGR"
+    if is_lgr != (to == "vl_ltr"):
+        allowed = ("vl_ltr",) if is_lgr else ("hf", "openai")
+        raise ValueError(
+            f"{path} is {'an LGR' if is_lgr else 'a CLIP'}: --to {to} does not fit, "
+            f"use --to {' or --to '.join(allowed)}"
         )
-    return config, variables
+    chosen = dtype or _dtype_of(tensors)
+
+    def write(directory: Path) -> None:
+        if is_lgr:
+            released = vl_ltr.from_tensors(tensors, str(path))
+            if image_size is not None:
+                released = released.at_image_size(image_size)
+            write_lgr(directory, released, chosen)
+            return
+        found = clip_files.find_clip(source)
+        config, variables = clip_files.from_file(found, tensors, image_size=image_size)
+        write_clip(
+            directory, config, variables, to=to, dtype=chosen, beside=path.parent
+        )
+        same = config == found.config and chosen == _dtype_of(tensors)
+        if to == "hf" and found.names is HUGGING_FACE and same:
+            shutil.copy(path.with_name("config.json"), directory / "config.json")
+
+    return write_whole(Path(destination), write)
 
 
-def save_clip(
-    directory: str | Path,
+def write_clip(
+    directory: Path,
     config: ClipConfig,
     variables: Mapping[str, Any],
     *,
-    dtype: Literal["float16", "bfloat16", "float32"] = "float16",
+    to: str,
+    dtype: clip_files.Dtype,
+    beside: Path,
 ) -> None:
-    """Writes a CLIP so that `load_clip` and the PyTorch world can read it.
+    """Writes a CLIP with the tokenizer files that lie in `beside`."""
+    clip_files.save_clip(directory, config, variables, dtype=dtype, names=FAMILIES[to])
+    for name in COMPANIONS:
+        if (beside / name).is_file():
+            shutil.copy(beside / name, directory / name)
+    if to == "hf" and not (beside / "config.json").is_file():
+        content = to_preprocessor_json(config.vision.image_size)
+        (directory / "preprocessor_config.json").write_text(content, encoding="utf-8")
 
-    A ViT goes under Hugging Face's names with a `config.json`, for
-    `transformers.CLIPModel.from_pretrained`. A ResNet, which that class lacks, goes
-    under OpenAI's names into `open_clip_model.safetensors`; its heads are read back as
-    64 wide.
 
-    Args:
-        directory: Made if need be.
-        config: Sizes.
-        variables: Those of `Clip(config)`.
-        dtype: That of the tensors; OpenAI's own files are float16.
+def write_lgr(
+    directory: Path, released: vl_ltr.Released, dtype: clip_files.Dtype
+) -> None:
+    """Writes an LGR as the authors' state dict, in safetensors."""
+    if released.recognizer is None:
+        raise ValueError("a CVLP has no recognition head to write")
+    tensors = vl_ltr.lgr_tensors(released.variables, released.recognizer)
+    save_file(
+        {
+            name: tensor.astype(jnp.dtype(dtype)) if tensor.dtype != int else tensor
+            for name, tensor in tensors.items()
+        },
+        directory / LGR_FILE,
+        metadata={"format": "pt"},
+    )
+
+
+def write_whole(destination: Path, write: Callable[[Path], None]) -> Path:
+    """Lets `write` fill a directory beside the destination, then moves it there.
+
+    Raises:
+        ValueError: If the destination is in use.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    if config.vision.kind == "vit":
-        path, names = directory / _HUGGING_FACE_FILE, HUGGING_FACE
-        content = json.dumps(to_config_json(config, dtype), indent=2) + "\n"
-        (directory / "config.json").write_text(content, encoding="utf-8")
-    else:
-        path, names = directory / _OPENAI_FILE, OPENAI
-    tensors = to_tensors(variables, names, jnp.dtype(dtype))
-    save_file(tensors, path, metadata={"format": "pt"})
+    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
+        raise ValueError(
+            f"{destination} is in use; nothing is overwritten, name another directory"
+        )
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    partial = destination.with_name(f".{destination.name}-{uuid.uuid4().hex}")
+    try:
+        partial.mkdir()
+        write(partial)
+        partial.replace(destination)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return destination
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vl_ltr_jax.models.port", description=__doc__.split("\n")[0]
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    looking = commands.add_parser("inspect", help="list the tensors and their places")
+    converting = commands.add_parser("convert", help="write under other names")
+    for command in (looking, converting):
+        command.add_argument("source", help="directory, file or hub id")
+    converting.add_argument("destination", help="a new directory")
+    converting.add_argument("--to", choices=FAMILIES, required=True)
+    converting.add_argument("--dtype", choices=get_args(clip_files.Dtype))
+    converting.add_argument("--image_size", type=int, help="side in pixels")
+    given = parser.parse_args(arguments)
+    try:
+        if given.command == "inspect":
+            print(inspect(given.source))
+            return
+        made = convert(
+            given.source,
+            given.destination,
+            to=given.to,
+            dtype=given.dtype,
+            image_size=given.image_size,
+        )
+        print(f"{made}: {', '.join(sorted(file.name for file in made.iterdir()))}")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _dtype_of(tensors: Mapping[str, np.ndarray]) -> clip_files.Dtype:
+    """The one dtype of the weights; float32 where there are several."""
+    kinds = {tensor.dtype.name for tensor in tensors.values()} - {"int32", "int64"}
+    for dtype in get_args(clip_files.Dtype):
+        if kinds == {dtype}:
+            return dtype
+    return "float32"
+
+
+def _vision(vision: VisionConfig) -> str:
+    kind = f"ViT, patches of {vision.patch_size}" if vision.patch_size else "ResNet"
+    return (
+        f"image tower: {kind}, {vision.image_size} pixels, width {vision.width}, "
+        f"layers {vision.layers}, heads {vision.heads}"
+    )
+
+
+def _sizes(config: ClipConfig) -> list[str]:
+    text = config.text
+    return [
+        _vision(config.vision),
+        f"text tower: width {text.width}, layers {text.layers}, heads {text.heads}, "
+        f"{text.context_length} tokens, vocabulary {text.vocab_size}",
+        f"embeddings of width {config.embed_dim}",
+    ]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,9 +1,14 @@
 """Position embeddings for another image size than they were trained at."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+
+from vl_ltr_jax.models.clip import VisionConfig
 
 
 def _bicubic_weights(old: int, new: int) -> Float[np.ndarray, "new old"]:
@@ -41,3 +46,30 @@ def interpolate_positions(
     resized = np.einsum("yi,xj,ijd->yxd", weights, weights, grid, optimize=True)
     resized = resized.reshape(new_grid**2, -1).astype(positions.dtype)
     return np.concatenate([positions[:1], resized])
+
+
+def resize_tower(
+    visual: Mapping[str, Any], vision: VisionConfig, image_size: int
+) -> tuple[VisionConfig, dict[str, Any]]:
+    """An image tower for another image size; everything but positions is kept.
+
+    Args:
+        visual: The branch `visual` of the params.
+        vision: Sizes of the tower as it is.
+        image_size: Side in pixels it is to take.
+
+    Returns:
+        The new sizes and the new branch.
+
+    Raises:
+        ValueError: If no whole number of patches fits.
+    """
+    resized = replace(vision, image_size=image_size)
+    if image_size == vision.image_size:
+        return resized, dict(visual)
+    key, grid = "positional_embedding", image_size // vision.stride
+    owner = visual.get("attnpool", visual)
+    owner = {**owner, key: interpolate_positions(owner[key], grid)}
+    if "attnpool" in visual:
+        return resized, {**visual, "attnpool": owner}
+    return resized, owner

@@ -1,8 +1,10 @@
 """The sizes of a CLIP, told from a `config.json` or from the shapes of its tensors."""
 
+import contextlib
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vl_ltr_jax.models.clip import RESNET_STRIDE, ClipConfig, TextConfig, VisionConfig
@@ -78,6 +80,7 @@ def from_config_json(content: Mapping[str, Any], source: str) -> ClipConfig:
     vision = _tower(content, "vision_config", _VISION_DEFAULTS, source)
     text = _tower(content, "text_config", _TEXT_DEFAULTS, source)
     embed_dim = content.get("projection_dim", _EMBED_DIM_DEFAULT)
+    embed_dim = _size(embed_dim, "projection_dim", source)
     try:
         return ClipConfig(
             VisionConfig(
@@ -95,7 +98,7 @@ def from_config_json(content: Mapping[str, Any], source: str) -> ClipConfig:
                 context_length=text["max_position_embeddings"],
                 vocab_size=text["vocab_size"],
             ),
-            _size(embed_dim, "projection_dim", source),
+            embed_dim,
         )
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
@@ -140,6 +143,25 @@ def to_config_json(config: ClipConfig, dtype: str) -> dict[str, Any]:
     }
 
 
+def to_preprocessor_json(image_size: int) -> str:
+    """A `preprocessor_config.json`: CLIP's own image preprocessing at a size."""
+    content = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": image_size},
+        "resample": 3,  # Pillow's number for bicubic
+        "do_center_crop": True,
+        "crop_size": {"height": image_size, "width": image_size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
 def from_shapes(shapes: Mapping[str, tuple[int, ...]], source: str) -> ClipConfig:
     """Sizes from the tensor shapes of OpenAI's state dict; heads are 64 wide.
 
@@ -151,12 +173,34 @@ def from_shapes(shapes: Mapping[str, tuple[int, ...]], source: str) -> ClipConfi
         ValueError: If a tensor that tells a size is missing or of another rank, or if
             the sizes cannot be.
     """
+    vision, _ = vision_from_shapes(shapes, source)
+    with _told_by(source):
+        vocab_size, width = shapes["token_embedding.weight"]
+        context_length, _ = shapes["positional_embedding"]
+        _, embed_dim = shapes["text_projection"]
+        text = TextConfig(
+            width=width,
+            layers=_count(shapes, "transformer.resblocks"),
+            heads=width // _HEAD_WIDTH,
+            context_length=context_length,
+            vocab_size=vocab_size,
+        )
+        return ClipConfig(vision, text, embed_dim)
 
-    def count(prefix: str) -> int:
-        pattern = re.compile(rf"{re.escape(prefix)}\.\d+\.")
-        return len({match[0] for name in shapes if (match := pattern.match(name))})
 
-    try:
+def vision_from_shapes(
+    shapes: Mapping[str, tuple[int, ...]], source: str
+) -> tuple[VisionConfig, int]:
+    """Sizes of the image tower alone, and the width E of its embeddings.
+
+    Args:
+        shapes: Name -> shape, under OpenAI's names.
+        source: Path of the file, for errors.
+
+    Raises:
+        ValueError: As `from_shapes`.
+    """
+    with _told_by(source):
         if "visual.proj" in shapes:
             width, _, patch_size, _ = shapes["visual.conv1.weight"]
             positions, _ = shapes["visual.positional_embedding"]
@@ -164,35 +208,38 @@ def from_shapes(shapes: Mapping[str, tuple[int, ...]], source: str) -> ClipConfi
                 "vit",
                 image_size=patch_size * math.isqrt(positions - 1),
                 width=width,
-                layers=count("visual.transformer.resblocks"),
+                layers=_count(shapes, "visual.transformer.resblocks"),
                 heads=width // _HEAD_WIDTH,
                 patch_size=patch_size,
             )
-        else:
-            positions, width = shapes["visual.attnpool.positional_embedding"]
-            vision = VisionConfig(
-                "resnet",
-                image_size=RESNET_STRIDE * math.isqrt(positions - 1),
-                width=width // RESNET_STRIDE,
-                layers=tuple(count(f"visual.layer{stage}") for stage in (1, 2, 3, 4)),
-                heads=width // _HEAD_WIDTH,
-            )
-        vocab_size, width = shapes["token_embedding.weight"]
-        context_length, _ = shapes["positional_embedding"]
-        _, embed_dim = shapes["text_projection"]
-        text = TextConfig(
-            width=width,
-            layers=count("transformer.resblocks"),
+            return vision, shapes["visual.proj"][1]
+        positions, width = shapes["visual.attnpool.positional_embedding"]
+        vision = VisionConfig(
+            "resnet",
+            image_size=RESNET_STRIDE * math.isqrt(positions - 1),
+            width=width // RESNET_STRIDE,
+            layers=tuple(
+                _count(shapes, f"visual.layer{stage}") for stage in (1, 2, 3, 4)
+            ),
             heads=width // _HEAD_WIDTH,
-            context_length=context_length,
-            vocab_size=vocab_size,
         )
-        return ClipConfig(vision, text, embed_dim)
+        return vision, shapes["visual.attnpool.c_proj.weight"][0]
+
+
+def _count(shapes: Mapping[str, Any], prefix: str) -> int:
+    pattern = re.compile(rf"{re.escape(prefix)}\.\d+\.")
+    return len({match[0] for name in shapes if (match := pattern.match(name))})
+
+
+@contextlib.contextmanager
+def _told_by(source: str) -> Iterator[None]:
+    try:
+        yield
     except KeyError as error:
         raise ValueError(
             f"{source}: tensor {error} is missing, which tells the size of the model"
         ) from error
-    except ValueError as error:
+    except (ValueError, IndexError) as error:
         raise ValueError(
             f"{source}: the tensors are not those of a CLIP: {error}"
         ) from error

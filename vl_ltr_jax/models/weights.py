@@ -1,9 +1,10 @@
 """The names of CLIP's tensors elsewhere, and the strict match with ours.
 
-Two families are understood: Hugging Face's (`CLIPModel.save_pretrained`) and OpenAI's
-(`clip/model.py` and open_clip). As our modules bear OpenAI's names, each family is a
-short table of rewritings of our paths. The match is strict both ways: every parameter
-must be found and every tensor used, but for the few that hold no weight.
+Three families are understood: Hugging Face's (`CLIPModel.save_pretrained`), OpenAI's
+(`clip/model.py`, open_clip and the authors' CVLP) and the authors' LGR. As our modules
+bear OpenAI's names, each family is a short table of rewritings of our paths. The match
+is strict both ways: every parameter must be found and every tensor used, but for the
+few of `ALLOWED` that have no effect.
 """
 
 import difflib
@@ -11,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
@@ -50,17 +52,25 @@ OPENAI: Names = (
     (r"/downsample_conv/", "/downsample/0/"),
     (r"/downsample_bn/", "/downsample/1/"),
 )
+VL_LTR: Names = (
+    (r"^head/(norm1q/.*|norm1k|wq|wk)$", r"text_block/attn/\1"),
+    (r"/(norm1k|wq|wk)$", r"/\1/weight"),
+    (r"^head/visual_fc/fc1/", "text_block/visual_fc/0/"),
+    (r"^head/visual_fc/fc2/", "text_block/visual_fc/2/"),
+    *OPENAI,
+)
 _LEAVES: Names = (
     (r"/(kernel|scale|embedding)$", "/weight"),
     (r"/(mean|var)$", r"/running_\1"),
     (r"/", "."),
 )
 
-# Tensors of published files that hold no weight.
-_IGNORED = {
+# Tensors of published files that may be left over, and what they are.
+ALLOWED = {
     "positions 0, 1, 2, ...": r"\.position_ids$",
     "BatchNorm's step count": r"\.num_batches_tracked$",
     "sizes in OpenAI's archives": r"^(input_resolution|context_length|vocab_size)$",
+    "the key's LayerNorm bias, which the softmax cancels": r"\.norm1k\.bias$",
 }
 
 
@@ -88,7 +98,7 @@ def _table(paths: Iterable[_Path], names: Names) -> dict[str, list[_Path]]:
 
 def _is_transposed(path: _Path, name: str) -> bool:
     """PyTorch's weights are [out, in, ...]; OpenAI's bare projections are as ours."""
-    return path[-1] == "kernel" and name.endswith("weight")
+    return path[-1] in ("kernel", "wq", "wk") and name.endswith("weight")
 
 
 def _to_tensor(arrays: list[np.ndarray], path: _Path, name: str) -> np.ndarray:
@@ -103,8 +113,8 @@ def to_tensors(
     """Our variables as the named tensors of a family.
 
     Args:
-        variables: Those of `Clip`.
-        names: `HUGGING_FACE` or `OPENAI`.
+        variables: Those of `Clip`, or of some of its branches, or with a branch `head`.
+        names: `HUGGING_FACE`, `OPENAI` or `VL_LTR`.
         dtype: That of the tensors.
     """
     flat = flatten_dict(dict(variables))
@@ -118,35 +128,69 @@ def to_tensors(
     }
 
 
+def batch_counters(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """BatchNorm's step counts, which PyTorch's modules ask for; all are zero."""
+    return {
+        name.removesuffix("running_mean") + "num_batches_tracked": np.zeros((), int)
+        for name in tensors
+        if name.endswith(".running_mean")
+    }
+
+
+def tensor_shapes(
+    shapes: Mapping[str, Any], names: Names
+) -> dict[str, tuple[int, ...]]:
+    """The tensors that a family has for a model: name -> shape.
+
+    Args:
+        shapes: The model's variables, as anything with a shape.
+        names: The family.
+    """
+    flat = flatten_dict(dict(shapes))
+    return {
+        name: _to_tensor(
+            [np.broadcast_to(np.float32(0), flat[path].shape) for path in paths],
+            paths[0],
+            name,
+        ).shape
+        for name, paths in _table(flat, names).items()
+    }
+
+
+def places(shapes: Mapping[str, Any], names: Names) -> dict[str, str]:
+    """Where each tensor of a family goes: name -> our path, `q|k|v` where fused."""
+    places = {}
+    for name, paths in _table(flatten_dict(dict(shapes)), names).items():
+        ends = "|".join(path[-2][0] for path in paths) if len(paths) == 3 else ""
+        here = "/".join(paths[0][1:])
+        places[name] = here.replace("/q_proj/", f"/{ends}_proj/") if ends else here
+    return places
+
+
 def from_tensors(
-    tensors: Mapping[str, np.ndarray], config: ClipConfig, names: Names, source: str
+    tensors: Mapping[str, np.ndarray],
+    shapes: Mapping[str, Any],
+    names: Names,
+    source: str,
 ) -> dict[str, Any]:
-    """The variables of `Clip`, as float32 arrays, from the named tensors of a family.
+    """Variables, as float32 arrays, from the named tensors of a family.
 
     Args:
         tensors: Name -> array, of any floating dtype.
-        config: Sizes of the model.
-        names: `HUGGING_FACE` or `OPENAI`.
+        shapes: The variables to make, as anything with a shape: `variable_shapes`.
+        names: `HUGGING_FACE`, `OPENAI` or `VL_LTR`.
         source: Where the tensors come from, for the error.
 
     Raises:
         WeightMismatchError: If tensors are missing, unknown or of another shape.
     """
-    shapes = {
-        path: leaf.shape for path, leaf in flatten_dict(variable_shapes(config)).items()
-    }
-    table = _table(shapes, names)
-    expected = {
-        name: _to_tensor(
-            [np.broadcast_to(np.float32(0), shapes[path]) for path in paths],
-            paths[0],
-            name,
-        ).shape
-        for name, paths in table.items()
-    }
-    _check_match(
-        expected, {name: array.shape for name, array in tensors.items()}, source
+    table = _table(flatten_dict(dict(shapes)), names)
+    check_match(
+        tensor_shapes(shapes, names),
+        {name: array.shape for name, array in tensors.items()},
+        source,
     )
+    _check_values({name: tensors[name] for name in table}, source)
     flat = {}
     for name, fused in table.items():
         tensor = tensors[name]
@@ -164,19 +208,42 @@ def from_openai(state: Mapping[str, np.ndarray], config: ClipConfig) -> dict[str
     Raises:
         WeightMismatchError: If tensors are missing, unknown or of another shape.
     """
-    return from_tensors(state, config, OPENAI, "the state dict")
+    return from_tensors(state, variable_shapes(config), OPENAI, "the state dict")
 
 
-def _check_match(
+def allowance(name: str) -> str | None:
+    """What a tensor is that may be left over; None for one that may not."""
+    found = (what for what, pattern in ALLOWED.items() if re.search(pattern, name))
+    return next(found, None)
+
+
+def _check_values(tensors: Mapping[str, np.ndarray], source: str) -> None:
+    faults = []
+    for name, tensor in tensors.items():
+        # `np.floating` leaves out bfloat16.
+        if not jnp.issubdtype(tensor.dtype, jnp.floating):
+            faults.append(f"{name} is of {tensor.dtype}, not of a floating dtype")
+        elif not np.isfinite(tensor).all():
+            faults.append(f"{name} holds numbers that are not finite")
+    if faults:
+        raise WeightMismatchError(
+            f"{source} is damaged, {len(faults)} tensors:\n    " + "\n    ".join(faults)
+        )
+
+
+def check_match(
     expected: Mapping[str, tuple[int, ...]],
     given: Mapping[str, tuple[int, ...]],
     source: str,
 ) -> None:
+    """Compares names and shapes, both ways.
+
+    Raises:
+        WeightMismatchError: Listing every tensor missing, unknown or misshapen.
+    """
     missing = sorted(expected.keys() - given.keys())
     extra = sorted(
-        name
-        for name in given.keys() - expected.keys()
-        if not any(re.search(pattern, name) for pattern in _IGNORED.values())
+        name for name in given.keys() - expected.keys() if allowance(name) is None
     )
     misshapen = [
         name

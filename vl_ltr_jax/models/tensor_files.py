@@ -1,0 +1,213 @@
+"""Named tensors on disk, whatever the format: name -> numpy array.
+
+- safetensors, whole (`*.safetensors`) or in shards (`*.safetensors.index.json`): read
+  without PyTorch.
+- PyTorch's pickles (`*.pth`, `*.pt`, `*.bin`) and TorchScript archives, such as
+  OpenAI's `ViT-B-16.pt`: read through PyTorch, where it is installed. Pickles are
+  opened with `weights_only=True` and TorchScript by its own reader, so no Python in a
+  file runs.
+"""
+
+import argparse
+import json
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+SAFETENSORS = ".safetensors"
+SHARD_INDEX = ".safetensors.index.json"
+PICKLES = (".pth", ".pt", ".bin", ".ckpt")
+# A training checkpoint keeps the weights under one of these, beside the optimizer's.
+_MODEL_KEYS = ("model", "state_dict")
+
+
+class TensorFileError(ValueError):
+    """A file that holds no tensors, or not whole ones."""
+
+
+def is_tensor_file(path: Path) -> bool:
+    """Whether the name is that of a format read here."""
+    return path.name.endswith((SAFETENSORS, SHARD_INDEX, *PICKLES))
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor; for safetensors, only the headers are read.
+
+    Raises:
+        TensorFileError: If the file is broken or of no format known here.
+    """
+    if path.name.endswith((SAFETENSORS, SHARD_INDEX)):
+        with _Safetensors(path) as file:
+            return {name: file.shape(name) for name in file.names()}
+    return {name: tensor.shape for name, tensor in read_tensors(path).items()}
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Every tensor, in the dtype it has in the file.
+
+    Raises:
+        TensorFileError: If the file is broken or of no format known here.
+    """
+    if path.name.endswith((SAFETENSORS, SHARD_INDEX)):
+        with _Safetensors(path) as file:
+            return {name: file.tensor(name) for name in file.names()}
+    if path.name.endswith(PICKLES):
+        return _read_pytorch(path)
+    raise TensorFileError(
+        f"{path}: not a file of tensors; known are *{SAFETENSORS}, *{SHARD_INDEX} and, "
+        f"through PyTorch, *{', *'.join(PICKLES)}"
+    )
+
+
+class _Safetensors(ExitStack):
+    """One safetensors file, or the shards that an index lists."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        whole = path.name.endswith(SAFETENSORS)
+        self._shard_of: dict[str, Path] = {} if whole else _read_index(path)
+        shards = {path} if whole else set(self._shard_of.values())
+        self._files: dict[Path, Any] = {}
+        try:
+            for shard in sorted(shards):
+                self._files[shard] = self._open(shard)
+                if whole:
+                    self._shard_of = dict.fromkeys(self._files[shard].keys(), shard)
+            self._check_shards()
+        except TensorFileError:
+            self.close()
+            raise
+
+    def names(self) -> list[str]:
+        return list(self._shard_of)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._files[self._shard_of[name]].get_slice(name).get_shape())
+
+    def tensor(self, name: str) -> np.ndarray:
+        return self._files[self._shard_of[name]].get_tensor(name)
+
+    def _open(self, shard: Path) -> Any:
+        if not shard.is_file():
+            raise TensorFileError(
+                f"{shard}: no such file, though {self._path.name} lists it; copy all "
+                "the shards of the model"
+            )
+        try:
+            return self.enter_context(safe_open(shard, framework="np"))
+        except SafetensorError as error:
+            raise TensorFileError(
+                f"{shard}: not a whole safetensors file ({error}). It is "
+                f"{shard.stat().st_size} bytes long; was it cut off while copying?"
+            ) from error
+
+    def _check_shards(self) -> None:
+        held = {shard: set(file.keys()) for shard, file in self._files.items()}
+        absent = [
+            f"{name} ({shard.name})"
+            for name, shard in self._shard_of.items()
+            if name not in held[shard]
+        ]
+        listed = self._shard_of.keys()
+        unlisted = sorted(set().union(*held.values()) - listed) if held else []
+        if absent or unlisted:
+            raise TensorFileError(
+                f"{self._path}: its shards do not fit it; listed but not there: "
+                f"{', '.join(absent) or 'none'}; there but not listed: "
+                f"{', '.join(unlisted) or 'none'}"
+            )
+
+
+def _read_index(path: Path) -> dict[str, Path]:
+    """Tensor name -> shard."""
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        return {name: path.parent / Path(file).name for name, file in listed.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TensorFileError(
+            f"{path}: not an index of shards, an object with weight_map: name -> file "
+            f"({error!r})"
+        ) from error
+
+
+def _read_pytorch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise TensorFileError(
+            f"{path}: a PyTorch file, and PyTorch is not installed to read it; "
+            f"`pip install torch`, or use a *{SAFETENSORS} file of the same model"
+        ) from error
+
+    try:
+        if _is_torchscript(path):
+            with warnings.catch_warnings():
+                # Deprecated, and the only reader of what OpenAI has published.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                content = torch.jit.load(str(path), map_location="cpu").state_dict()
+        else:
+            # The authors' checkpoints carry their command line, a plain record.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
+        raise TensorFileError(
+            f"{path}: refused, because it holds more than tensors and plain values "
+            f"({' '.join(reason.split())[:200]}). Nothing in it was run. If you trust "
+            "it, load it in PyTorch and save its state dict alone"
+        ) from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError) as error:
+        raise TensorFileError(
+            f"{path}: not a whole PyTorch file ({_first_line(error)}). "
+            f"It is {path.stat().st_size} bytes long; was it cut off while copying?"
+        ) from error
+    return {
+        name: _to_numpy(tensor) for name, tensor in _state_dict(path, content).items()
+    }
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _state_dict(path: Path, content: Any) -> Mapping[str, Any]:
+    import torch
+
+    for key in _MODEL_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not (
+        isinstance(content, Mapping)
+        and content
+        and all(isinstance(value, torch.Tensor) for value in content.values())
+    ):
+        raise TensorFileError(
+            f"{path}: holds no state dict, neither by itself nor under "
+            f"{' or '.join(map(repr, _MODEL_KEYS))}"
+        )
+    # DistributedDataParallel's wrapper, when the checkpoint was made through it.
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    import torch
+
+    if tensor.dtype == torch.bfloat16:  # numpy has no such dtype, but ours does
+        return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
+    return tensor.detach().numpy()
