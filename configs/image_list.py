@@ -18,7 +18,7 @@ from vl_ltr_jax.config import arguments, default_config
 
 def get_config(arg: str = "") -> ConfigDict:
     """The configuration; `arg` may be `scratch=yes` (no CLIP weights)."""
-    scratch = arguments(arg, scratch="no")["scratch"] == "yes"
+    scratch = arguments(arg, scratch=("no", "yes"))["scratch"] == "yes"
 
     config = default_config()
     config.data.source = "image_list"

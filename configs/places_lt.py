@@ -12,14 +12,15 @@ from vl_ltr_jax.config import arguments, default_config
 
 CLIP = {
     "ViT-B/16": "openai/clip-vit-base-patch16",
+    "ViT-B/32": "openai/clip-vit-base-patch32",
     "RN50": "timm/resnet50_clip.openai",
 }
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The configuration; `arg` may be `backbone=ViT-B/16` or `backbone=RN50`."""
-    given = arguments(arg, backbone="ViT-B/16")
-    vit = given["backbone"] == "ViT-B/16"
+    given = arguments(arg, backbone=tuple(CLIP))
+    vit = given["backbone"] != "RN50"
 
     config = default_config()
     config.data.source = "image_list"
@@ -27,7 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.name = "Places_LT"
     config.data.layout = "places_lt"
     config.model.backbone = given["backbone"]
-    config.init.clip = CLIP.get(given["backbone"], "")
+    config.init.clip = CLIP[given["backbone"]]
 
     config.pretrain.epochs = 50
     config.pretrain.warmup_epochs = 5

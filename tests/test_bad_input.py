@@ -1,19 +1,27 @@
 """Every mistake with the user's files is named: which file, which line, what to do."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import image_world
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from vl_ltr_jax import config as configs
-from vl_ltr_jax import inputs, main, stages
+from vl_ltr_jax import evaluate, inputs, main, stages
+from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import ArtifactError
-from vl_ltr_jax.data.images import ImageReadError
+from vl_ltr_jax.data.images import ImageReadError, read_image
 from vl_ltr_jax.data.tokenizer import Tokenizer
 from vl_ltr_jax.models import clip_files
-from vl_ltr_jax.run import artifact
+from vl_ltr_jax.run import WorkdirError, artifact, sole_user
 
 
 @pytest.fixture
@@ -196,3 +204,113 @@ def test_a_damaged_stage_says_what_to_delete(world, tmp_path, file, content, wor
     with pytest.raises(ArtifactError, match=words):
         made.check()
         made.summary()
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("def get_config(:\n", ["SyntaxError", "given.py:1"]),
+        ("import nosuchmodule\n", ["nosuchmodule", "given.py:1"]),
+        ("x = 1\n", ["get_config"]),
+        (
+            "from vl_ltr_jax.config import default_config\n\n"
+            "def get_config():\n"
+            "    config = default_config()\n"
+            "    config.pretrian.epochs = 3\n",
+            ["pretrian", "given.py:5"],
+        ),
+        ("def get_config():\n    return {'seed': 3}\n", ["dict, not a ConfigDict"]),
+    ],
+)
+def test_a_broken_configuration_file_is_one_message(tmp_path, text, words):
+    (tmp_path / "given.py").write_text(text)
+    status, message = start([f"--config={tmp_path / 'given.py'}", "--workdir=unused"])
+    assert status == 2
+    assert message.startswith("error: ") and "Traceback" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["config.seed=3"], "'config.seed=3' is no flag"),
+        (["--config.seed=x"], "seed"),
+        (["--config.anchors.num_anchors=3.5"], "3.5"),
+    ],
+)
+def test_stray_arguments_are_refused(arguments, words):
+    status, message = start(
+        ["--config=configs/shapes_lt.py", "--workdir=unused", *arguments]
+    )
+    assert status == 2 and words in message and "Traceback" not in message
+
+
+def start(arguments):
+    """Exit status and messages of the main job with these flags, in its own process."""
+    done = subprocess.run(
+        [sys.executable, "-m", "vl_ltr_jax.main", *arguments],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stderr
+
+
+def test_a_directory_in_place_of_an_image_is_named(world):
+    replace_line(world / "world_train.txt", 5, "images/crimson 0")
+    with pytest.raises(ValueError, match="world_train.txt:5: no image"):
+        read(world)
+    (world / "images" / "crimson" / "gone.jpg").symlink_to("nowhere")
+    replace_line(world / "world_train.txt", 5, "images/crimson/gone.jpg 0")
+    with pytest.raises(ValueError, match="world_train.txt:5: no image"):
+        read(world)
+
+
+def test_16_bit_pictures_keep_their_range(tmp_path):
+    """Pillow alone makes all of them white."""
+    values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    pixels = np.asarray(read_image(tmp_path / "deep.png", "deep.png"))
+    np.testing.assert_array_equal(pixels[:, :, 0], values >> 8)
+    Image.fromarray(values.astype(np.float32)).save(tmp_path / "deep.tiff")
+    with pytest.raises(ImageReadError, match="32 bits, whose range is not known"):
+        read_image(tmp_path / "deep.tiff", "deep.tiff")
+
+
+def test_two_runs_in_one_workdir_are_refused(tmp_path):
+    with sole_user(epath.Path(tmp_path)):
+        with pytest.raises(WorkdirError, match=f"another run .process {os.getpid()} "):
+            with sole_user(epath.Path(tmp_path)):
+                pass
+    with sole_user(epath.Path(tmp_path)):
+        pass
+
+
+def test_a_stage_made_anew_under_a_finished_one_is_refused(world, tmp_path):
+    config = configs.from_config_dict(image_world.configure(world))
+    workdir, data = epath.Path(tmp_path / "run"), inputs.read(config)
+    for stage in ("pretrain", "embed"):
+        made = artifact(config, workdir, stage, data)
+        made.begin()
+        made.finish({"seconds": 1.0, "versions": {}})
+    stages.check(config, workdir, data)
+    (workdir / "pretrain").rmtree()
+    with pytest.raises(ArtifactError, match="'embed' .* is finished, but 'pretrain'"):
+        stages.check(config, workdir, data)
+
+
+def test_scores_that_are_not_numbers_are_no_result():
+    def scores(frozen, images):
+        return {"lgr": jnp.full((8, 3), jnp.nan).at[:4].set(0.0)}
+
+    batch = {
+        "image": np.zeros((8, 4, 4, 3), np.uint8),
+        "label": np.zeros(8, np.int32),
+        "mask": np.arange(8) < 7,
+    }
+    count = evaluate.make_count(scores, 3)
+    with pytest.raises(
+        evaluate.NonFiniteScoreError, match="3 of 7 images .* head 'lgr'"
+    ):
+        evaluate.evaluate_split(count, {}, [batch], meshes.make_mesh())

@@ -198,3 +198,18 @@ def test_a_donated_state_is_saved_as_it_was(tmp_path):
             restored, _ = checkpoints.restore_latest(template)
             assert np.unique(restored.params["kernel"]) == [step]
         (tmp_path / str(step)).rename(tmp_path.with_name(f"read-{step}"))
+
+
+@pytest.mark.parametrize("call", ["save", "wait_until_finished"])
+def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path, monkeypatch, call):
+    def fail(*args, **kwargs):
+        raise ValueError("RESOURCE_EXHAUSTED: ... No space left on device [os_error")
+
+    with Checkpoints(tmp_path / "run", every_steps=1) as checkpoints:
+        checkpoints.save(1, one_array(1))
+        checkpoints.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints._manager, call, fail)
+            with pytest.raises(CheckpointError, match="/run: No space left on device"):
+                checkpoints.save(2, one_array(2))
+                checkpoints.wait()

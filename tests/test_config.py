@@ -106,6 +106,10 @@ def test_flag_names_are_checked_before_parsing():
 
 
 def test_arguments_of_a_configuration_file():
-    assert configs.arguments("backbone=RN50", backbone="x") == {"backbone": "RN50"}
+    backbone = ("ViT-B/16", "RN50")
+    for text, value in (("backbone=RN50", "RN50"), ("", "ViT-B/16")):
+        assert configs.arguments(text, backbone=backbone) == {"backbone": value}
     with pytest.raises(configs.ConfigError, match="did you mean 'backbone'"):
-        configs.arguments("bakbone=RN50", backbone="x")
+        configs.arguments("bakbone=RN50", backbone=backbone)
+    with pytest.raises(configs.ConfigError, match="did you mean 'RN50'"):
+        configs.arguments("backbone=RN5", backbone=backbone)

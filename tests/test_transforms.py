@@ -46,6 +46,17 @@ def test_goldens_tell_the_roundings_apart():
     assert (newer != golden["crop_uint8_64"]).any()
 
 
+def test_a_sliver_is_cut_to_its_middle():
+    """As a whole, 3000 x 1 pixels would be enlarged to 96,000 x 32."""
+    image = noise_image(3000, 1)
+    assert transforms.resize(image, 32).size == (1024, 32)
+    middle = image.crop((1484, 0, 1516, 1))
+    assert transforms.resize(image, 32).tobytes() == (
+        middle.resize((1024, 32), Image.Resampling.BICUBIC).tobytes()
+    )
+    assert transforms.resize(noise_image(32, 1), 32).size == (1024, 32)
+
+
 def test_clip_recipe_resizes_to_the_crop():
     result = transforms.eval_transform("clip", 32)(noise_image(64, 48))
     resized = noise_image(64, 48).resize((42, 32), Image.Resampling.BICUBIC)

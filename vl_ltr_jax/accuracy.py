@@ -19,6 +19,7 @@ class AccuracySums(NamedTuple):
     top1_correct: Int[Array, " C"]
     top5_correct: Int[Array, " C"]
     total: Int[Array, " C"]
+    invalid: Int[Array, " C"]  # images with a score that is NaN
 
     @classmethod
     def zeros(cls, num_classes: int) -> "AccuracySums":
@@ -37,7 +38,7 @@ def update(
     Args:
       sums: counts so far.
       scores: the higher, the likelier; of equal scores the lower class ranks first. A
-        row with a NaN is a miss.
+        row with a NaN is a miss, and counted as invalid.
       labels: true classes; anything where the mask is 0.
       mask: 1 for an image, 0 for padding.
     """
@@ -54,6 +55,7 @@ def update(
         add(sums.top1_correct, valid & (rank < 1)),
         add(sums.top5_correct, valid & (rank < 5)),
         add(sums.total, counted),
+        add(sums.invalid, counted & ~valid),
     )
 
 

@@ -7,10 +7,12 @@ at all. Orbax casts a restored array to the dtype asked for without a word, so s
 and dtypes are compared before anything is read.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -73,7 +75,8 @@ class Checkpoints:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
 
     @property
     def directory(self) -> str:
@@ -107,23 +110,40 @@ class Checkpoints:
             step: the number of steps done. A step already saved is left as it is.
             state: a dataclass of array trees with a field `params`.
             meta: whatever JSON can hold: the configuration, the data position.
+
+        Raises:
+            CheckpointError: this save, or the one before it, could not be written.
         """
         if step in self._manager.all_steps():
             return
         model, training = _split(state)
-        self._manager.save(
-            step,
-            force=True,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardSave(model),
-                training=ocp.args.StandardSave(training),
-                meta=ocp.args.JsonSave(dict(meta or {})),
-            ),
+        args = ocp.args.Composite(
+            model=ocp.args.StandardSave(model),
+            training=ocp.args.StandardSave(training),
+            meta=ocp.args.JsonSave(dict(meta or {})),
         )
+        with self._writing():
+            self._manager.save(step, force=True, args=args)
 
     def wait(self) -> None:
-        """Blocks until every save is committed."""
-        self._manager.wait_until_finished()
+        """Blocks until every save is committed.
+
+        Raises:
+            CheckpointError: one could not be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            raise CheckpointError(
+                f"cannot write a checkpoint to {self.directory}: {_reason(error)}. "
+                "Those written before are whole: mend the cause (a full disk?), and "
+                "the same command goes on from the last"
+            ) from error
 
     def restore_latest(self, template: State) -> tuple[State, dict[str, Any]] | None:
         """Reads the newest checkpoint that can be read.
@@ -219,7 +239,10 @@ def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
     """
     path = epath.Path(directory)
     if not path.is_dir():
-        raise CheckpointError(f"no checkpoints: {path} is not a directory")
+        raise CheckpointError(
+            f"no checkpoints: {path} is not a directory; delete the stage's directory "
+            "and those of the stages after it, to make them again"
+        )
     with _open(path, ("model",), create=False) as manager:
         steps = manager.all_steps()
         if not steps:
@@ -309,6 +332,12 @@ def _in_every_process(fact: bool) -> bool:
     if jax.process_count() == 1:
         return fact
     return bool(np.all(multihost_utils.process_allgather(np.asarray(fact))))
+
+
+def _reason(error: Exception) -> str:
+    """The operating system's words where it has any: TensorStore's are long."""
+    found = re.search(r"(No space left on device|Disk quota exceeded)", str(error))
+    return found[0] if found else _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -43,6 +43,7 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "log.every_steps": (1, None),
     "log.checkpoint_every_steps": (1, None),
     "log.keep_checkpoints": (1, None),
+    "mesh.model": (1, None),
     "seed": (0, _LARGEST),
     **{
         f"{stage}.{field}": bounds
@@ -67,19 +68,27 @@ def default_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dataclasses.asdict(Config()), type_safe=False)
 
 
-def arguments(text: str, **defaults: str) -> dict[str, str]:
+def arguments(text: str, **choices: Sequence[str]) -> dict[str, str]:
     """Reads the part of `--config=FILE:key=value,key=value` after the colon.
 
+    Args:
+      text: that part.
+      **choices: the values allowed for each key, the default first.
+
     Raises:
-      ConfigError: if a key is not one of `defaults`.
+      ConfigError: if a key or its value is not one of `choices`.
     """
-    given = dict(defaults)
+    given = {key: allowed[0] for key, allowed in choices.items()}
     for item in filter(None, (text or "").split(",")):
         key, _, value = item.partition("=")
-        if key not in defaults or not value:
+        if key not in choices or value not in choices[key]:
+            named, allowed = (
+                (value, choices[key]) if key in choices else (key, list(choices))
+            )
             raise ConfigError(
-                f"--config=FILE:{text}: {item!r} is not of the form key=value with a "
-                f"key among {', '.join(defaults)}{_nearest(key, defaults)}"
+                f"--config=FILE:{text}: {item!r} is not of the form key=value with "
+                f"{'a value' if key in choices else 'a key'} among "
+                f"{', '.join(allowed)}{_nearest(named, allowed)}"
             )
         given[key] = value
     return given
@@ -125,6 +134,11 @@ def from_config_dict(config_dict: ml_collections.ConfigDict) -> Config:
       ConfigError: one message that names every unknown or missing key, wrong type,
         unknown choice, value out of bounds and contradiction.
     """
+    if not isinstance(config_dict, ml_collections.ConfigDict):
+        raise ConfigError(
+            f"get_config() returned a {type(config_dict).__name__}, not a ConfigDict; "
+            "start from vl_ltr_jax.config.default_config()"
+        )
     faults: list[str] = []
     config: Config = _build(Config, config_dict.to_dict(), "", faults)
     if faults:
@@ -307,6 +321,11 @@ def _contradictions(config: Config) -> list[str]:
             f"pretrain.distillation_temperature={pretrain.distillation_temperature} "
             f"has no meaning with pretrain.distillation={pretrain.distillation!r}: "
             "'kl' alone has a temperature"
+        )
+    if config.mesh.data < 1 and config.mesh.data != -1:
+        faults.append(
+            f"mesh.data={config.mesh.data}: a number of devices from 1, or -1 for all "
+            "that mesh.model leaves"
         )
     if not data.name:
         faults.append(

@@ -22,6 +22,10 @@ Scores = dict[str, Float[Array, "B C"]]
 Count = Callable[[dict[str, Any], dict[str, Array]], dict[str, accuracy.AccuracySums]]
 
 
+class NonFiniteScoreError(ValueError):
+    """A head whose scores are not numbers."""
+
+
 def make_scores(
     model: Clip,
     head: nn.Module | None,
@@ -125,12 +129,23 @@ def evaluate_split(
 
     Returns:
       Per-class sums for each head, on the host.
+
+    Raises:
+      NonFiniteScoreError: if a head gives NaN.
     """
     total: dict[str, accuracy.AccuracySums] | None = None
     for batch in batches:
         sums = count(frozen, meshes.to_global(mesh, batch))
         total = sums if total is None else jax.tree.map(operator.add, total, sums)
-    return jax.tree.map(meshes.to_host, total)
+    sums = jax.tree.map(meshes.to_host, total)
+    for head, counts in sums.items():
+        if invalid := int(counts.invalid.sum()):
+            raise NonFiniteScoreError(
+                f"{invalid} of {int(counts.total.sum())} images have scores from the "
+                f"head {head!r} that are not numbers: its training has diverged. Lower "
+                "the learning rate, in a new --workdir"
+            )
+    return sums
 
 
 def summarise(
@@ -149,7 +164,7 @@ def summarise(
       `top1`, `top5`, `prediction` and `shots` under both rules; None where a group has
       no image.
     """
-    top1, top5, total_per_class = map(np.asarray, sums)
+    top1, top5, total_per_class, _ = map(np.asarray, sums)
     total = int(total_per_class.sum())
 
     def percent(correct: np.ndarray) -> float | None:

@@ -194,7 +194,8 @@ class _LateMetrics:
         raise NonFiniteLossError(
             f"{name} is {value} at step {step}; the last good checkpoint is "
             + (f"step {saved} in {self._checkpoints.directory}" if saved else "none")
-            + ". Lower the learning rate, lengthen the warm-up, or compute in float32"
+            + ". Lower the learning rate, lengthen the warm-up, or compute in float32, "
+            "in a new --workdir"
         )
 
 

@@ -3,7 +3,9 @@
 python -m vl_ltr_jax.main --config=configs/shapes_lt.py --workdir=DIR
 """
 
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -96,7 +98,47 @@ def start(entry: Callable[[Sequence[str]], None]) -> None:
         refuse(error)
     # At INFO, Orbax tells of every file; the stages say what a person wants to know.
     logging.set_verbosity(logging.WARNING)
-    app.run(entry)
+    try:
+        app.run(entry, flags_parser=_parse)
+    except KeyboardInterrupt:  # a traceback would tell nobody anything
+        print(
+            "interrupted: the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        sys.exit(128 + signal.SIGINT)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parses the flags, and runs the configuration file on the way."""
+    try:
+        rest = flags.FLAGS(argv)
+    except (configs.ConfigError, flags.Error) as error:
+        refuse(error)
+    except Exception as error:  # whatever a user's file may raise
+        frames = [
+            (getattr(error, "filename", None), getattr(error, "lineno", None)),
+            *(
+                (frame.filename, frame.lineno)
+                for frame in reversed(traceback.extract_tb(error.__traceback__))
+                if frame.name in ("<module>", "get_config")
+                and frame.filename != __file__
+            ),
+        ]
+        where = next((f" at {file}:{line}" for file, line in frames if line), "")
+        words = " ".join(str(error).split())
+        refuse(
+            configs.ConfigError(
+                f"--config: the file fails{where}: {type(error).__name__}: {words}; "
+                "a configuration file defines get_config(), see configs/"
+            )
+        )
+    if rest[1:]:
+        refuse(
+            configs.ConfigError(
+                f"{rest[1]!r} is no flag; settings are written --config.KEY=VALUE"
+            )
+        )
+    return rest
 
 
 if __name__ == "__main__":

@@ -4,8 +4,13 @@ What the stages share: the towers at each point of the road, functions that embe
 them, and the artifact each stage reads or leaves.
 """
 
+import contextlib
+import fcntl
 import functools
+import os
+import socket
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -178,6 +183,37 @@ def artifact(
         and any(key == d or key.startswith(d + ".") for d in DEPENDS[stage])
     }
     return Artifact(workdir / stage, {**kept, "inputs": read.digest})
+
+
+@contextlib.contextmanager
+def sole_user(workdir: epath.Path) -> Iterator[None]:
+    """Keeps other runs out of the workdir, on process 0.
+
+    The lock is the operating system's and dies with the process. Buckets have none.
+
+    Raises:
+      WorkdirError: if another run is at work there.
+    """
+    if jax.process_index() != 0 or "://" in os.fspath(workdir):
+        yield
+        return
+    path = workdir / ".lock"
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise WorkdirError(
+                f"--workdir={workdir} is in use by another run ({file.read().strip()})"
+                "; wait for it, stop it, or name another directory"
+            ) from None
+        except OSError:  # a file system without locks
+            yield
+            return
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 def check_writable(workdir: epath.Path) -> None:

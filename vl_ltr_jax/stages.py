@@ -34,9 +34,9 @@ from vl_ltr_jax import (
 )
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.artifacts import write_whole
+from vl_ltr_jax.artifacts import ArtifactError, write_whole
 from vl_ltr_jax.checkpoint import load_params
-from vl_ltr_jax.run import Run, artifact, check_writable
+from vl_ltr_jax.run import Run, artifact, check_writable, sole_user
 from vl_ltr_jax.settings import Config
 
 
@@ -127,7 +127,7 @@ def run_anchors(run: Run) -> dict[str, Any]:
         scores,
         corpus.labels,
         run.inputs.num_classes,
-        options.num_anchors,
+        min(options.num_anchors, int(corpus.counts.max())),
         selection=options.selection,
         seed=run.config.seed,
     )
@@ -280,11 +280,25 @@ def check(config: Config, workdir: epath.Path, read: inputs.Inputs) -> None:
 
     Raises:
       WorkdirError: if files cannot be made in the workdir.
-      ArtifactError: if a stage there was made with another configuration or inputs.
+      ArtifactError: if a stage there is damaged, was made with another configuration
+        or inputs, or is finished while one that it was made from is not.
     """
     check_writable(workdir)
+    unfinished = ""
     for stage in planned(config, read):
-        artifact(config, workdir, stage, read).check()
+        left = artifact(config, workdir, stage, read)
+        left.check()
+        if not left.finished:
+            unfinished = unfinished or stage
+            continue
+        left.summary()
+        if unfinished:
+            raise ArtifactError(
+                f"stage {stage!r} in {workdir} is finished, but {unfinished!r}, which "
+                f"comes before it, is not: it would be made anew and no longer be what "
+                f"{stage!r} was made from. Delete {left.directory} and those of the "
+                "stages after it"
+            )
 
 
 def run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, Any]:
@@ -302,6 +316,11 @@ def run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, A
       ValueError: (a subclass) for what the user can mend, with how.
     """
     configs.check_devices(config, jax.device_count(), jax.process_count())
+    with sole_user(workdir):
+        return _run(config, workdir, read)
+
+
+def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, Any]:
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
     this = Run(config, workdir, read, mesh)
     versions = provenance.versions()

@@ -1,5 +1,8 @@
 """Image files to RGB pictures, pixel for pixel as Pillow decodes them.
 
+Differs from VL-LTR: of 16-bit grey the high bytes are kept, where Pillow's conversion
+cuts every value above 255 to white.
+
 JPEG files go through simplejpeg, which gives Pillow's pixels faster; whatever it
 refuses (CMYK, odd markers, other formats) goes through Pillow. Not in the paper.
 """
@@ -7,6 +10,7 @@ refuses (CMYK, odd markers, other formats) goes through Pillow. Not in the paper
 import io
 from pathlib import Path
 
+import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
@@ -59,4 +63,9 @@ def _decode(content: bytes) -> Image.Image:
         if image.mode == "P" and "transparency" in image.info:
             # Same colours as straight to RGB, without Pillow's warning.
             return image.convert("RGBA").convert("RGB")
+        if image.mode.startswith("I;16"):
+            high_bytes = (np.asarray(image) >> 8).astype(np.uint8)
+            return Image.fromarray(high_bytes).convert("RGB")
+        if image.mode in ("I", "F"):
+            raise ValueError("pixels of 32 bits, whose range is not known: save 8 bits")
         return image.convert("RGB")

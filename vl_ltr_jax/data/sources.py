@@ -244,13 +244,15 @@ def _relative(rows: _Rows) -> list[str]:
 def _missing(
     root: Path, paths: Sequence[str], listings: dict[str, set[str]]
 ) -> Bool[np.ndarray, "N"]:
-    """Which paths do not exist; fills in the listing of each directory met."""
+    """Which paths are no files; fills in the listing of each directory met."""
     missing = np.zeros(len(paths), bool)
     for index, path in enumerate(paths):
         directory, name = posixpath.split(path)
         if directory not in listings:
             try:
-                listings[directory] = set(os.listdir(root / directory))
+                with os.scandir(root / directory) as entries:
+                    files = {entry.name for entry in entries if entry.is_file()}
+                listings[directory] = files
             except (OSError, ValueError):  # ValueError: a null byte
                 listings[directory] = set()
         missing[index] = name not in listings[directory]

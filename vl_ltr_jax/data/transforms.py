@@ -55,6 +55,7 @@ NORMALIZATIONS = {
 }
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
+_LONGEST = 32  # of a picture's longer side, in shorter ones
 
 
 def eval_transform(recipe: str, image_size: int) -> EvalTransform:
@@ -104,7 +105,16 @@ def train_transform(
 
 
 def resize(image: Image.Image, shorter_side: int) -> Image.Image:
-    """Resizes so that the shorter side has the given length; truncates the longer."""
+    """Resizes so that the shorter side has the given length; truncates the longer.
+
+    Differs from VL-LTR: of a picture more than 32 times as long as wide only the middle
+    is kept; enlarged as a whole it could take gigabytes.
+    """
+    longest = _LONGEST * min(image.size)
+    if max(image.size) > longest:
+        width, height = (min(side, longest) for side in image.size)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
     width, height = image.size
     if min(image.size) == shorter_side:
         return image

@@ -217,7 +217,7 @@ def allowance(name: str) -> str | None:
     return next(found, None)
 
 
-def _check_values(tensors: Mapping[str, np.ndarray], source: str) -> None:
+def _check_values(tensors: Mapping[str, Any], source: str) -> None:
     faults = []
     for name, tensor in tensors.items():
         # `np.floating` leaves out bfloat16.
