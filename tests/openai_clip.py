@@ -24,10 +24,10 @@ def openai_module(name: str) -> Any:
     return module
 
 
-def openai_clip(config: ClipConfig, seed: int = 0) -> torch.nn.Module:
-    """OpenAI's model of these sizes, in which no parameter is zero or one."""
+def openai_modules(config: ClipConfig) -> torch.nn.Module:
+    """OpenAI's model of these sizes, as its constructor leaves it."""
     vision, text = config.vision, config.text
-    model = openai_module("model.py").CLIP(
+    return openai_module("model.py").CLIP(
         config.embed_dim,
         vision.image_size,
         vision.layers,
@@ -39,6 +39,11 @@ def openai_clip(config: ClipConfig, seed: int = 0) -> torch.nn.Module:
         text.heads,
         text.layers,
     )
+
+
+def openai_clip(config: ClipConfig, seed: int = 0) -> torch.nn.Module:
+    """The same, with no parameter zero or one."""
+    model = openai_modules(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():

@@ -93,6 +93,7 @@ def test_full_size_model_is_transformers(model, image_size):
     assert relative_error(logits, outputs.logits_per_image) < 1e-4
 
 
+@pytest.mark.parametrize("model", [32], indirect=True, ids=["ViT-B/32"])
 def test_bfloat16_at_full_size(model):
     _, directory, _ = model
     config, variables = load_clip(directory)

@@ -34,6 +34,9 @@ def start(
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
+        # The same programs in every process: compiled once.
+        "JAX_COMPILATION_CACHE_DIR": str(config.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     return subprocess.Popen(
         [

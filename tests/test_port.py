@@ -89,7 +89,7 @@ def torch_features(model, images, tokens):
         return model.encode_image(pixels), model.encode_text(torch.from_numpy(tokens))
 
 
-@pytest.mark.parametrize("backbone", ["ViT-tiny", "RN-tiny"])
+@pytest.mark.parametrize("backbone", ["ViT-tiny", "RN-tiny", "RN50"])
 def test_openais_own_module(tmp_path, backbone):
     """In: features of their model in ours. Out: a state dict that loads strictly.
 
@@ -104,9 +104,10 @@ def test_openais_own_module(tmp_path, backbone):
     assert again == config
     rng = np.random.default_rng(0)
     size = config.vision.image_size
-    images = rng.standard_normal((3, size, size, 3), dtype=np.float32)
-    tokens = rng.integers(0, 4094, (3, 77)).astype(np.int32)
-    tokens[:, 20] = 4095
+    images = rng.standard_normal((2, size, size, 3), dtype=np.float32)
+    end = config.text.vocab_size - 1
+    tokens = rng.integers(0, end, (2, 77)).astype(np.int32)
+    tokens[:, 20] = end
     expected = torch_features(theirs, images, tokens)
     ours = jax.jit(Clip(config).apply)(variables, images, tokens)
     for found, wanted in zip(ours, expected, strict=True):
@@ -386,3 +387,23 @@ def test_hub_ids_are_found_in_the_cache(cache, tmp_path, monkeypatch):
 def test_a_model_that_is_nowhere_says_what_to_do(cache):
     with pytest.raises(hub.HubError, match="not in the hub's cache.*hf download other"):
         clip_files.load_clip("other/clip-tiny")
+
+
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("RepositoryNotFoundError", "no such model or revision on the hub"),
+        ("GatedRepoError", "accept them on its page and `hf auth login`"),
+    ],
+)
+def test_what_the_hub_refuses_says_what_to_do(monkeypatch, kind, words):
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    def refuse(*args, **kwargs):
+        kind_of_error = getattr(errors, kind)
+        raise kind_of_error.__new__(kind_of_error)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(hub.HubError, match=words):
+        hub.local_path("other/clip-tiny")
