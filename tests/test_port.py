@@ -20,7 +20,7 @@ from clip_oracle import (
 from openai_clip import openai_clip
 from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax.models import clip_files, hub, port, vl_ltr, weights
+from vl_ltr_jax.models import clip_files, port, vl_ltr, weights
 from vl_ltr_jax.models.clip import PRESETS, Clip, ClipConfig, variable_shapes
 from vl_ltr_jax.models.lgr import LanguageGuidedHead
 from vl_ltr_jax.models.tensor_files import TensorFileError, read_tensors
@@ -358,52 +358,3 @@ def test_command_line(tmp_path, capsys):
         assert stopped.value.code == 2
         assert words in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["made", "source"]
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """A hub cache with one model in it, and no network."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    repo = tmp_path / "hub" / "models--someone--clip-tiny"
-    revision = "0123456789abcdef0123456789abcdef01234567"
-    (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text(revision)
-    save_hugging_face(repo / "snapshots" / revision)
-    return repo
-
-
-def test_hub_ids_are_found_in_the_cache(cache, tmp_path, monkeypatch):
-    config, variables = clip_files.load_clip("someone/clip-tiny")
-    assert config.vision.image_size == 32
-    monkeypatch.chdir(tmp_path)
-    save_hugging_face(tmp_path / "someone" / "clip-tiny", torch.float16)
-    dtype = read_tensors(clip_files.find_weights("someone/clip-tiny"))["logit_scale"]
-    assert dtype.dtype == np.float16  # a path wins
-
-
-def test_a_model_that_is_nowhere_says_what_to_do(cache):
-    with pytest.raises(hub.HubError, match="not in the hub's cache.*hf download other"):
-        clip_files.load_clip("other/clip-tiny")
-
-
-@pytest.mark.parametrize(
-    "kind, words",
-    [
-        ("RepositoryNotFoundError", "no such model or revision on the hub"),
-        ("GatedRepoError", "accept them on its page and `hf auth login`"),
-    ],
-)
-def test_what_the_hub_refuses_says_what_to_do(monkeypatch, kind, words):
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    def refuse(*args, **kwargs):
-        kind_of_error = getattr(errors, kind)
-        raise kind_of_error.__new__(kind_of_error)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(hub.HubError, match=words):
-        hub.local_path("other/clip-tiny")
