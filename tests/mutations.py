@@ -287,7 +287,7 @@ def survives(edit: Edit) -> bool:
         path.write_text(source.replace(edit.before, edit.after))
         run = subprocess.run(
             # The copy in front, so that an installed package is not taken instead.
-            [sys.executable, "-m", "pytest", "-q", "-x", *edit.tests.split()],
+            [sys.executable, "-m", "pytest", "-q", "-x", "-n0", *edit.tests.split()],
             cwd=copy,
             env={"PYTHONPATH": str(copy), "PATH": "/usr/bin:/bin"},
             capture_output=True,
