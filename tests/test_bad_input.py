@@ -1,5 +1,6 @@
 """Every mistake with the user's files is named: which file, which line, what to do."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -148,10 +149,11 @@ def test_batches_that_do_not_divide_stop_before_any_array(world, tmp_path):
     config = image_world.configure(world)
     config.pretrain.global_batch_size = 12  # the tests have 8 devices
     checked = configs.from_config_dict(config)
+    gc.collect()  # of what other tests have left
     alive = len(jax.live_arrays())
     with pytest.raises(configs.ConfigError, match="pretrain.global_batch_size=12"):
         stages.run(checked, epath.Path(tmp_path / "run"), inputs.read(checked))
-    assert len(jax.live_arrays()) == alive
+    assert len(jax.live_arrays()) <= alive
 
 
 def test_a_misspelt_flag_ends_with_one_message(monkeypatch, capsys):
