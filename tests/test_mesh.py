@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,20 +38,41 @@ def test_a_batch_goes_to_the_mesh_and_back():
     batch = {"image": np.arange(24.0).reshape(8, 3), "label": np.arange(8)}
     arrays = meshes.to_global(mesh, batch)
     assert arrays["image"].sharding == meshes.batch_sharding(mesh)
-    assert arrays["image"].addressable_shards[0].data.shape == (2, 3)
+    assert arrays["image"].addressable_shards[0].data.shape == (1, 3)
     jax.tree.map(np.testing.assert_array_equal, meshes.to_host(arrays), batch)
 
 
 def test_a_batch_that_does_not_divide_is_named():
     mesh = meshes.make_mesh()
-    with pytest.raises(ValueError, match="'label' has 6 rows .* mesh.data=8"):
+    with pytest.raises(
+        ValueError, match="'label' has 6 rows .* the 8 devices do not divide"
+    ):
         meshes.to_global(mesh, {"label": np.zeros(6)})
 
 
-def test_classes_split_over_the_model_axis_only_where_they_divide():
+@pytest.mark.parametrize(("axes", "shards"), [("model", 2), (meshes.ROWS, 8)])
+def test_rows_that_do_not_divide_are_filled_with_zeros(axes, shards):
     mesh = meshes.make_mesh(4, 2)
-    assert meshes.class_sharding(mesh, 10).spec == PartitionSpec("model")
-    assert meshes.class_sharding(mesh, 11).is_fully_replicated
+    table = np.arange(1, 34.0).reshape(11, 3)
+    filled = meshes.shard_rows(mesh, table, axes)
+    size = -(-11 // shards)
+    assert {s.data.shape for s in filled.addressable_shards} == {(size, 3)}
+    whole = np.asarray(filled)
+    np.testing.assert_array_equal(whole[:11], table)
+    assert len(whole) == size * shards and not whole[11:].any()
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (4, 2), (1, 8)])
+def test_rows_are_looked_up_in_a_table_that_no_device_holds(shape):
+    """Breaks if a device answers for rows of another, or the order of devices moves."""
+    mesh = meshes.make_mesh(*shape)
+    table = np.random.default_rng(0).normal(size=(45, 7)).astype(np.float32)
+    rows = np.random.default_rng(1).integers(0, 45, 32)
+    split = meshes.to_global(mesh, {"rows": rows})["rows"]
+    take = jax.jit(functools.partial(meshes.take_rows, mesh))
+    found = take(meshes.shard_rows(mesh, table), split)
+    assert found.addressable_shards[0].data.shape == (4, 7)
+    np.testing.assert_array_equal(found, table[rows])
 
 
 def test_the_largest_divisible_axis_is_sharded():

@@ -12,14 +12,16 @@ from clip_oracle import tiny_clip
 from safetensors.numpy import load_file
 
 from vl_ltr_jax import finetune, optim, pretrain, train_state
+from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.models import lgr, weights
 from vl_ltr_jax.models.clip import Clip, ClipConfig, TextConfig, VisionConfig
 from vl_ltr_jax.settings import Pretrain
 
 GOLDEN = Path(__file__).parent / "golden" / "train5"
+ONE_DEVICE = meshes.make_mesh(devices=jax.devices()[:1])
 
 
-def keep(key, images):
+def keep(key, images, rows):
     return images
 
 
@@ -83,7 +85,14 @@ def test_pretraining_follows_the_authors_for_five_steps(rate):
     optimizer = optim.make_optimizer(params, schedule=schedule, weight_decay=0.05)
     step = jax.jit(
         pretrain.make_step(
-            student, teacher_model, optimizer, schedule, keep, Pretrain(), 0
+            student,
+            optimizer,
+            schedule,
+            keep,
+            Pretrain(),
+            0,
+            ONE_DEVICE,
+            teacher_model=teacher_model,
         )
     )
     state = train_state.create(params, optimizer)
@@ -93,9 +102,10 @@ def test_pretraining_follows_the_authors_for_five_steps(rate):
             "image": jnp.asarray(images[f"step{index}/images"].transpose(0, 2, 3, 1)),
             "label": jnp.asarray(golden[f"step{index}/labels"], jnp.int32),
             "tokens": tokens,
-            "teacher_text": teacher_model.apply(teacher, tokens, method="encode_text"),
+            "sentence_id": jnp.arange(len(tokens)),
         }
-        state, metrics = step(teacher, state, batch)
+        texts = teacher_model.apply(teacher, tokens, method="encode_text")
+        state, metrics = step({"towers": teacher, "texts": texts}, state, batch)
         assert metrics["loss/total"] == pytest.approx(golden["loss"][index], rel=1e-4)
         assert metrics["loss/distillation"] == pytest.approx(
             golden["distill_loss"][index], rel=1e-4
@@ -194,7 +204,9 @@ def test_finetuning_follows_the_authors_for_five_steps(case):
     def mix(key, images, targets):
         return images, targets
 
-    step = jax.jit(finetune.make_step(model, head, optimizer, {}, keep, mix, seed=0))
+    step = jax.jit(
+        finetune.make_step(model, head, optimizer, {}, keep, mix, 0, ONE_DEVICE)
+    )
     state = train_state.create(params, optimizer)
     for index in range(5):
         targets = jnp.asarray(golden[f"step{index}/targets"])

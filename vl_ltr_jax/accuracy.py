@@ -103,6 +103,30 @@ def knn_scores(
     Returns:
       The number of votes of each class, plus a fraction below 1 by rank of its first.
     """
+    nearest = nearest_sentences(
+        image_emb, sentence_emb, sentence_labels, k, block_size=block_size
+    )
+    return knn_votes(nearest[1], num_classes)
+
+
+def nearest_sentences(
+    image_emb: Float[Array, "b D"],
+    sentence_emb: Float[Array, "S D"],
+    sentence_labels: Int[Array, " S"],
+    k: int,
+    *,
+    block_size: int = 16384,
+) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+    """Cosines and classes of the k most similar sentences, the nearest first.
+
+    Args:
+      image_emb: queries, of any length.
+      sentence_emb: embeddings of the sentences, of any length.
+      sentence_labels: class of each sentence; negative for padding, which is ranked
+        last with cosine -inf.
+      k: how many; fewer where there are fewer sentences.
+      block_size: sentences compared at a time; memory is O(b block_size).
+    """
     queries, k = unit(image_emb), min(k, len(sentence_labels))
     block_size = min(block_size, len(sentence_labels))
     padding = -len(sentence_labels) % block_size
@@ -131,12 +155,20 @@ def knn_scores(
         keys.reshape(-1, block_size, keys.shape[1]),
         labels.reshape(-1, block_size),
     )
-    (_, nearest), _ = jax.lax.scan(visit, nothing, blocks)
-    rows = jnp.arange(len(queries))[:, None]
-    shape = (len(queries), num_classes)
-    votes = jnp.zeros(shape).at[rows, nearest].add(1.0)
+    return jax.lax.scan(visit, nothing, blocks)[0]
+
+
+def knn_votes(
+    nearest: Int[Array, "b k"], num_classes: int
+) -> Float[Array, "b {num_classes}"]:
+    """Votes of the classes of :func:`nearest_sentences`, see :func:`knn_scores`."""
+    rows, k = jnp.arange(len(nearest))[:, None], nearest.shape[1]
+    shape = (len(nearest), num_classes)
+    nearest = jnp.where(nearest < 0, num_classes, nearest)  # out of bounds: dropped
+    votes = jnp.zeros(shape).at[rows, nearest].add(1.0, mode="drop")
     closeness = jnp.arange(k, 0, -1, dtype=jnp.float32)[None, :] / (k + 1)
-    return votes + jnp.zeros(shape).at[rows, nearest].max(closeness)
+    closest = jnp.zeros(shape).at[rows, nearest].max(closeness, mode="drop")
+    return votes + closest
 
 
 def mixture(

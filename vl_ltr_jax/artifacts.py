@@ -7,6 +7,7 @@ Starting again with other settings is refused, since the rest would not belong t
 
 import io
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,8 +92,7 @@ class Artifact:
     def save_arrays(self, **arrays: np.ndarray) -> None:
         """Writes each array as `NAME.npy` (on one process only)."""
         for name, array in arrays.items():
-            with (self.directory / f"{name}.npy").open("wb") as file:
-                np.save(file, array, allow_pickle=False)
+            write_array(self.directory / f"{name}.npy", array)
 
     def load_array(self, name: str) -> np.ndarray:
         """Reads an array written by :meth:`save_arrays`.
@@ -102,7 +102,7 @@ class Artifact:
         """
         path = self.directory / f"{name}.npy"
         try:
-            return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+            return read_array(path)
         except (OSError, ValueError) as error:
             raise ArtifactError(
                 f"{path} cannot be read ({error}); delete {self.directory} to make "
@@ -115,6 +115,29 @@ def write_whole(path: epath.Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def write_array(path: epath.Path, array: np.ndarray) -> None:
+    """Writes an array so that a reader sees all of it or none."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+    partial.replace(path)
+
+
+def read_array(path: epath.Path) -> np.ndarray:
+    """Reads an array; on a local disk it is mapped, and read where it is looked at.
+
+    Raises:
+      OSError: if there is no such file.
+      ValueError: if it holds no array.
+    """
+    try:
+        if "://" in os.fspath(path):
+            return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        return np.load(os.fspath(path), mmap_mode="r", allow_pickle=False)
+    except EOFError as error:
+        raise ValueError("the file is empty") from error
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:

@@ -43,7 +43,9 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "log.every_steps": (1, None),
     "log.checkpoint_every_steps": (1, None),
     "log.keep_checkpoints": (1, None),
+    "log.profile_steps": (0, None),
     "mesh.model": (1, None),
+    "mesh.accumulation_steps": (1, None),
     "seed": (0, _LARGEST),
     **{
         f"{stage}.{field}": bounds
@@ -167,11 +169,12 @@ def _message(faults: list[str]) -> str:
     return "the configuration has faults:\n  " + "\n  ".join(faults)
 
 
-def check_devices(config: Config, num_devices: int, num_processes: int = 1) -> None:
+def check_devices(config: Config, num_devices: int) -> None:
     """Checks that meshes and batches fit the devices.
 
     Raises:
-      ConfigError: if the mesh does not tile `num_devices`, or a batch its data axis.
+      ConfigError: if the mesh does not use `num_devices`, or a batch or its chunks do
+        not divide over them.
     """
     model, data = config.mesh.model, config.mesh.data
     if data == -1 and model >= 1 and num_devices % model == 0:
@@ -181,16 +184,17 @@ def check_devices(config: Config, num_devices: int, num_processes: int = 1) -> N
             f"mesh.data={config.mesh.data} x mesh.model={model} does not use exactly "
             f"the {num_devices} devices present; mesh.data=-1 takes what is left"
         )
-    faults = [
-        f"{key}={size} is not divisible by {what}; nearest sizes: "
-        f"{max(size // by, 1) * by} and {(size // by + 1) * by}"
-        for key, size in _batch_sizes(config).items()
-        for what, by in (
-            (f"the {data} devices of the data axis", data),
-            (f"the {num_processes} processes", num_processes),
-        )
-        if size % by
-    ]
+    chunks = config.mesh.accumulation_steps
+    faults = []
+    for key, size in _batch_sizes(config).items():
+        by, what = num_devices, f"the {num_devices} devices"
+        if chunks > 1 and not key.startswith("evaluate"):
+            by, what = by * chunks, f"{what} times mesh.accumulation_steps={chunks}"
+        if size % by:
+            faults.append(
+                f"{key}={size} is not divisible by {what}; nearest sizes: "
+                f"{max(size // by, 1) * by} and {(size // by + 1) * by}"
+            )
     if faults:
         raise ConfigError("\n".join(faults))
 

@@ -1,14 +1,17 @@
 """Evaluation of every head on a split, as masked sums over all of its images."""
 
 import csv
+import functools
 import io
 import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from vl_ltr_jax import accuracy, shots
@@ -32,6 +35,7 @@ def make_scores(
     prepare: Callable[[Array], Array],
     options: Evaluate,
     num_classes: int,
+    mesh: Mesh,
 ) -> Callable[[dict[str, Any], Array], Scores]:
     """Builds the function that scores images against the classes, head by head.
 
@@ -41,12 +45,14 @@ def make_scores(
       prepare: normalises uint8 images.
       options: the evaluation section of the configuration.
       num_classes: C.
+      mesh: the devices; images are split over `data`, texts over `model`.
 
     Returns:
       A pure function of `frozen` and images uint8 [B, H, W, 3]. `frozen` holds `towers`
       (pre-trained variables), `anchors`, and as needed `tuned` (the variables behind
       the head, where its training changed them), `head` (its parameters),
-      `class_texts` [C, D], `sentences` [S, D] and `sentence_labels` [S].
+      `class_texts` [C, D], `sentences` [S, D] and `sentence_labels` [S], negative for
+      padding; classes past C are padding too.
     """
 
     def scores(frozen: dict[str, Any], images: Array) -> Scores:
@@ -54,11 +60,12 @@ def make_scores(
         result: Scores = {}
         # Without knn and zero_shot the compiler drops what nobody reads.
         features = encode.image(model, frozen["towers"], pixels)
+        features = meshes.split_rows(mesh, features, "data")
         if head is not None:
             tuned = features
             if "tuned" in frozen:
                 tuned = encode.image(model, frozen["tuned"], pixels)
-            logits = head_logits(head, frozen["head"], tuned, frozen["anchors"])
+            logits = head_logits(head, frozen["head"], tuned, frozen["anchors"], mesh)
             if "language" not in logits:
                 result["fc"] = logits["visual"]
             elif options.prediction == "mixture":
@@ -70,20 +77,48 @@ def make_scores(
                     logits["visual"], logits["language"]
                 )
         if options.knn:
-            result["knn"] = accuracy.knn_scores(
+            _, nearest = nearest_sentences(
                 features,
                 frozen["sentences"],
                 frozen["sentence_labels"],
-                num_classes,
                 options.knn_neighbours,
+                mesh,
             )
+            result["knn"] = accuracy.knn_votes(nearest, num_classes)
         if options.zero_shot:
-            result["zero_shot"] = accuracy.zero_shot_scores(
-                features, frozen["class_texts"]
-            )
+            cosines = accuracy.zero_shot_scores(features, frozen["class_texts"])
+            result["zero_shot"] = cosines[:, :num_classes]
         return result
 
     return scores
+
+
+def nearest_sentences(
+    image_emb: Float[Array, "B D"],
+    sentence_emb: Float[Array, "S D"],
+    sentence_labels: Int[Array, " S"],
+    k: int,
+    mesh: Mesh,
+) -> tuple[Float[Array, "B k"], Int[Array, "B k"]]:
+    """:func:`accuracy.nearest_sentences` with sentences split over `model`.
+
+    Each device finds the k nearest of its own sentences, and the k nearest of these are
+    taken; of equal cosines the earlier sentence stays the first.
+    """
+    local = jax.shard_map(
+        functools.partial(accuracy.nearest_sentences, k=k),
+        mesh=mesh,
+        in_specs=(
+            PartitionSpec("data"),
+            PartitionSpec("model"),
+            PartitionSpec("model"),
+        ),
+        out_specs=PartitionSpec("data", "model"),
+        check_vma=False,  # a loop starts with constants, the same on every device
+    )
+    cosines, labels = local(image_emb, sentence_emb, sentence_labels)
+    cosines, places = jax.lax.top_k(cosines, min(k, cosines.shape[1]))
+    return cosines, jnp.take_along_axis(labels, places, axis=1)
 
 
 def make_count(
@@ -117,7 +152,7 @@ def evaluate_split(
     count: Count,
     frozen: dict[str, Any],
     batches: Iterable[dict[str, np.ndarray]],
-    mesh: jax.sharding.Mesh,
+    mesh: Mesh,
 ) -> dict[str, accuracy.AccuracySums]:
     """Sums hits over a split for every head.
 

@@ -15,9 +15,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vl_ltr_jax import losses
+from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import Clip
-from vl_ltr_jax.pretrain import Batch, Metrics, Prepare, Step
+from vl_ltr_jax.pretrain import Batch, Metrics, Prepare, Step, cut
 from vl_ltr_jax.train_state import TrainState
 
 Mix = Callable[[Array, Array, Array], tuple[Array, Array]]
@@ -28,6 +29,7 @@ def head_logits(
     params: dict[str, Any],
     features: Float[Array, "B D"],
     anchors: dict[str, Any],
+    mesh: jax.sharding.Mesh,
 ) -> dict[str, Float[Array, "B C"]]:
     """Logits of each branch of a head.
 
@@ -36,11 +38,14 @@ def head_logits(
       params: the head's parameters.
       features: image embeddings, not normalised.
       anchors: `embeddings` [C, M, D], `padding` [C, M] and the `constants` made of
-        them, or empty.
+        them, split over `model`, or empty.
+      mesh: the devices; features are split over `data` here.
 
     Returns:
       `visual` logits, and `language` logits where there are anchors.
     """
+    # Each device compares the images of its row of the mesh with its own classes.
+    features = meshes.split_rows(mesh, features, "data")
     if not anchors:
         return {"visual": cast(Array, head.apply({"params": params}, features))}
     visual, language = head.apply(
@@ -61,6 +66,9 @@ def make_step(
     prepare: Prepare,
     mix: Mix,
     seed: int,
+    mesh: jax.sharding.Mesh,
+    *,
+    accumulation_steps: int = 1,
 ) -> Step:
     """Builds the pure fine-tuning step `(frozen, state, batch) -> (state, metrics)`.
 
@@ -72,6 +80,9 @@ def make_step(
       prepare: normalises and erases uint8 images on the device, given a key.
       mix: makes soft targets [B, C] of labels, and mixes them and the images.
       seed: root of the step's random numbers, which depend on (seed, step) alone.
+      mesh: the devices.
+      accumulation_steps: chunks of the global batch, which each divide over the mesh;
+        losses and gradients are means over images, so chunks of one size average.
 
     Returns:
       The step. `frozen` holds `towers` (the pre-trained variables) and `anchors`. A
@@ -89,7 +100,7 @@ def make_step(
             merged = {**towers["params"], "visual": params["visual"]}
             towers = {**towers, "params": merged}
         features = encode.image(model, towers, images)
-        logits = head_logits(head, params["head"], features, frozen["anchors"])
+        logits = head_logits(head, params["head"], features, frozen["anchors"], mesh)
         metrics = {
             f"loss/{branch}": losses.cross_entropy(values, targets)
             for branch, values in logits.items()
@@ -104,10 +115,16 @@ def make_step(
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         prepare_key, mix_key = jax.random.split(key)
-        images = prepare(prepare_key, batch["image"])
+        rows = jnp.arange(len(batch["label"]))
+        images = prepare(prepare_key, batch["image"], rows)
         images, targets = mix(mix_key, images, batch["label"])
-        gradients, metrics = jax.grad(loss_fn, has_aux=True)(
-            state.params, frozen, images, targets
+        gradients, metrics = mean_over_chunks(
+            lambda *chunk: jax.grad(loss_fn, has_aux=True)(
+                state.params, frozen, *chunk
+            ),
+            (images, targets),
+            accumulation_steps,
+            mesh,
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics |= {name: rate(state.step) for name, rate in schedules.items()}
@@ -123,3 +140,23 @@ def make_step(
         )
 
     return step
+
+
+def mean_over_chunks(
+    compute: Callable[..., Any],
+    rows: tuple[Array, ...],
+    num_chunks: int,
+    mesh: jax.sharding.Mesh,
+) -> Any:
+    """The mean of what is computed of each chunk of the rows, one chunk at a time."""
+    if num_chunks == 1:
+        return compute(*rows)
+    chunks = cut(rows, num_chunks, mesh)
+    shapes = jax.eval_shape(compute, *(chunk[0] for chunk in chunks))
+
+    def visit(total: Any, chunk: tuple[Array, ...]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, compute(*chunk)), None
+
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(visit, zeros, chunks)
+    return jax.tree.map(lambda leaf: leaf / num_chunks, total)

@@ -15,23 +15,34 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+PROFILE_AFTER_STEPS = 5
 CLEAR_LINE = "\r\x1b[K"
 
 
 class Logs:
     """The writers of one stage; a context manager that flushes and closes them."""
 
-    def __init__(self, directory: str | os.PathLike[str], *, title: str = ""):
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        title: str = "",
+        profile_steps: int = 0,
+    ):
         """Opens an event file.
 
         Args:
             directory: where the event file goes, usually `workdir/STAGE`.
             title: begins each progress line, usually the name of the stage.
+            profile_steps: how many steps :meth:`after_step` profiles, once.
         """
         self._title = title
         self._line_is_open = False
         self._speaks = jax.process_index() == 0
         self._writer = _event_writer(directory) if self._speaks else None
+        self._profile = None
+        if self._speaks and profile_steps:
+            self._profile = _profile(directory, profile_steps)
 
     def __enter__(self) -> "Logs":
         return self
@@ -52,6 +63,11 @@ class Logs:
         if self._writer is not None:
             numbers = {name: float(value) for name, value in values.items()}
             self._writer.write_scalars(step, numbers)
+
+    def after_step(self, step: int) -> None:
+        """To be called after each step: profiles some of them, if asked to."""
+        if self._profile is not None:
+            self._profile(step)
 
     def text(self, step: int, name: str, text: str) -> None:
         """Writes Markdown."""
@@ -159,6 +175,19 @@ def _event_writer(directory: str | os.PathLike[str]) -> Any:
     from clu import metric_writers
 
     return metric_writers.create_default_writer(os.fspath(directory))
+
+
+def _profile(directory: str | os.PathLike[str], num_steps: int) -> Any:
+    from clu import periodic_actions
+
+    # The first steps compile and warm up.
+    return periodic_actions.Profile(
+        logdir=os.fspath(directory),
+        num_profile_steps=num_steps,
+        profile_duration_ms=None,
+        first_profile=PROFILE_AFTER_STEPS,
+        every_secs=None,
+    )
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -103,6 +103,7 @@ def train(
             with jax.transfer_guard("disallow"):
                 state, metrics = step_fn(state, batch)
             late.push(step, metrics)
+            logs.after_step(step - first_step)
             last = step == num_steps
             stopping = sigterm.is_set() or checkpoints.reached_preemption(step)
             if last or stopping or checkpoints.due(step):

@@ -87,7 +87,7 @@ def classwise_contrastive(
         "image": cross_entropy(logits, targets),
         "text": cross_entropy(logits.T, targets),
     }
-    return _reduce(terms, reduction), terms
+    return mean_or_sum(terms, reduction), terms
 
 
 def distillation(
@@ -140,10 +140,15 @@ def distillation(
         "image": direction(student_logits, teacher_logits),
         "text": direction(student_logits.T, teacher_logits.T),
     }
-    return _reduce(terms, reduction), terms
+    return mean_or_sum(terms, reduction), terms
 
 
-def _reduce(terms: dict[str, Array], reduction: str) -> Array:
+def mean_or_sum(terms: dict[str, Float[Array, ""]], reduction: str) -> Float[Array, ""]:
+    """Joins the terms 'image' and 'text' of both directions.
+
+    Raises:
+      ValueError: if `reduction` is not one of `REDUCTIONS`.
+    """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction {reduction!r}: not in {REDUCTIONS}")
     total = terms["image"] + terms["text"]

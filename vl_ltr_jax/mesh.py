@@ -1,18 +1,22 @@
 """Devices as one mesh with the axes `data` and `model`, and arrays on and off it.
 
-The only place that builds a `Mesh` or a `NamedSharding`. Axes are Auto: the
-contrastive product multiplies two batches that are both sharded over `data`, which
-explicit axes reject and automatic partitioning computes without repeating a block.
+The only place that builds a `Mesh` or a `NamedSharding`. Axes are Auto: outside the
+losses, which say what each device does, the partitioner decides. Every device takes
+rows of the batch, those along `model` too; `model` also splits classes and their texts.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, Shaped
 
+ROWS = ("data", "model")  # the axes that rows of a batch are split over
 # Below this many elements a leaf costs less to replicate than to gather.
 MIN_SHARDED_ELEMENTS = 2**16
 
@@ -28,12 +32,11 @@ def make_mesh(
 
     Args:
         data: devices that split the batch; -1 takes what `model` leaves.
-        model: devices that split the classes of a head, within one process.
+        model: devices that split the classes of a head, and the batch further.
         devices: the devices to use, all of them by default.
 
     Raises:
-        MeshError: the two sizes do not multiply to the number of devices, or
-            `model` spans processes.
+        MeshError: the two sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
     count = len(devices)
@@ -54,12 +57,6 @@ def make_mesh(
             f"mesh.data={data} times mesh.model={model} is {data * model}, but there"
             f" are {count} devices: set mesh.data={count // model} or mesh.data=-1"
         )
-    per_process = count // len({device.process_index for device in devices})
-    if per_process % model:
-        raise MeshError(
-            f"mesh.model={model} must divide the {per_process} devices of a process,"
-            " so that each process feeds rows of its own"
-        )
     # In order of processes, so that the rows a process feeds lie together:
     # `jax.make_mesh` reorders TPU devices by their place in the torus.
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
@@ -76,20 +73,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis split over `data`."""
-    return NamedSharding(mesh, PartitionSpec("data"))
-
-
-def class_sharding(mesh: Mesh, num_classes: int) -> NamedSharding:
-    """The leading axis, classes, split over `model` where it divides evenly."""
-    axis = "model" if num_classes % mesh.shape["model"] == 0 else None
-    return NamedSharding(mesh, PartitionSpec(axis))
+    """The leading axis split over every device, in order of processes."""
+    return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
 def shard_largest_axis(
-    mesh: Mesh, tree: Any, *, min_elements: int = MIN_SHARDED_ELEMENTS
+    mesh: Mesh,
+    tree: Any,
+    *,
+    axis: str = "data",
+    min_elements: int = MIN_SHARDED_ELEMENTS,
 ) -> Any:
-    """Shardings that spread a tree of parameters or moments over `data` (FSDP).
+    """Shardings that spread a tree of parameters or moments over an axis (FSDP).
 
     Each leaf splits its largest axis that the mesh divides (the first of equals);
     leaves under `min_elements`, or without such an axis, stay replicated.
@@ -97,19 +92,20 @@ def shard_largest_axis(
     Args:
         mesh: the mesh.
         tree: arrays or `ShapeDtypeStruct`s.
+        axis: 'data' or 'model'; 'none' replicates everything.
         min_elements: the smallest leaf worth splitting.
 
     Returns:
         The same tree with a `NamedSharding` for each leaf.
     """
-    size = mesh.shape["data"]
+    size = 1 if axis == "none" else mesh.shape[axis]
 
     def rule(leaf: Any) -> NamedSharding:
-        axes = [axis for axis, n in enumerate(leaf.shape) if n % size == 0]
-        if not axes or leaf.size < min_elements:
+        fitting = [i for i, n in enumerate(leaf.shape) if n % size == 0]
+        if size == 1 or not fitting or leaf.size < min_elements:
             return replicated(mesh)
-        largest = max(axes, key=lambda axis: leaf.shape[axis])
-        return NamedSharding(mesh, PartitionSpec(*[None] * largest, "data"))
+        largest = max(fitting, key=lambda i: leaf.shape[i])
+        return NamedSharding(mesh, PartitionSpec(*[None] * largest, axis))
 
     return jax.tree.map(rule, tree)
 
@@ -134,8 +130,68 @@ def place(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(put, tree, shardings)
 
 
+def shard_rows(mesh: Mesh, array: np.ndarray, axes: Any = ROWS) -> jax.Array:
+    """Splits the leading axis of a host array, equal in every process, over the mesh.
+
+    Args:
+        mesh: the mesh.
+        array: whole in every process; one mapped into memory is read where needed.
+        axes: the mesh's axis or axes that split it.
+
+    Returns:
+        The global array, zero rows added at its end until the axes divide it.
+    """
+    axes = (axes,) if isinstance(axes, str) else axes
+    shards = math.prod(mesh.shape[axis] for axis in axes)
+    rows = -(-len(array) // shards) * shards
+
+    def part(index: Any) -> np.ndarray:
+        start, stop, _ = index[0].indices(rows)
+        block = np.asarray(array[start:stop])
+        padding = np.zeros((stop - start - len(block), *array.shape[1:]), array.dtype)
+        return np.concatenate([block, padding])
+
+    return jax.make_array_from_callback(
+        (rows, *array.shape[1:]), NamedSharding(mesh, PartitionSpec(axes)), part
+    )
+
+
+def split_rows(mesh: Mesh, tree: Any, axes: Any = ROWS, *, axis: int = 0) -> Any:
+    """Inside a step: asks for arrays whose `axis` is split over the mesh's `axes`."""
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, axes))
+    return jax.tree.map(
+        lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree
+    )
+
+
+def take_rows(
+    mesh: Mesh, table: Shaped[Array, "S *rest"], rows: Int[Array, " B"]
+) -> Shaped[Array, "B *rest"]:
+    """Rows of a table that is split over all devices, as :func:`shard_rows` does.
+
+    Each device looks up what it holds of the whole batch; the sum over devices is
+    scattered, so that no device ever holds the table or more than B rows.
+
+    Args:
+        mesh: the mesh.
+        table: S is a multiple of the number of devices.
+        rows: indices into the table, split over all devices.
+    """
+
+    def local(table: Array, rows: Array) -> Array:
+        rows = jax.lax.all_gather(rows, ROWS, tiled=True)
+        rows = rows - len(table) * jax.lax.axis_index(ROWS)
+        # Rows of other devices are out of bounds here, below and above.
+        rows = jnp.where(rows < 0, len(table), rows)
+        found = table.at[rows].get(mode="fill", fill_value=0)
+        return jax.lax.psum_scatter(found, ROWS, scatter_dimension=0, tiled=True)
+
+    spec = PartitionSpec(ROWS)
+    return jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec)(table, rows)
+
+
 def to_global(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Joins the rows each process read into global arrays, split over `data`.
+    """Joins the rows each process read into global arrays, split over all devices.
 
     Args:
         mesh: the mesh.
@@ -143,17 +199,17 @@ def to_global(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax
             process.
 
     Raises:
-        MeshError: the global batch does not divide over the `data` axis.
+        MeshError: the global batch does not divide over the devices.
     """
     sharding = batch_sharding(mesh)
     processes = len({device.process_index for device in mesh.devices.flat})
     for name, rows in host_batch.items():
         total = len(rows) * processes
-        if total % mesh.shape["data"]:
+        if total % mesh.size:
             raise MeshError(
-                f"the batch's {name!r} has {total} rows over all processes, which"
-                f" mesh.data={mesh.shape['data']} does not divide: choose a batch size"
-                " that is a multiple of it"
+                f"the batch's {name!r} has {total} rows over all processes, which the"
+                f" {mesh.size} devices do not divide: choose a batch size that is a"
+                " multiple of them"
             )
     return {
         name: jax.make_array_from_process_local_data(sharding, np.asarray(rows))

@@ -40,7 +40,7 @@ DEPENDS = {
     "evaluate": (*TOWERS, "anchors", "finetune", "evaluate"),
 }
 # These change the speed of a run, not its result.
-NEUTRAL = ("data.num_threads", "model.remat")
+NEUTRAL = ("data.num_threads", "model.remat", "pretrain.loss_form")
 
 
 class WorkdirError(ValueError):
@@ -73,6 +73,12 @@ class Run:
         """A host tree as arrays on every device."""
         return meshes.place(tree, meshes.replicated(self.mesh))
 
+    def place(self, tree: Any) -> Any:
+        """A host tree as arrays split as the configuration says of parameters."""
+        axis = self.config.mesh.fsdp
+        shardings = meshes.shard_largest_axis(self.mesh, tree, axis=axis)
+        return meshes.place(tree, shardings)
+
     def initial_towers(self) -> dict[str, Any]:
         """CLIP's variables, or random ones from the seed, on the host."""
         if self.inputs.clip is not None:
@@ -95,13 +101,12 @@ class Run:
         """Pixels as the towers expect them, from uint8."""
         return transforms.normalize(images, self.config.data.normalization)
 
-    def prepare(self, key: jax.Array, images: jax.Array) -> jax.Array:
-        """Normalised training pixels, with random erasing."""
+    def prepare(self, key: jax.Array, images: jax.Array, rows: jax.Array) -> jax.Array:
+        """Normalised training pixels, with random erasing; see `pretrain.Prepare`."""
         pixels = self.normalize(images)
-        probability = self.config.data.erase_probability
-        return (
-            transforms.random_erase(key, pixels, probability) if probability else pixels
-        )
+        if probability := self.config.data.erase_probability:
+            pixels = transforms.random_erase(key, pixels, probability, rows)
+        return pixels
 
     def encode_image(self, variables: dict[str, Any], images: jax.Array) -> jax.Array:
         """Embeddings [B, D] of uint8 images."""
@@ -126,12 +131,14 @@ class Run:
         dtype = jnp.dtype(self.config.model.compute_dtype)
         if self.config.finetune.head == "fc" and self.inputs.recognizer is None:
             return LinearHead(self.inputs.num_classes, dtype=dtype)
+        shards = self.mesh.shape["model"]
         return LanguageGuidedHead(
             self.inputs.num_classes,
             self.inputs.clip_config.embed_dim,
             language_logit_scale=float(towers["params"]["logit_scale"]),
             detach_norm=self.config.finetune.detach_norm,
             dtype=dtype,
+            padded_classes=-(-self.inputs.num_classes // shards) * shards,
         )
 
     def anchors(self) -> dict[str, Any]:
@@ -147,11 +154,16 @@ class Run:
             padding = chosen.load_array("padding")
             sentences = self.artifact("embed").load_array("sentences")
             embeddings = np.where(padding[..., None], 0, sentences[indices])
-        arrays = self.replicate(
-            {"embeddings": embeddings.astype(np.float32), "padding": padding}
+        # Classes are added until the model axis divides them: padding without a text.
+        anchors, present = (
+            meshes.shard_rows(self.mesh, array, "model")
+            for array in (embeddings.astype(np.float32), ~padding)
         )
-        constants = jax.jit(lgr.anchor_constants)(arrays["embeddings"])
-        return {**arrays, "constants": constants}
+        return {
+            "embeddings": anchors,
+            "padding": ~present,
+            "constants": jax.jit(lgr.anchor_constants)(anchors),
+        }
 
     def class_texts(self, sentences: np.ndarray) -> np.ndarray:
         """The text [C, D] each class is compared with in zero-shot recognition."""
@@ -176,10 +188,15 @@ def artifact(
     config: Config, workdir: epath.Path, stage: str, read: inputs.Inputs
 ) -> Artifact:
     """A stage's artifact with the configuration and the inputs it depends on."""
+    always: tuple[str, ...] = ()
+    if config.pretrain.train_batch_norm and not read.clip_config.vision.patch_size:
+        # Each chunk has statistics of its own.
+        always = ("mesh.accumulation_steps",)
     kept = {
         key: value
         for key, value in settings.flatten(config).items()
-        if key not in NEUTRAL
+        if key in always
+        or key not in NEUTRAL
         and any(key == d or key.startswith(d + ".") for d in DEPENDS[stage])
     }
     return Artifact(workdir / stage, {**kept, "inputs": read.digest})

@@ -39,7 +39,7 @@ class Model:
     backbone: str = "ViT-B/16"  # a name in models.clip.PRESETS
     image_size: int = 224
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
+    remat: Literal["none", "full", "dots", "dots_no_batch"] = "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Pretrain:
     distillation_weight: float = 0.5  # 1 - lambda
     distillation_temperature: float = 1.0
     train_batch_norm: bool = False
+    loss_form: Literal["auto", "rows", "streaming"] = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +120,13 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Devices along each axis of the mesh; -1 takes all that are left."""
+    """The devices, and how a training step is laid out on them."""
 
-    data: int = -1
+    data: int = -1  # devices along each axis; -1: all that are left
     model: int = 1
+    fsdp: Literal["none", "data", "model"] = "none"  # axis that parameters split over
+    accumulation_steps: int = 1  # chunks of a global batch too large for the devices
+    compilation_cache: str = "workdir"  # or a directory or bucket; '': none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +136,7 @@ class Log:
     every_steps: int = 20
     checkpoint_every_steps: int = 500
     keep_checkpoints: int = 2
+    profile_steps: int = 0  # steps of each training stage to profile for TensorBoard
 
 
 @dataclasses.dataclass(frozen=True)

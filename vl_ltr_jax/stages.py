@@ -9,7 +9,7 @@ report is written from the artifacts at the end of every start.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ from vl_ltr_jax import (
     provenance,
     report,
     settings,
+    teacher,
     training,
 )
 from vl_ltr_jax import config as configs
@@ -37,7 +38,7 @@ from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import ArtifactError, write_whole
 from vl_ltr_jax.checkpoint import load_params
 from vl_ltr_jax.run import Run, artifact, check_writable, sole_user
-from vl_ltr_jax.settings import Config
+from vl_ltr_jax.settings import Config, Finetune, Pretrain
 
 
 def run_pretrain(run: Run) -> dict[str, Any]:
@@ -48,45 +49,41 @@ def run_pretrain(run: Run) -> dict[str, Any]:
     optimizer = optim.make_optimizer(
         variables["params"], schedule=plan.schedule, weight_decay=options.weight_decay
     )
-    teacher: dict[str, Any] = {}
-    teacher_texts: np.ndarray | None = None
-    if options.distillation != "none":
-        teacher = run.replicate(read.clip)
-        teacher_texts = run.embed_sentences(teacher)
-
-    def batches(first_step: int) -> Any:
-        for batch in inputs.train_batches(
-            read,
-            run.config,
-            sampling=options.sampling,
-            global_batch_size=options.global_batch_size,
-            start_step=first_step,
-            with_text=True,
-        ):
-            sentences = batch.pop("sentence_id")
-            if teacher_texts is not None:
-                batch["teacher_text"] = teacher_texts[sentences]
-            yield batch
-
     step = pretrain.make_step(
-        run.model,
         run.model,
         optimizer,
         plan.schedule,
         run.prepare,
         options,
         run.config.seed,
+        run.mesh,
+        accumulation_steps=run.config.mesh.accumulation_steps,
     )
     return training.train(
         plan,
         step,
-        teacher,
+        {} if options.distillation == "none" else teacher.frozen(run),
         variables,
         optimizer,
-        batches,
+        batches_of(run, options, with_text=True),
         directory=run.artifact("pretrain").directory,
         mesh=run.mesh,
+        fsdp=run.config.mesh.fsdp,
         options=run.config.log,
+    )
+
+
+def batches_of(
+    run: Run, options: Pretrain | Finetune, *, with_text: bool
+) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
+    """From a first step to this process's training batches of a stage."""
+    return lambda first_step: inputs.train_batches(
+        run.inputs,
+        run.config,
+        sampling=options.sampling,
+        global_batch_size=options.global_batch_size,
+        start_step=first_step,
+        with_text=with_text,
     )
 
 
@@ -114,15 +111,15 @@ def run_anchors(run: Run) -> dict[str, Any]:
     """The M anchor sentences of each class."""
     options, corpus = run.config.anchors, run.inputs.corpus
     embedded = run.artifact("embed")
-    scores = np.asarray(
-        anss.score_sentences(
-            embedded.load_array("sentences"),
-            corpus.labels,
-            embedded.load_array("images"),
-            embedded.load_array("image_labels"),
-            run.towers()["params"]["logit_scale"],
-        )
+    scores = anss.score_sentences(
+        # Rows added to fill the shards are scored as of class 0, and left out.
+        meshes.shard_rows(run.mesh, embedded.load_array("sentences")),
+        meshes.shard_rows(run.mesh, corpus.labels),
+        run.replicate(embedded.load_array("images")),
+        run.replicate(embedded.load_array("image_labels")),
+        run.towers()["params"]["logit_scale"],
     )
+    scores = meshes.to_host(scores)[: len(corpus.labels)]
     indices, padding = anss.select_anchors(
         scores,
         corpus.labels,
@@ -161,16 +158,6 @@ def run_finetune(run: Run) -> dict[str, Any]:
         text_schedule=plan.text_schedule,
     )
 
-    def batches(first_step: int) -> Any:
-        return inputs.train_batches(
-            read,
-            run.config,
-            sampling=options.sampling,
-            global_batch_size=options.global_batch_size,
-            start_step=first_step,
-            with_text=False,
-        )
-
     mix = functools.partial(
         mixup.mix,
         num_classes=read.num_classes,
@@ -186,16 +173,21 @@ def run_finetune(run: Run) -> dict[str, Any]:
         run.prepare,
         mix,
         run.config.seed,
+        run.mesh,
+        accumulation_steps=run.config.mesh.accumulation_steps,
     )
+    frozen = {name: p for name, p in towers["params"].items() if name not in params}
+    del frozen["text"]  # the anchors are made
     return training.train(
         plan,
         step,
-        {"towers": run.replicate(towers), "anchors": anchors},
+        {"towers": run.place({**towers, "params": frozen}), "anchors": anchors},
         {"params": params},
         optimizer,
-        batches,
+        batches_of(run, options, with_text=False),
         directory=run.artifact("finetune").directory,
         mesh=run.mesh,
+        fsdp=run.config.mesh.fsdp,
         options=run.config.log,
     )
 
@@ -205,15 +197,16 @@ def run_evaluate(run: Run) -> dict[str, Any]:
     options, read = run.config.evaluate, run.inputs
     towers = run.towers()
     frozen: dict[str, Any] = {"towers": towers}
+    texts: dict[str, np.ndarray] = {}
     if read.recognizer is not None:
         logs.say("an LGR checkpoint has no text tower: no kNN, no zero-shot")
         options = dataclasses.replace(options, knn=False, zero_shot=False)
     else:
         sentences = run.artifact("embed").load_array("sentences")
     if options.knn:
-        frozen |= {"sentences": sentences, "sentence_labels": read.corpus.labels}
+        texts |= {"sentences": sentences, "sentence_labels": read.corpus.labels + 1}
     if options.zero_shot:
-        frozen["class_texts"] = run.class_texts(sentences)
+        texts["class_texts"] = run.class_texts(sentences)
     head, anchors = None, {}
     if read.recognizer is not None:
         head, anchors = run.head(towers), run.anchors()
@@ -227,10 +220,13 @@ def run_evaluate(run: Run) -> dict[str, Any]:
             visual = {**towers["params"], "visual": params["visual"]}
             frozen["tuned"] = {**towers, "params": visual}
     scores = evaluate.make_scores(
-        run.model, head, run.normalize, options, read.num_classes
+        run.model, head, run.normalize, options, read.num_classes, run.mesh
     )
     count = evaluate.make_count(scores, read.num_classes)
-    frozen = {**run.replicate(frozen), "anchors": anchors}
+    split = {name: meshes.shard_rows(run.mesh, a, "model") for name, a in texts.items()}
+    if "sentence_labels" in split:
+        split["sentence_labels"] -= 1  # rows that fill the shards: no class
+    frozen = {**run.place(frozen), **split, "anchors": anchors}
     summary: dict[str, Any] = {}
     for name in ("val", "test"):
         split = getattr(read.data, name)
@@ -315,7 +311,7 @@ def run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, A
     Raises:
       ValueError: (a subclass) for what the user can mend, with how.
     """
-    configs.check_devices(config, jax.device_count(), jax.process_count())
+    configs.check_devices(config, jax.device_count())
     with sole_user(workdir):
         return _run(config, workdir, read)
 

@@ -78,6 +78,7 @@ def train(
     *,
     directory: epath.Path,
     mesh: jax.sharding.Mesh,
+    fsdp: str,
     options: Log,
 ) -> dict[str, Any]:
     """Trains to the plan's last step, from a checkpoint where there is one.
@@ -91,6 +92,8 @@ def train(
       batches: from a first step to this process's endless batches.
       directory: where checkpoints and event files go.
       mesh: the devices.
+      fsdp: axis that parameters and moments are split over, see
+        :func:`mesh.shard_largest_axis`.
       options: the log section of the configuration.
 
     Returns:
@@ -101,11 +104,7 @@ def train(
       ValueError: (a subclass) for a checkpoint that does not fit.
     """
     started = time.monotonic()
-    replicated = meshes.replicated(mesh)
-    state = jax.jit(
-        lambda params, batch_stats: train_state.create(params, optimizer, batch_stats),
-        out_shardings=replicated,
-    )(variables["params"], variables.get("batch_stats", {}))
+    state, shardings = _first_state(variables, optimizer, mesh, fsdp)
     seconds_before = 0.0
     with (
         Checkpoints(
@@ -113,7 +112,9 @@ def train(
             every_steps=options.checkpoint_every_steps,
             keep=options.keep_checkpoints,
         ) as checkpoints,
-        Logs(directory, title=directory.name) as logs,
+        Logs(
+            directory, title=directory.name, profile_steps=options.profile_steps
+        ) as logs,
     ):
         if restored := checkpoints.restore_latest(state):
             state, meta = restored
@@ -124,7 +125,12 @@ def train(
         loop.train(
             state,
             functools.partial(
-                jax.jit(step, donate_argnums=1, out_shardings=replicated), frozen
+                jax.jit(
+                    step,
+                    donate_argnums=1,
+                    out_shardings=(shardings, meshes.replicated(mesh)),
+                ),
+                frozen,
             ),
             (meshes.to_global(mesh, batch) for batch in batches(first_step)),
             first_step=first_step,
@@ -140,3 +146,21 @@ def train(
         "images_seen": plan.num_steps * plan.global_batch_size,
         "seconds_before": seconds_before,
     }
+
+
+def _first_state(
+    variables: dict[str, Any],
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    fsdp: str,
+) -> tuple[train_state.TrainState, Any]:
+    """The state before the first step, and where each of its arrays lies."""
+
+    def create(params: Any, batch_stats: Any) -> train_state.TrainState:
+        return train_state.create(params, optimizer, batch_stats)
+
+    given = (variables["params"], variables.get("batch_stats", {}))
+    shapes = jax.eval_shape(create, *given)
+    shardings = meshes.shard_largest_axis(mesh, shapes, axis=fsdp)
+    placed = meshes.place(given, (shardings.params, shardings.batch_stats))
+    return jax.jit(create, out_shardings=shardings)(*placed), shardings

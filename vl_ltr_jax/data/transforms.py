@@ -21,7 +21,7 @@ from typing import Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from PIL import Image
 
 from vl_ltr_jax.data.augment import jitter_colours, rand_augment
@@ -204,12 +204,15 @@ def normalize(
 
 
 def random_erase(
-    key: PRNGKeyArray, images: Float[Array, "B H W D"], probability: float = 0.25
+    key: PRNGKeyArray,
+    images: Float[Array, "B H W D"],
+    probability: float = 0.25,
+    rows: Int[Array, " B"] | None = None,
 ) -> Float[Array, "B H W D"]:
     """Replaces a rectangle of some images by normal noise, pixel by pixel.
 
     Each image has a key of its own, made from its place in the global batch, so the
-    result does not depend on how the batch is spread over devices. The rectangle covers
+    result does not depend on how the batch is spread or cut. The rectangle covers
     2 to 33 % of the area with height to width between 0.3 and 3.3, uniform in its
     logarithm. Follows VL-LTR's configurations (`pixel` mode).
 
@@ -217,8 +220,10 @@ def random_erase(
       key: one key per step.
       images: normalised.
       probability: that an image is changed.
+      rows: the images' places in the global batch, where these are a part of it.
     """
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
+    rows = jnp.arange(len(images)) if rows is None else rows
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
     return jax.vmap(_erase, (0, 0, None))(keys, images, probability)
 
 

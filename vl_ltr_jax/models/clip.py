@@ -140,13 +140,13 @@ class Clip(nn.Module):
     Attributes:
         config: Sizes.
         dtype: Compute dtype; parameters and LayerNorms stay float32.
-        remat: Whether residual blocks are computed again in the backward pass, for
-            memory.
+        remat: Which activations of residual blocks are kept for the backward pass, a
+            policy of `layers.rematerialized`.
     """
 
     config: ClipConfig
     dtype: DTypeLike = jnp.float32
-    remat: bool = False
+    remat: str = "none"
 
     def setup(self) -> None:
         """Builds the towers."""

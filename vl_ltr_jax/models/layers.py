@@ -7,12 +7,20 @@ renaming and no more.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
+
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 # The fast variance E[x^2] - E[x]^2 cancels in float32 where a channel is large.
 LayerNorm = partial(
@@ -192,6 +200,28 @@ class ResidualBlock(nn.Module):
         return x + Mlp(self.out_std, self.dtype, name="mlp")(LayerNorm(name="ln_2")(x))
 
 
+def rematerialized(
+    block: Any, policy: str, static_argnums: tuple[int, ...] = ()
+) -> Any:
+    """A module whose activations are computed again in the backward pass.
+
+    Args:
+      block: a module class.
+      policy: a name in `REMAT_POLICIES`: 'none' keeps all activations, 'full' those
+        between blocks only, 'dots' also every matrix product, 'dots_no_batch' those
+        with a parameter (not attention's).
+      static_argnums: arguments of the call that are not arrays, self included.
+
+    Raises:
+      ValueError: if the name is not one of these.
+    """
+    if policy not in REMAT_POLICIES:
+        raise ValueError(f"remat policy {policy!r}: not in {tuple(REMAT_POLICIES)}")
+    if policy == "none":
+        return block
+    return nn.remat(block, policy=REMAT_POLICIES[policy], static_argnums=static_argnums)
+
+
 def residual_blocks(
     x: Float[Array, "B L D"],
     visible: Bool[Array, "1 1 L L"] | None,
@@ -199,14 +229,14 @@ def residual_blocks(
     layers: int,
     heads: int,
     dtype: DTypeLike,
-    remat: bool,
+    remat: str,
 ) -> Float[Array, "B L D"]:
     """The transformer of either tower, as `resblocks_0`, `resblocks_1`, ...
 
-    To be called inside a compact module, which then owns the blocks. With `remat`,
-    the backward pass computes each block again instead of keeping its activations.
+    To be called inside a compact module, which then owns the blocks; `remat` is
+    :func:`rematerialized`'s.
     """
-    block = nn.remat(ResidualBlock) if remat else ResidualBlock
+    block = rematerialized(ResidualBlock, remat)
     out_std = (2 * layers * x.shape[-1]) ** -0.5
     for layer in range(layers):
         x = block(heads, out_std, dtype, name=f"resblocks_{layer}")(x, visible)

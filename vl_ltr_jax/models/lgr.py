@@ -89,6 +89,8 @@ class LanguageGuidedHead(nn.Module):
         do when the image tower trains.
       dtype: compute dtype of the large products; parameters, attention and logits are
         float32.
+      padded_classes: classes of the anchors where some, past C and without a sentence,
+        fill up the shards of a mesh; they get no logit.
     """
 
     num_classes: int
@@ -96,6 +98,7 @@ class LanguageGuidedHead(nn.Module):
     language_logit_scale: float
     detach_norm: bool = False
     dtype: DTypeLike = jnp.float32
+    padded_classes: int | None = None
 
     @nn.compact
     def __call__(
@@ -104,7 +107,9 @@ class LanguageGuidedHead(nn.Module):
         anchors: Float[Array, "C M D"],
         padding: Bool[Array, "C M"],
         constants: AnchorConstants | None = None,
-    ) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
+    ) -> tuple[
+        Float[Array, "B {self.num_classes}"], Float[Array, "B {self.num_classes}"]
+    ]:
         """Scores images against every class.
 
         Args:
@@ -121,10 +126,11 @@ class LanguageGuidedHead(nn.Module):
           ValueError: if the arrays do not have C classes and width D.
         """
         given = (anchors.shape[0], anchors.shape[-1], image_features.shape[-1])
-        if given != (self.num_classes, self.embed_dim, self.embed_dim):
+        num_anchored = self.padded_classes or self.num_classes
+        if given != (num_anchored, self.embed_dim, self.embed_dim):
             raise ValueError(
                 f"image features {image_features.shape} and anchors {anchors.shape} do "
-                f"not fit num_classes={self.num_classes}, embed_dim={self.embed_dim}"
+                f"not fit num_classes={num_anchored}, embed_dim={self.embed_dim}"
             )
         visual_logits = VisualClassifier(
             self.num_classes, self.dtype, name="visual_fc"
@@ -147,6 +153,7 @@ class LanguageGuidedHead(nn.Module):
         if self.detach_norm:
             norm = jax.lax.stop_gradient(norm)
         language_logits = jnp.exp(self.language_logit_scale) * product / norm
+        language_logits = language_logits[:, : self.num_classes]
         return visual_logits.astype(jnp.float32), language_logits
 
     def _folded_query(self, image_features: Array) -> Array:

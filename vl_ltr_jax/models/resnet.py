@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vl_ltr_jax.models.layers import Conv, attend
+from vl_ltr_jax.models.layers import Conv, attend, rematerialized
 
 _MOMENTUM = 0.1  # the weight of the newest batch, as in PyTorch
 
@@ -122,7 +122,7 @@ class ModifiedResNet(nn.Module):
         heads: Heads of the attention pool.
         embed_dim: Width E of the output.
         dtype: Compute dtype; parameters and statistics stay float32.
-        remat: Whether bottlenecks are computed again in the backward pass.
+        remat: Policy of `layers.rematerialized`.
     """
 
     width: int
@@ -130,7 +130,7 @@ class ModifiedResNet(nn.Module):
     heads: int
     embed_dim: int
     dtype: DTypeLike = jnp.float32
-    remat: bool = False
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -144,7 +144,7 @@ class ModifiedResNet(nn.Module):
         x = nn.relu(BatchNorm(name="bn2")(x, train))
         x = conv(self.width, name="conv3")(x)
         x = _halve(nn.relu(BatchNorm(name="bn3")(x, train)))
-        block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
+        block = rematerialized(Bottleneck, self.remat, static_argnums=(2,))
         for stage, blocks in enumerate(self.layers):
             for index in range(blocks):
                 stride = 2 if stage > 0 and index == 0 else 1

@@ -23,7 +23,7 @@ class TextTransformer(nn.Module):
         vocab_size: Number of token ids; end-of-text is the largest.
         embed_dim: Width E of the output.
         dtype: Compute dtype; parameters and LayerNorms stay float32.
-        remat: Whether blocks are computed again in the backward pass.
+        remat: Policy of `layers.rematerialized`.
     """
 
     width: int
@@ -33,7 +33,7 @@ class TextTransformer(nn.Module):
     vocab_size: int
     embed_dim: int
     dtype: DTypeLike = jnp.float32
-    remat: bool = False
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, tokens: Integer[Array, "B L"]) -> Float[Array, "B E"]:

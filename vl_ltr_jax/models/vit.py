@@ -18,7 +18,7 @@ class VisionTransformer(nn.Module):
         heads: Attention heads.
         embed_dim: Width E of the output.
         dtype: Compute dtype; parameters and LayerNorms stay float32.
-        remat: Whether blocks are computed again in the backward pass.
+        remat: Policy of `layers.rematerialized`.
     """
 
     patch_size: int
@@ -27,7 +27,7 @@ class VisionTransformer(nn.Module):
     heads: int
     embed_dim: int
     dtype: DTypeLike = jnp.float32
-    remat: bool = False
+    remat: str = "none"
 
     @nn.compact
     def __call__(

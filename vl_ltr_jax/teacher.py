@@ -1,0 +1,71 @@
+"""The frozen CLIP of pre-training: its image tower, and all its sentence embeddings.
+
+A sentence has one embedding for the whole of pre-training, so each is made once, kept
+under `workdir/teacher/`, and looked up by id in the step: the text tower never runs
+there. The table is split over all devices; no device holds more than its rows.
+"""
+
+import hashlib
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+from jaxtyping import Float
+
+from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.artifacts import read_array, write_array
+from vl_ltr_jax.logs import say
+from vl_ltr_jax.run import Run
+
+
+def frozen(run: Run) -> dict[str, Any]:
+    """What the pre-training step reads of the frozen CLIP, on the devices.
+
+    Returns:
+      `towers`, its variables without the text tower, and `texts` [S, D], its embeddings
+      of every sentence; see :func:`pretrain.make_step`.
+    """
+    clip = run.initial_towers()
+    texts = meshes.shard_rows(run.mesh, sentence_embeddings(run, clip))
+    params = {name: p for name, p in clip["params"].items() if name != "text"}
+    return {"towers": run.place({**clip, "params": params}), "texts": texts}
+
+
+def sentence_embeddings(run: Run, clip: dict[str, Any]) -> Float[np.ndarray, "S D"]:
+    """Embeddings of the corpus, from the workdir where they lie there already."""
+    path = run.workdir / "teacher" / f"sentences_{cache_key(run, clip)}.npy"
+    shape = (len(run.inputs.tokens), run.inputs.clip_config.embed_dim)
+    # One process looks: file systems may show the others an older state.
+    if multihost_utils.broadcast_one_to_all(np.asarray(_usable(path, shape))):
+        return read_array(path)
+    embeddings = run.embed_sentences(run.replicate(clip))
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_array(path, embeddings)
+    return embeddings
+
+
+def cache_key(run: Run, clip: dict[str, Any]) -> str:
+    """Changes with the text tower, the sentences' tokens and the compute dtype."""
+    found = hashlib.sha256(run.config.model.compute_dtype.encode())
+    found.update(np.ascontiguousarray(run.inputs.tokens).tobytes())
+    for leaf in jax.tree.leaves(clip["params"]["text"]):
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()[:16]
+
+
+def _usable(path: epath.Path, shape: tuple[int, int]) -> bool:
+    if not path.exists():
+        return False
+    try:
+        found = read_array(path)
+        if found.shape == shape and found.dtype == np.float32:
+            return True
+        fault = f"it holds {found.dtype}{list(found.shape)}"
+    except (OSError, ValueError) as error:
+        fault = str(error)
+    say(f"{os.fspath(path)} is made again: {fault}")
+    return False
