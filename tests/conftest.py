@@ -7,7 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Programs here are small: compiling them takes longer than running them unoptimised.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import jax  # noqa: E402

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from vl_ltr_jax.losses import DISTILLATION_FORMS, mean_or_sum, unit
+from vl_ltr_jax.losses import DISTILLATION_FORMS, REDUCTIONS, mean_or_sum, unit
 
 FORMS = ("auto", "rows", "streaming")
 # `auto` streams once a device's rows hold more logits than this (128 MiB).
@@ -122,6 +122,8 @@ def pretraining_losses(
         raise ValueError(f"form {form!r}: not in {FORMS}")
     if distillation not in DISTILLATION_FORMS:
         raise ValueError(f"distillation {distillation!r}: not in {DISTILLATION_FORMS}")
+    if contrastive_reduction not in REDUCTIONS:
+        raise ValueError(f"reduction {contrastive_reduction!r}: not in {REDUCTIONS}")
     batch_size, devices = len(labels), mesh.size
     if batch_size % devices:
         raise ValueError(
@@ -135,7 +137,7 @@ def pretraining_losses(
         label_smoothing,
         distillation if teacher is not None else "none",
         temperature,
-        _num_blocks(rows, devices) if form == "streaming" else 0,
+        num_blocks(rows, devices) if form == "streaming" else 0,
     )
     queries, keys = _scaled(student)
     teacher_pair = None
@@ -185,8 +187,13 @@ def _distillation(
     return factor * (side.dot - side.teacher + lse)
 
 
-def _num_blocks(rows: int, devices: int) -> int:
-    """The fewest equal slices of a device's texts that keep a block small."""
+def num_blocks(rows: int, devices: int) -> int:
+    """The fewest equal slices of a device's texts that keep a block small.
+
+    Args:
+      rows: texts of one device.
+      devices: how many give a slice to each block.
+    """
     most = max(STREAMING_COLUMNS // devices, 1)
     return next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= most)
 

@@ -1,0 +1,287 @@
+"""One training step on any layout of devices, states and chunks is the same step."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from clip_oracle import tiny_clip
+
+from vl_ltr_jax import finetune, losses, mixup, pretrain, train_state
+from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.data import transforms
+from vl_ltr_jax.models import weights
+from vl_ltr_jax.models.clip import Clip
+from vl_ltr_jax.models.lgr import LanguageGuidedHead, anchor_constants
+from vl_ltr_jax.settings import Pretrain
+
+# Plain gradient descent at rate 1: the update is the gradient.
+DESCENT = optax.sgd(1.0)
+BATCH, SENTENCES, CLASSES, ANCHORS = 32, 45, 11, 3
+
+
+class World(NamedTuple):
+    model: Clip
+    variables: dict[str, Any]
+    batch: dict[str, np.ndarray]
+    texts: np.ndarray
+
+
+@functools.cache
+def world(kind):
+    tiny = tiny_clip(kind)
+    rng = np.random.default_rng(3)
+    size, text = tiny.config.vision.image_size, tiny.config.text
+    tokens = rng.integers(1, text.vocab_size - 1, (BATCH, text.context_length))
+    tokens[:, -1] = text.vocab_size - 1
+    batch = {
+        "image": rng.integers(0, 256, (BATCH, size, size, 3), np.uint8),
+        "label": rng.integers(0, CLASSES, BATCH).astype(np.int32),
+        "tokens": tokens.astype(np.int32),
+        "sentence_id": rng.integers(0, SENTENCES, BATCH).astype(np.int32),
+    }
+    texts = rng.normal(size=(SENTENCES, tiny.config.embed_dim)).astype(np.float32)
+    variables = weights.from_openai(tiny.state, tiny.config)
+    return World(Clip(tiny.config), variables, batch, texts)
+
+
+def prepare(key, images, rows):
+    """Like erasing it depends on the place in the batch, but compiles at once."""
+    return (
+        transforms.normalize(images, "clip") * (1 + rows / BATCH)[:, None, None, None]
+    )
+
+
+def mix(key, images, labels):
+    """Like mixup it blends with the reversed batch."""
+    targets = losses.one_hot_smooth(labels, CLASSES, 0.1)
+    weight = jnp.full((1, 1), 0.7)
+    return mixup.blend(images, weight[..., None, None]), mixup.blend(targets, weight)
+
+
+def place_state(params, batch_stats, mesh, fsdp):
+    state = train_state.create(params, DESCENT, batch_stats)
+    # Everything splits, so that a tiny model exercises what a large one needs.
+    shardings = meshes.shard_largest_axis(mesh, state, axis=fsdp, min_elements=1)
+    return meshes.place(jax.device_get(state), shardings), shardings
+
+
+def run(step, frozen, state, shardings, batch, mesh):
+    step = jax.jit(step, out_shardings=(shardings, meshes.replicated(mesh)))
+    after, metrics = step(frozen, state, meshes.to_global(mesh, batch))
+    for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        assert now.sharding.is_equivalent_to(before.sharding, now.ndim)
+    gradients = jax.tree.map(
+        lambda old, new: old - new,
+        *(meshes.to_host(s.params) for s in (state, after)),
+    )
+    return gradients, meshes.to_host(after.batch_stats), jax.device_get(metrics)
+
+
+def pretraining_step(kind, mesh, accumulation_steps, **options):
+    return pretrain.make_step(
+        world(kind).model,
+        DESCENT,
+        optax.constant_schedule(1.0),
+        prepare,
+        Pretrain(**options),
+        0,
+        mesh,
+        accumulation_steps=accumulation_steps,
+    )
+
+
+def pretrained(kind, devices=(1, 1), fsdp="none", accumulation_steps=1, **options):
+    """Gradients, statistics and metrics of one step."""
+    this = world(kind)
+    mesh = meshes.make_mesh(*devices, devices=jax.devices()[: np.prod(devices)])
+    step = pretraining_step(kind, mesh, accumulation_steps, **options)
+    towers = {
+        **this.variables,
+        # No text tower: sentences are looked up.
+        "params": {k: v for k, v in this.variables["params"].items() if k != "text"},
+    }
+    frozen = {
+        "towers": meshes.place(towers, meshes.replicated(mesh)),
+        "texts": meshes.shard_rows(mesh, this.texts),
+    }
+    state, shardings = place_state(
+        this.variables["params"], this.variables.get("batch_stats"), mesh, fsdp
+    )
+    return run(step, frozen, state, shardings, this.batch, mesh)
+
+
+@functools.cache
+def on_one_device(kind):
+    return pretrained(kind)
+
+
+def compare(actual, expected, gradient_tolerance=1e-5):
+    gradients, batch_stats, metrics = actual
+    expected_gradients, expected_stats, expected_metrics = expected
+    for name, value in expected_metrics.items():
+        rtol = 1e-5 if name == "gradient_norm" else 1e-6
+        np.testing.assert_allclose(metrics[name], value, rtol=rtol, err_msg=name)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected_gradients))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            a, b, rtol=0, atol=gradient_tolerance * max(np.abs(b).max(), largest / 100)
+        ),
+        gradients,
+        expected_gradients,
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        batch_stats,
+        expected_stats,
+    )
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"devices": (2, 1)},
+        {"devices": (8, 1), "fsdp": "data"},
+        {"devices": (2, 4), "fsdp": "model"},
+        {"accumulation_steps": 4},
+        {"devices": (4, 1), "accumulation_steps": 2, "fsdp": "data"},
+    ],
+    ids=str,
+)
+def test_a_pretraining_step_is_the_same_on_any_layout(layout):
+    """Breaks if a loss sees a part of the batch, if chunks are averaged instead of
+    joined, or if erasing follows the place in a chunk."""
+    compare(pretrained("vit", **layout), on_one_device("vit"))
+
+
+@pytest.mark.parametrize(
+    "layout", [{"devices": (4, 2), "fsdp": "data"}, {"accumulation_steps": 4}], ids=str
+)
+def test_so_it_is_for_a_resnet_with_frozen_statistics(layout):
+    compare(pretrained("resnet", **layout), on_one_device("resnet"))
+
+
+def test_training_statistics_are_those_of_each_chunk():
+    """BatchNorm in training mode under accumulation: chunks are normalised by their
+    own statistics, and update the running ones in turn; the losses see all of them.
+
+    Breaks if statistics are carried wrongly, or updated twice by the backward pass.
+    """
+    this, chunks = world("resnet"), 2
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    pixels = prepare(key, jnp.asarray(this.batch["image"]), jnp.arange(BATCH))
+
+    @jax.jit
+    def reference(params):
+        stats, parts = this.variables["batch_stats"], []
+        for first in range(chunks):
+            embedded, updated = this.model.apply(
+                {"params": params, "batch_stats": stats},
+                pixels[first::chunks],
+                jnp.asarray(this.batch["tokens"])[first::chunks],
+                train=True,
+                mutable=["batch_stats"],
+            )
+            stats = updated["batch_stats"]
+            parts.append(embedded)
+        image, text = (
+            jnp.stack(part, axis=1).reshape(BATCH, -1)
+            for part in zip(*parts, strict=True)
+        )
+        logits = losses.contrastive_logits(image, text, params["logit_scale"])
+        loss, _ = losses.classwise_contrastive(logits, jnp.asarray(this.batch["label"]))
+        return loss, stats
+
+    gradients, stats = jax.grad(reference, has_aux=True)(this.variables["params"])
+    found, found_stats, _ = pretrained(
+        "resnet",
+        (2, 1),
+        accumulation_steps=chunks,
+        train_batch_norm=True,
+        distillation_weight=0.0,
+    )
+    compare((found, found_stats, {}), (gradients, stats, {}), 1e-4)
+
+
+def test_a_chunked_step_needs_less_memory():
+    """Breaks if the activations of all chunks are kept for the backward pass."""
+    this, mesh = world("vit"), meshes.make_mesh(devices=jax.devices()[:1])
+    state, _ = place_state(this.variables["params"], None, mesh, "none")
+    batch = meshes.to_global(
+        mesh, {name: np.concatenate([rows] * 8) for name, rows in this.batch.items()}
+    )
+
+    def temporary_bytes(accumulation_steps):
+        step = pretraining_step("vit", mesh, accumulation_steps)
+        program = jax.jit(step).lower({}, state, batch).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(8) < temporary_bytes(1) / 3
+
+
+def finetuned(devices=(1, 1), fsdp="none", accumulation_steps=1):
+    """Gradients and metrics of one step of the head and the image tower."""
+    this = world("vit")
+    mesh = meshes.make_mesh(*devices, devices=jax.devices()[: np.prod(devices)])
+    width, shards = this.model.config.embed_dim, devices[1]
+    rng = np.random.default_rng(4)
+    embeddings = rng.normal(size=(CLASSES, ANCHORS, width)).astype(np.float32)
+    present = rng.random((CLASSES, ANCHORS)) < 0.8
+    head = LanguageGuidedHead(
+        CLASSES, width, 3.0, padded_classes=-(-CLASSES // shards) * shards
+    )
+    anchors = {
+        "embeddings": meshes.shard_rows(mesh, embeddings, "model"),
+        "padding": ~meshes.shard_rows(mesh, present, "model"),
+    }
+    if shards > 1:
+        assert anchors["embeddings"].addressable_shards[0].data.shape[0] < CLASSES
+    anchors["constants"] = jax.jit(anchor_constants)(anchors["embeddings"])
+    init = LanguageGuidedHead(CLASSES, width, 3.0).init
+    example = (np.zeros((1, width), np.float32), embeddings, ~present)
+    params = {
+        "head": jax.jit(init)(jax.random.key(1), *example)["params"],
+        "visual": this.variables["params"]["visual"],
+    }
+    step = finetune.make_step(
+        this.model,
+        head,
+        DESCENT,
+        {},
+        prepare,
+        mix,
+        0,
+        mesh,
+        accumulation_steps=accumulation_steps,
+    )
+    towers = {"params": {"logit_scale": this.variables["params"]["logit_scale"]}}
+    frozen = {
+        "towers": meshes.place(towers, meshes.replicated(mesh)),
+        "anchors": anchors,
+    }
+    state, shardings = place_state(params, None, mesh, fsdp)
+    batch = {name: this.batch[name] for name in ("image", "label")}
+    return run(step, frozen, state, shardings, batch, mesh)
+
+
+@functools.cache
+def finetuned_on_one_device():
+    return finetuned()
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"devices": (2, 4), "fsdp": "model"},
+        {"devices": (4, 2), "fsdp": "data"},
+        {"devices": (2, 1), "accumulation_steps": 4},
+    ],
+    ids=str,
+)
+def test_a_finetuning_step_is_the_same_on_any_layout(layout):
+    """11 classes over 2 or 4 shards of `model`. Breaks if a class that fills a shard
+    gets a logit, or if mixing happens within a chunk."""
+    compare(finetuned(**layout), finetuned_on_one_device())
