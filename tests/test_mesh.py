@@ -37,7 +37,7 @@ def test_a_batch_goes_to_the_mesh_and_back():
     mesh = meshes.make_mesh(4, 2)
     batch = {"image": np.arange(24.0).reshape(8, 3), "label": np.arange(8)}
     arrays = meshes.to_global(mesh, batch)
-    assert arrays["image"].sharding == meshes.batch_sharding(mesh)
+    assert arrays["image"].sharding == meshes.row_sharding(mesh)
     assert arrays["image"].addressable_shards[0].data.shape == (1, 3)
     jax.tree.map(np.testing.assert_array_equal, meshes.to_host(arrays), batch)
 

@@ -19,7 +19,7 @@ TWO_FORMS = pytest.mark.parametrize("form", ["rows", "streaming"])
 
 def spread(mesh, *arrays):
     """Rows over every device."""
-    return jax.device_put(arrays, meshes.batch_sharding(mesh))
+    return jax.device_put(arrays, meshes.row_sharding(mesh))
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_the_form_is_chosen_by_size():
 
 def compiled(step, batch_size, width=512):
     mesh = meshes.make_mesh()
-    rows, whole = meshes.batch_sharding(mesh), meshes.replicated(mesh)
+    rows, whole = meshes.row_sharding(mesh), meshes.replicated(mesh)
     embedding = jax.ShapeDtypeStruct((batch_size, width), jnp.float32, sharding=rows)
     scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
     labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=rows)

@@ -28,8 +28,8 @@ ORDER = (
     *("losses", "shots", "accuracy", "mixup", "anss", "optim", "train_state"),
     *("data", "models"),
     *("settings", "config", "mesh", "checkpoint", "logs", "provenance", "artifacts"),
-    *("pretrain", "finetune", "embed", "evaluate", "loop"),
-    *("inputs", "training", "run", "report", "stages", "main"),
+    *("chunks", "pairs", "pretrain", "finetune", "embed", "evaluate", "loop"),
+    *("inputs", "training", "run", "teacher", "report", "stages", "main"),
     *("compare", "export", "predict"),
     *("tiny_clip", "baselines", "benchmarks"),
 )

@@ -5,6 +5,7 @@ is frozen or trained by configuration; it always runs with inference BatchNorm.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -14,11 +15,11 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vl_ltr_jax import losses
+from vl_ltr_jax import chunks, losses
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import Clip
-from vl_ltr_jax.pretrain import Batch, Metrics, Prepare, Step, cut
+from vl_ltr_jax.pretrain import Batch, Metrics, Prepare, Step
 from vl_ltr_jax.train_state import TrainState
 
 Mix = Callable[[Array, Array, Array], tuple[Array, Array]]
@@ -81,8 +82,8 @@ def make_step(
       mix: makes soft targets [B, C] of labels, and mixes them and the images.
       seed: root of the step's random numbers, which depend on (seed, step) alone.
       mesh: the devices.
-      accumulation_steps: chunks of the global batch, which each divide over the mesh;
-        losses and gradients are means over images, so chunks of one size average.
+      accumulation_steps: chunks of the global batch that the tower embeds in turn;
+        each divides over the mesh.
 
     Returns:
       The step. `frozen` holds `towers` (the pre-trained variables) and `anchors`. A
@@ -99,7 +100,13 @@ def make_step(
         if "visual" in params:
             merged = {**towers["params"], "visual": params["visual"]}
             towers = {**towers, "params": merged}
-        features = encode.image(model, towers, images)
+        features = chunks.embed(
+            functools.partial(encode.image, model),
+            towers,
+            images,
+            accumulation_steps,
+            mesh,
+        )
         logits = head_logits(head, params["head"], features, frozen["anchors"], mesh)
         metrics = {
             f"loss/{branch}": losses.cross_entropy(values, targets)
@@ -118,13 +125,8 @@ def make_step(
         rows = jnp.arange(len(batch["label"]))
         images = prepare(prepare_key, batch["image"], rows)
         images, targets = mix(mix_key, images, batch["label"])
-        gradients, metrics = mean_over_chunks(
-            lambda *chunk: jax.grad(loss_fn, has_aux=True)(
-                state.params, frozen, *chunk
-            ),
-            (images, targets),
-            accumulation_steps,
-            mesh,
+        gradients, metrics = jax.grad(loss_fn, has_aux=True)(
+            state.params, frozen, images, targets
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics |= {name: rate(state.step) for name, rate in schedules.items()}
@@ -140,23 +142,3 @@ def make_step(
         )
 
     return step
-
-
-def mean_over_chunks(
-    compute: Callable[..., Any],
-    rows: tuple[Array, ...],
-    num_chunks: int,
-    mesh: jax.sharding.Mesh,
-) -> Any:
-    """The mean of what is computed of each chunk of the rows, one chunk at a time."""
-    if num_chunks == 1:
-        return compute(*rows)
-    chunks = cut(rows, num_chunks, mesh)
-    shapes = jax.eval_shape(compute, *(chunk[0] for chunk in chunks))
-
-    def visit(total: Any, chunk: tuple[Array, ...]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, compute(*chunk)), None
-
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    total, _ = jax.lax.scan(visit, zeros, chunks)
-    return jax.tree.map(lambda leaf: leaf / num_chunks, total)

@@ -72,9 +72,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis split over every device, in order of processes."""
-    return NamedSharding(mesh, PartitionSpec(ROWS))
+def row_sharding(mesh: Mesh, axes: Any = ROWS) -> NamedSharding:
+    """The leading axis split; by default over every device, in order of processes."""
+    return NamedSharding(mesh, PartitionSpec(axes))
 
 
 def shard_largest_axis(
@@ -152,7 +152,7 @@ def shard_rows(mesh: Mesh, array: np.ndarray, axes: Any = ROWS) -> jax.Array:
         return np.concatenate([block, padding])
 
     return jax.make_array_from_callback(
-        (rows, *array.shape[1:]), NamedSharding(mesh, PartitionSpec(axes)), part
+        (rows, *array.shape[1:]), row_sharding(mesh, axes), part
     )
 
 
@@ -201,7 +201,7 @@ def to_global(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax
     Raises:
         MeshError: the global batch does not divide over the devices.
     """
-    sharding = batch_sharding(mesh)
+    sharding = row_sharding(mesh)
     processes = len({device.process_index for device in mesh.devices.flat})
     for name, rows in host_batch.items():
         total = len(rows) * processes

@@ -1,8 +1,7 @@
 """Class-wise contrastive pre-training with distillation from the frozen CLIP.
 
 The step computes L_pre = lambda L_ccl + (1 - lambda) L_dis of the paper over the global
-batch. A batch too large for the devices is embedded in chunks: the losses see all
-embeddings at once, and each chunk is embedded again on the way back.
+batch; towers may embed it in chunks.
 """
 
 import dataclasses
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from vl_ltr_jax import chunks
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import Clip
@@ -69,27 +69,57 @@ def make_step(
     frozen_model = teacher_model or model
 
     def embed(
-        params: Any, batch_stats: Any, batch: Batch, key: Array
+        params: Any, batch_stats: Any, chunk: Batch, key: Array, train: bool
     ) -> tuple[Any, tuple[Array, Array]]:
         """New statistics, and the embeddings of images and sentences."""
         variables = {"params": params}
         if batch_stats:
             variables["batch_stats"] = batch_stats
-        train = options.train_batch_norm and bool(batch_stats)
         embedded, updated = model.apply(
             variables,
-            prepare(key, batch["image"], batch["row"]),
-            batch["tokens"],
+            prepare(key, chunk["image"], chunk["row"]),
+            chunk["tokens"],
             train=train,
             mutable=["batch_stats"] if train else [],
         )
         return updated.get("batch_stats", batch_stats), embedded
 
-    def embed_with_teacher(
-        towers: Any, batch: Batch, key: Array
-    ) -> Float[Array, "B D"]:
-        pixels = prepare(key, batch["image"], batch["row"])
-        return encode.image(frozen_model, towers, pixels)
+    def embed_alone(whole: Any, chunk: Batch) -> tuple[Array, Array]:
+        params, batch_stats, key = whole
+        return embed(params, batch_stats, chunk, key, False)[1]
+
+    def embed_all(
+        params: Any, batch_stats: Any, batch: Batch, key: Array
+    ) -> tuple[Any, tuple[Array, Array]]:
+        if options.train_batch_norm and batch_stats:
+            return chunks.embed_in_turn(
+                lambda stats, chunk: embed(params, stats, chunk, key, True),
+                batch_stats,
+                batch,
+                accumulation_steps,
+                mesh,
+            )
+        embedded = chunks.embed(
+            embed_alone,
+            (params, batch_stats, key),
+            batch,
+            accumulation_steps,
+            mesh,
+        )
+        return batch_stats, embedded
+
+    def embed_frozen(teacher: dict[str, Any], batch: Batch, key: Array) -> Embedded:
+        def images(whole: tuple[Any, Array], chunk: Batch) -> Array:
+            towers, key = whole
+            pixels = prepare(key, chunk["image"], chunk["row"])
+            return encode.image(frozen_model, towers, pixels)
+
+        towers = teacher["towers"]
+        return Embedded(
+            chunks.embed(images, (towers, key), batch, accumulation_steps, mesh),
+            meshes.take_rows(mesh, teacher["texts"], batch["sentence_id"]),
+            towers["params"]["logit_scale"],
+        )
 
     def loss_fn(
         params: dict[str, Any],
@@ -98,13 +128,7 @@ def make_step(
         key: Array,
         teacher: Embedded | None,
     ) -> tuple[Array, tuple[Any, Metrics]]:
-        batch_stats, embedded = in_chunks(
-            lambda stats, chunk: embed(params, stats, chunk, key),
-            batch_stats,
-            batch,
-            accumulation_steps,
-            mesh,
-        )
+        batch_stats, embedded = embed_all(params, batch_stats, batch, key)
         values, nearest = pretraining_losses(
             Embedded(embedded[0], embedded[1], params["logit_scale"]),
             teacher,
@@ -130,18 +154,7 @@ def make_step(
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         batch = {**batch, "row": jnp.arange(len(batch["label"]))}
-        frozen = None
-        if teacher:
-            towers = teacher["towers"]
-            _, images = in_chunks(
-                lambda _, chunk: (None, embed_with_teacher(towers, chunk, key)),
-                None,
-                batch,
-                accumulation_steps,
-                mesh,
-            )
-            texts = meshes.take_rows(mesh, teacher["texts"], batch["sentence_id"])
-            frozen = Embedded(images, texts, towers["params"]["logit_scale"])
+        frozen = embed_frozen(teacher, batch, key) if teacher else None
         gradients, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(
             state.params, state.batch_stats, batch, key, frozen
         )
@@ -163,46 +176,3 @@ def make_step(
         )
 
     return step
-
-
-def in_chunks(
-    embed: Callable[[Any, Batch], tuple[Any, Any]],
-    carry: Any,
-    batch: Batch,
-    num_chunks: int,
-    mesh: jax.sharding.Mesh,
-) -> tuple[Any, Any]:
-    """Embeds a batch chunk by chunk, keeping no activations for the backward pass.
-
-    The backward pass embeds each chunk again: memory is that of one chunk, and the
-    gradient that of the whole batch.
-
-    Args:
-      embed: from a carry and a chunk to the next carry and arrays of one row each.
-      carry: for the first chunk.
-      batch: arrays [B, ...], all split over the mesh.
-      num_chunks: 1 leaves the batch whole, and its activations for the backward pass.
-      mesh: the devices.
-
-    Returns:
-      The last carry, and the arrays of all chunks in the order of the batch.
-    """
-    if num_chunks == 1:
-        return embed(carry, batch)
-    chunks = cut(batch, num_chunks, mesh)
-    carry, embedded = jax.lax.scan(jax.checkpoint(embed), carry, chunks)
-    rows = jax.tree.map(
-        lambda chunk: chunk.swapaxes(0, 1).reshape(-1, *chunk.shape[2:]), embedded
-    )
-    return carry, meshes.split_rows(mesh, rows)
-
-
-def cut(tree: Any, num_chunks: int, mesh: jax.sharding.Mesh) -> Any:
-    """Rows [B, ...] as chunks [num_chunks, B / num_chunks, ...].
-
-    Row i goes to chunk i mod num_chunks, so that each device cuts its own rows.
-    """
-    chunks = jax.tree.map(
-        lambda rows: rows.reshape(-1, num_chunks, *rows.shape[1:]).swapaxes(0, 1), tree
-    )
-    return meshes.split_rows(mesh, chunks, axis=1)
