@@ -8,6 +8,7 @@ from PIL import Image
 from vl_ltr_jax.config import default_config
 
 COLOURS = {"crimson": (200, 20, 40), "azure": (20, 90, 220), "moss": (60, 120, 30)}
+IMAGE_SIZE = 16
 COUNTS = {"train": (24, 9, 3), "val": (3, 3, 3), "test": (5, 5, 5)}
 
 
@@ -44,7 +45,7 @@ def configure(root: Path):
     config.data.train_recipe = "plain"
     config.data.num_threads = 2
     config.model.backbone = "ViT-tiny"
-    config.model.image_size = 16
+    config.model.image_size = IMAGE_SIZE
     config.init.clip = "tiny_clip"
     for stage in (config.pretrain, config.finetune):
         stage.epochs = 3

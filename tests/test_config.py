@@ -80,7 +80,7 @@ def test_all_faults_come_in_one_message():
     assert "num_anchors" in str(raised.value) and "every_steps" in str(raised.value)
 
 
-def test_batches_must_divide_over_devices_and_processes():
+def test_batches_must_divide_over_devices_and_chunks():
     config = build()
     configs.check_devices(config, 8)
     odd = dataclasses.replace(
@@ -88,8 +88,15 @@ def test_batches_must_divide_over_devices_and_processes():
     )
     with pytest.raises(configs.ConfigError, match="30 is not divisible.*24 and 32"):
         configs.check_devices(odd, 8)
-    with pytest.raises(configs.ConfigError, match="processes"):
-        configs.check_devices(odd, 2, 4)
+    chunked = dataclasses.replace(
+        config, mesh=settings.Mesh(accumulation_steps=64, model=2)
+    )
+    with pytest.raises(configs.ConfigError) as raised:
+        configs.check_devices(chunked, 32)
+    message = str(raised.value)
+    assert "the 32 devices times mesh.accumulation_steps=64" in message
+    assert "1024 is not divisible" in message and "2048" in message
+    assert "evaluate" not in message  # nothing is accumulated there
     bad_mesh = dataclasses.replace(config, mesh=settings.Mesh(data=3, model=2))
     with pytest.raises(configs.ConfigError, match="8 devices"):
         configs.check_devices(bad_mesh, 8)

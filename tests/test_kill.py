@@ -1,4 +1,4 @@
-"""The main job as processes: killed and started again, and two of them as one run."""
+"""The main job as processes: killed and started again, there or on other devices."""
 
 import json
 import os
@@ -14,7 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from vl_ltr_jax import checkpoint
+from vl_ltr_jax import checkpoint, inputs
+from vl_ltr_jax.models import clip_files
 
 CONFIG = """
 from pathlib import Path
@@ -26,13 +27,14 @@ def get_config():
 
 
 def start(
-    config: Path, workdir: Path, *flags: str, devices: int = 1
+    config: Path, workdir: Path, *flags: str, devices: int = 4
 ) -> subprocess.Popen:
     tests = Path(__file__).parent
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+        " --xla_backend_optimization_level=0",
         "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
         # The same programs in every process: compiled once.
         "JAX_COMPILATION_CACHE_DIR": str(config.parent / "compiled"),
@@ -50,9 +52,11 @@ def start(
     )
 
 
-def kill_at(config: Path, workdir: Path, stage: str, step: int) -> None:
+def kill_at(
+    config: Path, workdir: Path, stage: str, step: int, *flags: str, devices: int = 4
+) -> None:
     """Starts the run and kills it when it says that a step is done."""
-    process = start(config, workdir)
+    process = start(config, workdir, *flags, devices=devices)
     said = []
     try:
         for line in process.stderr:
@@ -116,33 +120,71 @@ def test_a_killed_run_ends_with_bit_equal_parameters(world, tmp_path):
     assert killed["cost"]["images_seen"] == unbroken["cost"]["images_seen"]
 
 
-def test_two_processes_make_one_run(world, tmp_path):
-    """Breaks if a process reads rows of another, if both write, or if a barrier or a
-    collective is left to one of them."""
-    config, whole = world
+def start_two(config: Path, workdir: Path, *flags: str) -> list[subprocess.Popen]:
+    """Two processes of two devices each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"--coordinator_address=127.0.0.1:{probe.getsockname()[1]}"
-    processes = [
+    return [
         start(
             config,
-            tmp_path / "two",
-            *(address, "--num_processes=2", f"--process_id={index}"),
+            workdir,
+            *(address, "--num_processes=2", f"--process_id={index}", *flags),
             devices=2,
         )
         for index in range(2)
     ]
+
+
+def distance(ours, theirs, start) -> float:
+    """How far two ends lie apart, as a share of the way from the start.
+
+    Biases of attention keys have no gradient but rounding noise, which AdamW turns
+    into steps of the full rate: they are left out.
+    """
+    apart = moved = 0.0
+    paths, _ = jax.tree_util.tree_flatten_with_path(start)
+    for (path, first), a, b in zip(
+        paths, jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True
+    ):
+        if not jax.tree_util.keystr(path).endswith("['k_proj']['bias']"):
+            apart += np.sum((np.asarray(a) - np.asarray(b)) ** 2)
+            moved += np.sum((np.asarray(a) - np.asarray(first)) ** 2)
+    return float(np.sqrt(apart / moved))
+
+
+def test_a_run_goes_on_with_other_devices_and_processes(world, tmp_path):
+    """Eight devices, killed; four, sharded, killed; two processes of two, to the end.
+
+    Breaks if a process reads rows of another, if the batches of a step depend on the
+    devices, if a restore keeps the layout of the save, if both processes write, or if
+    a barrier is left to one of them. Ends differ by the order of sums alone: Adam's
+    first updates are g / |g|, so entries whose gradient is near rounding move freely,
+    which 18 steps bring to less than a hundredth of the way.
+    """
+    config, whole = world
+    elastic = tmp_path / "elastic"
+    kill_at(config, elastic, "pretrain", 7, devices=8)
+    kill_at(config, elastic, "finetune", 7, "--config.mesh.fsdp=data", devices=4)
+    processes = start_two(config, elastic)
     try:
         said = [process.communicate(timeout=400)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], said
-    assert results(tmp_path / "two")["data"] == results(whole)["data"]
-    for stage in ("pretrain", "finetune"):
-        jax.tree.map(
-            # AdamW turns rounding of near-zero gradients into steps of the rate, 1e-4.
-            lambda a, b: np.testing.assert_allclose(a, b, atol=3e-4),
-            final(whole, stage),
-            final(tmp_path / "two", stage),
-        )
+    assert "pretrain: finished before" in said[0]
+    assert "finetune: resumes at step" in said[0]
+    towers = inputs.model_source("tiny_clip")
+    _, before = clip_files.load_clip(towers, image_size=image_world.IMAGE_SIZE)
+    ends = [final(workdir, "pretrain") for workdir in (whole, elastic)]
+    assert distance(*ends, before["params"]) < 0.01
+    heads = [final(workdir, "finetune") for workdir in (whole, elastic)]
+    zero = jax.tree.map(np.zeros_like, heads[0])
+    assert distance(*heads, zero) < 1e-4
+    found, expected = results(elastic), results(whole)
+    assert found["data"] == expected["data"]
+    assert found["test"] == expected["test"]
+    anchors = [np.load(w / "anchors" / "indices.npy") for w in (whole, elastic)]
+    np.testing.assert_array_equal(*anchors)
+    assert len(list((elastic / "teacher").glob("*.npy"))) == 1

@@ -43,6 +43,18 @@ def test_event_files_read_back(tmp_path):
         assert name in hparams
 
 
+@pytest.mark.parametrize("last_step", [8, 6])
+def test_steps_are_profiled_on_request(tmp_path, last_step):
+    """Also where the stage ends before as many steps as were asked for."""
+    step = jax.jit(lambda x: x @ x)
+    with Logs(tmp_path, profile_steps=2) as logs:
+        for count in range(1, last_step + 1):
+            jax.block_until_ready(step(jnp.ones((8, 8))))
+            logs.after_step(count)
+    (profile,) = tmp_path.glob("plugins/profile/*/*.xplane.pb")
+    assert profile.stat().st_size > 0
+
+
 def test_the_parameter_table_is_written_and_its_total_said(tmp_path, capsys):
     params = {"visual": {"kernel": jnp.zeros((3, 400)), "bias": jnp.zeros(400)}}
     with Logs(tmp_path) as logs:

@@ -27,7 +27,16 @@ ALL_PYTHON = [
 ORDER = (
     *("losses", "shots", "accuracy", "mixup", "anss", "optim", "train_state"),
     *("data", "models"),
-    *("settings", "config", "mesh", "checkpoint", "logs", "provenance", "artifacts"),
+    *(
+        "settings",
+        "config",
+        "cluster",
+        "mesh",
+        "checkpoint",
+        "logs",
+        "provenance",
+        "artifacts",
+    ),
     *("chunks", "pairs", "pretrain", "finetune", "embed", "evaluate", "loop"),
     *("inputs", "training", "run", "teacher", "report", "stages", "main"),
     *("compare", "export", "predict"),

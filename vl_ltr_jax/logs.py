@@ -55,6 +55,8 @@ class Logs:
     ) -> None:
         if self._line_is_open:
             self._print("\n")
+        if self._profile is not None:
+            self._profile(sys.maxsize)  # ends a profile that is being taken
         if self._writer is not None:
             self._writer.close()
 

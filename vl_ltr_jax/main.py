@@ -3,6 +3,7 @@
 python -m vl_ltr_jax.main --config=configs/shapes_lt.py --workdir=DIR
 """
 
+import os
 import signal
 import sys
 import traceback
@@ -13,23 +14,31 @@ import jax
 from absl import app, flags, logging
 from etils import epath
 
+from vl_ltr_jax import cluster, inputs, settings, stages
 from vl_ltr_jax import config as configs
-from vl_ltr_jax import inputs, settings, stages
 
 _CONFIG = configs.define_flag()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of everything the run makes."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One of many processes; a TPU pod or SLURM says which."
+    "distributed",
+    None,
+    "True: one of many, the cluster says which (on a TPU VM its metadata server); "
+    "False: one process. By default the environment decides.",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
     None,
-    "HOST:PORT of process 0, where the cluster does not say.",
+    "HOST:PORT of process 0, where the cluster does not say "
+    "(or JAX_COORDINATOR_ADDRESS).",
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many processes (or JAX_NUM_PROCESSES)."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Which one this is, from 0 (or JAX_PROCESS_ID)."
+)
 
 
 def checked_flags() -> tuple[settings.Config, epath.Path]:
@@ -44,26 +53,27 @@ def checked_flags() -> tuple[settings.Config, epath.Path]:
 
 
 def join_processes() -> None:
-    """Meets the other processes of the run, if the flags say that there are any.
+    """Meets the other processes of the run, if there are any.
 
     Raises:
-      ConfigError: if the flags name only a part of what is needed.
+      ClusterError: if flags or environment say so wrongly, or they do not come.
     """
-    cluster = {
+    flags_given = {
         "coordinator_address": _COORDINATOR.value,
         "num_processes": _NUM_PROCESSES.value,
         "process_id": _PROCESS_ID.value,
     }
-    given = [name for name, value in cluster.items() if value is not None]
-    if given and len(given) < len(cluster) and not _DISTRIBUTED.value:
-        missing = ", --".join(sorted(cluster.keys() - set(given)))
-        raise configs.ConfigError(
-            f"--{', --'.join(given)} without --{missing}: the three go together"
-        )
-    if given or _DISTRIBUTED.value:
-        jax.distributed.initialize(
-            _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-        )
+    cluster.join(cluster.processes(flags_given, os.environ, _DISTRIBUTED.value))
+
+
+def keep_programs(config: settings.Config, workdir: epath.Path) -> None:
+    """Lets compiled programs lie on disk, so that a restart compiles nothing."""
+    named = config.mesh.compilation_cache
+    if named == "workdir":
+        named = os.fspath(workdir / "compiled")
+    # The variable is JAX's own; who sets it has another place in mind.
+    if named and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", named)
 
 
 def refuse(error: Exception) -> NoReturn:
@@ -78,6 +88,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         config, workdir = checked_flags()
         join_processes()
+        keep_programs(config, workdir)
         read = inputs.read(config)
         stages.check(config, workdir, read)
     except (ValueError, OSError) as error:

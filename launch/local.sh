@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# N processes on this machine's CPU, to rehearse a cluster:
+#   bash launch/local.sh 2 [--dry-run] [flags of vl_ltr_jax.main]
+# Ends with the code of the first process that fails, and then stops the others.
+set -euo pipefail
+CONFIG=${CONFIG:-configs/shapes_lt.py}
+WORKDIR=${WORKDIR:-}                # runs/shapes_lt_Np by default
+DEVICES=${DEVICES:-1}               # virtual devices of each process
+PYTHON=${PYTHON:-.venv/bin/python}
+GRACE_SECONDS=${GRACE_SECONDS:-20}  # between asking a process to stop and killing it
+
+if [[ ! ${1:-} =~ ^[1-9][0-9]*$ ]]; then
+  sed -n '2,4s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+fi
+count=$1
+shift
+dry_run=0
+if [[ ${1:-} == --dry-run ]]; then
+  dry_run=1
+  shift
+fi
+name=$(basename "${CONFIG%%:*}" .py)
+command=("$PYTHON" -m vl_ltr_jax.main --config="$CONFIG"
+  --workdir="${WORKDIR:-runs/${name}_${count}p}" "$@")
+port=$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+export JAX_PLATFORMS=cpu
+export XLA_FLAGS="--xla_force_host_platform_device_count=$DEVICES ${XLA_FLAGS:-}"
+export JAX_COORDINATOR_ADDRESS=127.0.0.1:$port JAX_NUM_PROCESSES=$count
+
+pids=()
+ask_to_stop() {
+  kill -TERM "${pids[@]}" 2>/dev/null || true
+}
+trap ask_to_stop INT TERM
+for ((process = 0; process < count; process++)); do
+  if ((dry_run)); then
+    printf 'JAX_PROCESS_ID=%d' "$process"
+    printf ' %s=%q' JAX_PLATFORMS "$JAX_PLATFORMS" XLA_FLAGS "$XLA_FLAGS" \
+      JAX_COORDINATOR_ADDRESS "$JAX_COORDINATOR_ADDRESS" JAX_NUM_PROCESSES "$count"
+    printf ' %q' "${command[@]}"
+    printf '\n'
+    continue
+  fi
+  JAX_PROCESS_ID=$process "${command[@]}" &
+  pids+=($!)
+done
+
+status=0
+killer=
+running=${#pids[@]}
+while ((running > 0)); do
+  code=0
+  finished=
+  wait -n -p finished "${pids[@]}" || code=$?
+  if [[ -z ${finished:-} ]]; then
+    continue # a signal woke this script; the processes are saving
+  fi
+  running=$((running - 1))
+  for index in "${!pids[@]}"; do
+    if [[ ${pids[index]} == "$finished" ]]; then
+      unset 'pids[index]'
+    fi
+  done
+  if ((code != 0 && status == 0)); then
+    status=$code
+    if ((running > 0)); then
+      # The others would wait for the one that is gone.
+      ask_to_stop
+      (sleep "$GRACE_SECONDS" && kill -KILL "${pids[@]}" 2>/dev/null) &
+      killer=$!
+    fi
+  fi
+done
+if [[ -n $killer ]]; then
+  kill "$killer" 2>/dev/null || true # its numbers may belong to others by then
+fi
+exit "$status"
