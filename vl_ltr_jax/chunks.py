@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from vl_ltr_jax import mesh as meshes
 
@@ -21,7 +21,7 @@ def embed(
     whole: Any,
     rows: Any,
     num_chunks: int,
-    mesh: Mesh,
+    mesh: jax.sharding.Mesh,
 ) -> Any:
     """Embeds rows that do not depend on each other.
 
@@ -60,7 +60,7 @@ def embed_in_turn(
     carry: Any,
     rows: Any,
     num_chunks: int,
-    mesh: Mesh,
+    mesh: jax.sharding.Mesh,
 ) -> tuple[Any, Any]:
     """Embeds rows whose chunks are wholes: each has statistics over all devices.
 

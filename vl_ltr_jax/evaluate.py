@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from vl_ltr_jax import accuracy, shots
@@ -35,7 +35,7 @@ def make_scores(
     prepare: Callable[[Array], Array],
     options: Evaluate,
     num_classes: int,
-    mesh: Mesh,
+    mesh: jax.sharding.Mesh,
 ) -> Callable[[dict[str, Any], Array], Scores]:
     """Builds the function that scores images against the classes, head by head.
 
@@ -98,7 +98,7 @@ def nearest_sentences(
     sentence_emb: Float[Array, "S D"],
     sentence_labels: Int[Array, " S"],
     k: int,
-    mesh: Mesh,
+    mesh: jax.sharding.Mesh,
 ) -> tuple[Float[Array, "B k"], Int[Array, "B k"]]:
     """:func:`accuracy.nearest_sentences` with sentences split over `model`.
 
@@ -152,7 +152,7 @@ def evaluate_split(
     count: Count,
     frozen: dict[str, Any],
     batches: Iterable[dict[str, np.ndarray]],
-    mesh: Mesh,
+    mesh: jax.sharding.Mesh,
 ) -> dict[str, accuracy.AccuracySums]:
     """Sums hits over a split for every head.
 

@@ -17,7 +17,7 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 # `{{0,1},{2,3}}`, `[groups,size]<=[...]`, or `mesh['x'=4,'y'=2] {'y'}`.
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]")
-_NAMED = re.compile(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}")
+_NAMED = re.compile(r"replica_groups=mesh\[(.*?)\].*? \{('[^}]*)\}")
 NAMES = (
     "all-gather",
     "all-reduce",
