@@ -32,12 +32,21 @@ RESNET = "vl_ltr_jax/models/resnet.py"
 WEIGHTS = "vl_ltr_jax/models/weights.py"
 LGR = "vl_ltr_jax/models/lgr.py"
 LOSSES = "vl_ltr_jax/losses.py"
+SUMS = "vl_ltr_jax/pair_sums.py"
+CHUNKS = "vl_ltr_jax/chunks.py"
+MESH = "vl_ltr_jax/mesh.py"
 LAYER_TESTS = "tests/test_vit.py::test_every_layer_is_hugging_faces"
 TEXT_TESTS = "tests/test_text.py"
 POSITION_TESTS = "tests/test_vit.py::test_positions_are_resized_as_the_authors_do"
 RESNET_TESTS = "tests/test_resnet.py"
 PORT_TESTS = "tests/test_port.py::test_openais_own_module"
 LGR_TESTS = "tests/test_lgr.py"
+MESH_TESTS = "tests/test_pairs.py::test_any_number_of_devices_gives_the_loss_of_one"
+KL_TESTS = "tests/test_pairs.py::test_every_distillation_is_that_of_one_device"
+CHUNK_TESTS = "tests/test_layouts.py::test_a_finetuning_step_is_the_same_on_any_layout"
+LOOKUP_TESTS = (
+    "tests/test_mesh.py::test_rows_are_looked_up_in_a_table_that_no_device_holds"
+)
 
 EDITS = (
     Edit(
@@ -269,6 +278,48 @@ EDITS = (
         "return image.resize(size, Image.Resampling.BICUBIC)",
         "return image.resize(size, Image.Resampling.BILINEAR)",
         "tests/test_transforms.py",
+    ),
+    Edit(
+        "columns that keep the maxima of one device",
+        SUMS,
+        "jax.lax.pmax(stacked, options.axes)",
+        "stacked",
+        MESH_TESTS,
+    ),
+    Edit(
+        "columns of the first device on every device",
+        SUMS,
+        "own = sums.shape[1] * jax.lax.axis_index(options.axes)",
+        "own = 0 * jax.lax.axis_index(options.axes)",
+        MESH_TESTS,
+    ),
+    Edit(
+        "positives counted on one device only",
+        SUMS,
+        "ordered = jnp.sort(_gather(options, labels))",
+        "ordered = jnp.sort(labels)",
+        MESH_TESTS,
+    ),
+    Edit(
+        "the gradient of 'kl' without its sign and temperature",
+        SUMS,
+        "gradient += options.slope * to.dot * probability",
+        "gradient += to.dot * probability",
+        KL_TESTS,
+    ),
+    Edit(
+        "chunks joined one after the other",
+        CHUNKS,
+        "leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:])",
+        "leaf.reshape(-1, *leaf.shape[2:])",
+        CHUNK_TESTS,
+    ),
+    Edit(
+        "every device answers for the first rows of a table",
+        MESH,
+        "rows = rows - len(table) * jax.lax.axis_index(ROWS)",
+        "rows = rows + 0 * jax.lax.axis_index(ROWS)",
+        LOOKUP_TESTS,
     ),
 )
 

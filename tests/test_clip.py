@@ -174,6 +174,32 @@ def test_remat_changes_nothing_but_memory(kind):
     )
 
 
+def test_remat_policies_compute_again_what_their_names_leave_out():
+    """Breaks if a name stands for another policy: 'dots' keeps every product,
+    'dots_no_batch' not those of attention, 'full' none."""
+    tiny = tiny_clip("vit")
+    variables = jax.eval_shape(lambda: from_openai(tiny.state, tiny.config))
+    images, _ = tiny.batch()
+
+    def products(remat):
+        def loss(params):
+            model = Clip(tiny.config, remat=remat)
+            return jnp.sum(
+                model.apply({"params": params}, images, method="encode_image")
+            )
+
+        return str(jax.make_jaxpr(jax.grad(loss))(variables["params"])).count(
+            "dot_general["
+        )
+
+    none, dots, no_batch, full = map(
+        products, ("none", "dots", "dots_no_batch", "full")
+    )
+    assert none == dots < no_batch < full
+    with pytest.raises(ValueError, match="'half': not in .*'dots_no_batch'"):
+        products("half")
+
+
 def test_wrong_batches_are_refused():
     config = PRESETS["ViT-tiny"]
     variables = jax.tree.map(np.zeros_like, variable_shapes(config))

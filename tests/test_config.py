@@ -60,6 +60,8 @@ def test_every_configuration_file_builds_but_for_missing_directories(path):
         ({"data__name": ""}, ["data.name"]),
         ({"data__prompts": "none"}, ["evaluate.zero_shot_text='prompts'"]),
         ({"pretrain__distillation_temperature": 2.0}, ["'kl' alone"]),
+        ({"mesh__fsdp": "model"}, ["mesh.model=1 splits nothing"]),
+        ({"model__remat": "dot"}, ["'dot'", "did you mean 'dots'"]),
         ({"data__layout": "inat18"}, ["data.layout"]),
         ({"pretrain__warmup_epochs": 50}, ["pretrain.warmup_epochs"]),
         ({"pretrain__label_smoothing": float("nan")}, ["label_smoothing"]),

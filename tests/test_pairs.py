@@ -138,7 +138,7 @@ def on_one_device(distillation="full", temperature=1.0):
 
 
 @TWO_FORMS
-@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (1, 8)])
+@pytest.mark.parametrize("shape", [(8, 1), (4, 2), (1, 8)])
 def test_any_number_of_devices_gives_the_loss_of_one(shape, form, monkeypatch):
     """Breaks if the second axis of the mesh repeats rows, or leaves columns out."""
     monkeypatch.setattr(pairs, "STREAMING_COLUMNS", 16)

@@ -331,6 +331,11 @@ def _contradictions(config: Config) -> list[str]:
             f"mesh.data={config.mesh.data}: a number of devices from 1, or -1 for all "
             "that mesh.model leaves"
         )
+    if config.mesh.fsdp == "model" and config.mesh.model == 1:
+        faults.append(
+            "mesh.fsdp='model' with mesh.model=1 splits nothing; set mesh.model, or "
+            "mesh.fsdp='data'"
+        )
     if not data.name:
         faults.append(
             "data.name: needed; lists are read from ROOT/NAME_{train,val,test}.txt, "

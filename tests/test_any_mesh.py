@@ -1,0 +1,216 @@
+"""Losses, anchors and evaluation are the same on any mesh, two processes included."""
+
+import functools
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_losses import close
+
+from vl_ltr_jax import anss, embed, evaluate, pairs
+from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.models import encode
+from vl_ltr_jax.models.clip import Clip, ClipConfig, TextConfig, VisionConfig
+from vl_ltr_jax.models.lgr import LanguageGuidedHead, anchor_constants
+from vl_ltr_jax.settings import Evaluate
+
+CLASSES, IMAGES, SENTENCES, PAIRS, WIDTH, ANCHORS = 11, 37, 90, 64, 24, 8
+CONFIG = ClipConfig(
+    VisionConfig("vit", 8, 16, 1, 1, 4), TextConfig(16, 1, 1, 6, 50), WIDTH
+)
+PROGRAM = Path(__file__).with_name("any_mesh_process.py")
+
+
+def draw():
+    """The same numbers in every process."""
+    rng = np.random.default_rng(11)
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    def labels(count):
+        return rng.integers(0, CLASSES, count).astype(np.int32)
+
+    names = ("image", "text", "frozen_image", "frozen_text")
+    return {
+        "pairs": {name: normal(PAIRS, WIDTH) for name in names},
+        "pair_labels": labels(PAIRS),
+        "pixels": rng.integers(0, 256, (IMAGES, 8, 8, 3), np.uint8),
+        "labels": labels(IMAGES),
+        "sentences": normal(SENTENCES, WIDTH),
+        "sentence_labels": np.sort(labels(SENTENCES)),
+    }
+
+
+def losses_of(mesh, world, form):
+    """Value and gradients, each device with its rows."""
+    share = PAIRS // jax.process_count()
+    rows = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+    arrays = {**world["pairs"], "labels": world["pair_labels"]}
+    batch = meshes.to_global(mesh, {k: v[rows] for k, v in arrays.items()})
+
+    def loss(image, text, scale, batch):
+        teacher = (batch["frozen_image"], batch["frozen_text"], jnp.float32(4.6))
+        values, _ = pairs.pretraining_losses(
+            pairs.Embedded(image, text, scale),
+            pairs.Embedded(*teacher),
+            batch["labels"],
+            mesh,
+            form=form,
+        )
+        return values["contrastive"] + values["distillation"]
+
+    differentiate = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+    scale = meshes.place(np.float32(3.0), meshes.replicated(mesh))
+    value, gradients = differentiate(batch["image"], batch["text"], scale, batch)
+    return {"loss": value} | dict(
+        zip(("image", "text", "scale"), gradients, strict=True)
+    )
+
+
+def batches(world):
+    """This process's rows of padded batches of 16 images."""
+    share = 16 // jax.process_count()
+    for start in range(0, IMAGES, 16):
+        index = np.arange(16)[jax.process_index() * share :][:share] + start
+        real = index < IMAGES
+        index = np.where(real, index, 0)
+        yield {
+            "image": world["pixels"][index],
+            "label": np.where(real, world["labels"][index], 0).astype(np.int32),
+            "mask": real,
+        }
+
+
+def everything(mesh):
+    """What a run computes with the mesh, on the host of every process."""
+    world, model = draw(), Clip(CONFIG)
+    result = {
+        f"{form}/{name}": value
+        for form in ("rows", "streaming")
+        for name, value in losses_of(mesh, world, form).items()
+    }
+
+    def prepare(images):
+        return images.astype(jnp.float32) / 255
+
+    init = jax.jit(model.init)(
+        jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 6), jnp.int32)
+    )
+    towers = meshes.place(jax.tree.map(np.asarray, init), meshes.replicated(mesh))
+    images, image_labels = embed.embed_images(
+        jax.jit(lambda pixels: encode.image(model, towers, prepare(pixels))),
+        batches(world),
+        mesh,
+    )
+    scores = anss.score_sentences(
+        meshes.shard_rows(mesh, world["sentences"]),
+        meshes.shard_rows(mesh, world["sentence_labels"]),
+        *(
+            meshes.place(array, meshes.replicated(mesh))
+            for array in (images, image_labels)
+        ),
+        3.0,
+        block_size=16,
+    )
+    result["scores"] = meshes.to_host(scores)[:SENTENCES]
+    indices, padding = anss.select_anchors(
+        result["scores"], world["sentence_labels"], CLASSES, ANCHORS
+    )
+    shards = mesh.shape["model"]
+    head = LanguageGuidedHead(
+        CLASSES, WIDTH, 3.0, padded_classes=-(-CLASSES // shards) * shards
+    )
+    anchors = np.where(padding[..., None], 0, world["sentences"][indices])
+    params = jax.jit(LanguageGuidedHead(CLASSES, WIDTH, 3.0).init)(
+        jax.random.key(1), np.zeros((1, WIDTH), np.float32), anchors, padding
+    )["params"]
+    split = functools.partial(meshes.shard_rows, mesh, axes="model")
+    frozen = {
+        "towers": towers,
+        "head": meshes.place(jax.tree.map(np.asarray, params), meshes.replicated(mesh)),
+        "anchors": {"embeddings": split(anchors), "padding": ~split(~padding)},
+        "sentences": split(world["sentences"]),
+        "sentence_labels": split(world["sentence_labels"] + 1) - 1,
+        "class_texts": split(world["sentences"][:CLASSES]),
+    }
+    frozen["anchors"]["constants"] = jax.jit(anchor_constants)(
+        frozen["anchors"]["embeddings"]
+    )
+    scores_of = evaluate.make_scores(model, head, prepare, Evaluate(), CLASSES, mesh)
+    sums = evaluate.evaluate_split(
+        evaluate.make_count(scores_of, CLASSES), frozen, batches(world), mesh
+    )
+    counts = {f"{name}/counts": np.stack(s) for name, s in sums.items()}
+    result |= {"anchors": indices, "padding": padding, "images": images, **counts}
+    return meshes.to_host(result)
+
+
+@functools.cache
+def on_one_device():
+    return everything(meshes.make_mesh(devices=jax.devices()[:1]))
+
+
+def compare(found):
+    expected = on_one_device()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if name.endswith("/loss"):
+            np.testing.assert_allclose(found[name], value, rtol=1e-6)
+        elif np.issubdtype(value.dtype, np.floating):
+            close(found[name], value, 1e-5)
+        else:
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_what_is_compared_says_something():
+    expected = on_one_device()
+    close(expected["rows/loss"], expected["streaming/loss"], 1e-6)
+    assert expected["padding"].any() and not expected["padding"].all()
+    for head in ("lgr", "knn", "zero_shot"):
+        top1, top5, total, invalid = expected[f"{head}/counts"]
+        assert total.sum() == IMAGES and not invalid.any()
+        assert 0 < top5.sum() < IMAGES and top1.sum() <= top5.sum()
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (4, 1), (8, 1), (2, 4)])
+def test_any_mesh_gives_the_numbers_of_one_device(shape):
+    """Breaks if rows that fill a shard are found as neighbours or scored as a class."""
+    devices = jax.devices()[: shape[0] * shape[1]]
+    compare(everything(meshes.make_mesh(*shape, devices=devices)))
+
+
+def test_so_do_two_processes_of_four_devices(tmp_path):
+    """Breaks if a process answers for rows that another has read."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(PROGRAM.parents[1]),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4"
+        " --xla_backend_optimization_level=0",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, PROGRAM, str(port), str(index), "2", str(tmp_path)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=240)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], said
+    for index in range(2):
+        compare(dict(np.load(tmp_path / f"{index}.npz")))

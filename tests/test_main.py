@@ -1,0 +1,39 @@
+"""What main sets before anything runs."""
+
+import dataclasses
+import os
+
+import jax
+import pytest
+from etils import epath
+
+from vl_ltr_jax import main, settings
+
+
+@pytest.fixture
+def cache_directory():
+    """Reads JAX's setting, and leaves it as it was."""
+    before = jax.config.jax_compilation_cache_dir
+    yield lambda: jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [("workdir", "gs://b/run/compiled"), ("gs://b/all", "gs://b/all"), ("", None)],
+)
+def test_compiled_programs_are_kept_where_the_configuration_says(
+    named, expected, cache_directory, monkeypatch
+):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    config = dataclasses.replace(
+        settings.Config(), mesh=settings.Mesh(compilation_cache=named)
+    )
+    main.keep_programs(config, epath.Path("gs://b/run"))
+    assert cache_directory() == expected
+
+
+def test_the_variable_of_jax_goes_first(cache_directory, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
+    main.keep_programs(settings.Config(), epath.Path(os.sep) / "run")
+    assert cache_directory() is None
