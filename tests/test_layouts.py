@@ -8,13 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from clip_oracle import tiny_clip
 
 from vl_ltr_jax import finetune, losses, mixup, pretrain, train_state
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.data import transforms
-from vl_ltr_jax.models import weights
-from vl_ltr_jax.models.clip import Clip
+from vl_ltr_jax.models.clip import Clip, ClipConfig, TextConfig, VisionConfig
 from vl_ltr_jax.models.lgr import LanguageGuidedHead, anchor_constants
 from vl_ltr_jax.settings import Pretrain
 
@@ -30,11 +28,18 @@ class World(NamedTuple):
     texts: np.ndarray
 
 
+TOWERS = {
+    "vit": VisionConfig("vit", 16, 32, 2, 2, 8),
+    "resnet": VisionConfig("resnet", 32, 8, (1, 1, 1, 1), 4),
+}
+
+
 @functools.cache
 def world(kind):
-    tiny = tiny_clip(kind)
+    """A small model in which no parameter is zero or one, and a batch."""
+    config = ClipConfig(TOWERS[kind], TextConfig(32, 1, 2, 9, 60), 24)
     rng = np.random.default_rng(3)
-    size, text = tiny.config.vision.image_size, tiny.config.text
+    size, text = config.vision.image_size, config.text
     tokens = rng.integers(1, text.vocab_size - 1, (BATCH, text.context_length))
     tokens[:, -1] = text.vocab_size - 1
     batch = {
@@ -43,9 +48,15 @@ def world(kind):
         "tokens": tokens.astype(np.int32),
         "sentence_id": rng.integers(0, SENTENCES, BATCH).astype(np.int32),
     }
-    texts = rng.normal(size=(SENTENCES, tiny.config.embed_dim)).astype(np.float32)
-    variables = weights.from_openai(tiny.state, tiny.config)
-    return World(Clip(tiny.config), variables, batch, texts)
+    texts = rng.normal(size=(SENTENCES, config.embed_dim)).astype(np.float32)
+    init = jax.jit(Clip(config).init)(
+        jax.random.key(0), np.zeros((1, size, size, 3), np.float32), tokens[:1]
+    )
+    variables = jax.tree.map(
+        lambda leaf: leaf + rng.normal(0, 0.05, leaf.shape).astype(np.float32),
+        jax.device_get(dict(init)),
+    )
+    return World(Clip(config), variables, batch, texts)
 
 
 def prepare(key, images, rows):
@@ -143,10 +154,8 @@ def compare(actual, expected, gradient_tolerance=1e-5):
 @pytest.mark.parametrize(
     "layout",
     [
-        {"devices": (2, 1)},
         {"devices": (8, 1), "fsdp": "data"},
         {"devices": (2, 4), "fsdp": "model"},
-        {"accumulation_steps": 4},
         {"devices": (4, 1), "accumulation_steps": 2, "fsdp": "data"},
     ],
     ids=str,
@@ -158,7 +167,7 @@ def test_a_pretraining_step_is_the_same_on_any_layout(layout):
 
 
 @pytest.mark.parametrize(
-    "layout", [{"devices": (4, 2), "fsdp": "data"}, {"accumulation_steps": 4}], ids=str
+    "layout", [{"devices": (4, 2), "fsdp": "data", "accumulation_steps": 2}], ids=str
 )
 def test_so_it_is_for_a_resnet_with_frozen_statistics(layout):
     compare(pretrained("resnet", **layout), on_one_device("resnet"))
@@ -276,8 +285,7 @@ def finetuned_on_one_device():
     "layout",
     [
         {"devices": (2, 4), "fsdp": "model"},
-        {"devices": (4, 2), "fsdp": "data"},
-        {"devices": (2, 1), "accumulation_steps": 4},
+        {"devices": (4, 2), "fsdp": "data", "accumulation_steps": 2},
     ],
     ids=str,
 )

@@ -131,6 +131,7 @@ def test_the_baseline_runs_by_configuration_alone(finished, tmp_path):
     config.pretrain.epochs = 0
     config.finetune.head = "fc"
     config.finetune.train_image_tower = True
+    config.finetune.mixup_alpha, config.finetune.cutmix_alpha = 0.8, 1.0
     config.evaluate.knn = False
     config.evaluate.zero_shot = False
     results = run(config, tmp_path)

@@ -22,6 +22,8 @@ CLEAR_LINE = "\r\x1b[K"
 class Logs:
     """The writers of one stage; a context manager that flushes and closes them."""
 
+    _profile: Any = None
+
     def __init__(
         self,
         directory: str | os.PathLike[str],
@@ -40,7 +42,6 @@ class Logs:
         self._line_is_open = False
         self._speaks = jax.process_index() == 0
         self._writer = _event_writer(directory) if self._speaks else None
-        self._profile = None
         if self._speaks and profile_steps:
             self._profile = _profile(directory, profile_steps)
 
