@@ -214,3 +214,10 @@ def test_so_do_two_processes_of_four_devices(tmp_path):
     assert [process.returncode for process in processes] == [0, 0], said
     for index in range(2):
         compare(dict(np.load(tmp_path / f"{index}.npz")))
+
+
+def test_embeddings_are_float32_whatever_they_were_computed_in():
+    """Breaks when bfloat16 reaches an artifact: a .npy of it cannot be read back."""
+    narrow = jax.jit(lambda pixels: pixels.mean((1, 2)).astype(jnp.bfloat16))
+    images, _ = embed.embed_images(narrow, batches(draw()), meshes.make_mesh())
+    assert images.dtype == np.float32

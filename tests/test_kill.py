@@ -154,7 +154,8 @@ def distance(ours, theirs, start) -> float:
 
 
 def test_a_run_goes_on_with_other_devices_and_processes(world, tmp_path):
-    """Eight devices, killed; four, sharded, killed; two processes of two, to the end.
+    """Eight devices, killed; four in two chunks with everything sharded, killed; two
+    processes of two devices, to the end.
 
     Breaks if a process reads rows of another, if the batches of a step depend on the
     devices, if a restore keeps the layout of the save, if both processes write, or if
@@ -165,7 +166,9 @@ def test_a_run_goes_on_with_other_devices_and_processes(world, tmp_path):
     config, whole = world
     elastic = tmp_path / "elastic"
     kill_at(config, elastic, "pretrain", 7, devices=8)
-    kill_at(config, elastic, "finetune", 7, "--config.mesh.fsdp=data", devices=4)
+    layout = {"model": 2, "fsdp": "model", "accumulation_steps": 2}
+    flags = [f"--config.mesh.{key}={value}" for key, value in layout.items()]
+    kill_at(config, elastic, "finetune", 7, *flags, devices=4)
     processes = start_two(config, elastic)
     try:
         said = [process.communicate(timeout=400)[1] for process in processes]

@@ -191,9 +191,10 @@ def check_devices(config: Config, num_devices: int) -> None:
         if chunks > 1 and not key.startswith("evaluate"):
             by, what = by * chunks, f"{what} times mesh.accumulation_steps={chunks}"
         if size % by:
+            nearest = sorted({max(size // by, 1) * by, (size // by + 1) * by})
             faults.append(
                 f"{key}={size} is not divisible by {what}; nearest sizes: "
-                f"{max(size // by, 1) * by} and {(size // by + 1) * by}"
+                + " and ".join(map(str, nearest))
             )
     if faults:
         raise ConfigError("\n".join(faults))

@@ -28,13 +28,15 @@ def embed_images(
       mesh: the devices; images are sharded over its data axis.
 
     Returns:
-      Embeddings [N, D], not normalised, and labels [N], without the padding.
+      Embeddings [N, D], float32 whatever was computed in and not normalised, and
+      labels [N], without the padding.
     """
     embeddings, labels = [], []
     for batch in batches:
         arrays = meshes.to_global(mesh, batch)
         valid = meshes.to_host(arrays["mask"]).astype(bool)
-        embeddings.append(meshes.to_host(encode(arrays["image"]))[valid])
+        embedded = meshes.to_host(encode(arrays["image"]))[valid]
+        embeddings.append(embedded.astype(np.float32))
         labels.append(meshes.to_host(arrays["label"])[valid])
     return np.concatenate(embeddings), np.concatenate(labels)
 

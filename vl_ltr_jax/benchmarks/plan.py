@@ -68,7 +68,7 @@ CASES = (
         Case(name, "pretrain", *rest)
         for name in NUM_CLASSES
         for rest in (
-            ("v5e", 8, 1024, 8),
+            ("v5e", 8, 1024, 4),
             ("v5e", 256, 1024, 1),
             ("v5e", 256, 8192, 2),
             ("H100", 8, 1024, 2),
@@ -81,9 +81,9 @@ CASES = (
     *(
         Case("inat18", "finetune", *rest)
         for rest in (
-            ("v5e", 8, 1024, 16, 8),
+            ("v5e", 8, 1024, 4, 8),
             ("v5e", 256, 1024, 1, 8),
-            ("H100", 8, 1024, 4, 8),
+            ("H100", 8, 1024, 1, 8),
         )
     ),
 )
