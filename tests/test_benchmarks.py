@@ -58,7 +58,7 @@ def test_a_row_of_the_plan_comes_from_the_compiled_step(case, monkeypatch):
     least = case.global_batch_size // 8 * 224 * 224 * 3
     if case.stage == "finetune":
         least = -(-8142 // case.model) * 64 * 64 * 4
-    assert least < found["argument_bytes"] < 3 * least
+    assert least < found["argument_bytes"] < 10 * least
     assert all(value > 0 for value in found.values())
     cells = plan.row(case, found).split(" | ")
     assert len(cells) == plan.HEADER.count(" | ") + 1
