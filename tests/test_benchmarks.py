@@ -65,3 +65,9 @@ def test_a_row_of_the_plan_comes_from_the_compiled_step(case, monkeypatch):
     assert "(!)" not in cells[6]
     more = {**found, "temporary_bytes": plan.HARDWARE[case.chip].memory_bytes}
     assert "(!)" in plan.row(case, more)
+
+
+def test_without_a_checkout_the_plan_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(plan, "CONFIGS", tmp_path)
+    with pytest.raises(ValueError, match="no configuration .*places_lt.py: .*checkout"):
+        plan.configuration("places_lt")

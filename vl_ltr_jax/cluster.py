@@ -57,14 +57,14 @@ def processes(
     """
     found = {name: flags[name] for name in VARIABLES if flags[name] is not None}
     named = {name: f"--{name}" for name in found}
+    if distributed is False:
+        if found:
+            given = ", ".join(named.values())
+            raise ClusterError(f"--nodistributed contradicts {given}; drop one of them")
+        return None
     for name, variable in VARIABLES.items():
         if name not in found and variable in environment:
             found[name], named[name] = environment[variable], variable
-    if distributed is False:
-        if any(flags[name] is not None for name in VARIABLES):
-            given = ", ".join(f"--{name}" for name in VARIABLES if flags[name])
-            raise ClusterError(f"--nodistributed contradicts {given}; drop one of them")
-        return None
     absent = [name for name in VARIABLES if name not in found]
     if found and absent and not distributed:
         given = ", ".join(named.values())
@@ -119,10 +119,10 @@ def _checked(found: Mapping[str, Any], named: Mapping[str, str]) -> Processes:
     count, index = numbers.get("num_processes"), numbers.get("process_id")
     if count is not None and count < 1:
         raise ClusterError(f"{named['num_processes']}={count}: at least 1 is needed")
-    if index is not None and not 0 <= index < (count or index + 1):
+    if index is not None and (index < 0 or count is not None and index >= count):
+        last = "" if count is None else f" to {count - 1}, one less than num_processes"
         raise ClusterError(
-            f"{named['process_id']}={index} with {named['num_processes']}={count}: "
-            f"processes count from 0 to {(count or 1) - 1}"
+            f"{named['process_id']}={index}: processes count from 0{last}"
         )
     return Processes(address, count, index)
 

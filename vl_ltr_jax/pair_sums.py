@@ -25,7 +25,8 @@ class Side(NamedTuple):
       lse: logsumexp of S.
       tempered: logsumexp of S / temperature.
       teacher: logsumexp of R / temperature.
-      dot: mean, under the softmax of R / temperature, of `Options.mixed` logits.
+      dot: mean, under the softmax of R / temperature, of S for the form 'full' and of
+        (R - S) / temperature for 'kl'.
     """
 
     lse: Any
@@ -68,7 +69,7 @@ class Options:
 
     @property
     def slope(self) -> float:
-        """The derivative of the logits averaged under the teacher's softmax by S."""
+        """The derivative by S of what is averaged under the teacher's softmax."""
         return -1 / self.temperature if self.distillation == "kl" else 1.0
 
 
@@ -138,14 +139,14 @@ def _local_forward(
         keys, text_labels, teacher_keys = _gather(options, texts)
         logits = _logits(queries, keys, teacher, teacher_keys)
         targets = _targets(options, share, labels, text_labels)
-        sums = [
+        softmaxes = _softmaxes(options, *logits)
+        rows, columns = (
             {name: _partial(*softmax, axis) for name, softmax in softmaxes.items()}
-            for softmaxes in (_softmaxes(options, *logits),)
             for axis in (1, 0)
-        ]
+        )
         nearest = text_labels[jnp.argmax(logits[0], axis=1)]
         target = jnp.sum(targets * logits[0], axis=1)
-        return (sums[0], target, nearest), _finish_columns(options, sums[1]), logits
+        return (rows, target, nearest), _finish_columns(options, columns), logits
 
     texts = (keys, labels, None if teacher is None else teacher[1])
     saved = None

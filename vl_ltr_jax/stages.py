@@ -223,10 +223,13 @@ def run_evaluate(run: Run) -> dict[str, Any]:
         run.model, head, run.normalize, options, read.num_classes, run.mesh
     )
     count = evaluate.make_count(scores, read.num_classes)
-    split = {name: meshes.shard_rows(run.mesh, a, "model") for name, a in texts.items()}
-    if "sentence_labels" in split:
-        split["sentence_labels"] -= 1  # rows that fill the shards: no class
-    frozen = {**run.place(frozen), **split, "anchors": anchors}
+    placed = {
+        name: meshes.shard_rows(run.mesh, array, "model")
+        for name, array in texts.items()
+    }
+    if "sentence_labels" in placed:
+        placed["sentence_labels"] -= 1  # rows that fill the shards: no class
+    frozen = {**run.place(frozen), **placed, "anchors": anchors}
     summary: dict[str, Any] = {}
     for name in ("val", "test"):
         split = getattr(read.data, name)

@@ -9,9 +9,10 @@ assumed utilisation. A projection, not a measurement: the CPU's compiler widens 
 to float32, so memory is an upper bound, and nothing is overlapped.
 """
 
-import importlib.util
+import argparse
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ from vl_ltr_jax.models.clip import PRESETS, Clip, variable_shapes
 from vl_ltr_jax.models.lgr import AnchorConstants, LanguageGuidedHead
 from vl_ltr_jax.settings import Config
 
-ROOT = Path(__file__).parents[2]
+CONFIGS = Path(__file__).parents[2] / "configs"
 GIB = 2**30
 UTILISATION = 0.4  # of the peak rate, an assumption
 SENTENCES = 1_000_000  # rows of the teacher's table
@@ -90,12 +91,18 @@ CASES = (
 
 
 def configuration(name: str) -> Config:
-    """A file of `configs/`, in bfloat16, its data directory left open."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config_dict = module.get_config()
+    """A file of `configs/`, in bfloat16, its data directory left open.
+
+    Raises:
+      ValueError: if there is no such file: the package is not in a checkout.
+    """
+    path = CONFIGS / f"{name}.py"
+    if not path.is_file():
+        raise ValueError(
+            f"no configuration {path}: the plan reads those of a checkout; install it "
+            "with pip install -e . and run the plan from there"
+        )
+    config_dict = runpy.run_path(str(path))["get_config"]()
     config_dict.data.root = "."
     config_dict.model.compute_dtype = "bfloat16"
     return configs.from_config_dict(config_dict)
@@ -259,9 +266,12 @@ HEADER = (
 
 def main() -> None:
     """Prints the table, a process for each row: devices are counted at the start."""
-    if sys.argv[1:]:
-        case = Case(*json.loads(sys.argv[1]))
-        print(json.dumps(measure(case)))
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument(
+        "--case", type=json.loads, help="measures one row, for the devices there are"
+    )
+    if case := parser.parse_args().case:
+        print(json.dumps(measure(Case(*case))))
         return
     print(HEADER)
     print("|" + "---|" * HEADER.count(" | ") + "---|")
@@ -271,7 +281,8 @@ def main() -> None:
             " --xla_backend_optimization_level=0"  # nothing runs
         )
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-        command = [sys.executable, "-m", "vl_ltr_jax.benchmarks.plan", json.dumps(case)]
+        program = [sys.executable, "-m", "vl_ltr_jax.benchmarks.plan"]
+        command = [*program, f"--case={json.dumps(case)}"]
         output = subprocess.run(
             command, env=environment, check=True, capture_output=True, text=True
         ).stdout
