@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vl_ltr_jax import anss
+from vl_ltr_jax import mesh as meshes
 
 GOLDEN = Path(__file__).parent / "golden" / "anss"
 
@@ -69,18 +69,37 @@ def test_anchors_match_vl_ltr(case):
     np.testing.assert_array_equal(table, golden["selected_embeddings"])
 
 
-def test_sharded_sentences_score_as_on_one_device():
+@pytest.mark.parametrize("sizes", [(4, 2), (2, 4), (8, 1), (1, 8)], ids=str)
+@pytest.mark.parametrize("counts", [(64, 50, 8), (13, 3, 2), (1, 1, 1), (9, 40, 1)])
+def test_on_a_mesh_scores_are_those_of_one_device(counts, sizes):
+    """Images over `data`, sentences over `model`, neither divided by it.
+
+    Breaks when padding enters a softmax, or when devices add up their logsumexps.
+    """
+    num_sentences, num_images, num_classes = counts
     rng = np.random.default_rng(0)
-    sentences = rng.normal(size=(64, 16)).astype(np.float32)
-    images = rng.normal(size=(50, 16)).astype(np.float32)
-    sentence_labels, image_labels = np.arange(64) // 8, np.arange(50) % 8
-    rest = (images, image_labels, 3.0)
-    expected = anss.score_sentences(sentences, sentence_labels, *rest)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    rows = NamedSharding(mesh, PartitionSpec("data"))
-    sharded = jax.device_put((sentences, sentence_labels), rows)
-    actual = anss.score_sentences(*sharded, *rest, block_size=16)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    sentences = rng.normal(size=(num_sentences, 16)).astype(np.float32)
+    images = rng.normal(size=(num_images, 16)).astype(np.float32)
+    labels = np.sort(np.arange(num_sentences) % num_classes)
+    image_labels = np.arange(num_images) % num_classes
+    given = (sentences, labels, images, image_labels)
+    expected = anss.score_sentences(*given, 3.0)
+    mesh = meshes.make_mesh(*sizes)
+    placed = [
+        meshes.shard_rows(mesh, array, axis)
+        for array, axis in zip(
+            (sentences, labels + 1, images, image_labels + 1),
+            ("model", "model", "data", "data"),
+            strict=True,
+        )
+    ]
+    actual = anss.score_sentences(
+        placed[0], placed[1] - 1, placed[2], placed[3] - 1, 3.0, mesh=mesh, block_size=5
+    )
+    assert np.isinf(np.asarray(actual)[num_sentences:]).all()
+    actual = np.asarray(actual)[:num_sentences]
+    # A score near 0 is the difference of two terms as large as the scale.
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=5e-6)
 
 
 def intermediate_sizes(jaxpr):
@@ -96,7 +115,7 @@ def test_no_product_of_all_sentences_and_images_exists():
     labels = np.zeros(600, np.int32), np.zeros(500, np.int32)
     jaxpr = jax.make_jaxpr(
         lambda s, i: anss._scores(
-            s, labels[0], i, labels[1], 1.0, num_classes=1, block_size=50
+            s, labels[0], i, labels[1], 1.0, num_classes=1, mesh=None, block_size=50
         )
     )(sentences, images)
     assert max(intermediate_sizes(jaxpr.jaxpr)) <= 50 * 50 * 2

@@ -110,13 +110,12 @@ def everything(mesh):
         mesh,
     )
     scores = anss.score_sentences(
-        meshes.shard_rows(mesh, world["sentences"]),
-        meshes.shard_rows(mesh, world["sentence_labels"]),
-        *(
-            meshes.place(array, meshes.replicated(mesh))
-            for array in (images, image_labels)
-        ),
+        meshes.shard_rows(mesh, world["sentences"], "model"),
+        meshes.shard_rows(mesh, world["sentence_labels"] + 1, "model") - 1,
+        meshes.shard_rows(mesh, images, "data"),
+        meshes.shard_rows(mesh, image_labels + 1, "data") - 1,
         3.0,
+        mesh=mesh,
         block_size=16,
     )
     result["scores"] = meshes.to_host(scores)[:SENTENCES]

@@ -1,3 +1,4 @@
+import functools
 from pathlib import Path
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from vl_ltr_jax import losses
+from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.models import lgr
 from vl_ltr_jax.models.linear import LinearHead
 
@@ -123,15 +125,29 @@ def plain_head(params, image_features, anchors, padding, scale, detach_norm):
     return jnp.exp(scale) * jnp.einsum("bd,bcd->bc", unit, attended) / norm
 
 
+SIZES = {  # batch, classes, anchors, width, blocks
+    "odd": (6, 5, 7, 16, 1),
+    "odd in blocks": (6, 5, 7, 16, 5),
+    "one class": (3, 1, 4, 8, 1),
+    "one anchor": (5, 6, 1, 8, 3),
+    "one of each": (1, 1, 1, 4, 1),
+}
+
+
 @pytest.mark.parametrize("detach_norm", [False, True])
-def test_identities_equal_the_plain_head(detach_norm):
-    """Breaks when the Gram matrix is not that of the anchors, or the fold drops Wq."""
-    keys = jax.random.split(jax.random.key(0), 5)
-    batch, classes, anchors_per_class, dim = 6, 5, 7, 16
-    head = lgr.LanguageGuidedHead(classes, dim, 3.0, detach_norm=detach_norm)
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_identities_equal_the_plain_head(sizes, detach_norm):
+    """Breaks when the Gram matrix is not that of the anchors, the fold drops Wq or the
+    mean of the query, or blocks come back in another order.
+    """
+    keys = jax.random.split(jax.random.key(0), 6)
+    batch, classes, anchors_per_class, dim, blocks = sizes
+    head = lgr.LanguageGuidedHead(
+        classes, dim, 3.0, detach_norm=detach_norm, class_blocks=blocks
+    )
     image_features = 4 * jax.random.normal(keys[0], (batch, dim))
     anchors = 3 * jax.random.normal(keys[1], (classes, anchors_per_class, dim)) + 1
-    counts = jnp.array([7, 1, 4, 6, 2])
+    counts = jax.random.randint(keys[5], (classes,), 1, anchors_per_class + 1)
     padding = jnp.arange(anchors_per_class)[None] >= counts[:, None]
     params = head.init(keys[2], image_features, anchors, padding)["params"]
     params = jax.tree.map(
@@ -152,12 +168,71 @@ def test_identities_equal_the_plain_head(detach_norm):
     actual, expected = (value_and_gradients(f)(*arguments) for f in (ours, plain))
     close(actual[0][1], expected[0][1], 1e-5)
     del actual[1][0]["visual_fc"], expected[1][0]["visual_fc"]
-    jax.tree.map(lambda a, b: close(a, b, 1e-4), actual[1], expected[1])
+    largest = max(np.abs(g).max() for g in jax.tree.leaves(expected[1]))
+    jax.tree.map(
+        # Gradients that are 0 (one anchor: nothing to choose) have no scale.
+        lambda a, b: np.testing.assert_allclose(
+            a, b, rtol=0, atol=1e-4 * max(np.abs(b).max(), 1e-2 * largest)
+        ),
+        actual[1],
+        expected[1],
+    )
     constants = lgr.anchor_constants(anchors)
     logits = head.apply(
         {"params": params}, image_features, anchors, padding, constants
     )[1]
     close(logits, actual[0][1], 1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1), (2, 4), (1, 8)], ids=str)
+def test_blocks_of_sharded_classes_equal_the_whole(sizes):
+    """Breaks when a block takes its classes from one shard and gives them to another.
+
+    21 classes on a mesh: padded until shards and 3 blocks divide them.
+    """
+    mesh = meshes.make_mesh(*sizes)
+    keys = jax.random.split(jax.random.key(1), 3)
+    images = jax.random.normal(keys[0], (8, 16))
+    anchors = jax.random.normal(keys[1], (21, 5, 16))
+    padding = jnp.arange(5)[None] >= 1 + jnp.arange(21)[:, None] % 5
+    whole = lgr.LanguageGuidedHead(21, 16, 3.0)
+    params = whole.init(keys[2], images, anchors, padding)["params"]
+    padded = -(-21 // (3 * sizes[1])) * 3 * sizes[1]
+    blocked = lgr.LanguageGuidedHead(
+        21, 16, 3.0, padded_classes=padded, class_shards=sizes[1], class_blocks=3
+    )
+    fill = padded - 21
+    split_anchors, present = (
+        meshes.shard_rows(
+            mesh, np.pad(a, [(0, fill)] + [(0, 0)] * (a.ndim - 1)), "model"
+        )
+        for a in (np.asarray(anchors), ~np.asarray(padding))
+    )
+    split_images = meshes.shard_rows(mesh, np.asarray(images), "data")
+
+    def loss(head, anchors, padding, params, images):
+        logits = head.apply({"params": params}, images, anchors, padding)
+        return sum(jnp.sum(jnp.sin(branch)) for branch in logits), logits
+
+    (_, expected), wanted = jax.jit(
+        jax.value_and_grad(
+            functools.partial(loss, whole, anchors, padding), (0, 1), True
+        )
+    )(params, images)
+    (_, actual), found = jax.jit(
+        jax.value_and_grad(
+            functools.partial(loss, blocked, split_anchors, ~present), (0, 1), True
+        )
+    )(params, split_images)
+    jax.tree.map(lambda a, b: close(a, b, 1e-5), actual, expected)
+    jax.tree.map(lambda a, b: close(a, b, 1e-4), found, wanted)
+
+
+def test_blocks_follow_the_memory_of_a_device():
+    assert lgr.num_class_blocks(1024, 365, 64, 1) == 1
+    assert lgr.num_class_blocks(128, 8142, 64, 1) == 2
+    assert lgr.num_class_blocks(1024, 8142, 64, 8) == 2
+    assert lgr.num_class_blocks(2**40, 3, 64, 1) == 3
 
 
 def equations(jaxpr):

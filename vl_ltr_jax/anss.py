@@ -10,10 +10,12 @@ and only the logsumexp needs the product of all sentences with all images; it st
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from vl_ltr_jax.losses import unit
@@ -28,24 +30,26 @@ def score_sentences(
     image_labels: Int[Array | np.ndarray, " N"],
     logit_scale: Float[Array | np.ndarray, ""] | float,
     *,
-    block_size: int = 4096,
+    mesh: jax.sharding.Mesh | None = None,
+    block_size: int = 2048,
 ) -> Float[Array, " S"]:
     """Scores every sentence against the images of its class; lower is better.
 
-    Beyond copies of the inputs, memory is O(block_size^2): no S x N array exists.
-    Sentences sharded over devices stay sharded, block by block; images are best
-    replicated.
+    Beyond copies of the inputs, memory is O(block_size^2) on each device: no S x N
+    array exists.
 
     Differs from VL-LTR: scores are float32 on every device, and a class without images
     scores +inf, where the authors get NaN.
 
     Args:
       sentence_emb: sentence embeddings, of any length.
-      sentence_labels: class of each sentence.
+      sentence_labels: class of each sentence; negative for padding, which scores +inf.
       image_emb: image embeddings, of any length.
-      image_labels: class of each image.
+      image_labels: class of each image; negative for padding, which has no effect.
       logit_scale: logarithm of the inverse temperature s.
-      block_size: sentences, and images, in one block.
+      mesh: devices with images split over `data` and sentences over `model`, which
+        must divide; one device by default.
+      block_size: sentences, and images, compared at a time.
 
     Raises:
       ValueError: if there are no images, or no sentences.
@@ -64,12 +68,13 @@ def score_sentences(
         jnp.asarray(image_emb),
         jnp.asarray(image_labels),
         jnp.asarray(logit_scale, jnp.float32),
-        num_classes=num_classes,
+        num_classes=max(num_classes, 1),
+        mesh=mesh,
         block_size=block_size,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "block_size"))
+@functools.partial(jax.jit, static_argnames=("num_classes", "mesh", "block_size"))
 def _scores(
     sentence_emb: Array,
     sentence_labels: Array,
@@ -78,44 +83,85 @@ def _scores(
     logit_scale: Array,
     *,
     num_classes: int,
+    mesh: jax.sharding.Mesh | None,
     block_size: int,
 ) -> Array:
+    arrays = (sentence_emb, sentence_labels, image_emb, image_labels, logit_scale)
+    local = functools.partial(
+        _local_scores, num_classes=num_classes, block_size=block_size
+    )
+    if mesh is None:
+        return local(*arrays, over_images=lambda x: x, largest=lambda x: x)
+    sentences, images = PartitionSpec("model"), PartitionSpec("data")
+    return jax.shard_map(
+        functools.partial(
+            local,
+            over_images=functools.partial(jax.lax.psum, axis_name="data"),
+            largest=functools.partial(jax.lax.pmax, axis_name="data"),
+        ),
+        mesh=mesh,
+        in_specs=(sentences, sentences, images, images, PartitionSpec()),
+        out_specs=sentences,
+        check_vma=False,  # a loop starts with constants, the same on every device
+    )(*arrays)
+
+
+def _local_scores(
+    sentence_emb: Array,
+    sentence_labels: Array,
+    image_emb: Array,
+    image_labels: Array,
+    logit_scale: Array,
+    *,
+    num_classes: int,
+    block_size: int,
+    over_images: Callable[[Array], Array],
+    largest: Callable[[Array], Array],
+) -> Array:
+    """Scores of one device's sentences, given sum and maximum over all images."""
     scale, images = jnp.exp(logit_scale), unit(image_emb)
-    counts = jax.ops.segment_sum(jnp.ones(len(images)), image_labels, num_classes)
-    sums = jax.ops.segment_sum(images, image_labels, num_classes)
+    real = image_labels >= 0
+    classes = jnp.where(real, image_labels, num_classes)  # out of bounds: dropped
+    counts = over_images(
+        jax.ops.segment_sum(jnp.ones(len(images)), classes, num_classes)
+    )
+    sums = over_images(jax.ops.segment_sum(images, classes, num_classes))
     class_means = sums / jnp.maximum(counts, 1)[:, None]
     image_blocks = _blocks(images, block_size)
-    real_images = _blocks(jnp.ones(len(images), bool), block_size)
+    masks = _blocks(jnp.where(real, 0.0, -jnp.inf), block_size, fill=-jnp.inf)
 
-    def score(block: tuple[Array, Array]) -> Array:
-        sentences, labels = unit(block[0]), block[1]
+    def log_sum_exp(sentences: Array) -> Array:
+        queries = scale * unit(sentences)
 
         def accumulate(total: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
-            images, real = block
-            logits = scale * jnp.matmul(sentences, images.T, precision="highest")
-            logits = jnp.where(real[None, :], logits, -jnp.inf)
-            return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1)), None
+            images, mask = block
+            logits = jnp.matmul(queries, images.T, precision="highest")
+            part = jax.nn.logsumexp(logits + mask[None, :], axis=1)
+            return jnp.logaddexp(total, part), None
 
         start = jnp.full(len(sentences), -jnp.inf)
-        total, _ = jax.lax.scan(accumulate, start, (image_blocks, real_images))
-        own = jnp.sum(sentences * class_means[labels], axis=1)
-        return jnp.where(counts[labels] > 0, total - scale * own, jnp.inf)
+        return jax.lax.scan(accumulate, start, (image_blocks, masks))[0]
 
-    blocks = (_blocks(sentence_emb, block_size), _blocks(sentence_labels, block_size))
-    return jax.lax.map(score, blocks).T.reshape(-1)[: len(sentence_emb)]
+    parts = jax.lax.map(log_sum_exp, _blocks(sentence_emb, block_size))
+    parts = parts.reshape(-1)[: len(sentence_emb)]
+    highest = largest(parts)
+    total = highest + jnp.log(over_images(jnp.exp(parts - highest)))
+    # Blocks once more: a class mean for every sentence would be a second [S, D].
+    own = jax.lax.map(
+        lambda block: jnp.sum(unit(block[0]) * class_means[block[1]], axis=1),
+        (_blocks(sentence_emb, block_size), _blocks(sentence_labels, block_size)),
+    ).reshape(-1)[: len(sentence_emb)]
+    scored = (sentence_labels >= 0) & (counts[sentence_labels] > 0)
+    return jnp.where(scored, total - scale * own, jnp.inf)
 
 
-def _blocks(array: Array, size: int) -> Array:
-    """[n, ...] as [blocks, size, ...], zero padded; row i goes to block i % blocks.
-
-    Strided blocks hold rows of every shard of a sharded array, so each block is spread
-    over the devices as the array was, and no block is all padding.
-    """
+def _blocks(array: Array, size: int, fill: float = 0) -> Array:
+    """[n, ...] as [blocks, size, ...]; blocks are of equal size, the last is filled."""
     num_blocks = -(-len(array) // size)
     size = -(-len(array) // num_blocks)
     width = [(0, num_blocks * size - len(array))] + [(0, 0)] * (array.ndim - 1)
-    array = jnp.pad(array, width)
-    return array.reshape(size, num_blocks, *array.shape[1:]).swapaxes(0, 1)
+    array = jnp.pad(array, width, constant_values=fill)
+    return array.reshape(num_blocks, size, *array.shape[1:])
 
 
 def select_anchors(

@@ -131,15 +131,30 @@ class Run:
         dtype = jnp.dtype(self.config.model.compute_dtype)
         if self.config.finetune.head == "fc" and self.inputs.recognizer is None:
             return LinearHead(self.inputs.num_classes, dtype=dtype)
-        shards = self.mesh.shape["model"]
+        padded, blocks = self._class_layout()
         return LanguageGuidedHead(
             self.inputs.num_classes,
             self.inputs.clip_config.embed_dim,
             language_logit_scale=float(towers["params"]["logit_scale"]),
             detach_norm=self.config.finetune.detach_norm,
             dtype=dtype,
-            padded_classes=-(-self.inputs.num_classes // shards) * shards,
+            padded_classes=padded,
+            class_shards=self.mesh.shape["model"],
+            class_blocks=blocks,
         )
+
+    def _class_layout(self) -> tuple[int, int]:
+        """Classes that shards and blocks divide, and the number of blocks."""
+        config, shards = self.config, self.mesh.shape["model"]
+        batch_size = max(config.finetune.global_batch_size, config.evaluate.batch_size)
+        num_anchors = config.anchors.num_anchors
+        if self.inputs.recognizer is not None:
+            num_anchors = self.inputs.recognizer.padding.shape[1]
+        blocks = lgr.num_class_blocks(
+            batch_size, self.inputs.num_classes, num_anchors, self.mesh.size
+        )
+        parts = shards * blocks
+        return -(-self.inputs.num_classes // parts) * parts, blocks
 
     def anchors(self) -> dict[str, Any]:
         """What the head reads of the anchors, on the devices; the FC head, nothing."""
@@ -154,9 +169,14 @@ class Run:
             padding = chosen.load_array("padding")
             sentences = self.artifact("embed").load_array("sentences")
             embeddings = np.where(padding[..., None], 0, sentences[indices])
-        # Classes are added until the model axis divides them: padding without a text.
+        # Classes without a text are added until shards and blocks divide them.
+        added = self._class_layout()[0] - len(padding)
         anchors, present = (
-            meshes.shard_rows(self.mesh, array, "model")
+            meshes.shard_rows(
+                self.mesh,
+                np.pad(array, [(0, added)] + [(0, 0)] * (array.ndim - 1)),
+                "model",
+            )
             for array in (embeddings.astype(np.float32), ~padding)
         )
         return {

@@ -111,13 +111,23 @@ def run_anchors(run: Run) -> dict[str, Any]:
     """The M anchor sentences of each class."""
     options, corpus = run.config.anchors, run.inputs.corpus
     embedded = run.artifact("embed")
+    # Rows that fill the shards carry label -1.
+    sentences, images = (
+        (
+            meshes.shard_rows(run.mesh, embeddings, axis),
+            meshes.shard_rows(run.mesh, labels + 1, axis) - 1,
+        )
+        for embeddings, labels, axis in (
+            (embedded.load_array("sentences"), corpus.labels, "model"),
+            (
+                embedded.load_array("images"),
+                embedded.load_array("image_labels"),
+                "data",
+            ),
+        )
+    )
     scores = anss.score_sentences(
-        # Rows added to fill the shards are scored as of class 0, and left out.
-        meshes.shard_rows(run.mesh, embedded.load_array("sentences")),
-        meshes.shard_rows(run.mesh, corpus.labels),
-        run.replicate(embedded.load_array("images")),
-        run.replicate(embedded.load_array("image_labels")),
-        run.towers()["params"]["logit_scale"],
+        *sentences, *images, run.towers()["params"]["logit_scale"], mesh=run.mesh
     )
     scores = meshes.to_host(scores)[: len(corpus.labels)]
     indices, padding = anss.select_anchors(

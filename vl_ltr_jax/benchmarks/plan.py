@@ -27,7 +27,11 @@ from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.benchmarks.collectives import collectives
 from vl_ltr_jax.data import transforms
 from vl_ltr_jax.models.clip import PRESETS, Clip, variable_shapes
-from vl_ltr_jax.models.lgr import AnchorConstants, LanguageGuidedHead
+from vl_ltr_jax.models.lgr import (
+    AnchorConstants,
+    LanguageGuidedHead,
+    num_class_blocks,
+)
 from vl_ltr_jax.settings import Config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -160,18 +164,21 @@ def lower(case: Case, accumulation_steps: int) -> Any:
         )
     else:
         classes, width = NUM_CLASSES[case.configuration], clip_config.embed_dim
-        padded = -(-classes // case.model) * case.model
-        anchors, num = config.anchors.num_anchors, (padded,)
+        anchors = config.anchors.num_anchors
+        blocks = num_class_blocks(batch_size, classes, anchors, mesh.size)
+        parts = case.model * blocks
+        num = (-(-classes // parts) * parts,)
         shapes = {
             "embeddings": split((*num, anchors, width), jnp.float32, "model"),
             "padding": split((*num, anchors), jnp.bool_, "model"),
             "constants": AnchorConstants(
-                split((*num, anchors, width), jnp.float32, "model"),
+                split((*num, anchors), jnp.float32, "model"),
                 split((*num, anchors, anchors), jnp.float32, "model"),
             ),
         }
         head = LanguageGuidedHead(
-            *(classes, width, 4.6, config.finetune.detach_norm, model.dtype, padded)
+            *(classes, width, 4.6, config.finetune.detach_norm, model.dtype),
+            *(*num, case.model, blocks),
         )
         example = jax.ShapeDtypeStruct((1, width), jnp.float32)
         params = {

@@ -6,10 +6,13 @@ For image embedding e and the M anchor embeddings V of each class:
     visual logits = MLP(e),  language logits = s cos(e, G).
 
 Neither G nor K is built. With the Gram matrix V V^T of each class, <e, G> = a.(V e) and
-|G|^2 = a^T (V V^T) a. With x the normalised, not yet scaled embedding of the key's
-LayerNorm (scale g, bias b), q.Wk(g x + b) = (g Wk^T q).x + a term equal for all
-sentences of the softmax. Both are exact up to rounding: the first costs M/D of building
-G, the second projects B queries in place of C M sentences.
+|G|^2 = a^T (V V^T) a. The key's LayerNorm (scale g, bias b) makes r (V - mean(V)) of V,
+and with p = g Wk^T q
+
+    q.Wk(g r (V - mean(V)) + b) = r (p - mean(p)).V + a term equal for all sentences,
+
+which the softmax drops. Both are exact up to rounding: the first costs M/D of building
+G, the second projects B queries in place of C M sentences, and V is the only [C, M, D].
 """
 
 from typing import NamedTuple
@@ -22,6 +25,8 @@ from jaxtyping import Array, Bool, DTypeLike, Float
 from vl_ltr_jax.losses import unit
 
 LAYER_NORM_EPSILON = 1e-5
+# A step holds about five arrays of this many float32 numbers: 640 MiB.
+MAX_SCORES = 2**25
 # torch.nn.Linear's default range, the initialisation of the authors' MLP.
 _uniform_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -30,23 +35,59 @@ class AnchorConstants(NamedTuple):
     """What the head needs of frozen anchors besides the anchors; float32.
 
     Attributes:
-      normalized: anchors with mean 0 and variance 1 over D, [C, M, D].
+      inverse_std: r, one over the standard deviation of each anchor over D, [C, M].
       gram: V V^T of each class, [C, M, M].
     """
 
-    normalized: Float[Array, "C M D"]
+    inverse_std: Float[Array, "C M"]
     gram: Float[Array, "C M M"]
 
 
 def anchor_constants(anchors: Float[Array, "C M D"]) -> AnchorConstants:
     """Computes once what would otherwise be computed in every step."""
     anchors = anchors.astype(jnp.float32)
-    centered = anchors - jnp.mean(anchors, axis=-1, keepdims=True)
-    variance = jnp.mean(centered**2, axis=-1, keepdims=True)
+    variance = jnp.var(anchors, axis=-1)
     return AnchorConstants(
-        centered * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON),
+        jax.lax.rsqrt(variance + LAYER_NORM_EPSILON),
         jnp.einsum("cmd,cnd->cmn", anchors, anchors),
     )
+
+
+def num_class_blocks(
+    batch_size: int, num_classes: int, num_anchors: int, num_devices: int
+) -> int:
+    """Blocks of classes that keep [B, C, M] of a device within `MAX_SCORES`."""
+    scores = batch_size * num_classes * num_anchors
+    return min(-(-scores // (MAX_SCORES * num_devices)), num_classes)
+
+
+@jax.custom_vjp
+def _quadratic(
+    attention: Float[Array, "B C M"], gram: Float[Array, "C M M"]
+) -> Float[Array, "B C"]:
+    """a^T (V V^T) a. Its gradient 2 V V^T a is kept, not multiplied out again."""
+    return _quadratic_forward(attention, gram)[0]
+
+
+def _quadratic_forward(
+    attention: Array, gram: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    product = jnp.einsum("bcm,cmn->bcn", attention, gram)
+    return jnp.sum(product * attention, axis=-1), (attention, product)
+
+
+def _quadratic_backward(
+    kept: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    attention, product = kept
+    weighted = gradient[..., None] * attention
+    # Frozen anchors never ask for the second, and the compiler drops it.
+    return 2 * gradient[..., None] * product, jnp.einsum(
+        "bcm,bcn->cmn", weighted, attention
+    )
+
+
+_quadratic.defvjp(_quadratic_forward, _quadratic_backward)
 
 
 def _identity(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
@@ -90,7 +131,10 @@ class LanguageGuidedHead(nn.Module):
       dtype: compute dtype of the large products; parameters, attention and logits are
         float32.
       padded_classes: classes of the anchors where some, past C and without a sentence,
-        fill up the shards of a mesh; they get no logit.
+        fill up shards and blocks; they get no logit.
+      class_shards: devices that the classes are split over.
+      class_blocks: parts of each shard that are visited in turn, and again in the
+        backward pass, so that attention is held for one part at a time.
     """
 
     num_classes: int
@@ -99,6 +143,8 @@ class LanguageGuidedHead(nn.Module):
     detach_norm: bool = False
     dtype: DTypeLike = jnp.float32
     padded_classes: int | None = None
+    class_shards: int = 1
+    class_blocks: int = 1
 
     @nn.compact
     def __call__(
@@ -138,26 +184,66 @@ class LanguageGuidedHead(nn.Module):
         if constants is None:
             constants = anchor_constants(anchors)
 
-        query = self._folded_query(image_features).astype(self.dtype)
-        scores = self._compare(query, constants.normalized) / self.embed_dim**0.5
+        cosines = self._by_blocks(
+            self._folded_query(image_features),
+            unit(image_features),
+            (anchors, padding, constants),
+        )
+        language_logits = jnp.exp(self.language_logit_scale) * cosines
+        language_logits = language_logits[:, : self.num_classes]
+        return visual_logits.astype(jnp.float32), language_logits
+
+    def _by_blocks(
+        self,
+        query: Float[Array, "B D"],
+        direction: Float[Array, "B D"],
+        tables: tuple[Array, Array, AnchorConstants],
+    ) -> Float[Array, "B C"]:
+        """:meth:`_cosines`, block by block of each shard."""
+        if self.class_blocks == 1:
+            return self._cosines(query, direction, *tables)
+        layout = (self.class_shards, self.class_blocks, -1)
+        tables = jax.tree.map(lambda t: t.reshape(*layout, *t.shape[1:]), tables)
+
+        @jax.checkpoint
+        def visit(query: Array, direction: Array, index: Array) -> Array:
+            def block(table: Array) -> Array:
+                part = jax.lax.dynamic_index_in_dim(table, index, 1, keepdims=False)
+                return part.reshape(-1, *table.shape[3:])
+
+            return self._cosines(query, direction, *jax.tree.map(block, tables))
+
+        parts = jax.lax.map(
+            lambda index: visit(query, direction, index), jnp.arange(self.class_blocks)
+        )
+        parts = parts.reshape(self.class_blocks, len(query), self.class_shards, -1)
+        return parts.transpose(1, 2, 0, 3).reshape(len(query), -1)
+
+    def _cosines(
+        self,
+        query: Float[Array, "B D"],
+        direction: Float[Array, "B D"],
+        anchors: Float[Array, "C M D"],
+        padding: Bool[Array, "C M"],
+        constants: AnchorConstants,
+    ) -> Float[Array, "B C"]:
+        """Cosines of images and what they attend to; 0 without sentences."""
+        # The root of D scales B D numbers here, not B C M.
+        query = query / self.embed_dim**0.5
+        scores = self._compare(query, anchors) * constants.inverse_std[None]
         blocked = padding[None]
         scores = jnp.where(blocked, jnp.finfo(jnp.float32).min, scores)
         attention = jnp.where(blocked, 0.0, jax.nn.softmax(scores))
-
-        projections = self._compare(unit(image_features), anchors)
-        product = jnp.sum(attention * projections, axis=-1)
-        squared = jnp.einsum("bcm,cmn->bcn", attention, constants.gram)
-        squared = jnp.sum(squared * attention, axis=-1)
+        product = jnp.sum(attention * self._compare(direction, anchors), axis=-1)
+        squared = _quadratic(attention, constants.gram)
         # The floor keeps classes without sentences (0 / 0) finite, gradient included.
         norm = jnp.sqrt(jnp.maximum(squared, 1e-12))
         if self.detach_norm:
             norm = jax.lax.stop_gradient(norm)
-        language_logits = jnp.exp(self.language_logit_scale) * product / norm
-        language_logits = language_logits[:, : self.num_classes]
-        return visual_logits.astype(jnp.float32), language_logits
+        return product / norm
 
     def _folded_query(self, image_features: Array) -> Array:
-        """Query g Wk^T Wq LN(e), moved behind the projection of the keys."""
+        """Query g Wk^T Wq LN(e) without its mean, for anchors as they are."""
         square = (self.embed_dim, self.embed_dim)
         normalize = nn.LayerNorm(
             epsilon=LAYER_NORM_EPSILON,
@@ -169,13 +255,14 @@ class LanguageGuidedHead(nn.Module):
         wk = self.param("wk", _identity, square, jnp.float32)
         scale = self.param("norm1k", nn.initializers.ones, self.embed_dim, jnp.float32)
         query = normalize(image_features) @ wq
-        return (query @ wk.T) * scale[None, :]
+        query = (query @ wk.T) * scale[None, :]
+        return query - jnp.mean(query, axis=-1, keepdims=True)
 
     def _compare(self, queries: Array, table: Array) -> Array:
         """Inner products [B C M] of queries [B D] and a table [C M D], in float32."""
-        return jnp.einsum(
-            "bd,cmd->bcm",
-            queries.astype(self.dtype),
-            table.astype(self.dtype),
-            preferred_element_type=jnp.float32,
+        # As one product of two matrices, which XLA's CPU backend runs twice as fast.
+        rows = table.astype(self.dtype).reshape(-1, table.shape[-1])
+        products = jnp.matmul(
+            queries.astype(self.dtype), rows.T, preferred_element_type=jnp.float32
         )
+        return products.reshape(len(queries), *table.shape[:2])
