@@ -128,6 +128,7 @@ def train_batches(
     global_batch_size: int,
     start_step: int,
     with_text: bool,
+    num_devices: int,
 ) -> Iterator[dict[str, np.ndarray]]:
     """This process's share of the endless training batches, from `start_step` on."""
     return loader.train_batches(
@@ -146,6 +147,7 @@ def train_batches(
         num_threads=config.data.num_threads,
         sentence_labels=inputs.corpus.labels if with_text else None,
         tokens=inputs.tokens if with_text else None,
+        packing=(num_devices, config.mesh.accumulation_steps) if with_text else None,
     )
 
 

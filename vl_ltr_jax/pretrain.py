@@ -17,6 +17,7 @@ from vl_ltr_jax import chunks
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import Clip
+from vl_ltr_jax.models.text import PackedTokens
 from vl_ltr_jax.pairs import Embedded, pretraining_losses
 from vl_ltr_jax.settings import Pretrain
 from vl_ltr_jax.train_state import TrainState
@@ -29,6 +30,13 @@ Prepare = Callable[
     Float[Array, "b H W 3"],
 ]
 Step = Callable[[dict[str, Any], TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def text_of(batch: Batch) -> Array | PackedTokens:
+    """The sentences of a batch, packed where it says so."""
+    if "segments" not in batch:
+        return batch["tokens"]
+    return PackedTokens(*(batch[name] for name in PackedTokens._fields))
 
 
 def make_step(
@@ -64,7 +72,9 @@ def make_step(
       The step. `teacher` is empty without distillation, else it holds `towers`, the
       frozen CLIP's variables without its text tower, and `texts`, its embeddings of
       every sentence, a table for :func:`mesh.take_rows`. A batch holds `image` uint8
-      [B, H, W, 3], `label` int32 [B], `tokens` int32 [B, L] and `sentence_id` [B].
+      [B, H, W, 3], `label` int32 [B], `tokens` int32 [B, L] and `sentence_id` [B]; or,
+      in place of the tokens, the fields of :class:`PackedTokens` with a group for each
+      device and chunk.
     """
     frozen_model = teacher_model or model
 
@@ -78,7 +88,7 @@ def make_step(
         embedded, updated = model.apply(
             variables,
             prepare(key, chunk["image"], chunk["row"]),
-            chunk["tokens"],
+            text_of(chunk),
             train=train,
             mutable=["batch_stats"] if train else [],
         )

@@ -84,6 +84,7 @@ def batches_of(
         global_batch_size=options.global_batch_size,
         start_step=first_step,
         with_text=with_text,
+        num_devices=run.mesh.size,
     )
 
 

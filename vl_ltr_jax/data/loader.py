@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int, Integer
 from PIL import Image
 
+from vl_ltr_jax.data.packing import Packer
 from vl_ltr_jax.data.sampler import BatchSampler
 from vl_ltr_jax.data.sources import Split
 from vl_ltr_jax.data.transforms import EvalTransform, TrainTransform
@@ -40,6 +41,7 @@ def train_batches(
     process_count: int = 1,
     start_step: int = 0,
     num_threads: int = 16,
+    packing: tuple[int, int] | None = None,
 ) -> Iterator[Batch]:
     """Endless training batches, from `start_step` on.
 
@@ -55,10 +57,13 @@ def train_batches(
       process_count: number of shares.
       start_step: first step, constant time for any value.
       num_threads: that read and transform images; changes nothing but speed.
+      packing: devices over all processes, and chunks of each device's batch, that
+        sentences are packed for; None leaves one to a row.
 
     Returns:
       An iterator over `image` uint8 [b, H, W, 3] and `label` int32 [b], with sentences
-      also `tokens` int32 [b, L] and `sentence_id` int32 [b].
+      also `sentence_id` int32 [b] and `tokens` int32 [b, L], or what
+      :meth:`packing.Packer.pack` returns.
 
     Raises:
       ValueError: if sizes do not fit, or a class with images has no sentence; while
@@ -93,11 +98,24 @@ def train_batches(
         }
         if (sentences := draw(step).sentences) is not None and tokens is not None:
             features["sentence_id"] = sentences[row].astype(np.int32)
-            features["tokens"] = tokens[sentences[row]].astype(np.int32)
+            if packing is None:
+                features["tokens"] = tokens[sentences[row]].astype(np.int32)
         return features
 
     positions = grain.MapDataset.range(_ENDLESS)[start_step * len(rows) :]
-    return _batches(positions.map(example), len(rows), num_threads)
+    batches = _batches(positions.map(example), len(rows), num_threads)
+    if packing is None or tokens is None:
+        return batches
+    packer = Packer(
+        tokens,
+        global_batch_size,
+        *packing,
+        lambda step: np.asarray(sampler.draw(step).sentences),
+    )
+    return (
+        {**batch, **packer.pack(step, process_index, process_count)}
+        for step, batch in enumerate(batches, start_step)
+    )
 
 
 def eval_batches(

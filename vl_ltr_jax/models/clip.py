@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Integer
 
 from vl_ltr_jax.models.resnet import ModifiedResNet
-from vl_ltr_jax.models.text import TextTransformer
+from vl_ltr_jax.models.text import PackedTokens, TextTransformer
 from vl_ltr_jax.models.vit import VisionTransformer
 
 RESNET_STRIDE = 32  # pixels an attention-pool position stands for
@@ -195,20 +195,25 @@ class Clip(nn.Module):
             )
         return self.visual(images, train=train)
 
-    def encode_text(self, tokens: Integer[Array, "B L"]) -> Float[Array, "B E"]:
+    def encode_text(
+        self, tokens: Integer[Array, "B L"] | PackedTokens
+    ) -> Float[Array, "B E"]:
         """Embeds sentences; the embeddings are not normalised.
 
         Args:
             tokens: Ids with start and end; whatever follows the first end-of-text (the
-                largest id) has no effect, so L may be anything that holds it.
+                largest id) has no effect, so L may be anything that holds it. Or
+                sentences packed into rows, whose B = G b embeddings come group by
+                group.
 
         Raises:
             ValueError: If the rows are longer than the context.
         """
         longest = self.config.text.context_length
-        if tokens.shape[1] > longest:
+        ids = tokens.tokens if isinstance(tokens, PackedTokens) else tokens
+        if ids.shape[-1] > longest:
             raise ValueError(
-                f"sentences are {tokens.shape[1]} tokens long, the model takes at most "
+                f"sentences are {ids.shape[-1]} tokens long, the model takes at most "
                 f"{longest}"
             )
         return self.text(tokens)
@@ -216,7 +221,7 @@ class Clip(nn.Module):
     def __call__(
         self,
         images: Float[Array, "B H W 3"],
-        tokens: Integer[Array, "b L"],
+        tokens: Integer[Array, "b L"] | PackedTokens,
         *,
         train: bool = False,
     ) -> tuple[Float[Array, "B E"], Float[Array, "b E"]]:

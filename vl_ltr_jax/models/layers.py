@@ -101,7 +101,7 @@ def attend(
     keys: Float[Array, "B K D"],
     values: Float[Array, "B K D"],
     heads: int,
-    visible: Bool[Array, "1 1 Q K"] | None = None,
+    visible: Bool[Array, "#B 1 Q K"] | None = None,
 ) -> Float[Array, "B Q D"]:
     """Multi-head dot-product attention; the softmax is taken in float32.
 
@@ -141,7 +141,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L D"], visible: Bool[Array, "1 1 L L"] | None
+        self, x: Float[Array, "B L D"], visible: Bool[Array, "#B 1 L L"] | None
     ) -> Float[Array, "B L D"]:
         """Mixes positions."""
         width = x.shape[-1]
@@ -192,7 +192,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L D"], visible: Bool[Array, "1 1 L L"] | None = None
+        self, x: Float[Array, "B L D"], visible: Bool[Array, "#B 1 L L"] | None = None
     ) -> Float[Array, "B L D"]:
         """Applies the block; `visible` is `attend`'s."""
         attention = Attention(self.heads, self.out_std, self.dtype, name="attn")
@@ -224,7 +224,7 @@ def rematerialized(
 
 def residual_blocks(
     x: Float[Array, "B L D"],
-    visible: Bool[Array, "1 1 L L"] | None,
+    visible: Bool[Array, "#B 1 L L"] | None,
     *,
     layers: int,
     heads: int,

@@ -1,15 +1,43 @@
 """CLIP's text transformer, the paper's language encoder (Sec. 3.2).
 
 The tower is causal and a sentence is read off at its end-of-text token, so whatever
-follows that token changes nothing: batches may be trimmed to their longest sentence.
+follows that token changes nothing: batches may be trimmed to their longest sentence,
+and sentences packed into rows.
 """
 
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer
 
 from vl_ltr_jax.models.layers import LayerNorm, residual_blocks
+
+
+class PackedTokens(NamedTuple):
+    """Several sentences to a row, in groups of R rows with b sentences each.
+
+    Attributes:
+        tokens: Ids, [G, R, L].
+        segments: Number of the sentence in its row from 1, and 0 for padding.
+        positions: Place of each token in its sentence.
+        ends: Place of each sentence's end of text among the R L of its group, [G, b].
+    """
+
+    tokens: Integer[Array, "G R L"]
+    segments: Integer[Array, "G R L"]
+    positions: Integer[Array, "G R L"]
+    ends: Integer[Array, "G b"]
+
+    @property
+    def visible(self) -> Bool[Array, "rows 1 L L"]:
+        """True where a token may look at another: earlier, and of its sentence."""
+        length = self.tokens.shape[-1]
+        segments = self.segments.reshape(-1, 1, length)
+        same = segments[..., :, None] == segments[..., None, :]
+        return same & jnp.tril(jnp.ones((1, 1, length, length), bool))
 
 
 class TextTransformer(nn.Module):
@@ -36,30 +64,45 @@ class TextTransformer(nn.Module):
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, tokens: Integer[Array, "B L"]) -> Float[Array, "B E"]:
+    def __call__(
+        self, tokens: Integer[Array, "B L"] | PackedTokens
+    ) -> Float[Array, "B E"]:
         """Embeds sentences, each pooled at its first end-of-text token."""
         normal = nn.initializers.normal
-        length = tokens.shape[1]
+        packed = tokens if isinstance(tokens, PackedTokens) else None
+        ids = tokens.tokens if isinstance(tokens, PackedTokens) else tokens
+        length = ids.shape[-1]
+        ids = ids.reshape(-1, length)
         x = nn.Embed(
             self.vocab_size,
             self.width,
             embedding_init=normal(0.02),
             dtype=self.dtype,
             name="token_embedding",
-        )(tokens)
+        )(ids)
         positions = self.param(
             "positional_embedding", normal(0.01), (self.context_length, self.width)
         )
-        x = x + positions[None, :length].astype(x.dtype)
+        if packed is None:
+            x = x + positions[None, :length].astype(x.dtype)
+            visible = jnp.tril(jnp.ones((1, 1, length, length), bool))
+        else:
+            x = x + positions.astype(x.dtype)[packed.positions.reshape(-1, length)]
+            visible = packed.visible
         x = residual_blocks(
             x,
-            jnp.tril(jnp.ones((1, 1, length, length), bool)),
+            visible,
             layers=self.layers,
             heads=self.heads,
             dtype=self.dtype,
             remat=self.remat,
         )
-        x = x[jnp.arange(len(x)), tokens.argmax(axis=1)]
+        if packed is None:
+            x = x[jnp.arange(len(x)), ids.argmax(axis=1)]
+        else:
+            groups = x.reshape(len(packed.ends), -1, self.width)
+            ends = jax.vmap(lambda group, places: group[places])(groups, packed.ends)
+            x = ends.reshape(-1, self.width)
         return nn.Dense(
             self.embed_dim,
             use_bias=False,

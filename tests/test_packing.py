@@ -1,0 +1,149 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vl_ltr_jax import chunks
+from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.data.packing import Packer, place
+from vl_ltr_jax.models.clip import PRESETS, Clip
+from vl_ltr_jax.models.text import PackedTokens
+from vl_ltr_jax.pretrain import text_of
+
+END = 99
+
+
+def corpus(rng, sentences, longest):
+    """Zero-padded sentences of 2 to `longest` tokens, a zero among their ids."""
+    tokens = np.zeros((sentences, longest), np.int32)
+    for row in tokens:
+        length = rng.integers(2, longest + 1)
+        row[: length - 1] = rng.integers(0, END, length - 1)
+        row[length - 1] = END
+    return tokens
+
+
+def packer(tokens, batch_size, devices=1, num_chunks=1):
+    def draw(step):
+        return np.random.default_rng(step).integers(0, len(tokens), batch_size)
+
+    return Packer(tokens, batch_size, devices, num_chunks, draw), draw
+
+
+@pytest.fixture(scope="module")
+def tower():
+    config = PRESETS["ViT-tiny"]
+    text = dataclasses.replace(
+        config.text, width=16, layers=2, heads=2, vocab_size=100, context_length=12
+    )
+    model = Clip(dataclasses.replace(config, text=text))
+    init = functools.partial(model.init, method="encode_text")
+    variables = jax.jit(init)(jax.random.key(0), jnp.zeros((1, 12), jnp.int32))
+    noise = jax.random.key(1)
+    variables = jax.tree.map(
+        lambda p: p + 0.3 * jax.random.normal(noise, p.shape), variables
+    )
+    return functools.partial(model.apply, method="encode_text"), variables
+
+
+@pytest.mark.parametrize(
+    ("sentences", "longest"), [(1, 12), (5, 12), (16, 12), (7, 3), (3, 2)]
+)
+def test_packed_sentences_embed_as_alone(tower, sentences, longest):
+    """In value and gradient of every parameter.
+
+    Breaks when a sentence sees its neighbour, positions do not restart, or padding is
+    pooled.
+    """
+    apply, variables = tower
+    rng = np.random.default_rng(sentences)
+    tokens = corpus(rng, 40, longest)
+    packing, draw = packer(tokens, sentences)
+    packed = text_of(jax.tree.map(jnp.asarray, packing.pack(3)))
+    assert isinstance(packed, PackedTokens)
+    weights = rng.normal(size=(sentences, 128)).astype(np.float32)
+
+    def loss(variables, text):
+        embedded = apply(variables, text)
+        return jnp.sum(weights * embedded), embedded
+
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, actual), found = run(variables, packed)
+    (_, expected), wanted = run(variables, jnp.asarray(tokens[draw(3)]))
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * scale)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("num_chunks", [1, 2])
+def test_each_device_and_chunk_has_the_sentences_of_its_images(tower, num_chunks):
+    """Breaks when groups follow chunks before devices, or rows before chunks."""
+    apply, variables = tower
+    tokens = corpus(np.random.default_rng(0), 40, 12)
+    packing, draw = packer(tokens, 32, 8, num_chunks)
+    mesh = meshes.make_mesh(4, 2)
+    batch = meshes.to_global(mesh, packing.pack(0))
+    embedded = jax.jit(
+        lambda v, b: chunks.embed(
+            lambda v, chunk: apply(v, text_of(chunk)), v, b, num_chunks, mesh
+        )
+    )
+    hlo = embedded.lower(variables, batch).compile().as_text()
+    for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert f" {name}(" not in hlo  # text does not cross devices
+    actual = embedded(variables, batch)
+    expected = apply(variables, jnp.asarray(tokens[draw(0)]))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+
+
+def test_processes_share_out_the_groups_in_one_shape():
+    tokens = corpus(np.random.default_rng(0), 40, 12)
+    packing, _ = packer(tokens, 32, 4)
+    whole = packing.pack(5)
+    parts = [packing.pack(5, process, 2) for process in range(2)]
+    for name, array in whole.items():
+        joined = np.concatenate([part[name] for part in parts])
+        np.testing.assert_array_equal(joined, array)
+
+
+def test_few_shapes_and_little_padding():
+    """Breaks when each step has as many rows as it happens to need."""
+    rng = np.random.default_rng(0)
+    lengths = np.clip(np.exp(rng.normal(3.1, 0.5, 5000)), 4, 77).astype(int)
+    tokens = np.arange(77)[None, :] < lengths[:, None] - 1
+    tokens = np.where(tokens, 1, 0).astype(np.int32)
+    tokens[np.arange(5000), lengths - 1] = END
+    packing, draw = packer(tokens, 256, 2)
+    shapes = {packing.pack(step)["tokens"].shape for step in range(100, 200)}
+    assert len(shapes) <= 2
+    rows = max(shape[1] for shape in shapes)
+    used = lengths[draw(100)].sum() / (2 * rows * 77)
+    assert used > 0.8
+
+
+def test_a_batch_longer_than_all_tried_gets_the_next_shape():
+    """Breaks when the rows of the first steps are the only size."""
+    tokens = np.zeros((2, 12), np.int32)
+    tokens[0, 1], tokens[1, 11] = END, END
+    packing = Packer(tokens, 12, 1, 1, lambda step: np.full(12, int(step == 50)))
+    assert packing.pack(0)["tokens"].shape == (1, 2, 12)
+    assert packing.pack(50)["tokens"].shape == (1, 12, 12)
+
+
+def test_rows_are_filled_without_overlap():
+    lengths = np.random.default_rng(0).integers(1, 13, 200)
+    rows, starts = place(lengths, 12)
+    used = np.zeros((rows.max() + 1, 12), int)
+    for row, start, length in zip(rows, starts, lengths, strict=True):
+        used[row, start : start + length] += 1
+    assert used.max() == 1
+    assert len(used) <= 1.05 * lengths.sum() / 12 + 1
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="batch of 6 .* 2 chunks .* 2 devices"):
+        packer(np.ones((2, 3), np.int32), 6, 2, 2)
