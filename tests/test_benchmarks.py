@@ -1,8 +1,13 @@
 """The plan on paper compiles today's steps, and counts what they hold."""
 
+import re
+
+import numpy as np
 import pytest
 
-from vl_ltr_jax.benchmarks import plan
+from vl_ltr_jax.benchmarks import anss as anss_benchmark
+from vl_ltr_jax.benchmarks import lgr as lgr_benchmark
+from vl_ltr_jax.benchmarks import paired, plan
 from vl_ltr_jax.benchmarks.collectives import Collective, collectives
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig, TextConfig, VisionConfig
 
@@ -71,3 +76,33 @@ def test_without_a_checkout_the_plan_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(plan, "CONFIGS", tmp_path)
     with pytest.raises(ValueError, match="no configuration .*places_lt.py: .*checkout"):
         plan.configuration("places_lt")
+
+
+def test_anss_beside_pytorch(capsys):
+    """Breaks when the two score by different formulas."""
+    anss_benchmark.main(["--sentences=40", "--images=60", "--width=8", "--classes=3"])
+    text = capsys.readouterr().out
+    assert re.search(r"ours is [\d.]+ times as fast as PyTorch, one by one", text)
+    error = float(re.search(r"float64: (\S+)", text)[1])
+    assert error < 1e-5
+
+
+def test_lgr_beside_pytorch(capsys):
+    """Breaks when the two heads have different parameters."""
+    sizes = ["--classes=5", "--anchors=3", "--width=8", "--batch_size=4"]
+    lgr_benchmark.main([*sizes, "--rounds=1"])
+    losses = re.search(r"losses: (\S+) and (\S+)", capsys.readouterr().out)
+    ours, theirs = map(float, losses.groups())
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_memory_of_a_program_is_its_peak():
+    """Breaks when memory that a program gives back is not counted."""
+
+    def program():
+        np.ones(2**23).sum()  # 64 MiB
+
+    cost = paired.run({"ours": program}, 2)["ours"]
+    array_bytes = 2**26
+    assert abs(cost.peak_bytes / array_bytes - 1) < 0.1  # allocators keep some pages
+    assert len(cost.seconds) == 2

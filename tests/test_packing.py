@@ -75,8 +75,12 @@ def test_packed_sentences_embed_as_alone(tower, sentences, longest):
     (_, expected), wanted = run(variables, jnp.asarray(tokens[draw(3)]))
     scale = np.abs(expected).max()
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * scale)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+    wanted = dict(jax.tree.leaves_with_path(wanted))
+    for path, gradient in jax.tree.leaves_with_path(found):
+        if "k_proj" in str(path) and "bias" in str(path):
+            continue  # 0 but for rounding: a softmax drops what all keys share
+        scale = np.abs(wanted[path]).max()
+        np.testing.assert_allclose(gradient, wanted[path], rtol=0, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("num_chunks", [1, 2])

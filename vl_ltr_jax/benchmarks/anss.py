@@ -1,0 +1,95 @@
+"""AnSS: all sentences against all images, streamed, beside PyTorch one by one.
+
+    python -m vl_ltr_jax.benchmarks.anss --sentences=20000 --images=20000
+
+PyTorch scores a sentence as the paper's formula reads: its logits to all images, their
+log softmax, the mean over the images of its class. A second PyTorch program does so for
+512 sentences at a time.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import torch
+
+from vl_ltr_jax import anss
+from vl_ltr_jax.benchmarks import paired
+
+NAMES = ("sentence_emb", "sentence_labels", "image_emb", "image_labels")
+LOGIT_EXP = 100.0
+LOGIT_SCALE = float(np.log(LOGIT_EXP))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sentences", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--classes", type=int, default=365)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args(argv)
+    rng = np.random.default_rng(0)
+
+    def embeddings(count: int) -> np.ndarray:
+        rows = rng.normal(size=(count, options.width)).astype(np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    texts, images = embeddings(options.sentences), embeddings(options.images)
+    text_labels = np.sort(np.arange(options.sentences) % options.classes)
+    image_labels = np.arange(options.images) % options.classes
+    arrays = map(jax.device_put, (texts, text_labels, images, image_labels))
+    given = dict(zip(NAMES, arrays, strict=True))
+
+    def ours() -> jax.Array:
+        return anss.score_sentences(**given, logit_scale=LOGIT_SCALE)
+
+    torch_texts, torch_images = torch.from_numpy(texts), torch.from_numpy(images)
+    torch_labels, targets = (
+        torch.from_numpy(labels) for labels in (text_labels, image_labels)
+    )
+
+    def in_blocks(size: int) -> torch.Tensor:
+        scores = torch.empty(len(texts))
+        for start in range(0, len(texts), size):
+            rows = slice(start, start + size)
+            logits = LOGIT_EXP * (torch_texts[rows] @ torch_images.T)
+            own = torch_labels[rows, None] == targets[None]
+            log_p = torch.log_softmax(logits, dim=1)
+            scores[rows] = -(log_p * own).sum(1) / own.sum(1)
+        return scores
+
+    def one_by_one() -> torch.Tensor:
+        scores = torch.empty(len(texts))
+        for index, text in enumerate(torch_texts):
+            log_p = torch.log_softmax(LOGIT_EXP * (torch_images @ text), dim=0)
+            scores[index] = -log_p[targets == torch_labels[index]].mean()
+        return scores
+
+    programs = {
+        "ours": ours,
+        "PyTorch, one by one": one_by_one,
+        "PyTorch, 512 at a time": lambda: in_blocks(512),
+    }
+    costs = paired.run(programs, options.rounds)
+    work = 2.0 * options.sentences * options.images * options.width
+    title = (
+        f"AnSS, {options.sentences} sentences x {options.images} images, "
+        f"D {options.width}"
+    )
+    print(paired.table(title, costs, paired.ceilings(), dict.fromkeys(programs, work)))
+    sample = slice(0, min(256, options.sentences))
+    logits = LOGIT_EXP * (texts[sample].astype(np.float64) @ images.T)
+    log_p = logits - np.log(np.exp(logits - 100).sum(1, keepdims=True)) - 100
+    exact = [
+        -log_p[row, image_labels == label].mean()
+        for row, label in enumerate(text_labels[sample])
+    ]
+    error = np.abs(np.asarray(ours())[sample] / exact - 1).max()
+    print(f"largest relative error against float64: {error:.1e}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The LGR head, forward and backward, beside PyTorch as the paper writes it.
+
+    python -m vl_ltr_jax.benchmarks.lgr --classes=1000 --batch_size=64
+
+PyTorch projects every anchor to a key and builds the attended text of every image and
+class. `--alone` leaves it out, for sizes that it has no memory for.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from torch.nn import functional as F
+
+from vl_ltr_jax.benchmarks import paired
+from vl_ltr_jax.models import lgr
+
+LOGIT_SCALE = float(np.log(100))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--anchors", type=int, default=64)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--alone", action="store_true", help="without PyTorch")
+    options = parser.parse_args(argv)
+    classes, width, size = options.classes, options.width, options.batch_size
+    rng = np.random.default_rng(0)
+    anchors = rng.standard_normal((classes, options.anchors, width), np.float32)
+    images = rng.standard_normal((size, width), np.float32)
+    labels = rng.integers(0, classes, size)
+    blocks = lgr.num_class_blocks(size, classes, options.anchors, 1)
+    padded = -(-classes // blocks) * blocks
+    head = lgr.LanguageGuidedHead(
+        classes, width, LOGIT_SCALE, padded_classes=padded, class_blocks=blocks
+    )
+    table = jax.device_put(np.pad(anchors, [(0, padded - classes), (0, 0), (0, 0)]))
+    padding = jnp.broadcast_to(jnp.arange(padded)[:, None] >= classes, table.shape[:2])
+    constants = jax.jit(lgr.anchor_constants)(table)
+    params = jax.jit(head.init)(jax.random.key(0), images, table, padding)["params"]
+
+    def cross_entropy(logits: jax.Array) -> jax.Array:
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    @jax.jit
+    def step(params: Any, images: jax.Array, *frozen: Any) -> tuple[jax.Array, Any]:
+        def loss(params: Any) -> jax.Array:
+            logits = head.apply({"params": params}, images, *frozen)
+            visual, language = map(cross_entropy, logits)
+            return visual + language
+
+        return jax.value_and_grad(loss)(params)
+
+    arguments = (params, jax.device_put(images), table, padding, constants)
+    programs: dict[str, Any] = {"ours": lambda: step(*arguments)}
+    if not options.alone:
+        programs["PyTorch"] = plain_head(anchors, images, labels, params)
+    costs = paired.run(programs, options.rounds)
+    compiled: Any = step.lower(*arguments).compile()
+    comparisons = 2.0 * size * classes * options.anchors * width
+    keys = 2.0 * classes * options.anchors * width**2
+    mlp = 2.0 * size * 4 * width * (width + classes)
+    operations = {
+        "ours": float(compiled.cost_analysis()["flops"]),
+        # Forward and twice that backward, but for arrays that do not train.
+        "PyTorch": 3 * keys + 8 * comparisons + 3 * mlp,
+    }
+    if blocks > 1:  # the compiler counts a loop's body once
+        operations["ours"] = 5 * comparisons + 3 * mlp
+    title = (
+        f"LGR, C {classes}, M {options.anchors}, D {width}, B {size}, "
+        f"{blocks} block(s) of classes"
+    )
+    print(paired.table(title, costs, paired.ceilings(), operations))
+    memory = compiled.memory_analysis()
+    print(
+        f"ours: {memory.temp_size_in_bytes / 2**20:.0f} MiB temporary, "
+        f"{memory.argument_size_in_bytes / 2**20:.0f} MiB of arguments"
+    )
+    if not options.alone:
+        ours, theirs = float(step(*arguments)[0]), float(programs["PyTorch"]())
+        print(f"losses: {ours:.6f} and {theirs:.6f}")
+
+
+def plain_head(
+    anchors: np.ndarray, images: np.ndarray, labels: np.ndarray, params: Any
+) -> Any:
+    """One step of the head as PyTorch modules with our parameters; gives its loss."""
+    width = anchors.shape[-1]
+    texts, features = torch.from_numpy(anchors), torch.from_numpy(images)
+    targets = torch.from_numpy(labels)
+    query_norm, key_norm = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
+    query_map, key_map = (torch.nn.Linear(width, width, bias=False) for _ in range(2))
+    hidden = torch.nn.Linear(width, 4 * width)
+    classifier = torch.nn.Linear(4 * width, len(anchors))
+    mlp = torch.nn.Sequential(hidden, torch.nn.ReLU(), classifier)
+    with torch.no_grad():
+        for linear in (query_map, key_map):
+            linear.weight.copy_(torch.eye(width))
+        for linear, name in ((hidden, "fc1"), (classifier, "fc2")):
+            ours = params["visual_fc"][name]
+            linear.weight.copy_(torch.from_numpy(np.array(ours["kernel"]).T))
+            linear.bias.copy_(torch.from_numpy(np.array(ours["bias"])))
+    modules = torch.nn.ModuleList([query_norm, key_norm, query_map, key_map, mlp])
+
+    def step() -> torch.Tensor:
+        modules.zero_grad()
+        query, keys = query_map(query_norm(features)), key_map(key_norm(texts))
+        scores = torch.einsum("bd,cmd->bcm", query, keys) / width**0.5
+        attended = torch.einsum("bcm,cmd->bcd", scores.softmax(-1), texts)
+        directions = F.normalize(features, dim=-1), F.normalize(attended, dim=-1)
+        language = np.exp(LOGIT_SCALE) * torch.einsum("bd,bcd->bc", *directions)
+        loss = F.cross_entropy(mlp(features), targets)
+        loss = loss + F.cross_entropy(language, targets)
+        loss.backward()
+        return loss.detach()
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
