@@ -266,6 +266,27 @@ EDITS = (
         "tests/test_anss.py",
     ),
     Edit(
+        "sentences that see their neighbours in a row",
+        "vl_ltr_jax/models/text.py",
+        "segments[..., :, None] == segments[..., None, :]",
+        "segments[..., :, None] >= 0 * segments[..., None, :]",
+        "tests/test_packing.py",
+    ),
+    Edit(
+        "a folded query with its mean",
+        LGR,
+        "return query - jnp.mean(query, axis=-1, keepdims=True)",
+        "return query",
+        LGR_TESTS,
+    ),
+    Edit(
+        "images scored by the softmax of one device",
+        "vl_ltr_jax/anss.py",
+        "highest + jnp.log(over_images(jnp.exp(parts - highest)))",
+        "parts",
+        "tests/test_anss.py",
+    ),
+    Edit(
         "centre crop rounded down",
         "vl_ltr_jax/data/transforms.py",
         '(margin + 1) // 2 if half == "up"',
