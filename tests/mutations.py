@@ -94,15 +94,15 @@ EDITS = (
     Edit(
         "end of text taken for the last position",
         "vl_ltr_jax/models/text.py",
-        "tokens.argmax(axis=1)",
-        "tokens.shape[1] - 1",
+        "ids.argmax(axis=1)",
+        "ids.shape[1] - 1",
         TEXT_TESTS,
     ),
     Edit(
         "end of text taken for the token before it",
         "vl_ltr_jax/models/text.py",
-        "tokens.argmax(axis=1)",
-        "tokens.argmax(axis=1) - 1",
+        "ids.argmax(axis=1)",
+        "ids.argmax(axis=1) - 1",
         TEXT_TESTS,
     ),
     Edit(

@@ -69,7 +69,7 @@ def test_anchors_match_vl_ltr(case):
     np.testing.assert_array_equal(table, golden["selected_embeddings"])
 
 
-@pytest.mark.parametrize("sizes", [(4, 2), (2, 4), (8, 1), (1, 8)], ids=str)
+@pytest.mark.parametrize("sizes", [(4, 2), (1, 8)], ids=str)
 @pytest.mark.parametrize("counts", [(64, 50, 8), (13, 3, 2), (1, 1, 1), (9, 40, 1)])
 def test_on_a_mesh_scores_are_those_of_one_device(counts, sizes):
     """Images over `data`, sentences over `model`, neither divided by it.

@@ -149,7 +149,8 @@ def test_identities_equal_the_plain_head(sizes, detach_norm):
     anchors = 3 * jax.random.normal(keys[1], (classes, anchors_per_class, dim)) + 1
     counts = jax.random.randint(keys[5], (classes,), 1, anchors_per_class + 1)
     padding = jnp.arange(anchors_per_class)[None] >= counts[:, None]
-    params = head.init(keys[2], image_features, anchors, padding)["params"]
+    init = jax.jit(head.init)
+    params = init(keys[2], image_features, anchors, padding)["params"]
     params = jax.tree.map(
         lambda p: p + 0.3 * jax.random.normal(keys[3], p.shape), params
     )
@@ -184,7 +185,7 @@ def test_identities_equal_the_plain_head(sizes, detach_norm):
     close(logits, actual[0][1], 1e-6)
 
 
-@pytest.mark.parametrize("sizes", [(8, 1), (2, 4), (1, 8)], ids=str)
+@pytest.mark.parametrize("sizes", [(2, 4), (1, 8)], ids=str)
 def test_blocks_of_sharded_classes_equal_the_whole(sizes):
     """Breaks when a block takes its classes from one shard and gives them to another.
 
@@ -196,7 +197,7 @@ def test_blocks_of_sharded_classes_equal_the_whole(sizes):
     anchors = jax.random.normal(keys[1], (21, 5, 16))
     padding = jnp.arange(5)[None] >= 1 + jnp.arange(21)[:, None] % 5
     whole = lgr.LanguageGuidedHead(21, 16, 3.0)
-    params = whole.init(keys[2], images, anchors, padding)["params"]
+    params = jax.jit(whole.init)(keys[2], images, anchors, padding)["params"]
     padded = -(-21 // (3 * sizes[1])) * 3 * sizes[1]
     blocked = lgr.LanguageGuidedHead(
         21, 16, 3.0, padded_classes=padded, class_shards=sizes[1], class_blocks=3

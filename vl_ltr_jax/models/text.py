@@ -37,7 +37,8 @@ class PackedTokens(NamedTuple):
         length = self.tokens.shape[-1]
         segments = self.segments.reshape(-1, 1, length)
         same = segments[..., :, None] == segments[..., None, :]
-        return same & jnp.tril(jnp.ones((1, 1, length, length), bool))
+        places = jnp.arange(length)
+        return same & (places[:, None] >= places[None, :])[None, None]
 
 
 class TextTransformer(nn.Module):
