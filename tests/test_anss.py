@@ -16,16 +16,16 @@ def arguments(golden):
     return [golden[name] for name in (*names, "logit_scale")]
 
 
-@pytest.mark.parametrize("block_size", [4, 4096])
+@pytest.mark.parametrize("blocks", [(4, 3), (4096, 4096)])
 @pytest.mark.parametrize("case", ["basic", "missing_class"])
-def test_scores_match_vl_ltr(case, block_size):
+def test_scores_match_vl_ltr(case, blocks):
     """Breaks when the softmax runs over the images of the class alone, or when class
     means are normalised again.
 
     Where the authors get NaN (a class without images) the score is +inf.
     """
     golden = np.load(GOLDEN / f"{case}.npz")
-    scores = anss.score_sentences(*arguments(golden), block_size=block_size)
+    scores = anss.score_sentences(*arguments(golden), blocks=blocks)
     for name in ("sentence_ce", "f64/sentence_ce"):
         expected = np.nan_to_num(golden[name], nan=np.inf)
         np.testing.assert_allclose(scores, expected, rtol=1e-5)
@@ -46,7 +46,7 @@ def test_streamed_scores_equal_the_plain_formula():
         images.astype(np.float32),
         image_labels,
         0.5,
-        block_size=4,
+        blocks=(4, 7),
     )
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
 
@@ -93,9 +93,9 @@ def test_on_a_mesh_scores_are_those_of_one_device(counts, sizes):
             strict=True,
         )
     ]
-    actual = anss.score_sentences(
-        placed[0], placed[1] - 1, placed[2], placed[3] - 1, 3.0, mesh=mesh, block_size=5
-    )
+    texts, text_labels, images, image_labels = placed
+    arrays = (texts, text_labels - 1, images, image_labels - 1)
+    actual = anss.score_sentences(*arrays, 3.0, mesh=mesh, blocks=(5, 4))
     assert np.isinf(np.asarray(actual)[num_sentences:]).all()
     actual = np.asarray(actual)[:num_sentences]
     # A score near 0 is the difference of two terms as large as the scale.
@@ -113,11 +113,8 @@ def test_no_product_of_all_sentences_and_images_exists():
     """Breaks when one side is no longer streamed: 600 x 500 = 300,000 entries."""
     sentences, images = np.ones((600, 4), np.float32), np.ones((500, 4), np.float32)
     labels = np.zeros(600, np.int32), np.zeros(500, np.int32)
-    jaxpr = jax.make_jaxpr(
-        lambda s, i: anss._scores(
-            s, labels[0], i, labels[1], 1.0, num_classes=1, mesh=None, block_size=50
-        )
-    )(sentences, images)
+    scores = anss._compiled(num_classes=1, mesh=None, blocks=(50, 50))
+    jaxpr = jax.make_jaxpr(scores)(sentences, labels[0], images, labels[1], 1.0)
     assert max(intermediate_sizes(jaxpr.jaxpr)) <= 50 * 50 * 2
 
 

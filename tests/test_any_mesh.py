@@ -116,7 +116,7 @@ def everything(mesh):
         meshes.shard_rows(mesh, image_labels + 1, "data") - 1,
         3.0,
         mesh=mesh,
-        block_size=16,
+        blocks=(16, 16),
     )
     result["scores"] = meshes.to_host(scores)[:SENTENCES]
     indices, padding = anss.select_anchors(

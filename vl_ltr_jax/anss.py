@@ -21,6 +21,8 @@ from jaxtyping import Array, Bool, Float, Int
 from vl_ltr_jax.losses import unit
 
 SELECTIONS = ("anss", "cutoff", "random")
+# Sentences and images compared at a time: 5 MiB of logits, which stay in a cache.
+BLOCKS = (1024, 1280)
 
 
 def score_sentences(
@@ -31,12 +33,12 @@ def score_sentences(
     logit_scale: Float[Array | np.ndarray, ""] | float,
     *,
     mesh: jax.sharding.Mesh | None = None,
-    block_size: int = 2048,
+    blocks: tuple[int, int] = BLOCKS,
 ) -> Float[Array, " S"]:
     """Scores every sentence against the images of its class; lower is better.
 
-    Beyond copies of the inputs, memory is O(block_size^2) on each device: no S x N
-    array exists.
+    Beyond copies of the inputs, memory is that of one pair of blocks on each device: no
+    S x N array exists.
 
     Differs from VL-LTR: scores are float32 on every device, and a class without images
     scores +inf, where the authors get NaN.
@@ -49,7 +51,7 @@ def score_sentences(
       logit_scale: logarithm of the inverse temperature s.
       mesh: devices with images split over `data` and sentences over `model`, which
         must divide; one device by default.
-      block_size: sentences, and images, compared at a time.
+      blocks: sentences, and images, compared at a time.
 
     Raises:
       ValueError: if there are no images, or no sentences.
@@ -62,38 +64,20 @@ def score_sentences(
     num_classes = 1 + max(
         int(jnp.max(jnp.asarray(labels))) for labels in (sentence_labels, image_labels)
     )
-    return _scores(
-        jnp.asarray(sentence_emb),
-        jnp.asarray(sentence_labels),
-        jnp.asarray(image_emb),
-        jnp.asarray(image_labels),
-        jnp.asarray(logit_scale, jnp.float32),
-        num_classes=max(num_classes, 1),
-        mesh=mesh,
-        block_size=block_size,
-    )
+    score = _compiled(max(num_classes, 1), mesh, blocks)
+    return score(sentence_emb, sentence_labels, image_emb, image_labels, logit_scale)
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "mesh", "block_size"))
-def _scores(
-    sentence_emb: Array,
-    sentence_labels: Array,
-    image_emb: Array,
-    image_labels: Array,
-    logit_scale: Array,
-    *,
-    num_classes: int,
-    mesh: jax.sharding.Mesh | None,
-    block_size: int,
-) -> Array:
-    arrays = (sentence_emb, sentence_labels, image_emb, image_labels, logit_scale)
-    local = functools.partial(
-        _local_scores, num_classes=num_classes, block_size=block_size
-    )
+@functools.lru_cache(maxsize=8)
+def _compiled(
+    num_classes: int, mesh: jax.sharding.Mesh | None, blocks: tuple[int, int]
+) -> Callable[..., Array]:
+    """The scores as one program, over a mesh where there is one."""
+    local = functools.partial(_local_scores, num_classes=num_classes, blocks=blocks)
     if mesh is None:
-        return local(*arrays, over_images=lambda x: x, largest=lambda x: x)
+        return jax.jit(local)
     sentences, images = PartitionSpec("model"), PartitionSpec("data")
-    return jax.shard_map(
+    over_mesh = jax.shard_map(
         functools.partial(
             local,
             over_images=functools.partial(jax.lax.psum, axis_name="data"),
@@ -103,7 +87,8 @@ def _scores(
         in_specs=(sentences, sentences, images, images, PartitionSpec()),
         out_specs=sentences,
         check_vma=False,  # a loop starts with constants, the same on every device
-    )(*arrays)
+    )
+    return jax.jit(over_mesh)
 
 
 def _local_scores(
@@ -111,15 +96,16 @@ def _local_scores(
     sentence_labels: Array,
     image_emb: Array,
     image_labels: Array,
-    logit_scale: Array,
+    logit_scale: Array | float,
     *,
     num_classes: int,
-    block_size: int,
-    over_images: Callable[[Array], Array],
-    largest: Callable[[Array], Array],
+    blocks: tuple[int, int],
+    over_images: Callable[[Array], Array] = lambda local: local,
+    largest: Callable[[Array], Array] = lambda local: local,
 ) -> Array:
     """Scores of one device's sentences, given sum and maximum over all images."""
-    scale, images = jnp.exp(logit_scale), unit(image_emb)
+    scale, images = jnp.exp(jnp.float32(logit_scale)), unit(image_emb)
+    sentence_block, image_block = blocks
     real = image_labels >= 0
     classes = jnp.where(real, image_labels, num_classes)  # out of bounds: dropped
     counts = over_images(
@@ -127,8 +113,8 @@ def _local_scores(
     )
     sums = over_images(jax.ops.segment_sum(images, classes, num_classes))
     class_means = sums / jnp.maximum(counts, 1)[:, None]
-    image_blocks = _blocks(images, block_size)
-    masks = _blocks(jnp.where(real, 0.0, -jnp.inf), block_size, fill=-jnp.inf)
+    image_blocks = _blocks(images, image_block)
+    masks = _blocks(jnp.where(real, 0.0, -jnp.inf), image_block, fill=-jnp.inf)
 
     def log_sum_exp(sentences: Array) -> Array:
         queries = scale * unit(sentences)
@@ -142,14 +128,17 @@ def _local_scores(
         start = jnp.full(len(sentences), -jnp.inf)
         return jax.lax.scan(accumulate, start, (image_blocks, masks))[0]
 
-    parts = jax.lax.map(log_sum_exp, _blocks(sentence_emb, block_size))
+    parts = jax.lax.map(log_sum_exp, _blocks(sentence_emb, sentence_block))
     parts = parts.reshape(-1)[: len(sentence_emb)]
     highest = largest(parts)
     total = highest + jnp.log(over_images(jnp.exp(parts - highest)))
     # Blocks once more: a class mean for every sentence would be a second [S, D].
     own = jax.lax.map(
         lambda block: jnp.sum(unit(block[0]) * class_means[block[1]], axis=1),
-        (_blocks(sentence_emb, block_size), _blocks(sentence_labels, block_size)),
+        (
+            _blocks(sentence_emb, sentence_block),
+            _blocks(sentence_labels, sentence_block),
+        ),
     ).reshape(-1)[: len(sentence_emb)]
     scored = (sentence_labels >= 0) & (counts[sentence_labels] > 0)
     return jnp.where(scored, total - scale * own, jnp.inf)

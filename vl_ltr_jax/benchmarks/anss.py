@@ -17,9 +17,8 @@ import torch
 from vl_ltr_jax import anss
 from vl_ltr_jax.benchmarks import paired
 
-NAMES = ("sentence_emb", "sentence_labels", "image_emb", "image_labels")
-LOGIT_EXP = 100.0
-LOGIT_SCALE = float(np.log(LOGIT_EXP))
+TEMPERATURE_INVERSE = 100.0
+LOGIT_SCALE = float(np.log(TEMPERATURE_INVERSE))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,11 +39,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     texts, images = embeddings(options.sentences), embeddings(options.images)
     text_labels = np.sort(np.arange(options.sentences) % options.classes)
     image_labels = np.arange(options.images) % options.classes
-    arrays = map(jax.device_put, (texts, text_labels, images, image_labels))
-    given = dict(zip(NAMES, arrays, strict=True))
+    text, text_class = jax.device_put((texts, text_labels))
+    image, image_class = jax.device_put((images, image_labels))
 
     def ours() -> jax.Array:
-        return anss.score_sentences(**given, logit_scale=LOGIT_SCALE)
+        return anss.score_sentences(text, text_class, image, image_class, LOGIT_SCALE)
 
     torch_texts, torch_images = torch.from_numpy(texts), torch.from_numpy(images)
     torch_labels, targets = (
@@ -55,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         scores = torch.empty(len(texts))
         for start in range(0, len(texts), size):
             rows = slice(start, start + size)
-            logits = LOGIT_EXP * (torch_texts[rows] @ torch_images.T)
+            logits = TEMPERATURE_INVERSE * (torch_texts[rows] @ torch_images.T)
             own = torch_labels[rows, None] == targets[None]
             log_p = torch.log_softmax(logits, dim=1)
             scores[rows] = -(log_p * own).sum(1) / own.sum(1)
@@ -64,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     def one_by_one() -> torch.Tensor:
         scores = torch.empty(len(texts))
         for index, text in enumerate(torch_texts):
-            log_p = torch.log_softmax(LOGIT_EXP * (torch_images @ text), dim=0)
+            log_p = torch.log_softmax(
+                TEMPERATURE_INVERSE * (torch_images @ text), dim=0
+            )
             scores[index] = -log_p[targets == torch_labels[index]].mean()
         return scores
 
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print(paired.table(title, costs, paired.ceilings(), dict.fromkeys(programs, work)))
     sample = slice(0, min(256, options.sentences))
-    logits = LOGIT_EXP * (texts[sample].astype(np.float64) @ images.T)
+    logits = TEMPERATURE_INVERSE * (texts[sample].astype(np.float64) @ images.T)
     log_p = logits - np.log(np.exp(logits - 100).sum(1, keepdims=True)) - 100
     exact = [
         -log_p[row, image_labels == label].mean()

@@ -110,7 +110,7 @@ def train_batches(
         tokens,
         global_batch_size,
         *packing,
-        lambda step: np.asarray(sampler.draw(step).sentences),
+        lambda step: np.asarray(draw(step).sentences),
     )
     return (
         {**batch, **packer.pack(step, process_index, process_count)}

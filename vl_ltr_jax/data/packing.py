@@ -50,7 +50,7 @@ class Packer:
         self._layout = (num_devices, -1, num_chunks)
         self._num_groups = num_devices * num_chunks
         group_size = batch_size // self._num_groups
-        needed = max(self._rows_needed(step) for step in range(_TRIED_STEPS))
+        needed = max(self._plan(step)[2] for step in range(_TRIED_STEPS))
         self._sizes = [needed]
         while self._sizes[-1] < group_size:
             larger = max(int(self._sizes[-1] * _GROWTH), self._sizes[-1] + 1)
@@ -66,25 +66,22 @@ class Packer:
           count the sentences of a row from 1 and padding is 0; and `ends` [g, b], the
           place of each sentence's end of text among the R L positions of its group.
         """
-        groups = self._groups(step)
-        plans = [place(self._lengths[group], self._tokens.shape[1]) for group in groups]
-        needed = max(int(rows.max()) + 1 for rows, _ in plans)
+        groups, plans, needed = self._plan(step)
         num_rows = next(size for size in self._sizes if size >= needed)
         share = self._num_groups // process_count
         own = range(process_index * share, (process_index + 1) * share)
         packed = [self._fill(groups[g], *plans[g], num_rows) for g in own]
         return {name: np.stack([group[name] for group in packed]) for name in packed[0]}
 
-    def _groups(self, step: int) -> Int[np.ndarray, "G b"]:
-        sentences = self._draw(step).reshape(self._layout)
-        return sentences.swapaxes(1, 2).reshape(self._num_groups, -1)
-
-    def _rows_needed(self, step: int) -> int:
+    def _plan(
+        self, step: int
+    ) -> tuple[Int[np.ndarray, "G b"], list[tuple[np.ndarray, np.ndarray]], int]:
+        """The sentences of each group, their places, and the rows these take."""
+        drawn = self._draw(step).reshape(self._layout)
+        groups = drawn.swapaxes(1, 2).reshape(self._num_groups, -1)
         width = self._tokens.shape[1]
-        return max(
-            int(place(self._lengths[group], width)[0].max()) + 1
-            for group in self._groups(step)
-        )
+        plans = [place(self._lengths[group], width) for group in groups]
+        return groups, plans, max(int(rows.max()) + 1 for rows, _ in plans)
 
     def _fill(
         self,
