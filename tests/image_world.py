@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
+from vl_ltr_jax import config as configs
+from vl_ltr_jax import inputs, stages
 from vl_ltr_jax.config import default_config
 
 COLOURS = {"crimson": (200, 20, 40), "azure": (20, 90, 220), "moss": (60, 120, 30)}
@@ -59,3 +62,12 @@ def configure(root: Path):
     config.log.every_steps = 1
     config.log.checkpoint_every_steps = 2
     return config
+
+
+def run(config, workdir):
+    """What the main job does once its flags are parsed; gives the results."""
+    checked = configs.from_config_dict(config)
+    workdir = epath.Path(workdir)
+    read = inputs.read(checked)
+    stages.check(checked, workdir, read)
+    return stages.run(checked, workdir, read)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from vl_ltr_jax.benchmarks import anss as anss_benchmark
+from vl_ltr_jax.benchmarks import evaluate as evaluate_benchmark
 from vl_ltr_jax.benchmarks import lgr as lgr_benchmark
-from vl_ltr_jax.benchmarks import paired, plan
+from vl_ltr_jax.benchmarks import paired, plan, sentences, train_step
 from vl_ltr_jax.benchmarks.collectives import Collective, collectives
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig, TextConfig, VisionConfig
 
@@ -78,6 +79,12 @@ def test_without_a_checkout_the_plan_says_so(monkeypatch, tmp_path):
         plan.configuration("places_lt")
 
 
+@pytest.fixture(autouse=True)
+def small_ceilings(monkeypatch):
+    monkeypatch.setattr(paired, "_MATRIX", 64)
+    monkeypatch.setattr(paired, "_COPIED_BYTES", 2**16)
+
+
 def test_anss_beside_pytorch(capsys):
     """Breaks when the two score by different formulas."""
     anss_benchmark.main(["--sentences=40", "--images=60", "--width=8", "--classes=3"])
@@ -94,6 +101,64 @@ def test_lgr_beside_pytorch(capsys):
     losses = re.search(r"losses: (\S+) and (\S+)", capsys.readouterr().out)
     ours, theirs = map(float, losses.groups())
     assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_sentences_beside_pytorch(capsys):
+    """Breaks when a sentence is embedded, or differentiated, otherwise than alone."""
+    sizes = ["--backbone=ViT-tiny", "--sentences=40", "--batch_size=16", "--rounds=1"]
+    sentences.main(sizes)
+    text = capsys.readouterr().out
+    assert (
+        len(re.findall(r"ours is [\d.]+ times as fast as PyTorch, padded", text)) == 2
+    )
+    errors = re.findall(r"of the largest: (\S+)", text)
+    assert len(errors) == 2
+    assert all(float(error) < 1e-5 for error in errors)
+
+
+def test_sentences_are_as_long_as_wikipedias():
+    config = PRESETS["ViT-B/16"]
+    tokens = sentences.tokens_like_wikipedia(np.random.default_rng(0), 5000, config)
+    lengths = tokens.argmax(axis=1) + 1
+    assert (tokens[np.arange(5000), lengths - 1] == 49407).all()
+    assert (tokens[:, 0] == 49406).all()
+    assert 23 < lengths.mean() < 27
+    assert lengths.max() == 77
+
+
+def test_evaluation_beside_pytorch(capsys):
+    """Breaks when votes are counted, or ties broken, otherwise than by the authors."""
+    sizes = ["--images=64", "--batch_size=16", "--sentences=300", "--classes=20"]
+    evaluate_benchmark.main([*sizes, "--width=64", "--rounds=1"])
+    hits = re.findall(r"(\d+) hits of kNN, (\d+) of zero", capsys.readouterr().out)
+    assert len(hits) == 2
+    assert hits[0] == hits[1]
+    assert all(5 < int(count) < 64 for count in hits[0])
+
+
+@pytest.mark.parametrize(
+    ("backbone", "parts"), [("ViT-tiny", []), ("RN-tiny", ["--parts"])]
+)
+def test_a_training_step_beside_pytorch(capfd, backbone, parts):
+    """Breaks when the two sides lose, decay or learn otherwise: steps 1 and 2."""
+    sizes = [f"--backbone={backbone}", "--batch_size=8", "--rounds=1"]
+    train_step.main([*sizes, *parts])
+    text = capfd.readouterr().out
+    losses = re.findall(r"losses of step \d: (\S+) and (\S+)", text)
+    assert len(losses) == 2
+    assert losses[0] != losses[1]
+    for ours, theirs in losses:
+        assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
+    # One side only embeds the teacher's sentences.
+    compared = len(re.findall("ours is .* as fast as PyTorch", text))
+    assert compared == (5 if parts else 1)
+    assert (f"{backbone}, batch 8: teacher's sentences" in text) == bool(parts)
+
+
+def test_a_side_that_ends_is_named():
+    with paired.Sides({"ours": ["-c", "print(1 / 0)"]}) as sides:
+        with pytest.raises(paired.SideError, match="ours ended while it ran 'work'"):
+            sides.run("work", 1)
 
 
 def test_memory_of_a_program_is_its_peak():

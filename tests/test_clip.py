@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from clip_oracle import relative_error, tiny_clip
-from openai_clip import openai_modules
 
+from vl_ltr_jax.benchmarks.openai_clip import openai_modules
 from vl_ltr_jax.losses import (
     classwise_contrastive,
     contrastive_logits,

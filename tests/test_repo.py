@@ -30,6 +30,7 @@ ORDER = (
     *(
         "settings",
         "config",
+        "heap",
         "cluster",
         "mesh",
         "checkpoint",
@@ -47,7 +48,17 @@ ORDER = (
         "evaluate",
         "loop",
     ),
-    *("inputs", "training", "run", "teacher", "report", "stages", "main"),
+    *(
+        "inputs",
+        "training",
+        "run",
+        "anchors",
+        "teacher",
+        "views",
+        "report",
+        "stages",
+        "main",
+    ),
     *("compare", "export", "predict"),
     *("tiny_clip", "baselines", "benchmarks"),
 )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from etils import epath
+from image_world import run
 from safetensors.numpy import load_file, save_file
 
 from vl_ltr_jax import checkpoint, export, inputs, stages
@@ -15,14 +15,6 @@ from vl_ltr_jax import config as configs
 from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.models import port
 from vl_ltr_jax.run import WorkdirError
-
-
-def run(config, workdir):
-    checked = configs.from_config_dict(config)
-    workdir = epath.Path(workdir)
-    read = inputs.read(checked)
-    stages.check(checked, workdir, read)
-    return stages.run(checked, workdir, read)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +27,7 @@ def finished(tmp_path_factory):
 def test_results_have_the_documented_shape(finished):
     _, workdir, results = finished
     assert json.loads((workdir / "results.json").read_text()) == results
-    assert results.keys() == {"test", "val", "data", "cost", "versions"}
+    assert results.keys() == {"test", "val", "data", "anchors", "cost", "versions"}
     for split in ("test", "val"):
         assert results[split].keys() == {"lgr", "knn", "zero_shot"}
         for head in results[split].values():

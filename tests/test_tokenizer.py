@@ -10,8 +10,8 @@ from typing import Any
 import ftfy
 import numpy as np
 import pytest
-from openai_clip import openai_file, openai_module
 
+from vl_ltr_jax.benchmarks.openai_clip import openai_file, openai_module
 from vl_ltr_jax.data import tokenizer as tokenizer_module
 from vl_ltr_jax.data.tokenizer import Tokenizer, clean, trim
 from vl_ltr_jax.data.vocabulary import (

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from vl_ltr_jax.logs import say
+
 
 class ArtifactError(ValueError):
     """An artifact that is missing, unreadable or made with another configuration."""
@@ -138,6 +140,21 @@ def read_array(path: epath.Path) -> np.ndarray:
         return np.load(os.fspath(path), mmap_mode="r", allow_pickle=False)
     except EOFError as error:
         raise ValueError("the file is empty") from error
+
+
+def holds_array(path: epath.Path, shape: tuple[int, ...]) -> bool:
+    """Whether a whole float32 array of this shape lies there; says why one does not."""
+    if not path.exists():
+        return False
+    try:
+        found = read_array(path)
+        if found.shape == shape and found.dtype == np.float32:
+            return True
+        fault = f"it holds {found.dtype}{list(found.shape)}"
+    except (OSError, ValueError) as error:
+        fault = str(error)
+    say(f"{os.fspath(path)} is made again: {fault}")
+    return False
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:

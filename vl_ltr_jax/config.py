@@ -16,7 +16,7 @@ from ml_collections import config_flags
 
 from vl_ltr_jax.models import hub
 from vl_ltr_jax.models.clip import PRESETS
-from vl_ltr_jax.settings import Config, flatten
+from vl_ltr_jax.settings import Config, Finetune, flatten
 
 
 class ConfigError(ValueError):
@@ -40,6 +40,7 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "finetune.text_learning_rate": (0, None),
     "finetune.mixup_alpha": (0, None),
     "finetune.cutmix_alpha": (0, None),
+    "finetune.feature_views": (0, None),
     "log.every_steps": (1, None),
     "log.checkpoint_every_steps": (1, None),
     "log.keep_checkpoints": (1, None),
@@ -363,4 +364,23 @@ def _contradictions(config: Config) -> list[str]:
                 f"{stage}.warmup_epochs={section.warmup_epochs} leaves nothing of "
                 f"{stage}.epochs={section.epochs}"
             )
+    return faults + _against_feature_views(config.finetune)
+
+
+def _against_feature_views(options: Finetune) -> list[str]:
+    if not (options.epochs and options.feature_views):
+        return []
+    given, faults = f"finetune.feature_views={options.feature_views}", []
+    if options.train_image_tower:
+        faults.append(
+            f"{given} with finetune.train_image_tower=True: features are kept of a "
+            "frozen tower only; set finetune.train_image_tower=False, or "
+            "finetune.feature_views=0"
+        )
+    if options.mixup_alpha > 0 or options.cutmix_alpha > 0:
+        faults.append(
+            f"{given} with finetune.mixup_alpha={options.mixup_alpha} and "
+            f"finetune.cutmix_alpha={options.cutmix_alpha}: these mix pictures, of "
+            "which features are not linear; set both to 0, or finetune.feature_views=0"
+        )
     return faults

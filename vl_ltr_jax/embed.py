@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Integer
 
 from vl_ltr_jax import mesh as meshes
 
-LENGTH_BUCKET = 16  # tokens; 77 tokens make five compiled lengths
+LENGTH_BUCKET = 8  # tokens; 77 tokens make ten compiled lengths
 
 
 def embed_images(

@@ -1,7 +1,8 @@
 """Fine-tuning of the recognition head: the paper's L_rec = CE(P^I, y) + CE(P^T, y).
 
 The text side is frozen: anchors are arrays, not the output of a tower. The image tower
-is frozen or trained by configuration; it always runs with inference BatchNorm.
+is frozen or trained by configuration; it always runs with inference BatchNorm. Where it
+is frozen, batches may hold the features it made before (see views.py).
 """
 
 import dataclasses
@@ -79,7 +80,8 @@ def make_step(
       optimizer: over `{'head': ...}` and, when it trains, `'visual'`.
       schedules: learning rates by step under their names in the log.
       prepare: normalises and erases uint8 images on the device, given a key.
-      mix: makes soft targets [B, C] of labels, and mixes them and the images.
+      mix: makes soft targets [B, C] of labels, and mixes them and the images, or the
+        features of a batch that holds these.
       seed: root of the step's random numbers, which depend on (seed, step) alone.
       mesh: the devices.
       accumulation_steps: chunks of the global batch that the tower embeds in turn;
@@ -87,26 +89,37 @@ def make_step(
 
     Returns:
       The step. `frozen` holds `towers` (the pre-trained variables) and `anchors`. A
-      batch holds `image` uint8 [B, H, W, 3] and `label` int32 [B].
+      batch holds `label` int32 [B], and `image` uint8 [B, H, W, 3] or `features`
+      float32 [B, D]; with features nothing is prepared and no tower runs, so `frozen`
+      needs no `towers`.
     """
 
-    def loss_fn(
-        params: dict[str, Any],
-        frozen: dict[str, Any],
-        images: Float[Array, "B H W 3"],
-        targets: Float[Array, "B C"],
-    ) -> tuple[Array, Metrics]:
+    def features_of(
+        params: dict[str, Any], frozen: dict[str, Any], given: Float[Array, "B *rest"]
+    ) -> Float[Array, "B D"]:
+        """Embeds prepared images; what are features already stays as it is."""
+        if given.ndim == 2:
+            return given
         towers = frozen["towers"]
         if "visual" in params:
             merged = {**towers["params"], "visual": params["visual"]}
             towers = {**towers, "params": merged}
-        features = chunks.embed(
+        embedded = chunks.embed(
             functools.partial(encode.image, model),
             towers,
-            images,
+            given,
             accumulation_steps,
             mesh,
         )
+        return cast(Array, embedded)
+
+    def loss_fn(
+        params: dict[str, Any],
+        frozen: dict[str, Any],
+        given: Float[Array, "B *rest"],
+        targets: Float[Array, "B C"],
+    ) -> tuple[Array, Metrics]:
+        features = features_of(params, frozen, given)
         logits = head_logits(head, params["head"], features, frozen["anchors"], mesh)
         metrics = {
             f"loss/{branch}": losses.cross_entropy(values, targets)
@@ -123,10 +136,13 @@ def make_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         prepare_key, mix_key = jax.random.split(key)
         rows = jnp.arange(len(batch["label"]))
-        images = prepare(prepare_key, batch["image"], rows)
-        images, targets = mix(mix_key, images, batch["label"])
+        if "features" in batch:
+            given = batch["features"]
+        else:
+            given = prepare(prepare_key, batch["image"], rows)
+        given, targets = mix(mix_key, given, batch["label"])
         gradients, metrics = jax.grad(loss_fn, has_aux=True)(
-            state.params, frozen, images, targets
+            state.params, frozen, given, targets
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics |= {name: rate(state.step) for name, rate in schedules.items()}

@@ -133,11 +133,7 @@ def train_batches(
     """This process's share of the endless training batches, from `start_step` on."""
     return loader.train_batches(
         inputs.data.train,
-        transform=transforms.train_transform(
-            config.data.train_recipe,
-            config.model.image_size,
-            eval_recipe=config.data.eval_recipe,
-        ),
+        transform=_train_transform(config),
         sampling=sampling,
         seed=config.seed,
         global_batch_size=global_batch_size,
@@ -164,6 +160,30 @@ def eval_batches(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         num_threads=config.data.num_threads,
+    )
+
+
+def view_batches(
+    inputs: Inputs, config: Config, view: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's share of a view of all training images, padded and masked."""
+    return loader.view_batches(
+        inputs.data.train,
+        transform=_train_transform(config),
+        seed=config.seed,
+        view=view,
+        global_batch_size=config.evaluate.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_threads=config.data.num_threads,
+    )
+
+
+def _train_transform(config: Config) -> transforms.TrainTransform:
+    return transforms.train_transform(
+        config.data.train_recipe,
+        config.model.image_size,
+        eval_recipe=config.data.eval_recipe,
     )
 
 

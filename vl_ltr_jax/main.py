@@ -14,7 +14,7 @@ import jax
 from absl import app, flags, logging
 from etils import epath
 
-from vl_ltr_jax import cluster, inputs, settings, stages
+from vl_ltr_jax import cluster, heap, inputs, settings, stages
 from vl_ltr_jax import config as configs
 
 _CONFIG = configs.define_flag()
@@ -107,6 +107,8 @@ def start(entry: Callable[[Sequence[str]], None]) -> None:
         configs.check_flag_names(sys.argv[1:])
     except configs.ConfigError as error:
         refuse(error)
+    if heap.runs_on_cpu():
+        heap.keep()
     # At INFO, Orbax tells of every file; the stages say what a person wants to know.
     logging.set_verbosity(logging.WARNING)
     try:

@@ -14,7 +14,7 @@ from vl_ltr_jax.losses import one_hot_smooth
 
 def mix(
     key: Key[Array, ""],
-    images: Float[Array, "B H W 3"],
+    images: Float[Array, "B *rest"],
     labels: Int[Array, " B"],
     num_classes: int,
     *,
@@ -22,12 +22,13 @@ def mix(
     cutmix_alpha: float = 1.0,
     switch_probability: float = 0.5,
     label_smoothing: float = 0.1,
-) -> tuple[Float[Array, "B H W 3"], Float[Array, "B C"]]:
+) -> tuple[Float[Array, "B *rest"], Float[Array, "B C"]]:
     """Mixes a batch at random; one weight and one box for the whole batch.
 
     Args:
       key: decides method, weight and box.
-      images: normalised images.
+      images: normalised images [B, H, W, 3]; where both methods are off, features
+        [B, D] will do.
       labels: their classes.
       num_classes: C.
       mixup_alpha: weights of mixup are Beta(alpha, alpha); 0 turns mixup off.
@@ -38,8 +39,10 @@ def mix(
     Returns:
       The images and their soft targets; unmixed where both methods are off.
     """
-    method_key, mixup_key, cutmix_key, y_key, x_key = jax.random.split(key, 5)
     targets = one_hot_smooth(labels, num_classes, label_smoothing)
+    if not (mixup_alpha or cutmix_alpha):
+        return images, targets
+    method_key, mixup_key, cutmix_key, y_key, x_key = jax.random.split(key, 5)
     cut = jnp.zeros((), bool)
     if cutmix_alpha > 0:
         chance = switch_probability if mixup_alpha > 0 else 1.0

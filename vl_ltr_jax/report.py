@@ -16,6 +16,7 @@ RULE_NAMES = {
     "standard": "standard rule (many > 100, medium 20..100, few < 20)",
     "vl_ltr": "VL-LTR's rule (many > 99, medium 21..99, few <= 20)",
 }
+_NAMED = 10  # classes that a sentence of the report names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,8 @@ def markdown(results: Mapping[str, Any], backbone: str) -> str:
         f"{data['sentences']} sentences. {cost['images_seen']} images seen in "
         f"training, {cost['seconds']:.0f} seconds in all. Accuracies in percent.",
     ]
+    if "anchors" in results:
+        parts += anchor_notes(results["anchors"])
     for split in ("test", "val"):
         heads = results[split]
         for rule, rule_name in RULE_NAMES.items():
@@ -90,6 +93,26 @@ def markdown(results: Mapping[str, Any], backbone: str) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
     parts.append(f"Made with {versions}.")
     return "\n\n".join(parts) + "\n"
+
+
+def anchor_notes(told: Mapping[str, Any]) -> list[str]:
+    """What classes lack for anchors of their own choice, in a sentence each."""
+    num_anchors = told["num_anchors"]
+    faults = {
+        "without_images": "had no image to choose anchors by: the first sentences were "
+        "taken, prompts before all",
+        "with_fewer_sentences": f"had fewer than {num_anchors} sentences",
+        "without_sentences": "had no sentence, and so no language logit",
+    }
+    return [
+        f"{_classes(told[key])} {fault}." for key, fault in faults.items() if told[key]
+    ]
+
+
+def _classes(names: Sequence[str]) -> str:
+    """How many, and the first of their names."""
+    named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return f"{len(names)} class{'es' if len(names) > 1 else ''} ({named})"
 
 
 def to_json(results: Mapping[str, Any]) -> str:

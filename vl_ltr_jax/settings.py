@@ -103,6 +103,7 @@ class Finetune:
     cutmix_alpha: float = 1.0
     train_image_tower: bool = False
     detach_norm: bool = False
+    feature_views: int = 0  # views of each image embedded once; 0: a new one each time
 
 
 @dataclasses.dataclass(frozen=True)

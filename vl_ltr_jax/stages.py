@@ -18,6 +18,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from vl_ltr_jax import (
+    anchors,
     anss,
     embed,
     evaluate,
@@ -32,6 +33,7 @@ from vl_ltr_jax import (
     settings,
     teacher,
     training,
+    views,
 )
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import mesh as meshes
@@ -108,52 +110,14 @@ def run_embed(run: Run) -> dict[str, Any]:
     return {"sentences": len(sentences), "images": len(images)}
 
 
-def run_anchors(run: Run) -> dict[str, Any]:
-    """The M anchor sentences of each class."""
-    options, corpus = run.config.anchors, run.inputs.corpus
-    embedded = run.artifact("embed")
-    # Rows that fill the shards carry label -1.
-    sentences, images = (
-        (
-            meshes.shard_rows(run.mesh, embeddings, axis),
-            meshes.shard_rows(run.mesh, labels + 1, axis) - 1,
-        )
-        for embeddings, labels, axis in (
-            (embedded.load_array("sentences"), corpus.labels, "model"),
-            (
-                embedded.load_array("images"),
-                embedded.load_array("image_labels"),
-                "data",
-            ),
-        )
-    )
-    scores = anss.score_sentences(
-        *sentences, *images, run.towers()["params"]["logit_scale"], mesh=run.mesh
-    )
-    scores = meshes.to_host(scores)[: len(corpus.labels)]
-    indices, padding = anss.select_anchors(
-        scores,
-        corpus.labels,
-        run.inputs.num_classes,
-        min(options.num_anchors, int(corpus.counts.max())),
-        selection=options.selection,
-        seed=run.config.seed,
-    )
-    if jax.process_index() == 0:
-        run.artifact("anchors").save_arrays(
-            scores=scores, indices=indices, padding=padding
-        )
-    return {"anchors": int((~padding).sum()), "unscored": int(np.isinf(scores).sum())}
-
-
 def run_finetune(run: Run) -> dict[str, Any]:
     """The recognition head, and the image tower where the configuration trains it."""
     options, read = run.config.finetune, run.inputs
     plan = training.Plan.of(options, len(read.data.train.labels))
-    towers, anchors = run.towers(), run.anchors()
+    towers, anchored = run.towers(), run.anchors()
     head = run.head(towers)
     features = np.zeros((1, read.clip_config.embed_dim), np.float32)
-    example = (anchors["embeddings"], anchors["padding"]) if anchors else ()
+    example = (anchored["embeddings"], anchored["padding"]) if anchored else ()
     params = {
         "head": jax.tree.map(
             np.asarray,
@@ -187,15 +151,19 @@ def run_finetune(run: Run) -> dict[str, Any]:
         run.mesh,
         accumulation_steps=run.config.mesh.accumulation_steps,
     )
-    frozen = {name: p for name, p in towers["params"].items() if name not in params}
-    del frozen["text"]  # the anchors are made
+    still = {name: p for name, p in towers["params"].items() if name not in params}
+    del still["text"]  # the anchors are made
+    frozen = {"towers": run.place({**towers, "params": still}), "anchors": anchored}
+    batches = batches_of(run, options, with_text=False)
+    if options.feature_views:  # the tower has run when training starts
+        batches = views.batches_of(run, frozen.pop("towers"))
     return training.train(
         plan,
         step,
-        {"towers": run.place({**towers, "params": frozen}), "anchors": anchors},
+        frozen,
         {"params": params},
         optimizer,
-        batches_of(run, options, with_text=False),
+        batches,
         directory=run.artifact("finetune").directory,
         mesh=run.mesh,
         fsdp=run.config.mesh.fsdp,
@@ -218,12 +186,12 @@ def run_evaluate(run: Run) -> dict[str, Any]:
         texts |= {"sentences": sentences, "sentence_labels": read.corpus.labels + 1}
     if options.zero_shot:
         texts["class_texts"] = run.class_texts(sentences)
-    head, anchors = None, {}
+    head, anchored = None, {}
     if read.recognizer is not None:
-        head, anchors = run.head(towers), run.anchors()
+        head, anchored = run.head(towers), run.anchors()
         frozen["head"] = read.recognizer.params
     elif run.config.finetune.epochs:
-        head, anchors = run.head(towers), run.anchors()
+        head, anchored = run.head(towers), run.anchors()
         tuned = load_params(run.artifact("finetune").directory / "checkpoints")
         params = tuned["params"]
         frozen["head"] = params["head"]
@@ -240,7 +208,7 @@ def run_evaluate(run: Run) -> dict[str, Any]:
     }
     if "sentence_labels" in placed:
         placed["sentence_labels"] -= 1  # rows that fill the shards: no class
-    frozen = {**run.place(frozen), **placed, "anchors": anchors}
+    frozen = {**run.place(frozen), **placed, "anchors": anchored}
     summary: dict[str, Any] = {}
     for name in ("val", "test"):
         split = getattr(read.data, name)
@@ -267,7 +235,7 @@ def run_evaluate(run: Run) -> dict[str, Any]:
 STAGES: dict[str, Callable[[Run], dict[str, Any]]] = {
     "pretrain": run_pretrain,
     "embed": run_embed,
-    "anchors": run_anchors,
+    "anchors": anchors.select,
     "finetune": run_finetune,
     "evaluate": run_evaluate,
 }
@@ -337,7 +305,7 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
     if jax.process_index() == 0:
         write_whole(workdir / "config.json", settings.to_json(config))
         write_whole(workdir / "versions.json", report.to_json(versions))
-    seconds, images_seen = 0.0, 0
+    seconds, images_seen, told = 0.0, 0, {}
     for name in planned(config, read):
         left = this.artifact(name)
         # One process looks: file systems may show the others an older state.
@@ -360,9 +328,14 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
             logs.say(f"{name}: finished in {duration}")
         seconds += summary["seconds"]
         images_seen += summary.get("images_seen", 0)
+        if (
+            name == "anchors" and anchors.TOLD[0] in summary
+        ):  # an older run told nothing
+            told = {"anchors": {key: summary[key] for key in anchors.TOLD}}
     results = {
         **{split: summary[split] for split in ("test", "val")},
         "data": describe(this),
+        **told,
         "cost": {"images_seen": images_seen, "seconds": seconds},
         "versions": summary["versions"],  # of the evaluation, not of this start
     }

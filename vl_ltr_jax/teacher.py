@@ -6,18 +6,15 @@ there. The table is split over all devices; no device holds more than its rows.
 """
 
 import hashlib
-import os
 from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import Float
 
 from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.artifacts import read_array, write_array
-from vl_ltr_jax.logs import say
+from vl_ltr_jax.artifacts import holds_array, read_array, write_array
 from vl_ltr_jax.run import Run
 
 
@@ -39,7 +36,7 @@ def sentence_embeddings(run: Run, clip: dict[str, Any]) -> Float[np.ndarray, "S 
     path = run.workdir / "teacher" / f"sentences_{cache_key(run, clip)}.npy"
     shape = (len(run.inputs.tokens), run.inputs.clip_config.embed_dim)
     # One process looks: file systems may show the others an older state.
-    if multihost_utils.broadcast_one_to_all(np.asarray(_usable(path, shape))):
+    if multihost_utils.broadcast_one_to_all(np.asarray(holds_array(path, shape))):
         return read_array(path)
     embeddings = run.embed_sentences(run.replicate(clip))
     if jax.process_index() == 0:
@@ -55,17 +52,3 @@ def cache_key(run: Run, clip: dict[str, Any]) -> str:
     for leaf in jax.tree.leaves(clip["params"]["text"]):
         found.update(np.ascontiguousarray(leaf).tobytes())
     return found.hexdigest()[:16]
-
-
-def _usable(path: epath.Path, shape: tuple[int, int]) -> bool:
-    if not path.exists():
-        return False
-    try:
-        found = read_array(path)
-        if found.shape == shape and found.dtype == np.float32:
-            return True
-        fault = f"it holds {found.dtype}{list(found.shape)}"
-    except (OSError, ValueError) as error:
-        fault = str(error)
-    say(f"{os.fspath(path)} is made again: {fault}")
-    return False

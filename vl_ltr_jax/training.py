@@ -104,7 +104,7 @@ def train(
       ValueError: (a subclass) for a checkpoint that does not fit.
     """
     started = time.monotonic()
-    state, shardings = _first_state(variables, optimizer, mesh, fsdp)
+    state, shardings = first_state(variables, optimizer, mesh, fsdp)
     seconds_before = 0.0
     with (
         Checkpoints(
@@ -148,7 +148,7 @@ def train(
     }
 
 
-def _first_state(
+def first_state(
     variables: dict[str, Any],
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,

@@ -75,12 +75,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "PyTorch, 512 at a time": lambda: in_blocks(512),
     }
     costs = paired.run(programs, options.rounds)
-    work = 2.0 * options.sentences * options.images * options.width
+    product = 2.0 * options.sentences * options.images * options.width
+    work = dict.fromkeys(programs, paired.Work(product))
     title = (
         f"AnSS, {options.sentences} sentences x {options.images} images, "
         f"D {options.width}"
     )
-    print(paired.table(title, costs, paired.ceilings(), dict.fromkeys(programs, work)))
+    print(paired.table(title, costs, paired.ceilings(), work))
     sample = slice(0, min(256, options.sentences))
     logits = TEMPERATURE_INVERSE * (texts[sample].astype(np.float64) @ images.T)
     log_p = logits - np.log(np.exp(logits - 100).sum(1, keepdims=True)) - 100

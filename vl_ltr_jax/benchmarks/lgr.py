@@ -69,18 +69,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     comparisons = 2.0 * size * classes * options.anchors * width
     keys = 2.0 * classes * options.anchors * width**2
     mlp = 2.0 * size * 4 * width * (width + classes)
-    operations = {
-        "ours": float(compiled.cost_analysis()["flops"]),
-        # Forward and twice that backward, but for arrays that do not train.
-        "PyTorch": 3 * keys + 8 * comparisons + 3 * mlp,
-    }
+    counted = paired.compiled_work(compiled)
     if blocks > 1:  # the compiler counts a loop's body once
-        operations["ours"] = 5 * comparisons + 3 * mlp
+        counted = paired.Work(5 * comparisons + 3 * mlp)
+    # Forward and twice that backward, but for arrays that do not train.
+    work = {
+        "ours": counted,
+        "PyTorch": paired.Work(3 * keys + 8 * comparisons + 3 * mlp),
+    }
     title = (
         f"LGR, C {classes}, M {options.anchors}, D {width}, B {size}, "
         f"{blocks} block(s) of classes"
     )
-    print(paired.table(title, costs, paired.ceilings(), operations))
+    print(paired.table(title, costs, paired.ceilings(), work))
     memory = compiled.memory_analysis()
     print(
         f"ours: {memory.temp_size_in_bytes / 2**20:.0f} MiB temporary, "

@@ -1,21 +1,30 @@
-"""Two programs that do the same work, run in turn in one process.
+"""Programs that do the same work, run in turn: in one process, or each in its own.
 
-Times are compared round by round, so that a machine whose speed drifts slows both.
+Times are compared round by round, so that a machine whose speed drifts slows all.
 Needs Linux, for the peak of resident memory.
 """
 
+import json
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+WHOLE = "whole step"  # the program that has the others for parts
 _MATRIX = 4096
 _COPIED_BYTES = 2**28
+
+
+class SideError(ValueError):
+    """A side of a comparison that could not go on."""
 
 
 class Ceilings(NamedTuple):
@@ -23,11 +32,23 @@ class Ceilings(NamedTuple):
 
     Attributes:
       operations_per_second: of a float32 product of two square matrices.
-      bytes_per_second: read and written by a copy.
+      bytes_per_second: read and written by a copy, on all threads.
     """
 
     operations_per_second: float
     bytes_per_second: float
+
+
+class Work(NamedTuple):
+    """What a program does in a round; 0 where it is not known.
+
+    Attributes:
+      operations: floating-point operations.
+      bytes: read and written, each intermediate array included.
+    """
+
+    operations: float = 0.0
+    bytes: float = 0.0
 
 
 class Cost(NamedTuple):
@@ -35,7 +56,8 @@ class Cost(NamedTuple):
 
     Attributes:
       seconds: of each round.
-      peak_bytes: resident memory it added while it ran.
+      peak_bytes: resident memory it added while it ran; of a program with a process of
+        its own, all that the process had.
     """
 
     seconds: list[float]
@@ -47,20 +69,26 @@ def ceilings(rounds: int = 5) -> Ceilings:
     matrix = np.ones((_MATRIX, _MATRIX), np.float32)
     device, tensor = jnp.asarray(matrix), torch.from_numpy(matrix)
     multiply = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
-    source = np.ones(_COPIED_BYTES, np.uint8)
-    target = np.empty_like(source)
+    source = torch.ones(_COPIED_BYTES, dtype=torch.uint8)
+    target = torch.empty_like(source)
 
     def best(function: Callable[[], object]) -> float:
         function()
         return min(_timed(function) for _ in range(rounds))
 
     product = min(best(lambda: multiply(device)), best(lambda: tensor @ tensor))
-    copy = best(lambda: np.copyto(target, source))
+    copy = best(lambda: target.copy_(source))
     return Ceilings(2 * _MATRIX**3 / product, 2 * _COPIED_BYTES / copy)
 
 
+def compiled_work(compiled: Any) -> Work:
+    """What XLA counts in a compiled program; the body of a loop counts once."""
+    counted = compiled.cost_analysis()
+    return Work(counted["flops"], counted["bytes accessed"])
+
+
 def run(programs: dict[str, Callable[[], object]], rounds: int) -> dict[str, Cost]:
-    """Runs each program once to warm up and measure memory, then all of them in turn.
+    """Runs each program twice to warm up and measure memory, then all of them in turn.
 
     Args:
       programs: functions by name; results that are JAX arrays are waited for.
@@ -76,11 +104,140 @@ def run(programs: dict[str, Callable[[], object]], rounds: int) -> dict[str, Cos
     return {name: Cost(seconds[name], peaks[name]) for name in programs}
 
 
+class Program(NamedTuple):
+    """A program with a process of its own.
+
+    Attributes:
+      call: one round; gives a number, which both sides should agree on.
+      counted: such a round, and its work.
+    """
+
+    call: Callable[[], Any]
+    counted: Callable[[], tuple[Any, Work]]
+
+    @classmethod
+    def of_compiled(cls, call: Callable[[], Any], compiled: Any) -> "Program":
+        """A call of a compiled JAX program."""
+        return cls(call, lambda: (call(), compiled_work(compiled)))
+
+    @classmethod
+    def of_torch(cls, call: Callable[[], Any]) -> "Program":
+        """A call of PyTorch; its matrix products and convolutions are counted."""
+
+        def count() -> tuple[Any, Work]:
+            with FlopCounterMode(display=False) as counter:
+                result = call()
+            return result, Work(counter.get_total_flops())
+
+        return cls(call, count)
+
+
+Build = Callable[[], Program]
+
+
+class Sides:
+    """The sides of a comparison, each in a process of its own, which take turns.
+
+    For programs that fill the memory: in one process each would take from the system
+    what the other has just given back.
+    """
+
+    def __init__(self, arguments: Mapping[str, Sequence[str]]) -> None:
+        """Starts the processes.
+
+        Args:
+          arguments: of `python`, by side, ours first; each calls :func:`serve`.
+        """
+        self._processes = {
+            side: subprocess.Popen(
+                [sys.executable, *given],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for side, given in arguments.items()
+        }
+
+    def __enter__(self) -> "Sides":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Ends the processes."""
+        for process in self._processes.values():
+            process.kill()
+            process.communicate()
+
+    def run(
+        self, program: str, rounds: int
+    ) -> tuple[dict[str, Cost], dict[str, Work], dict[str, list[float]]]:
+        """Runs a program on all sides that have it, in turn, after two to warm up.
+
+        Returns:
+          Costs, work and what each round gave, the rounds to warm up included.
+
+        Raises:
+          SideError: if a process ends.
+        """
+        first = {side: self._ask(side, program) for side in self._processes}
+        answers = {side: [answer] for side, answer in first.items() if answer}
+        for _ in range(1 + rounds):
+            for side, given in answers.items():
+                given.append(self._ask(side, program))
+        costs = {
+            side: Cost([a["seconds"] for a in given[2:]], given[-1]["peak_bytes"])
+            for side, given in answers.items()
+        }
+        work = {side: Work(*given[0]["work"]) for side, given in answers.items()}
+        results = {
+            side: [answer["result"] for answer in given]
+            for side, given in answers.items()
+        }
+        return costs, work, results
+
+    def _ask(self, side: str, program: str) -> Any:
+        process: Any = self._processes[side]
+        try:
+            process.stdin.write(program + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+        except (OSError, ValueError) as error:
+            raise SideError(
+                f"{side} ended while it ran {program!r}; its error stands above"
+            ) from error
+
+
+def serve(builds: Mapping[str, Build]) -> None:
+    """Answers :class:`Sides`: this process is one of them.
+
+    Args:
+      builds: a program by name is built when it is first asked for.
+    """
+    programs: dict[str, tuple[Program, Work]] = {}
+    for line in sys.stdin:
+        name, answer = line.strip(), {}
+        if name in builds:
+            _reset_peak()
+            start = time.perf_counter()
+            if name in programs:
+                result = programs[name][0].call()
+            else:
+                program = builds[name]()
+                result, work = program.counted()
+                programs[name] = program, work
+            answer = {
+                "seconds": time.perf_counter() - start,
+                "peak_bytes": _status("VmHWM"),
+                "result": float(result),
+                "work": programs[name][1],
+            }
+        print(json.dumps(answer), flush=True)
+
+
 def table(
     title: str,
     costs: dict[str, Cost],
     machine: Ceilings,
-    operations: dict[str, float],
+    work: dict[str, Work],
 ) -> str:
     """The first program beside the others, as text.
 
@@ -88,21 +245,30 @@ def table(
       title: of the table.
       costs: from :func:`run`; the first is ours.
       machine: from :func:`ceilings`.
-      operations: floating-point operations of each program.
+      work: of each program.
     """
     first, *others = costs
     lines = [
         f"{title}; ceilings {machine.operations_per_second / 1e9:.0f} GFLOP/s, "
         f"{machine.bytes_per_second / 1e9:.1f} GB/s",
         f"{'':24} {'median s':>9} {'best s':>9} {'GFLOP':>9} {'of ceiling':>10} "
-        f"{'peak MiB':>9}",
+        f"{'GB':>9} {'of ceiling':>10} {'peak MiB':>9}",
     ]
     for name, cost in costs.items():
-        share = operations[name] / min(cost.seconds) / machine.operations_per_second
+        done, best = work[name], min(cost.seconds)
+        shares = (
+            done.operations / best / machine.operations_per_second,
+            done.bytes / best / machine.bytes_per_second,
+        )
+        counts = (
+            f"{count / 1e9:{width}.1f} {share:10.0%}"
+            if count
+            else f"{'-':>{width}} {'-':>10}"
+            for count, share, width in zip(done, shares, (9, 8), strict=True)
+        )
         lines.append(
-            f"{name:24} {statistics.median(cost.seconds):9.3f} "
-            f"{min(cost.seconds):9.3f} {operations[name] / 1e9:9.1f} {share:10.0%} "
-            f"{cost.peak_bytes / 2**20:9.0f}"
+            f"{name:24} {statistics.median(cost.seconds):9.3f} {best:9.3f} "
+            f"{' '.join(counts)} {cost.peak_bytes / 2**20:9.0f}"
         )
     for name in others:
         ratios = [
@@ -112,8 +278,8 @@ def table(
             )
         ]
         lines.append(
-            f"{first} is {statistics.median(ratios):.1f} times as fast as {name} "
-            f"(rounds: {min(ratios):.1f} to {max(ratios):.1f})"
+            f"{first} is {statistics.median(ratios):.2f} times as fast as {name} "
+            f"(rounds: {min(ratios):.2f} to {max(ratios):.2f})"
         )
     return "\n".join(lines)
 
@@ -126,11 +292,15 @@ def _timed(function: Callable[[], object]) -> float:
 
 def _peak_bytes(function: Callable[[], object]) -> int:
     """Resident memory that a call adds at its peak."""
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")  # the peak starts again at what is resident now
+    _reset_peak()
     before = _status("VmRSS")
     jax.block_until_ready(function())
     return max(_status("VmHWM") - before, 0)
+
+
+def _reset_peak() -> None:
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # the peak starts again at what is resident now
 
 
 def _status(name: str) -> int:

@@ -7,12 +7,13 @@ at a step sees what an unbroken run sees there. Not in the paper.
 """
 
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import Int, Integer
+from jaxtyping import Float32, Int, Integer, UInt8
 from PIL import Image
 
 from vl_ltr_jax.data.packing import Packer
@@ -23,6 +24,7 @@ from vl_ltr_jax.data.transforms import EvalTransform, TrainTransform
 Batch = dict[str, np.ndarray]
 
 _STREAM = 2  # sets these random numbers apart from those of the sampler
+_VIEW_STREAM, _CHOICE_STREAM = 3, 4  # of the pixels of views, and of which is drawn
 _ENDLESS = 2**62
 # Batches in threads' hands at once: they may belong to different steps.
 _CACHED_DRAWS = 16
@@ -145,15 +147,128 @@ def eval_batches(
       ValueError: if sizes do not fit; while iterating, ImageReadError names an image
         that cannot be read.
     """
+    return _in_order(
+        split,
+        lambda image, index: transform(image),
+        global_batch_size,
+        process_index,
+        process_count,
+        num_threads,
+    )
+
+
+def view_batches(
+    split: Split,
+    *,
+    transform: TrainTransform,
+    seed: int,
+    view: int,
+    global_batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 16,
+) -> Iterator[Batch]:
+    """One augmented view of every image, in order; the last batch is padded.
+
+    The pixels of an image depend on the seed, the view and its index alone.
+
+    Args:
+      split: N images.
+      transform: see `transforms.train_transform`.
+      seed: of all views.
+      view: number of the view, from 0.
+      global_batch_size: B, over all processes.
+      process_index: which share of each global batch to yield.
+      process_count: number of shares.
+      num_threads: that read and transform images; changes nothing but speed.
+
+    Returns:
+      An iterator over what :func:`eval_batches` yields.
+
+    Raises:
+      ValueError: as :func:`eval_batches` does.
+    """
+
+    def pixels(image: Image.Image, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        return transform(
+            image, np.random.default_rng((seed, _VIEW_STREAM, view, index))
+        )
+
+    return _in_order(
+        split, pixels, global_batch_size, process_index, process_count, num_threads
+    )
+
+
+def feature_batches(
+    views: Sequence[Float32[np.ndarray, "N D"]],
+    labels: Int[np.ndarray, "N"],
+    *,
+    seed: int,
+    global_batch_size: int,
+    sampling: str = "sqrt",
+    process_index: int = 0,
+    process_count: int = 1,
+    start_step: int = 0,
+) -> Iterator[Batch]:
+    """Endless training batches of features, from `start_step` on.
+
+    The images of a step are those of :func:`train_batches`; each comes from a view
+    drawn with equal chances.
+
+    Args:
+      views: one or more, each with features of every image; may be mapped into memory,
+        since only the rows drawn are read.
+      labels: class of each image.
+      seed: of all draws.
+      global_batch_size: B, over all processes.
+      sampling: see `sampler.sample_probabilities`.
+      process_index: which share of the global batch to yield.
+      process_count: number of shares.
+      start_step: first step, constant time for any value.
+
+    Returns:
+      An iterator over `features` float32 [b, D] and `label` int32 [b].
+
+    Raises:
+      ValueError: if sizes do not fit.
+    """
     rows = _rows(global_batch_size, process_index, process_count)
-    blank = transform(Image.new("RGB", (1, 1)))
+    sampler = BatchSampler(
+        labels, sampling=sampling, batch_size=global_batch_size, seed=seed
+    )
+
+    def batch(step: int) -> Batch:
+        own = slice(rows.start, rows.stop)
+        images = sampler.draw(step).images[own]
+        rng = np.random.default_rng((seed, _CHOICE_STREAM, step))
+        chosen = rng.integers(len(views), size=global_batch_size)[own]
+        features = np.empty((len(rows), views[0].shape[1]), np.float32)
+        for view, table in enumerate(views):
+            here = chosen == view
+            features[here] = table[images[here]]
+        return {"features": features, "label": labels[images].astype(np.int32)}
+
+    return map(batch, itertools.count(start_step))
+
+
+def _in_order(
+    split: Split,
+    pixels: Callable[[Image.Image, int], UInt8[np.ndarray, "H W 3"]],
+    global_batch_size: int,
+    process_index: int,
+    process_count: int,
+    num_threads: int,
+) -> Iterator[Batch]:
+    """Every image once, `pixels` made of the picture and its index."""
+    rows = _rows(global_batch_size, process_index, process_count)
+    blank = pixels(Image.new("RGB", (1, 1)), 0)
 
     def example(position: int) -> dict[str, Any]:
         step, row = divmod(position, len(rows))
         index = step * global_batch_size + rows[row]
         real = index < len(split)
         return {
-            "image": transform(split.read(index)) if real else blank,
+            "image": pixels(split.read(index), index) if real else blank,
             "label": split.labels[index] if real else np.int32(0),
             "mask": np.bool_(real),
         }

@@ -1,0 +1,47 @@
+"""The stage that chooses anchors, where classes lack images or sentences."""
+
+import image_world
+import numpy as np
+from image_world import run
+
+from vl_ltr_jax import report
+
+
+def without_lines(path, word):
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if word not in line))
+
+
+def test_a_class_without_candidates_takes_its_prompts_and_the_report_says_so(tmp_path):
+    """Breaks when the order of such a class is not that of its sentences, or when the
+    report leaves out who had nothing to choose by."""
+    root = image_world.write(tmp_path / "world")
+    without_lines(root / "world_val.txt", "moss")
+    with open(root / "wiki" / "desc_0.txt", "a") as file:
+        file.write("It is a warm colour. It is a deep colour.\n")
+    config = image_world.configure(root)
+    config.pretrain.epochs = config.finetune.epochs = 0
+    config.anchors.num_anchors = 100
+    results = run(config, tmp_path / "run")
+    told = results["anchors"]
+    assert told["without_images"] == ["moss"]
+    assert told["with_fewer_sentences"] == ["azure", "moss"]
+    assert told["without_sentences"] == []
+    text = (tmp_path / "run" / "report.md").read_text()
+    assert "1 class (moss) had no image to choose anchors by" in text
+    assert f"2 classes (azure, moss) had fewer than {told['num_anchors']}" in text
+    assert "no language logit" not in text
+    indices = np.load(tmp_path / "run" / "anchors" / "indices.npy")
+    padding = np.load(tmp_path / "run" / "anchors" / "padding.npy")
+    chosen = indices[2][~padding[2]]
+    np.testing.assert_array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen)))
+
+
+def test_only_the_first_classes_are_named():
+    names = [f"class {number}" for number in range(12)]
+    told = {"num_anchors": 64, "without_images": names}
+    told |= {"with_fewer_sentences": [], "without_sentences": names[:1]}
+    first, second = report.anchor_notes(told)
+    assert first.startswith("12 classes (class 0, class 1, ")
+    assert "class 9, ...) had no image" in first
+    assert second == "1 class (class 0) had no sentence, and so no language logit."

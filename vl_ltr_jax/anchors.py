@@ -1,0 +1,80 @@
+"""The stage that chooses the anchor sentences of each class (AnSS).
+
+Classes differ in what they can offer. One without images in the split that anchors are
+chosen by cannot rank its sentences: its first M are taken, its prompts before all. One
+with fewer than M sentences keeps all it has; one with none has no language logit.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from vl_ltr_jax import anss
+from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.run import Run
+
+# What the report tells of the choice: class names, but for the number of anchors.
+TOLD = ("num_anchors", "without_images", "with_fewer_sentences", "without_sentences")
+
+
+def select(run: Run) -> dict[str, Any]:
+    """Writes scores, and for each class the indices of its M anchors; see `TOLD`."""
+    options, corpus = run.config.anchors, run.inputs.corpus
+    embedded = run.artifact("embed")
+    image_labels = embedded.load_array("image_labels")
+    scores = score(run, embedded.load_array("images"), image_labels)
+    num_anchors = min(options.num_anchors, int(corpus.counts.max()))
+    indices, padding = anss.select_anchors(
+        scores,
+        corpus.labels,
+        run.inputs.num_classes,
+        num_anchors,
+        selection=options.selection,
+        seed=run.config.seed,
+    )
+    if jax.process_index() == 0:
+        run.artifact("anchors").save_arrays(
+            scores=scores, indices=indices, padding=padding
+        )
+    counts = corpus.counts
+    images = np.bincount(image_labels, minlength=len(counts))
+
+    def names(chosen: np.ndarray) -> list[str]:
+        return [run.inputs.data.class_names[c] for c in np.flatnonzero(chosen)]
+
+    by_images = options.selection == "anss"
+    return {
+        "anchors": int((~padding).sum()),
+        "num_anchors": num_anchors,
+        "without_images": names((images == 0) & (counts > 0) & by_images),
+        "with_fewer_sentences": names((counts > 0) & (counts < num_anchors)),
+        "without_sentences": names(counts == 0),
+    }
+
+
+def score(run: Run, images: np.ndarray, image_labels: np.ndarray) -> np.ndarray:
+    """Scores of all sentences, with images split over `data`, sentences over `model`.
+
+    Args:
+      run: whose sentences are scored, by its pre-trained temperature.
+      images: embeddings of the images that anchors are chosen by.
+      image_labels: their classes.
+    """
+    labels = run.inputs.corpus.labels
+    sentences = run.artifact("embed").load_array("sentences")
+
+    def split(embeddings: np.ndarray, classes: np.ndarray, axis: str) -> Any:
+        # Rows that fill the shards carry label -1.
+        placed = meshes.shard_rows(run.mesh, classes + 1, axis)
+        return meshes.shard_rows(run.mesh, embeddings, axis), placed - 1
+
+    texts, pictures = (
+        split(sentences, labels, "model"),
+        split(images, image_labels, "data"),
+    )
+    scale = run.towers()["params"]["logit_scale"]
+    scores = anss.score_sentences(
+        texts[0], texts[1], pictures[0], pictures[1], scale, mesh=run.mesh
+    )
+    return meshes.to_host(scores)[: len(labels)]

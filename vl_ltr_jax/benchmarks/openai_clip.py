@@ -1,0 +1,73 @@
+"""OpenAI's own PyTorch CLIP, which the authors' code is built on, as the other side.
+
+The file comes from the package openai-clip, by path: importing the package itself needs
+torchvision. Both it and torch are in the extra `test`.
+"""
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vl_ltr_jax.models import weights
+from vl_ltr_jax.models.clip import ClipConfig
+
+
+class NoOpenAIClipError(ValueError):
+    """The package openai-clip is not installed."""
+
+
+def openai_file(name: str) -> Path:
+    """A file of openai-clip.
+
+    Raises:
+      NoOpenAIClipError: if the package, or the file in it, is absent.
+    """
+    try:
+        files = importlib.metadata.files("openai-clip") or []
+        return Path(str(next(f for f in files if f.name == name).locate()))
+    except (importlib.metadata.PackageNotFoundError, StopIteration):
+        raise NoOpenAIClipError(
+            f"{name} of the package openai-clip is not installed; "
+            "pip install openai-clip==1.0.1"
+        ) from None
+
+
+def openai_module(name: str) -> Any:
+    """A file of openai-clip as a module; see :func:`openai_file`."""
+    spec = importlib.util.spec_from_file_location(
+        f"openai_{Path(name).stem}", openai_file(name)
+    )
+    if spec is None or spec.loader is None:
+        raise NoOpenAIClipError(f"{name} of openai-clip is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def openai_modules(config: ClipConfig) -> Any:
+    """OpenAI's model of these sizes, as its constructor leaves it."""
+    vision, text = config.vision, config.text
+    return openai_module("model.py").CLIP(
+        config.embed_dim,
+        vision.image_size,
+        vision.layers,
+        vision.width,
+        vision.patch_size,
+        text.context_length,
+        text.vocab_size,
+        text.width,
+        text.heads,
+        text.layers,
+    )
+
+
+def with_our_weights(config: ClipConfig, variables: dict[str, Any]) -> Any:
+    """OpenAI's model with the weights of ours."""
+    model = openai_modules(config).float()
+    state = weights.to_tensors(variables, weights.OPENAI)
+    state |= weights.batch_counters(state)
+    model.load_state_dict({name: torch.from_numpy(a) for name, a in state.items()})
+    return model

@@ -1,0 +1,143 @@
+"""Features of augmented training images, made once by the frozen image tower.
+
+While the image tower is frozen, an image in a given view has the same features for the
+whole of fine-tuning. V views of every training image are embedded before the first
+step, kept under `workdir/finetune/views/`, and looked up by the loader: the tower never
+runs again, and the head trains at its own speed.
+
+Differs from VL-LTR: each draw takes one of V fixed views, not a new augmentation, and
+there is neither mixup nor CutMix, which mix pictures.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+from jaxtyping import Array, Float, Float32, Int, UInt8
+
+from vl_ltr_jax import inputs
+from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.artifacts import holds_array, write_array
+from vl_ltr_jax.data import loader
+from vl_ltr_jax.logs import format_duration, say
+from vl_ltr_jax.models import encode
+from vl_ltr_jax.run import Run
+
+_STREAM = 3  # sets the keys of erasing apart from those of training steps
+Encode = Callable[[dict[str, Any], np.int32, np.int32, Array], Array]
+
+
+def batches_of(
+    run: Run, towers: dict[str, Any]
+) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
+    """From a first step to this process's batches, see :func:`loader.feature_batches`.
+
+    Views that do not lie in the workdir yet are embedded first. On a local disk they
+    are mapped into memory; from a bucket each process reads them whole.
+
+    Args:
+      run: whose fine-tuning it is.
+      towers: the frozen variables on the devices; only the image tower runs.
+
+    Raises:
+      ArtifactError: if a view that was made cannot be read.
+      ImageReadError: naming an image that cannot be read.
+    """
+    make(run, towers)
+    made, options = run.artifact("finetune"), run.config.finetune
+    views = [made.load_array(f"views/view_{v}") for v in range(options.feature_views)]
+    return lambda first_step: loader.feature_batches(
+        views,
+        run.inputs.data.train.labels,
+        seed=run.config.seed,
+        global_batch_size=options.global_batch_size,
+        sampling=options.sampling,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        start_step=first_step,
+    )
+
+
+def path_of(run: Run, view: int) -> epath.Path:
+    """The file with the features of a view, float32 [N, D]."""
+    return run.artifact("finetune").directory / "views" / f"view_{view}.npy"
+
+
+def make(run: Run, towers: dict[str, Any]) -> None:
+    """Embeds the views that are not in the workdir, each written when it is whole.
+
+    Args:
+      run: whose training images and settings are taken.
+      towers: see :func:`batches_of`.
+
+    Raises:
+      ImageReadError: naming an image that cannot be read.
+    """
+    count = run.config.finetune.feature_views
+    shape = (len(run.inputs.data.train), run.inputs.clip_config.embed_dim)
+    encode_view = jax.jit(make_encode(run))
+    for view in range(count):
+        path, name = path_of(run, view), f"finetune: view {view + 1} of {count}"
+        # One process looks: file systems may show the others an older state.
+        if multihost_utils.broadcast_one_to_all(np.asarray(holds_array(path, shape))):
+            say(f"{name}: made before")
+            continue
+        start = time.monotonic()
+        features = embed_view(run, encode_view, towers, view)
+        if jax.process_index() == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_array(path, features)
+        duration = format_duration(time.monotonic() - start)
+        say(f"{name}: {len(features)} images embedded in {duration}")
+    multihost_utils.sync_global_devices("views are written")
+
+
+def make_encode(run: Run) -> Encode:
+    """Builds the pure function `(towers, view, first, images) -> features [B, D]`.
+
+    Random erasing depends on the seed, the view and the place in the split alone;
+    `first` is that of the first image.
+    """
+
+    def encode_view(
+        towers: dict[str, Any],
+        view: Int[Any, ""],
+        first: Int[Any, ""],
+        images: UInt8[Array, "B H W 3"],
+    ) -> Float[Array, "B D"]:
+        key = jax.random.fold_in(jax.random.key(run.config.seed), _STREAM)
+        pixels = run.prepare(
+            jax.random.fold_in(key, view), images, first + jnp.arange(len(images))
+        )
+        return encode.image(run.model, towers, pixels)
+
+    return encode_view
+
+
+def embed_view(
+    run: Run, encode_view: Encode, towers: dict[str, Any], view: int
+) -> Float32[np.ndarray, "N D"]:
+    """Features of one view of every training image, on every host, not normalised.
+
+    Args:
+      run: whose training images and settings are taken.
+      encode_view: what :func:`make_encode` built, jitted.
+      towers: see :func:`batches_of`.
+      view: number of the view, from 0.
+    """
+    size = (len(run.inputs.data.train), run.inputs.clip_config.embed_dim)
+    features, first = np.empty(size, np.float32), 0
+    for batch in inputs.view_batches(run.inputs, run.config, view):
+        images = meshes.to_global(run.mesh, {"image": batch["image"]})["image"]
+        embedded = meshes.to_host(
+            encode_view(towers, np.int32(view), np.int32(first), images)
+        )
+        rows = features[first : first + len(embedded)]
+        rows[:] = embedded[: len(rows)]  # the last batch is padded
+        first += len(embedded)
+    return features
