@@ -157,3 +157,36 @@ def test_class_without_sentences_scores_zero():
     class_emb = accuracy.class_embeddings(sentences, labels, 3)
     scores = accuracy.zero_shot_scores(jnp.array([[3.0, 4.0]]), class_emb)
     np.testing.assert_allclose(scores, [[0.6, 0.0, 0.8]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("num_sentences", "k", "block_size"),
+    [(1, 5, 8192), (3, 5, 2), (37, 5, 16), (100, 7, 48), (100, 5, 7), (64, 5, 64)],
+)
+def test_neighbours_found_in_blocks_and_groups_are_those_of_a_sort(
+    num_sentences, k, block_size
+):
+    """Equal cosines included: many sentences stand twice, some are padding.
+
+    Breaks when a block that begins early counts a sentence twice, when a group's
+    maximum decides between groups by another order than the sentences', or when what
+    is masked keeps its class.
+    """
+    rng = np.random.default_rng(num_sentences)
+    different = rng.standard_normal((num_sentences // 2 + 1, 6), np.float32)
+    sentences = different[rng.integers(0, len(different), num_sentences)]
+    images = rng.standard_normal((9, 6), np.float32)
+    labels = rng.integers(-1, 20, num_sentences).astype(np.int32)
+    find = jax.jit(
+        accuracy.nearest_sentences, static_argnums=3, static_argnames="block_size"
+    )
+    cosines, classes = find(images, sentences, labels, k, block_size=block_size)
+    lengths = np.linalg.norm(images, axis=1)[:, None] * np.linalg.norm(
+        sentences, axis=1
+    )
+    exact = np.where(labels >= 0, images @ sentences.T / lengths, -np.inf)
+    # Copies of a sentence are equal only before rounding.
+    order = np.argsort(-exact.round(5), axis=1, kind="stable")[:, :k]
+    expected = np.take_along_axis(exact, order, axis=1)
+    np.testing.assert_allclose(cosines, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(classes, labels[order])

@@ -17,7 +17,7 @@ if sys.argv[1] == "keep" and not (heap.runs_on_cpu() and heap.keep()):
     sys.exit("not kept")
 step = jax.jit(lambda x: x + 1)
 x = jnp.ones(2**24)
-for _ in range(3):
+for _ in range(20):
     step(x).block_until_ready()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(4):
