@@ -94,6 +94,19 @@ def test_anss_beside_pytorch(capsys):
     assert error < 1e-5
 
 
+def test_growth_of_anss(capsys):
+    sizes = ["--sentences=40", "--images=80", "--width=8", "--classes=3"]
+    anss_benchmark.main([*sizes, "--growth"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[:2] for row in rows] == [
+        ["10", "20"],
+        ["20", "40"],
+        ["40", "80"],
+        ["80", "160"],
+        ["160", "320"],
+    ]
+
+
 def test_lgr_beside_pytorch(capsys):
     """Breaks when the two heads have different parameters."""
     sizes = ["--classes=5", "--anchors=3", "--width=8", "--batch_size=4"]

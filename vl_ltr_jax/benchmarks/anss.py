@@ -4,10 +4,12 @@
 
 PyTorch scores a sentence as the paper's formula reads: its logits to all images, their
 log softmax, the mean over the images of its class. A second PyTorch program does so for
-512 sentences at a time.
+512 sentences at a time. `--growth` runs ours alone, from a quarter of the size to four
+times.
 """
 
 import argparse
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -29,7 +31,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--classes", type=int, default=365)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--growth", action="store_true", help="ours alone, five sizes")
     options = parser.parse_args(argv)
+    if options.growth:
+        growth(options.sentences, options.images, options.width, options.classes)
+        return
     rng = np.random.default_rng(0)
 
     def embeddings(count: int) -> np.ndarray:
@@ -91,6 +97,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     error = np.abs(np.asarray(ours())[sample] / exact - 1).max()
     print(f"largest relative error against float64: {error:.1e}")
+
+
+def growth(sentences: int, images: int, width: int, classes: int) -> None:
+    """Prints time and memory of ours at a quarter to four times a size."""
+    rng = np.random.default_rng(0)
+    print(f"{'sentences':>9} {'images':>9} {'seconds':>9} {'GFLOP/s':>9} {'MiB':>9}")
+    for factor in (0.25, 0.5, 1, 2, 4):
+        counts = int(factor * sentences), int(factor * images)
+        arguments = []
+        for count in counts:
+            arguments += [
+                rng.standard_normal((count, width), np.float32),
+                np.sort(np.arange(count) % classes),
+            ]
+        placed = jax.device_put(arguments)
+        score = functools.partial(anss.score_sentences, *placed, LOGIT_SCALE)
+        cost = paired.run({"ours": score}, rounds=2)["ours"]
+        seconds, work = min(cost.seconds), 2.0 * counts[0] * counts[1] * width
+        print(
+            f"{counts[0]:9} {counts[1]:9} {seconds:9.3f} {work / seconds / 1e9:9.0f} "
+            f"{cost.peak_bytes / 2**20:9.0f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
