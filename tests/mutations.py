@@ -342,6 +342,13 @@ EDITS = (
         "rows = rows + 0 * jax.lax.axis_index(ROWS)",
         LOOKUP_TESTS,
     ),
+    Edit(
+        "sentences of an overlapping block counted twice",
+        "vl_ltr_jax/accuracy.py",
+        "(labels >= 0) & (start + jnp.arange(block_size) >= first)",
+        "labels >= 0",
+        "tests/test_accuracy.py",
+    ),
 )
 
 
