@@ -105,14 +105,18 @@ def growth(sentences: int, images: int, width: int, classes: int) -> None:
     print(f"{'sentences':>9} {'images':>9} {'seconds':>9} {'GFLOP/s':>9} {'MiB':>9}")
     for factor in (0.25, 0.5, 1, 2, 4):
         counts = int(factor * sentences), int(factor * images)
-        arguments = []
-        for count in counts:
-            arguments += [
-                rng.standard_normal((count, width), np.float32),
-                np.sort(np.arange(count) % classes),
-            ]
-        placed = jax.device_put(arguments)
-        score = functools.partial(anss.score_sentences, *placed, LOGIT_SCALE)
+        (text, text_class), (image, image_class) = (
+            jax.device_put(
+                (
+                    rng.standard_normal((count, width), np.float32),
+                    np.sort(np.arange(count) % classes),
+                )
+            )
+            for count in counts
+        )
+        score = functools.partial(
+            anss.score_sentences, text, text_class, image, image_class, LOGIT_SCALE
+        )
         cost = paired.run({"ours": score}, rounds=2)["ours"]
         seconds, work = min(cost.seconds), 2.0 * counts[0] * counts[1] * width
         print(
