@@ -190,3 +190,13 @@ def test_neighbours_found_in_blocks_and_groups_are_those_of_a_sort(
     expected = np.take_along_axis(exact, order, axis=1)
     np.testing.assert_allclose(cosines, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(classes, labels[order])
+
+
+def test_an_embedding_that_is_not_a_number_is_no_prediction():
+    """Breaks when votes forget the cosines they come from."""
+    images = jnp.eye(3, 4).at[1].set(jnp.nan)
+    labels = jnp.arange(3)
+    votes = accuracy.knn_scores(images, jnp.eye(3, 4), labels, 3, 2)
+    none = accuracy.AccuracySums.zeros(3)
+    sums = accuracy.update(none, votes, labels, jnp.ones(3, bool))
+    assert sums.invalid.tolist() == [0, 1, 0]

@@ -170,8 +170,30 @@ def test_a_training_step_beside_pytorch(capfd, backbone, parts):
 
 def test_a_side_that_ends_is_named():
     with paired.Sides({"ours": ["-c", "print(1 / 0)"]}) as sides:
-        with pytest.raises(paired.SideError, match="ours ended while it ran 'work'"):
+        with pytest.raises(paired.SideError, match="'work', ended with exit status 1"):
             sides.run("work", 1)
+    with paired.Sides(
+        {"ours": ["-c", "print('no number'); input(); input()"]}
+    ) as sides:
+        with pytest.raises(paired.SideError, match="'work', answered 'no number"):
+            sides.run("work", 1)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "arguments", "words"),
+    [
+        (anss_benchmark, ["--sentences=2"], "at least 4"),
+        (lgr_benchmark, ["--rounds=0"], "a number from 1 is needed, given '0'"),
+        (evaluate_benchmark, ["--images=10"], "not a multiple of --batch_size=256"),
+        (evaluate_benchmark, ["--sentences=3"], "at least 5 vote"),
+    ],
+)
+def test_bad_arguments_are_named_before_anything_is_measured(
+    capsys, benchmark, arguments, words
+):
+    with pytest.raises(SystemExit):
+        benchmark.main(arguments)
+    assert words in capsys.readouterr().err
 
 
 def test_memory_of_a_program_is_its_peak():

@@ -1,6 +1,7 @@
 """The whole road on a small data set, by the function that the main job calls."""
 
 import json
+import shutil
 
 import image_world
 import jax
@@ -91,6 +92,23 @@ def test_what_changes_speed_only_is_not_refused(finished):
     config.data.num_threads = 1
     config.log.every_steps = 7
     assert run(config, workdir)["test"] == results["test"]
+
+
+def test_a_key_that_did_not_exist_then_counts_as_its_default(finished, tmp_path):
+    """Breaks when an older workdir is refused for what it could not know."""
+    root, workdir, results = finished
+    copy = tmp_path / "older"
+    shutil.copytree(workdir, copy)
+    for stage in ("finetune", "evaluate"):
+        path = copy / stage / "settings.json"
+        kept = json.loads(path.read_text())
+        del kept["finetune.feature_views"]
+        path.write_text(json.dumps(kept))
+    config = image_world.configure(root)
+    assert run(config, copy)["test"] == results["test"]
+    config.finetune.feature_views = 1
+    with pytest.raises(ArtifactError, match="feature_views: 0 then, 1 now"):
+        run(config, copy)
 
 
 def test_changed_inputs_are_refused(finished, tmp_path):

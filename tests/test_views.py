@@ -117,7 +117,7 @@ def test_every_view_is_erased_anew(root, tmp_path):
     assert (np.abs(first - second).max(axis=1) > 1e-3).all()
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "other shape"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "other shape", "header"])
 def test_only_what_is_missing_is_made(two_views, monkeypatch, capsys, damage):
     """A run killed at the second view has the first one and goes on from there."""
     run, whole = two_views
@@ -127,6 +127,8 @@ def test_only_what_is_missing_is_made(two_views, monkeypatch, capsys, damage):
     elif damage == "cut":
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])
+    elif damage == "header":
+        path.write_bytes(path.read_bytes().replace(b"{'descr'", b"{((((((("))
     else:
         np.save(path, whole[1][1:])
     embedded, batches = [], inputs.view_batches
@@ -142,6 +144,23 @@ def test_only_what_is_missing_is_made(two_views, monkeypatch, capsys, damage):
     said = capsys.readouterr().err
     assert "finetune: view 1 of 2: made before" in said
     assert (f"{path} is made again: " in said) == (damage != "gone")
+
+
+def test_a_directory_in_place_of_a_view_is_named_before_any_is_made(root, tmp_path):
+    run = make_run(configure(root, 2), tmp_path)
+    views.path_of(run, 1).mkdir(parents=True)
+    with pytest.raises(ArtifactError, match=r"view_1.npy cannot be made .*move away"):
+        make_views(run)
+    assert not views.path_of(run, 0).exists()
+
+
+def test_a_tower_that_has_diverged_is_named(root, tmp_path):
+    """Breaks when features are written, or used, that are not numbers."""
+    run = make_run(configure(root, 1), tmp_path)
+    towers = run.towers()
+    towers["params"]["visual"]["proj"]["kernel"] *= np.nan
+    with pytest.raises(views.NonFiniteFeatureError, match="36 of 36 .*crimson"):
+        views.make(run, run.replicate(towers))
 
 
 def draw(*, num_batches=5, **options):

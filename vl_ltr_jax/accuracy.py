@@ -107,10 +107,10 @@ def knn_scores(
     Returns:
       The number of votes of each class, plus a fraction below 1 by rank of its first.
     """
-    nearest = nearest_sentences(
+    cosines, nearest = nearest_sentences(
         image_emb, sentence_emb, sentence_labels, k, block_size=block_size
     )
-    return knn_votes(nearest[1], num_classes)
+    return knn_votes(cosines, nearest, num_classes)
 
 
 def nearest_sentences(
@@ -176,16 +176,20 @@ def nearest_sentences(
 
 
 def knn_votes(
-    nearest: Int[Array, "b k"], num_classes: int
+    cosines: Float[Array, "b k"], nearest: Int[Array, "b k"], num_classes: int
 ) -> Float[Array, "b {num_classes}"]:
-    """Votes of the classes of :func:`nearest_sentences`, see :func:`knn_scores`."""
+    """Votes of the classes of :func:`nearest_sentences`, see :func:`knn_scores`.
+
+    Where a cosine is NaN so are all votes: such an embedding has no neighbours.
+    """
     rows, k = jnp.arange(len(nearest))[:, None], nearest.shape[1]
     shape = (len(nearest), num_classes)
     nearest = jnp.where(nearest < 0, num_classes, nearest)  # out of bounds: dropped
     votes = jnp.zeros(shape).at[rows, nearest].add(1.0, mode="drop")
     closeness = jnp.arange(k, 0, -1, dtype=jnp.float32)[None, :] / (k + 1)
     closest = jnp.zeros(shape).at[rows, nearest].max(closeness, mode="drop")
-    return votes + closest
+    invalid = jnp.isnan(cosines).any(axis=1, keepdims=True)
+    return jnp.where(invalid, jnp.nan, votes + closest)
 
 
 def mixture(

@@ -2,7 +2,7 @@
 
 Classes differ in what they can offer. One without images in the split that anchors are
 chosen by cannot rank its sentences: its first M are taken, its prompts before all. One
-with fewer than M sentences keeps all it has; one with none has no language logit.
+with fewer than M sentences keeps all it has; one with none is refused with the corpus.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.run import Run
 
 # What the report tells of the choice: class names, but for the number of anchors.
-TOLD = ("num_anchors", "without_images", "with_fewer_sentences", "without_sentences")
+TOLD = ("num_anchors", "without_images", "with_fewer_sentences")
 
 
 def select(run: Run) -> dict[str, Any]:
@@ -46,10 +46,9 @@ def select(run: Run) -> dict[str, Any]:
     by_images = options.selection == "anss"
     return {
         "anchors": int((~padding).sum()),
-        "num_anchors": num_anchors,
-        "without_images": names((images == 0) & (counts > 0) & by_images),
-        "with_fewer_sentences": names((counts > 0) & (counts < num_anchors)),
-        "without_sentences": names(counts == 0),
+        "num_anchors": options.num_anchors,
+        "without_images": names((images == 0) & by_images),
+        "with_fewer_sentences": names(counts < options.num_anchors),
     }
 
 

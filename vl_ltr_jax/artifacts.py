@@ -15,6 +15,9 @@ import numpy as np
 from etils import epath
 
 from vl_ltr_jax.logs import say
+from vl_ltr_jax.settings import Config, flatten
+
+_DEFAULTS = flatten(Config())
 
 
 class ArtifactError(ValueError):
@@ -44,10 +47,13 @@ class Artifact:
         if not path.exists() and not self.finished:
             return
         made_with = _read_json(path)
+        keys = sorted(made_with.keys() | self.settings.keys())
+        # A key that did not exist then was what is the default today.
+        then = {key: made_with.get(key, _DEFAULTS.get(key)) for key in keys}
         changed = [
-            f"{key}: {made_with.get(key)!r} then, {self.settings.get(key)!r} now"
-            for key in sorted(made_with.keys() | self.settings.keys())
-            if made_with.get(key) != self.settings.get(key)
+            f"{key}: {then[key]!r} then, {self.settings.get(key)!r} now"
+            for key in keys
+            if then[key] != self.settings.get(key)
         ]
         if changed:
             raise ArtifactError(
@@ -124,6 +130,9 @@ def write_array(path: epath.Path, array: np.ndarray) -> None:
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         np.save(file, array, allow_pickle=False)
+        if "://" not in os.fspath(path):
+            file.flush()
+            os.fsync(file.fileno())  # a power loss leaves the old file or the new one
     partial.replace(path)
 
 
@@ -136,10 +145,18 @@ def read_array(path: epath.Path) -> np.ndarray:
     """
     try:
         if "://" in os.fspath(path):
-            return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-        return np.load(os.fspath(path), mmap_mode="r", allow_pickle=False)
+            array = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        else:
+            array = np.load(os.fspath(path), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        raise
     except EOFError as error:
         raise ValueError("the file is empty") from error
+    except Exception as error:  # numpy reads the header with Python's own parser
+        raise ValueError(f"its header is damaged: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError("it holds several arrays")
+    return array
 
 
 def holds_array(path: epath.Path, shape: tuple[int, ...]) -> bool:

@@ -40,7 +40,7 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "finetune.text_learning_rate": (0, None),
     "finetune.mixup_alpha": (0, None),
     "finetune.cutmix_alpha": (0, None),
-    "finetune.feature_views": (0, None),
+    "finetune.feature_views": (0, 100),  # each is an open file
     "log.every_steps": (1, None),
     "log.checkpoint_every_steps": (1, None),
     "log.keep_checkpoints": (1, None),

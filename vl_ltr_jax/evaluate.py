@@ -77,14 +77,14 @@ def make_scores(
                     logits["visual"], logits["language"]
                 )
         if options.knn:
-            _, nearest = nearest_sentences(
+            cosines, nearest = nearest_sentences(
                 features,
                 frozen["sentences"],
                 frozen["sentence_labels"],
                 options.knn_neighbours,
                 mesh,
             )
-            result["knn"] = accuracy.knn_votes(nearest, num_classes)
+            result["knn"] = accuracy.knn_votes(cosines, nearest, num_classes)
         if options.zero_shot:
             cosines = accuracy.zero_shot_scores(features, frozen["class_texts"])
             result["zero_shot"] = cosines[:, :num_classes]

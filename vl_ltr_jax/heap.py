@@ -19,7 +19,10 @@ _ARENA_MAX = -8
 
 
 def runs_on_cpu() -> bool:
-    """Whether JAX will find no accelerator; starts no device."""
+    """Whether only the CPU is asked for, or no accelerator's plugin installed.
+
+    Starts no device: JAX may still fall back to the CPU where this is False.
+    """
     platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
     if platforms:
         return platforms == "cpu"

@@ -102,7 +102,6 @@ def anchor_notes(told: Mapping[str, Any]) -> list[str]:
         "without_images": "had no image to choose anchors by: the first sentences were "
         "taken, prompts before all",
         "with_fewer_sentences": f"had fewer than {num_anchors} sentences",
-        "without_sentences": "had no sentence, and so no language logit",
     }
     return [
         f"{_classes(told[key])} {fault}." for key, fault in faults.items() if told[key]

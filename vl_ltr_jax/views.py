@@ -9,6 +9,7 @@ Differs from VL-LTR: each draw takes one of V fixed views, not a new augmentatio
 there is neither mixup nor CutMix, which mix pictures.
 """
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,13 +23,19 @@ from jaxtyping import Array, Float, Float32, Int, UInt8
 
 from vl_ltr_jax import inputs
 from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.artifacts import holds_array, write_array
+from vl_ltr_jax.artifacts import ArtifactError, holds_array, write_array
 from vl_ltr_jax.data import loader
 from vl_ltr_jax.logs import format_duration, say
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.run import Run
 
-_STREAM = 3  # sets the keys of erasing apart from those of training steps
+_STREAM = 2**31  # past every step: keys of erasing are not those of training
+
+
+class NonFiniteFeatureError(ValueError):
+    """A tower whose features are not numbers."""
+
+
 Encode = Callable[[dict[str, Any], np.int32, np.int32, Array], Array]
 
 
@@ -76,9 +83,13 @@ def make(run: Run, towers: dict[str, Any]) -> None:
       towers: see :func:`batches_of`.
 
     Raises:
+      ArtifactError: if something else lies where a view goes.
       ImageReadError: naming an image that cannot be read.
+      NonFiniteFeatureError: if a feature is NaN or infinite.
     """
     count = run.config.finetune.feature_views
+    if jax.process_index() == 0:
+        _check_places(run, count)
     shape = (len(run.inputs.data.train), run.inputs.clip_config.embed_dim)
     encode_view = jax.jit(make_encode(run))
     for view in range(count):
@@ -90,11 +101,25 @@ def make(run: Run, towers: dict[str, Any]) -> None:
         start = time.monotonic()
         features = embed_view(run, encode_view, towers, view)
         if jax.process_index() == 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_array(path, features)
         duration = format_duration(time.monotonic() - start)
         say(f"{name}: {len(features)} images embedded in {duration}")
     multihost_utils.sync_global_devices("views are written")
+
+
+def _check_places(run: Run, count: int) -> None:
+    """Finds before hours of embedding what writing would stumble on."""
+    path = path_of(run, 0).parent
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for path in (path_of(run, view) for view in range(count)):
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a directory")
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be made ({error.strerror or error}); move away what lies "
+            "there"
+        ) from error
 
 
 def make_encode(run: Run) -> Encode:
@@ -129,6 +154,9 @@ def embed_view(
       encode_view: what :func:`make_encode` built, jitted.
       towers: see :func:`batches_of`.
       view: number of the view, from 0.
+
+    Raises:
+      NonFiniteFeatureError: if a feature is NaN or infinite.
     """
     size = (len(run.inputs.data.train), run.inputs.clip_config.embed_dim)
     features, first = np.empty(size, np.float32), 0
@@ -140,4 +168,12 @@ def embed_view(
         rows = features[first : first + len(embedded)]
         rows[:] = embedded[: len(rows)]  # the last batch is padded
         first += len(embedded)
+    wrong = ~np.isfinite(features).all(axis=1)
+    if wrong.any():
+        first_wrong = run.inputs.data.train.describe(int(wrong.argmax()))
+        raise NonFiniteFeatureError(
+            f"{wrong.sum()} of {len(features)} training images have features that are "
+            f"not numbers, the first {first_wrong}: "
+            "pre-training has diverged. Lower its learning rate, in a new --workdir"
+        )
     return features

@@ -26,13 +26,15 @@ LOGIT_SCALE = float(np.log(TEMPERATURE_INVERSE))
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sentences", type=int, default=20_000)
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--classes", type=int, default=365)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sentences", type=paired.count, default=20_000)
+    parser.add_argument("--images", type=paired.count, default=20_000)
+    parser.add_argument("--width", type=paired.count, default=512)
+    parser.add_argument("--classes", type=paired.count, default=365)
+    parser.add_argument("--rounds", type=paired.count, default=3)
     parser.add_argument("--growth", action="store_true", help="ours alone, five sizes")
     options = parser.parse_args(argv)
+    if min(options.sentences, options.images) < 4:
+        parser.error("at least 4 sentences and images are needed")
     if options.growth:
         growth(options.sentences, options.images, options.width, options.classes)
         return

@@ -26,13 +26,20 @@ NEIGHBOURS = 5
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=1024)
-    parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--sentences", type=int, default=100_000)
-    parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=paired.count, default=1024)
+    parser.add_argument("--batch_size", type=paired.count, default=256)
+    parser.add_argument("--sentences", type=paired.count, default=100_000)
+    parser.add_argument("--classes", type=paired.count, default=1000)
+    parser.add_argument("--width", type=paired.count, default=512)
+    parser.add_argument("--rounds", type=paired.count, default=5)
     options = parser.parse_args(argv)
+    if options.images % options.batch_size:
+        parser.error(
+            f"--images={options.images} is not a multiple of "
+            f"--batch_size={options.batch_size}"
+        )
+    if options.sentences < NEIGHBOURS:
+        parser.error(f"--sentences={options.sentences}: at least {NEIGHBOURS} vote")
     rng = np.random.default_rng(0)
     images, sentences, texts = (
         rng.standard_normal((count, options.width), np.float32)
@@ -88,7 +95,7 @@ def ours(
         jax.device_put(
             (images[start : start + batch_size], labels[start:][:batch_size])
         )
-        for start in range(0, len(images) - batch_size + 1, batch_size)
+        for start in range(0, len(images), batch_size)
     ]
     return lambda: np.sum([np.asarray(count(frozen, *b)) for b in batches], axis=0)
 
@@ -109,7 +116,7 @@ def plain(
 
     def program() -> np.ndarray:
         hits = torch.zeros(2, dtype=torch.long)
-        for start in range(0, len(images) - batch_size + 1, batch_size):
+        for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
             queries = F.normalize(torch.from_numpy(images[rows]), dim=-1)
             nearest = classes[(queries @ keys.T).topk(NEIGHBOURS).indices]

@@ -26,11 +26,11 @@ LOGIT_SCALE = float(np.log(100))
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--anchors", type=int, default=64)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--classes", type=paired.count, default=1000)
+    parser.add_argument("--anchors", type=paired.count, default=64)
+    parser.add_argument("--width", type=paired.count, default=512)
+    parser.add_argument("--batch_size", type=paired.count, default=64)
+    parser.add_argument("--rounds", type=paired.count, default=5)
     parser.add_argument("--alone", action="store_true", help="without PyTorch")
     options = parser.parse_args(argv)
     classes, width, size = options.classes, options.width, options.batch_size

@@ -4,6 +4,7 @@ Times are compared round by round, so that a machine whose speed drifts slows al
 Needs Linux, for the peak of resident memory.
 """
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -79,6 +80,17 @@ def ceilings(rounds: int = 5) -> Ceilings:
     product = min(best(lambda: multiply(device)), best(lambda: tensor @ tensor))
     copy = best(lambda: target.copy_(source))
     return Ceilings(2 * _MATRIX**3 / product, 2 * _COPIED_BYTES / copy)
+
+
+def count(text: str) -> int:
+    """A number of the command line that is at least 1.
+
+    Raises:
+      ArgumentTypeError: if it is not.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number from 1 is needed, given {text!r}")
+    return int(text)
 
 
 def compiled_work(compiled: Any) -> Work:
@@ -196,14 +208,20 @@ class Sides:
 
     def _ask(self, side: str, program: str) -> Any:
         process: Any = self._processes[side]
+        line = ""
         try:
             process.stdin.write(program + "\n")
             process.stdin.flush()
-            return json.loads(process.stdout.readline())
-        except (OSError, ValueError) as error:
+            line = process.stdout.readline()
+            return json.loads(line)
+        except (OSError, ValueError):
+            fault = f"answered {line!r}"
+            if not line:  # it is ending, or has ended
+                fault = f"ended with exit status {process.wait(timeout=60)}"
             raise SideError(
-                f"{side} ended while it ran {program!r}; its error stands above"
-            ) from error
+                f"{side}, asked for {program!r}, {fault}; an error of its own stands "
+                "above, and -9 is the system's when memory is short"
+            ) from None
 
 
 def serve(builds: Mapping[str, Build]) -> None:

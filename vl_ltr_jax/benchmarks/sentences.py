@@ -54,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints both comparisons."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", choices=PRESETS, default="ViT-B/16")
-    parser.add_argument("--sentences", type=int, default=512)
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sentences", type=paired.count, default=512)
+    parser.add_argument("--batch_size", type=paired.count, default=64)
+    parser.add_argument("--rounds", type=paired.count, default=3)
     options = parser.parse_args(argv)
     towers = Towers(options.backbone, options.sentences, options.batch_size)
     lengths = np.argmax(towers.tokens, axis=1) + 1

@@ -230,8 +230,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", choices=PRESETS, default="ViT-B/16")
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch_size", type=paired.count, default=8)
+    parser.add_argument("--rounds", type=paired.count, default=5)
     parser.add_argument("--parts", action="store_true", help="where the time goes")
     parser.add_argument("--side", choices=("ours", "PyTorch"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
