@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Integer
 
 from vl_ltr_jax.data import corpus as corpora
-from vl_ltr_jax.data import loader, shapes, sources, transforms
+from vl_ltr_jax.data import folders, loader, shapes, sources, transforms
 from vl_ltr_jax.data.tokenizer import Tokenizer, trim
 from vl_ltr_jax.models import clip_files, hub, vl_ltr
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
@@ -191,14 +191,23 @@ def _data(config: Config) -> sources.LongTailedData:
     options = config.data
     if options.source == "shapes":
         return shapes.load(image_size=config.model.image_size)
+    texts = sources.Texts(
+        Path(options.text_root) if options.text_root else None,
+        options.text_encoding,
+        absent=options.texts == "none",
+    )
     if options.source == "inat18":
-        return sources.read_inat18(options.root)
+        return sources.read_inat18(options.root, texts=texts)
+    if options.source == "image_folder":
+        return folders.read_image_folder(
+            options.root, options.name, options.layout, texts=texts
+        )
     lists = {
         split: getattr(options, f"{split}_list") or f"{options.name}_{split}.txt"
         for split in ("train", "val", "test")
     }
     return sources.read_image_list(
-        options.root, options.name, options.layout, lists=lists
+        options.root, options.name, options.layout, lists=lists, texts=texts
     )
 
 

@@ -15,21 +15,36 @@ Sampling = Literal["uniform", "sqrt", "class_balanced"]
 class Data:
     """Images and texts: where they are and how they are prepared."""
 
-    source: Literal["shapes", "image_list", "inat18"] = "image_list"
-    name: str = ""  # list files are ROOT/NAME_{train,val,test}.txt
-    root: str = ""
+    source: Literal["shapes", "image_list", "inat18", "image_folder", "tfds"] = (
+        "image_list"
+    )
+    name: str = ""  # list files are ROOT/NAME_{train,val,test}.txt; tfds: the builder
+    root: str = ""  # tfds: its data_dir
     layout: Literal["plain", "imagenet_lt", "places_lt", "inat18"] = "plain"
     train_list: str = ""  # file names under root; empty: from the name
     val_list: str = ""
     test_list: str = ""
+    texts: Literal["wiki", "none"] = "wiki"  # 'none': prompts are all a class has
+    text_root: str = ""  # directory that holds wiki/; empty: root
+    text_encoding: str = "auto"  # UTF-8 and UTF-16, else GBK; or a codec's name
     prompts: Literal["imagenet80", "plain", "none"] = "imagenet80"
     corpus_rule: Literal["mended", "vl_ltr"] = "mended"
     context_length: int = 77  # tokens, start and end included
     train_recipe: Literal["rand_augment", "plain", "gentle", "none"] = "rand_augment"
+    crop_min_area: float = 0.0  # smallest share a crop keeps; 0: the recipe's
+    flip_probability: float = 0.5
+    rand_augment_operations: int = 2  # drawn for each image
+    rand_augment_magnitude: float = 9.0  # of 10
+    rand_augment_magnitude_std: float = 0.5
+    rand_augment_probability: float = 0.5  # that a drawn operation is applied
+    colour_jitter: float = 0.4  # of the plain recipe
     eval_recipe: Literal["vl_ltr", "clip"] = "vl_ltr"
     normalization: Literal["clip", "clip_4digit", "imagenet"] = "clip_4digit"
     erase_probability: float = 0.25
-    num_threads: int = 16
+    num_threads: int = 16  # that read and augment, of each worker where there are some
+    num_workers: int = 0  # processes that read and augment; 0: threads of this one
+    bad_image_limit: float = 0.001  # share of training images that may be unreadable
+    cache: str = "default"  # directory of token ids and labels; '': none
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,12 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> ValueError:
     return ValueError(f"{kind} is {given!r}; allowed: {', '.join(names)}.{hint}")
 
 
+def near_name(given: str, allowed: Iterable[str]) -> str:
+    """The part of a message that names the nearest of those allowed, if any is near."""
+    near = difflib.get_close_matches(given, list(allowed), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def read_class_names(root: str | Path, layout: str = "plain") -> tuple[str, ...]:
     """Reads the class names of a data set, in label order.
 
@@ -52,6 +58,29 @@ def read_class_names(root: str | Path, layout: str = "plain") -> tuple[str, ...]
     text = read_text_file(path)
     if layout == "inat18":
         return _inat18(path, text)
+    lines = _lines(path, text)
+    if layout == "imagenet_lt":
+        return tuple(name for _, name in _imagenet_lt(lines))
+    rows = [_name_and_label(where, line) for where, line in lines]
+    if layout == "places_lt":
+        rows = [(w, name.replace("/", " "), label) for w, name, label in rows]
+    _check_unique("class name", [(where, name) for where, name, _ in rows])
+    return _in_label_order(rows)
+
+
+def read_wnids(root: str | Path) -> tuple[str, ...]:
+    """Reads the wnids of the layout `imagenet_lt`, in label order.
+
+    Raises:
+        ValueError: a malformed row or a wnid given twice; names the file and the line.
+    """
+    path = Path(root) / "labels.txt"
+    rows = _imagenet_lt(_lines(path, read_text_file(path)))
+    return tuple(wnid for wnid, _ in rows)
+
+
+def _lines(path: Path, text: str) -> list[tuple[str, str]]:
+    """Where each row is, and the row."""
     lines = [
         (f"{path}:{number}", line)
         for number, line in enumerate(text.split("\n"), 1)
@@ -59,13 +88,7 @@ def read_class_names(root: str | Path, layout: str = "plain") -> tuple[str, ...]
     ]
     if not lines:
         raise ValueError(f"{path}: names no class; each has a row")
-    if layout == "imagenet_lt":
-        return _imagenet_lt(lines)
-    rows = [_name_and_label(where, line) for where, line in lines]
-    if layout == "places_lt":
-        rows = [(w, name.replace("/", " "), label) for w, name, label in rows]
-    _check_unique("class name", [(where, name) for where, name, _ in rows])
-    return _in_label_order(rows)
+    return lines
 
 
 def _name_and_label(where: str, line: str) -> tuple[str, str, int]:
@@ -83,7 +106,8 @@ def _name_and_label(where: str, line: str) -> tuple[str, str, int]:
     return where, name.strip().replace("_", " "), int(label)
 
 
-def _imagenet_lt(lines: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+def _imagenet_lt(lines: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Wnid and name of each class, in label order."""
     rows = []
     for where, line in lines:
         fields = line.split()
@@ -94,7 +118,7 @@ def _imagenet_lt(lines: Sequence[tuple[str, str]]) -> tuple[str, ...]:
             )
         rows.append((where, fields[0], fields[-1].replace("_", " ")))
     _check_unique("wnid", [(where, wnid) for where, wnid, _ in rows])
-    return tuple(name for _, _, name in sorted(rows, key=lambda row: row[1]))
+    return sorted((wnid, name) for _, wnid, name in rows)
 
 
 def _inat18(path: Path, text: str) -> tuple[str, ...]:

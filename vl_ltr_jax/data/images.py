@@ -22,7 +22,7 @@ class ImageReadError(ValueError):
 
 
 def read_image(path: Path, description: str) -> Image.Image:
-    """Reads an image as RGB, like Pillow's `convert('RGB')` and without EXIF turns.
+    """Reads a file as :func:`decode_image` does.
 
     Args:
       path: the file.
@@ -31,8 +31,32 @@ def read_image(path: Path, description: str) -> Image.Image:
     Raises:
       ImageReadError: if the file cannot be read or decoded.
     """
+    return decode_image(read_content(path, description), description)
+
+
+def read_content(path: Path, description: str) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+      ImageReadError: if they cannot be read.
+    """
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(description, error) from None
+
+
+def decode_image(content: bytes, description: str) -> Image.Image:
+    """Decodes a file as RGB, like Pillow's `convert('RGB')` and without EXIF turns.
+
+    Args:
+      content: the whole file.
+      description: the file and the row that lists it, for the error.
+
+    Raises:
+      ImageReadError: if it is not a whole image.
+    """
+    try:
         return _decode_jpeg(content) or _decode(content)
     except Image.DecompressionBombError as error:
         reason = str(error)
@@ -40,7 +64,14 @@ def read_image(path: Path, description: str) -> Image.Image:
         reason = "not an image of a format that Pillow knows"
     except Exception as error:  # Pillow's decoders raise SyntaxError and more
         reason = f"{type(error).__name__}: {error}"
-    raise ImageReadError(
+    raise unreadable(description, reason)
+
+
+def unreadable(description: str, reason: object) -> ImageReadError:
+    """The error for an image that cannot be read."""
+    if isinstance(reason, OSError):
+        reason = f"{type(reason).__name__}: {reason}"
+    return ImageReadError(
         f"cannot read the image {description}: {reason}. Replace the file, or remove "
         "its row from the list"
     )

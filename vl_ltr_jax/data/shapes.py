@@ -97,7 +97,7 @@ def load(seed: int = 0, image_size: int = 32) -> LongTailedData:
         labels = np.repeat(classes, counts[name])
 
         @functools.cache
-        def read(index: int) -> Image.Image:
+        def picture(index: int) -> Image.Image:
             rng = np.random.default_rng([seed, 4 + _SPLITS.index(name), index])
             seen = in_circumstances(looks[labels[index]], rng)
             pixels = render(seen, FIELD_STYLE, rng, image_size)
@@ -106,7 +106,7 @@ def load(seed: int = 0, image_size: int = 32) -> LongTailedData:
         def describe(index: int) -> str:
             return f"shapes {name} picture {index} of {names[labels[index]]}"
 
-        return Split(labels=labels, read=read, describe=describe)
+        return Split(labels=labels, fetch=picture, describe=describe)
 
     return LongTailedData(
         name="shapes",

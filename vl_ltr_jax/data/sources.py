@@ -1,13 +1,14 @@
 """Long-tailed data sets: which image is of which class, and what its texts say.
 
-Two forms are read: list files with a row `relative/path label` per image (ImageNet-LT,
-Places-LT and one's own data) and the JSON files of iNaturalist 2018: the three data
-sets of the paper, and any other. Everything that can be wrong with rows is found before
-the first image is decoded, with one directory listing per directory.
+:class:`LongTailedData` is the one interface of all sources. Here, list files with a row
+`relative/path label` per image (ImageNet-LT, Places-LT and one's own data) and the JSON
+files of iNaturalist 2018; `folders` has directories of classes, `prepared` what
+tensorflow-datasets has prepared, `shapes` the embedded world. Everything that can be
+wrong with rows is found before the first image is decoded, with one directory listing
+per directory.
 """
 
 import dataclasses
-import difflib
 import json
 import os
 import posixpath
@@ -19,7 +20,8 @@ from jaxtyping import Bool, Int, Int32, Int64
 from PIL import Image
 
 from vl_ltr_jax.data import corpus
-from vl_ltr_jax.data.images import read_image
+from vl_ltr_jax.data.class_names import near_name
+from vl_ltr_jax.data.images import decode_image, read_content
 from vl_ltr_jax.data.text_files import read_text_file
 
 SPLITS = ("train", "val", "test")
@@ -39,23 +41,46 @@ class Split:
 
     Attributes:
       labels: class of each image, from 0.
-      read: index to RGB picture; raises ImageReadError where the file is damaged.
+      fetch: index to the encoded file, or to a picture that is made in memory; raises
+        ImageReadError where storage does not give it.
       describe: index to a name of the image for messages.
+      path: index to the image's file, where each has one.
     """
 
     labels: Int32[np.ndarray, "N"]
-    read: Callable[[int], Image.Image]
+    fetch: Callable[[int], bytes | Image.Image]
     describe: Callable[[int], str]
+    path: Callable[[int], Path] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def read(self, index: int) -> Image.Image:
+        """An image as RGB.
+
+        Raises:
+          ImageReadError: if it is missing or damaged.
+        """
+        return self.decode(index, self.fetch(index))
+
+    def decode(self, index: int, fetched: bytes | Image.Image) -> Image.Image:
+        """What :attr:`fetch` gave, as RGB.
+
+        Raises:
+          ImageReadError: if it is damaged.
+        """
+        if isinstance(fetched, Image.Image):
+            return fetched
+        return decode_image(fetched, self.describe(index))
+
     def select(self, indices: Int[np.ndarray, "K"]) -> "Split":
         """The images at `indices`, in that order."""
+        path = self.path
         return Split(
             labels=self.labels[indices],
-            read=lambda index: self.read(int(indices[index])),
+            fetch=lambda index: self.fetch(int(indices[index])),
             describe=lambda index: self.describe(int(indices[index])),
+            path=path and (lambda index: path(int(indices[index]))),
         )
 
 
@@ -77,7 +102,35 @@ class LongTailedData:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rows:
+class Texts:
+    """Where the texts of the classes are.
+
+    Attributes:
+      root: directory that holds `wiki/` or its archive; None: the data set's own.
+      encoding: see `text_files.read_text_file`.
+      absent: there are none: prompts are all that a class has.
+    """
+
+    root: Path | None = None
+    encoding: str = "auto"
+    absent: bool = False
+
+    def read(self, data_root: Path, num_classes: int) -> tuple[str, ...]:
+        """The text of every class, in label order.
+
+        Raises:
+          ValueError: for a class without a text, or one that cannot be decoded.
+        """
+        if self.absent:
+            return ("",) * num_classes
+        return corpus.read_texts(self.root or data_root, num_classes)
+
+
+WIKI = Texts()
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
     """The rows of one list, as read: paths, labels, and what to call a row."""
 
     file: Path
@@ -86,6 +139,7 @@ class _Rows:
     row_name: Callable[[int], str]
 
     def where(self, index: int) -> str:
+        """A row, for messages."""
         return f"{self.file}{self.row_name(index)}"
 
 
@@ -95,6 +149,7 @@ def read_image_list(
     layout: str = "plain",
     *,
     lists: Mapping[str, str] | None = None,
+    texts: Texts = WIKI,
 ) -> LongTailedData:
     """Reads a data set given by list files.
 
@@ -105,6 +160,7 @@ def read_image_list(
       layout: how class names are written, see `corpus.read_class_names`.
       lists: other file names under `root` by split, such as
         `{'train': 'Places_LT_train.txt'}`.
+      texts: where the texts are.
 
     Raises:
       ListError: names the list, the line, and what to change.
@@ -116,10 +172,10 @@ def read_image_list(
         raise ListError(f"lists: {unknown} given, allowed are {list(SPLITS)}")
     class_names = corpus.read_class_names(root, layout)
     rows = {split: _read_list(root / names[split]) for split in SPLITS}
-    return _long_tailed_data(name, root, class_names, rows)
+    return from_rows(name, root, class_names, rows, texts)
 
 
-def read_inat18(root: str | os.PathLike[str]) -> LongTailedData:
+def read_inat18(root: str | os.PathLike[str], *, texts: Texts = WIKI) -> LongTailedData:
     """Reads iNaturalist 2018 from `train2018.json` and `val2018.json`.
 
     Labels are category ids. The test split is that of `test2018.json` where the file
@@ -135,28 +191,45 @@ def read_inat18(root: str | os.PathLike[str]) -> LongTailedData:
     test = root / "test2018.json"
     labelled = test.exists() and b'"annotations"' in test.read_bytes()
     rows["test"] = _read_json(test) if labelled else rows["val"]
-    return _long_tailed_data("inat18", root, class_names, rows)
+    return from_rows("inat18", root, class_names, rows, texts)
 
 
-def _long_tailed_data(
-    name: str, root: Path, class_names: Sequence[str], rows: dict[str, _Rows]
+def from_rows(
+    name: str,
+    root: Path,
+    class_names: Sequence[str],
+    rows: Mapping[str, Rows],
+    texts: Texts,
 ) -> LongTailedData:
+    """A data set of image files, its rows checked against classes and files.
+
+    Args:
+      name: of the data set.
+      root: directory that the paths are relative to.
+      class_names: C names.
+      rows: by split.
+      texts: where the texts are.
+
+    Raises:
+      ListError: names the list, the row, and what to change.
+      SplitOverlapError: if an image is listed for training and for testing.
+    """
     listings: dict[str, set[str]] = {}
     splits = {s: _split(rows[s], root, class_names, listings) for s in SPLITS}
     _check_overlap(rows["train"], rows["test"])
     return LongTailedData(
         name=name,
         class_names=tuple(class_names),
-        class_texts=tuple(corpus.read_texts(root, len(class_names))),
+        class_texts=texts.read(root, len(class_names)),
         **splits,
     )
 
 
-def _read_list(file: Path) -> _Rows:
+def _read_list(file: Path) -> Rows:
     if not file.is_file():
         near = [path.name for path in file.parent.glob("*.txt") if path.is_file()]
         raise ListError(
-            f"no list {file}{_nearest(file.name, near)}; name the lists "
+            f"no list {file}{near_name(file.name, near)}; name the lists "
             "ROOT/NAME_{train,val,test}.txt or give their file names"
         )
     lines = read_text_file(file).rstrip().split("\n")
@@ -169,10 +242,10 @@ def _read_list(file: Path) -> _Rows:
                 "remove it"
             )
     paths = [row[0] for row in rows]
-    return _Rows(file, paths, [int(row[1]) for row in rows], lambda i: f":{i + 1}")
+    return Rows(file, paths, [int(row[1]) for row in rows], lambda i: f":{i + 1}")
 
 
-def _read_json(file: Path) -> _Rows:
+def _read_json(file: Path) -> Rows:
     try:
         content = json.loads(file.read_bytes())
         category = {a["image_id"]: a["category_id"] for a in content["annotations"]}
@@ -196,11 +269,11 @@ def _read_json(file: Path) -> _Rows:
                 f"{file} image id {image_id}: {path!r} has category {label}, its "
                 f"folder says {folder!r}; use the annotations that belong to the images"
             )
-    return _Rows(file, paths, labels, lambda i: f" image id {ids[i]}")
+    return Rows(file, paths, labels, lambda i: f" image id {ids[i]}")
 
 
 def _split(
-    rows: _Rows, root: Path, class_names: Sequence[str], listings: dict[str, set[str]]
+    rows: Rows, root: Path, class_names: Sequence[str], listings: dict[str, set[str]]
 ) -> Split:
     """Checks rows against the classes and the files under root."""
     if not rows.paths:
@@ -220,7 +293,7 @@ def _split(
         )
     if (bad := _missing(root, paths, listings)).any():
         path = paths[bad.argmax()]
-        near = _nearest(posixpath.basename(path), listings[posixpath.dirname(path)])
+        near = near_name(posixpath.basename(path), listings[posixpath.dirname(path)])
         raise ListError(
             f"{_first(rows, bad)}: no image {path!r} under {root}{near}; paths are "
             "relative to the root, so set the root that they start from, or mend the "
@@ -232,12 +305,13 @@ def _split(
 
     return Split(
         labels=labels.astype(np.int32),
-        read=lambda index: read_image(root / paths[index], describe(index)),
+        fetch=lambda index: read_content(root / paths[index], describe(index)),
         describe=describe,
+        path=lambda index: root / paths[index],
     )
 
 
-def _relative(rows: _Rows) -> list[str]:
+def _relative(rows: Rows) -> list[str]:
     return [posixpath.normpath(path.lstrip("/")) for path in rows.paths]
 
 
@@ -259,7 +333,7 @@ def _missing(
     return missing
 
 
-def _check_overlap(train: _Rows, test: _Rows) -> None:
+def _check_overlap(train: Rows, test: Rows) -> None:
     trained = {path: index for index, path in enumerate(_relative(train))}
     tested = _relative(test)
     if common := np.array([path in trained for path in tested]).nonzero()[0].tolist():
@@ -271,11 +345,6 @@ def _check_overlap(train: _Rows, test: _Rows) -> None:
         )
 
 
-def _first(rows: _Rows, bad: Bool[np.ndarray, "N"]) -> str:
+def _first(rows: Rows, bad: Bool[np.ndarray, "N"]) -> str:
     others = int(bad.sum()) - 1
     return rows.where(int(bad.argmax())) + (f" and {others} more" if others else "")
-
-
-def _nearest(given: str, allowed: Sequence[str] | set[str]) -> str:
-    near = difflib.get_close_matches(given, allowed, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,137 @@
+"""Image folders: ROOT/SPLIT/CLASS/picture, as torchvision's ImageFolder has them.
+
+Not in the paper. Which class a folder is, `labels.txt` says (or `categories.json`); a
+folder may carry the class's name, its wnid (layout `imagenet_lt`) or its label. Without
+that file the classes are the folders' names in alphabetical order, unless these are
+numbers: alphabetical order puts 10 before 2, which would give nearly every class the
+text of another.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vl_ltr_jax.data.class_names import near_name, read_class_names, read_wnids
+from vl_ltr_jax.data.sources import WIKI, ListError, LongTailedData, Rows, Texts
+from vl_ltr_jax.data.sources import from_rows
+
+# Of torchvision, which the field's folders were made for.
+EXTENSIONS = frozenset(
+    (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+)
+_FOLDERS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
+
+
+def read_image_folder(
+    root: str | os.PathLike[str],
+    name: str,
+    layout: str = "plain",
+    *,
+    texts: Texts = WIKI,
+) -> LongTailedData:
+    """Reads a data set given by folders.
+
+    Args:
+      root: directory with `train`, `val` (or `validation`) and `test`; where `test` is
+        absent the validation images are the test, as with iNaturalist 2018.
+      name: of the data set.
+      layout: of the file with class names, see `class_names.read_class_names`.
+      texts: where the texts are.
+
+    Raises:
+      ListError: names the folder and what to change.
+    """
+    root = Path(root)
+    folders = {split: _folder(root, names) for split, names in _FOLDERS.items()}
+    for split in ("train", "val"):
+        if folders[split] is None:
+            raise ListError(
+                f"no directory {root / split}; image folders are ROOT/SPLIT/CLASS with "
+                "the splits train, val and test"
+            )
+    found = {split: _class_folders(path) for split, path in folders.items() if path}
+    names_file = "categories.json" if layout == "inat18" else "labels.txt"
+    if (root / names_file).is_file():
+        class_names = read_class_names(root, layout)
+        wnids = read_wnids(root) if layout == "imagenet_lt" else ()
+        labels = _label_by_folder(class_names, wnids)
+    else:
+        class_names, labels = _alphabetical(root / names_file, found["train"])
+    rows = {
+        split: _rows(root, path, found[split], labels, names_file)
+        for split, path in folders.items()
+        if path
+    }
+    rows.setdefault("test", rows["val"])
+    return from_rows(name, root, class_names, rows, texts)
+
+
+def _folder(root: Path, names: Sequence[str]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _class_folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir())
+    if not names:
+        raise ListError(
+            f"{folder} has no folder; image folders are ROOT/SPLIT/CLASS/picture"
+        )
+    return names
+
+
+def _alphabetical(
+    names_file: Path, folders: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    if any(folder.isdecimal() for folder in folders):
+        raise ListError(
+            f"no file {names_file}, and folders such as {folders[0]!r} are numbers, "
+            "which do not say what a class is called; write it with a row `name label` "
+            "for each class"
+        )
+    names = tuple(folder.replace("_", " ") for folder in folders)
+    return names, {folder: label for label, folder in enumerate(folders)}
+
+
+def _label_by_folder(
+    class_names: Sequence[str], wnids: Sequence[str]
+) -> dict[str, int]:
+    """Labels by every name that a folder may have; a class's own name goes first."""
+    labels = {str(label): label for label in range(len(class_names))}
+    if wnids:  # names of ImageNet repeat
+        return labels | {wnid: label for label, wnid in enumerate(wnids)}
+    for label, name in enumerate(class_names):
+        labels |= {name: label, name.replace(" ", "_"): label}
+    return labels
+
+
+def _rows(
+    root: Path,
+    folder: Path,
+    names: Sequence[str],
+    labels: Mapping[str, int],
+    names_file: str,
+) -> Rows:
+    paths, classes = [], []
+    for name in names:
+        # Numbers may be padded, so that they sort.
+        given = str(int(name)) if name.isdecimal() and name not in labels else name
+        if given not in labels:
+            raise ListError(
+                f"{folder / name}: {names_file} has no class of that name or label"
+                f"{near_name(name, labels)}; rename the folder, or add the class"
+            )
+        for path in sorted(_pictures(folder / name)):
+            paths.append(os.path.relpath(path, root))
+            classes.append(labels[given])
+    return Rows(folder, paths, classes, lambda i: f" picture {paths[i]}")
+
+
+def _pictures(folder: Path) -> list[str]:
+    """Pictures at any depth, as ImageFolder finds them."""
+    return [
+        os.path.join(directory, file)
+        for directory, _, files in os.walk(folder, followlinks=True)
+        for file in files
+        if os.path.splitext(file)[1].lower() in EXTENSIONS
+    ]
