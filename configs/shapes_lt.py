@@ -20,7 +20,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.eval_recipe = "clip"
     config.data.normalization = "clip"
     config.data.erase_probability = 0.0
-    config.data.num_threads = 2
     config.model.backbone = "ViT-tiny"
     config.model.image_size = 32
     config.init.clip = "tiny_clip"

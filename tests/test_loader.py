@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vl_ltr_jax.data import loader, transforms
+from vl_ltr_jax.data import examples, loader, transforms
 from vl_ltr_jax.data.images import ImageReadError
 from vl_ltr_jax.data.sources import Split
 
@@ -122,7 +122,7 @@ def test_batches_and_epochs_differ():
 def test_an_example_can_be_made_again():
     """Row 3 of step 2 is draw 15 of the run: draw 4 of epoch 1 of 11 images."""
     batch = train(num_batches=3)[2]
-    seed = (3, loader._STREAM, 1, 4)
+    seed = (3, examples._PIXEL_STREAM, 1, 4)
     transform = transforms.train_transform("rand_augment", 8)
     candidates = [
         transform(read(index), np.random.default_rng(seed))
@@ -167,6 +167,11 @@ def test_every_process_evaluates_as_many_batches(process_count):
 def test_sizes_that_do_not_fit(options, message):
     with pytest.raises(ValueError, match=message):
         train(**options)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(examples, "_RETRY_AFTER_SECONDS", (0.0, 0.0))
 
 
 @pytest.mark.parametrize("batches", [train, evaluate])

@@ -130,6 +130,7 @@ def test_metrics_are_logged_at_the_interval_and_at_the_end(tmp_path):
         "loss/visual",
         "throughput/steps_per_second",
         "throughput/images_per_second",
+        "throughput/waiting_for_data",
     }
     eager = new_state()
     for step, batch in zip(range(1, 7), batches(), strict=False):

@@ -47,6 +47,7 @@ ORDER = (
         "finetune",
         "embed",
         "evaluate",
+        "pace",
         "loop",
     ),
     *(

@@ -14,7 +14,7 @@ _LARGEST = 2**31 - 1  # steps, seeds and indices are 32-bit on devices
 _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "data.context_length": (3, None),
     "data.erase_probability": (0, 1),
-    "data.num_threads": (1, None),
+    "data.num_threads": (0, 1000),
     "data.num_workers": (0, 1000),
     "data.bad_image_limit": (0, 1),
     "data.crop_min_area": (0, 1),

@@ -7,6 +7,7 @@ files is found here, before a device is touched.
 import dataclasses
 import functools
 import hashlib
+import os
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -129,7 +130,7 @@ def train_batches(
     start_step: int,
     with_text: bool,
     num_devices: int,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> loader.Batches:
     """This process's share of the endless training batches, from `start_step` on."""
     return loader.train_batches(
         inputs.data.train,
@@ -140,9 +141,11 @@ def train_batches(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         start_step=start_step,
-        num_threads=config.data.num_threads,
+        num_threads=_num_threads(config),
+        num_workers=config.data.num_workers,
         sentence_labels=inputs.corpus.labels if with_text else None,
         tokens=inputs.tokens if with_text else None,
+        bad_image_limit=config.data.bad_image_limit,
         packing=(num_devices, config.mesh.accumulation_steps) if with_text else None,
     )
 
@@ -159,7 +162,8 @@ def eval_batches(
         global_batch_size=config.evaluate.batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        num_threads=config.data.num_threads,
+        num_threads=_num_threads(config),
+        num_workers=config.data.num_workers,
     )
 
 
@@ -175,7 +179,8 @@ def view_batches(
         global_batch_size=config.evaluate.batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        num_threads=config.data.num_threads,
+        num_threads=_num_threads(config),
+        num_workers=config.data.num_workers,
     )
 
 
@@ -184,7 +189,18 @@ def _train_transform(config: Config) -> transforms.TrainTransform:
         config.data.train_recipe,
         config.model.image_size,
         eval_recipe=config.data.eval_recipe,
+        strengths=transforms.Strengths(
+            **{
+                field.name: getattr(config.data, field.name)
+                for field in dataclasses.fields(transforms.Strengths)
+            }
+        ),
     )
+
+
+def _num_threads(config: Config) -> int:
+    """0: as many as this process has cores; more of them only get in their way."""
+    return config.data.num_threads or len(os.sched_getaffinity(0))
 
 
 def _data(config: Config) -> sources.LongTailedData:

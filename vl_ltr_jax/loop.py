@@ -17,6 +17,7 @@ import jax
 
 from vl_ltr_jax.checkpoint import Checkpoints
 from vl_ltr_jax.logs import Logs
+from vl_ltr_jax.pace import Pace
 
 
 @runtime_checkable
@@ -26,6 +27,19 @@ class HasStep(Protocol):
     @property
     def step(self) -> Any:
         """Steps done, a 0-d integer array."""
+
+
+@runtime_checkable
+class Loading(Protocol):
+    """What is known of the making of batches."""
+
+    def metrics(self) -> Mapping[str, float]:
+        """Numbers to log."""
+        ...
+
+    def explain(self) -> str:
+        """Where the time goes, and what would help, in words."""
+        ...
 
 
 State = TypeVar("State", bound=HasStep)
@@ -60,6 +74,7 @@ def train(
     meta: Callable[[], Mapping[str, Any]] = dict,
     evaluate: Evaluation[State] | None = None,
     evaluate_every_steps: int | None = None,
+    loading: Loading | None = None,
 ) -> State:
     """Trains from `first_step` to `num_steps` and leaves a checkpoint of the end.
 
@@ -76,6 +91,7 @@ def train(
         meta: asked at each checkpoint for what to save beside the state.
         evaluate: called with the state and the steps done; its metrics are logged.
         evaluate_every_steps: interval of `evaluate`, which also runs at the end.
+        loading: tells of the batches, with the metrics and when devices wait for them.
 
     Returns:
         The state after `num_steps` steps.
@@ -93,15 +109,25 @@ def train(
             f" {jax.device_get(state.step)}: the two steps must be equal, and at most"
             " the last one"
         )
+    pace = Pace()
     late = _LateMetrics(
-        first_step, num_steps, log_every_steps, images_per_step, checkpoints, logs
+        first_step,
+        num_steps,
+        log_every_steps,
+        images_per_step,
+        checkpoints,
+        logs,
+        pace,
+        loading,
     )
-    with _sigterm_flag() as sigterm:
+    with _sigterm_flag() as sigterm, contextlib.closing(pace):
         for step in range(first_step + 1, num_steps + 1):
-            batch = _next(batches, step)
+            with pace.waiting():
+                batch = _next(batches, step)
             # A host array handed to the step would stall the devices at every step.
             with jax.transfer_guard("disallow"):
                 state, metrics = step_fn(state, batch)
+            pace.started(metrics)
             late.push(step, metrics)
             logs.after_step(step - first_step)
             last = step == num_steps
@@ -133,6 +159,8 @@ class _LateMetrics:
         images_per_step: int,
         checkpoints: Checkpoints,
         logs: Logs,
+        pace: Pace,
+        loading: Loading | None,
     ):
         self._compiled_step = first_step + 1
         self._num_steps = num_steps
@@ -140,8 +168,10 @@ class _LateMetrics:
         self._images_per_step = images_per_step
         self._checkpoints = checkpoints
         self._logs = logs
+        self._pace, self._loading = pace, loading
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self._clock = (first_step, time.perf_counter())
+        self._idle_seconds = 0.0
 
     def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         self.flush()
@@ -160,6 +190,7 @@ class _LateMetrics:
             self._log(step, values)
         elif step == self._compiled_step:
             self._clock = (step, time.perf_counter())  # leave compilation out
+            self._idle_seconds = self._pace.idle_seconds()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -176,11 +207,18 @@ class _LateMetrics:
         self._clock = (step, now)
         steps_per_second = (step - previous_step) / (now - since)
         images_per_second = steps_per_second * self._images_per_step
-        throughput = {
+        idle, self._idle_seconds = self._idle_seconds, self._pace.idle_seconds()
+        idle = self._idle_seconds - idle
+        measured = {
             "throughput/steps_per_second": steps_per_second,
             "throughput/images_per_second": images_per_second,
+            "throughput/waiting_for_data": min(idle / (now - since), 1.0),
+            **(self._loading.metrics() if self._loading else {}),
         }
-        self._logs.scalars(step, {**values, **throughput})
+        self._logs.scalars(step, {**values, **measured})
+        if told := self._pace.warning(now - since, idle):
+            why = f"; {self._loading.explain()}" if self._loading else ""
+            self._logs.message(f"warning: {told}{why}")
         self._logs.progress(
             step,
             self._num_steps,

@@ -5,8 +5,10 @@ losses, which say what each device does, the partitioner decides. Every device t
 rows of the batch, those along `model` too; `model` also splits classes and their texts.
 """
 
+import collections
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -215,6 +217,31 @@ def to_global(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax
         name: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
         for name, rows in host_batch.items()
     }
+
+
+def prefetch(
+    mesh: Mesh, host_batches: Iterator[Mapping[str, np.ndarray]], size: int = 2
+) -> Iterator[dict[str, jax.Array]]:
+    """Global arrays of each batch, put on the devices before they are asked for.
+
+    Args:
+        mesh: the mesh.
+        host_batches: see :func:`to_global`; asked by one thread of its own.
+        size: batches in flight beyond the one in use.
+    """
+
+    def pull() -> dict[str, jax.Array] | None:
+        batch = next(host_batches, None)
+        return None if batch is None else to_global(mesh, batch)
+
+    with futures.ThreadPoolExecutor(1, "prefetch") as thread:
+        coming = collections.deque(thread.submit(pull) for _ in range(size))
+        try:
+            while (batch := coming.popleft().result()) is not None:
+                coming.append(thread.submit(pull))
+                yield batch
+        finally:
+            thread.shutdown(wait=False, cancel_futures=True)
 
 
 def to_host(tree: Any) -> Any:

@@ -41,8 +41,8 @@ class Data:
     eval_recipe: Literal["vl_ltr", "clip"] = "vl_ltr"
     normalization: Literal["clip", "clip_4digit", "imagenet"] = "clip_4digit"
     erase_probability: float = 0.25
-    num_threads: int = 16  # that read and augment, of each worker where there are some
-    num_workers: int = 0  # processes that read and augment; 0: threads of this one
+    num_threads: int = 0  # that read and augment; 0: one for each core
+    num_workers: int = 0  # processes that do so instead; 0: none
     bad_image_limit: float = 0.001  # share of training images that may be unreadable
     cache: str = "default"  # directory of token ids and labels; '': none
 

@@ -9,7 +9,7 @@ report is written from the artifacts at the end of every start.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,6 +39,7 @@ from vl_ltr_jax import config as configs
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import ArtifactError, write_whole
 from vl_ltr_jax.checkpoint import load_params
+from vl_ltr_jax.data import loader
 from vl_ltr_jax.run import Run, artifact, check_writable, sole_user
 from vl_ltr_jax.settings import Config, Finetune, Pretrain
 
@@ -77,7 +78,7 @@ def run_pretrain(run: Run) -> dict[str, Any]:
 
 def batches_of(
     run: Run, options: Pretrain | Finetune, *, with_text: bool
-) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
+) -> Callable[[int], loader.Batches]:
     """From a first step to this process's training batches of a stage."""
     return lambda first_step: inputs.train_batches(
         run.inputs,

@@ -7,17 +7,17 @@ the batches they pass in.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from etils import epath
 
 from vl_ltr_jax import loop, optim, train_state
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.checkpoint import Checkpoints
+from vl_ltr_jax.data.loader import Batches
 from vl_ltr_jax.logs import Logs
 from vl_ltr_jax.pretrain import Step
 from vl_ltr_jax.settings import Finetune, Log, Pretrain
@@ -74,7 +74,7 @@ def train(
     frozen: dict[str, Any],
     variables: dict[str, Any],
     optimizer: optax.GradientTransformation,
-    batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
+    batches: Callable[[int], Batches],
     *,
     directory: epath.Path,
     mesh: jax.sharding.Mesh,
@@ -122,6 +122,7 @@ def train(
             logs.message(f"{directory.name}: resumes at step {int(state.step)}")
         first_step = int(state.step)
         logs.parameters(state.params)
+        host_batches = batches(first_step)
         loop.train(
             state,
             functools.partial(
@@ -132,13 +133,14 @@ def train(
                 ),
                 frozen,
             ),
-            (meshes.to_global(mesh, batch) for batch in batches(first_step)),
+            meshes.prefetch(mesh, host_batches),
             first_step=first_step,
             num_steps=plan.num_steps,
             checkpoints=checkpoints,
             logs=logs,
             log_every_steps=options.every_steps,
             images_per_step=plan.global_batch_size,
+            loading=host_batches.account,
             meta=lambda: {"seconds": seconds_before + time.monotonic() - started},
         )
     return {

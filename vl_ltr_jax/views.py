@@ -11,7 +11,7 @@ there is neither mixup nor CutMix, which mix pictures.
 
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,9 +39,7 @@ class NonFiniteFeatureError(ValueError):
 Encode = Callable[[dict[str, Any], np.int32, np.int32, Array], Array]
 
 
-def batches_of(
-    run: Run, towers: dict[str, Any]
-) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
+def batches_of(run: Run, towers: dict[str, Any]) -> Callable[[int], loader.Batches]:
     """From a first step to this process's batches, see :func:`loader.feature_batches`.
 
     Views that do not lie in the workdir yet are embedded first. On a local disk they

@@ -72,35 +72,55 @@ OPERATIONS: dict[str, Operation] = {
         lambda image, change: (1, 0, 0, 0, 1, 0.45 * change * image.height)
     ),
 }
-_CHOICES = tuple(OPERATIONS.values())
+_NAMES = tuple(OPERATIONS)
 
 
-def rand_augment(
-    image: Image.Image,
+def draw_operations(
     rng: np.random.Generator,
     *,
     num_operations: int = 2,
     magnitude: float = 9.0,
     magnitude_std: float = 0.5,
     probability: float = 0.5,
-    fill: Colour = MEAN_COLOUR,
-) -> Image.Image:
-    """Applies operations drawn with replacement, each with `probability`.
+) -> list[tuple[str, float]]:
+    """Draws operations with replacement, and leaves each in with `probability`.
 
     Args:
-      image: RGB.
       rng: source of every choice.
       num_operations: operations drawn.
       magnitude: mean strength, 0 to 10.
       magnitude_std: its standard deviation; draws are clipped to 0 to 10.
-      probability: of applying a drawn operation.
-      fill: colour where an operation uncovers pixels.
+      probability: of a drawn operation to stay.
+
+    Returns:
+      Names in :data:`OPERATIONS` and changes in [-1, 1], in the order to apply them.
     """
-    for choice in rng.integers(len(_CHOICES), size=num_operations):
+    drawn = []
+    for choice in rng.integers(len(_NAMES), size=num_operations):
         strength = min(max(rng.normal(magnitude, magnitude_std), 0.0), 10.0) / 10.0
         change = -strength if rng.random() < 0.5 else strength
         if rng.random() < probability:
-            image = _CHOICES[choice](image, change, fill)
+            drawn.append((_NAMES[choice], change))
+    return drawn
+
+
+def rand_augment(
+    image: Image.Image,
+    rng: np.random.Generator,
+    *,
+    fill: Colour = MEAN_COLOUR,
+    **numbers: Any,
+) -> Image.Image:
+    """Applies drawn operations.
+
+    Args:
+      image: RGB.
+      rng: source of every choice.
+      fill: colour where an operation uncovers pixels.
+      **numbers: of :func:`draw_operations`.
+    """
+    for name, change in draw_operations(rng, **numbers):
+        image = OPERATIONS[name](image, change, fill)
     return image
 
 

@@ -1,14 +1,13 @@
-"""Batches for training and evaluation: threads, process shares, exact resume.
+"""Batches for training and evaluation: threads, workers, shares, exact resume.
 
 A batch is a dictionary of numpy arrays with this process's b rows of the global batch:
 process p holds rows p * b to (p + 1) * b, so the global batch is the same for any
-number of processes. Training batches depend on (seed, step) alone: a run that starts
-at a step sees what an unbroken run sees there. Not in the paper.
+number of processes, threads and workers. Training batches depend on (seed, step) alone:
+a run that starts at a step sees what an unbroken run sees there. Not in the paper.
 """
 
-import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Integer, UInt8
 from PIL import Image
 
+from vl_ltr_jax.data.examples import Account, OrderedExamples, TrainExamples
 from vl_ltr_jax.data.packing import Packer
 from vl_ltr_jax.data.sampler import BatchSampler
 from vl_ltr_jax.data.sources import Split
@@ -23,11 +23,24 @@ from vl_ltr_jax.data.transforms import EvalTransform, TrainTransform
 
 Batch = dict[str, np.ndarray]
 
-_STREAM = 2  # sets these random numbers apart from those of the sampler
 _VIEW_STREAM, _CHOICE_STREAM = 3, 4  # of the pixels of views, and of which is drawn
 _ENDLESS = 2**62
-# Batches in threads' hands at once: they may belong to different steps.
-_CACHED_DRAWS = 16
+
+
+class Batches(Iterator[Batch]):
+    """An iterator over batches of training, with the account of what they cost."""
+
+    def __init__(self, batches: Iterable[Batch], account: Account) -> None:
+        """Joins the two.
+
+        Args:
+          batches: endless.
+          account: kept while they are made.
+        """
+        self._batches, self.account = iter(batches), account
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
 
 
 def train_batches(
@@ -43,8 +56,10 @@ def train_batches(
     process_count: int = 1,
     start_step: int = 0,
     num_threads: int = 16,
+    num_workers: int = 0,
+    bad_image_limit: float = 0.0,
     packing: tuple[int, int] | None = None,
-) -> Iterator[Batch]:
+) -> Batches:
     """Endless training batches, from `start_step` on.
 
     Args:
@@ -59,6 +74,9 @@ def train_batches(
       process_count: number of shares.
       start_step: first step, constant time for any value.
       num_threads: that read and transform images; changes nothing but speed.
+      num_workers: processes that do so instead of threads, where above 0; started
+        under `absl.app.run` only. Changes nothing but speed.
+      bad_image_limit: share of the images that may be unreadable, see `examples`.
       packing: devices over all processes, and chunks of each device's batch, that
         sentences are packed for; None leaves one to a row.
 
@@ -69,7 +87,7 @@ def train_batches(
 
     Raises:
       ValueError: if sizes do not fit, or a class with images has no sentence; while
-        iterating, ImageReadError names an image that cannot be read.
+        iterating, BadImagesError lists images if too many cannot be read.
     """
     rows = _rows(global_batch_size, process_index, process_count)
     counts = [None if a is None else len(a) for a in (sentence_labels, tokens)]
@@ -85,39 +103,34 @@ def train_batches(
         seed=seed,
         sentence_labels=sentence_labels,
     )
-    draw = functools.lru_cache(_CACHED_DRAWS)(sampler.draw)
-
-    def example(position: int) -> dict[str, Any]:
-        step, row = divmod(position, len(rows))
-        row = rows[row]
-        image = int(draw(step).images[row])
-        # The generator of an example is that of its draw: (seed, epoch, draw).
-        drawn = divmod(step * global_batch_size + row, len(split))
-        rng = np.random.default_rng((seed, _STREAM, *drawn))
-        features = {
-            "image": transform(split.read(image), rng),
-            "label": split.labels[image],
-        }
-        if (sentences := draw(step).sentences) is not None and tokens is not None:
-            features["sentence_id"] = sentences[row].astype(np.int32)
-            if packing is None:
-                features["tokens"] = tokens[sentences[row]].astype(np.int32)
-        return features
-
+    examples = TrainExamples(
+        split,
+        transform,
+        sampler,
+        seed,
+        global_batch_size,
+        rows,
+        tokens if packing is None else None,
+    )
     positions = grain.MapDataset.range(_ENDLESS)[start_step * len(rows) :]
-    batches = _batches(positions.map(example), len(rows), num_threads)
+    account = Account(split, bad_image_limit)
+    batches: Iterator[Batch] = map(
+        account.take,
+        _batches(positions.map(examples), len(rows), num_threads, num_workers),
+    )
     if packing is None or tokens is None:
-        return batches
+        return Batches(batches, account)
     packer = Packer(
         tokens,
         global_batch_size,
         *packing,
-        lambda step: np.asarray(draw(step).sentences),
+        lambda step: np.asarray(sampler.draw(step).sentences),
     )
-    return (
+    packed = (
         {**batch, **packer.pack(step, process_index, process_count)}
         for step, batch in enumerate(batches, start_step)
     )
+    return Batches(packed, account)
 
 
 def eval_batches(
@@ -128,6 +141,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 16,
+    num_workers: int = 0,
 ) -> Iterator[Batch]:
     """Every image once, in order; the last batch is padded.
 
@@ -138,6 +152,7 @@ def eval_batches(
       process_index: which share of each global batch to yield.
       process_count: number of shares.
       num_threads: that read and transform images; changes nothing but speed.
+      num_workers: processes that do so instead, where above 0.
 
     Returns:
       An iterator over `image` uint8 [b, H, W, 3], `label` int32 [b] and `mask` bool
@@ -154,6 +169,7 @@ def eval_batches(
         process_index,
         process_count,
         num_threads,
+        num_workers,
     )
 
 
@@ -167,6 +183,7 @@ def view_batches(
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 16,
+    num_workers: int = 0,
 ) -> Iterator[Batch]:
     """One augmented view of every image, in order; the last batch is padded.
 
@@ -181,6 +198,7 @@ def view_batches(
       process_index: which share of each global batch to yield.
       process_count: number of shares.
       num_threads: that read and transform images; changes nothing but speed.
+      num_workers: processes that do so instead, where above 0.
 
     Returns:
       An iterator over what :func:`eval_batches` yields.
@@ -195,7 +213,13 @@ def view_batches(
         )
 
     return _in_order(
-        split, pixels, global_batch_size, process_index, process_count, num_threads
+        split,
+        pixels,
+        global_batch_size,
+        process_index,
+        process_count,
+        num_threads,
+        num_workers,
     )
 
 
@@ -209,7 +233,7 @@ def feature_batches(
     process_index: int = 0,
     process_count: int = 1,
     start_step: int = 0,
-) -> Iterator[Batch]:
+) -> Batches:
     """Endless training batches of features, from `start_step` on.
 
     The images of a step are those of :func:`train_batches`; each comes from a view
@@ -248,7 +272,7 @@ def feature_batches(
             features[here] = table[images[here]]
         return {"features": features, "label": labels[images].astype(np.int32)}
 
-    return map(batch, itertools.count(start_step))
+    return Batches(map(batch, itertools.count(start_step)), Account())
 
 
 def _in_order(
@@ -258,24 +282,14 @@ def _in_order(
     process_index: int,
     process_count: int,
     num_threads: int,
+    num_workers: int,
 ) -> Iterator[Batch]:
     """Every image once, `pixels` made of the picture and its index."""
     rows = _rows(global_batch_size, process_index, process_count)
-    blank = pixels(Image.new("RGB", (1, 1)), 0)
-
-    def example(position: int) -> dict[str, Any]:
-        step, row = divmod(position, len(rows))
-        index = step * global_batch_size + rows[row]
-        real = index < len(split)
-        return {
-            "image": pixels(split.read(index), index) if real else blank,
-            "label": split.labels[index] if real else np.int32(0),
-            "mask": np.bool_(real),
-        }
-
+    examples = OrderedExamples(split, pixels, global_batch_size, rows)
     num_batches = -(-len(split) // global_batch_size)
     positions = grain.MapDataset.range(num_batches * len(rows))
-    return _batches(positions.map(example), len(rows), num_threads)
+    return _batches(positions.map(examples), len(rows), num_threads, num_workers)
 
 
 def _rows(global_batch_size: int, process_index: int, process_count: int) -> range:
@@ -290,8 +304,20 @@ def _rows(global_batch_size: int, process_index: int, process_count: int) -> ran
 
 
 def _batches(
-    examples: grain.MapDataset[dict[str, Any]], batch_size: int, num_threads: int
+    examples: grain.MapDataset[dict[str, Any]],
+    batch_size: int,
+    num_threads: int,
+    num_workers: int,
 ) -> Iterator[Batch]:
+    if num_workers:
+        # A worker makes whole batches, one at a time: they travel in shared memory.
+        return iter(
+            examples.batch(batch_size)
+            .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+            .mp_prefetch(
+                grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=1)
+            )
+        )
     # Threads share out examples, not batches, and fill two batches ahead: a short wait
     # for the first batch, and little memory.
     options = grain.ReadOptions(

@@ -5,7 +5,8 @@ as the square root of its count, and for each image a sentence uniformly from th
 its class, prompts and encyclopaedia alike.
 """
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int, Int64
@@ -14,6 +15,8 @@ from vl_ltr_jax.data.class_names import unknown_name
 
 # Weight of an image as a power of its class's count.
 SAMPLINGS = {"uniform": 0.0, "sqrt": -0.5, "class_balanced": -1.0}
+# Threads that prepare rows of a batch may be at different steps.
+_STEPS_AT_ONCE = 16
 _STREAM = 1  # sets these random numbers apart from those of the augmentation
 
 
@@ -79,8 +82,21 @@ class BatchSampler:
             None if sentence_labels is None else _offsets(labels, sentence_labels)
         )
 
+        self._recent = functools.lru_cache(_STEPS_AT_ONCE)(self._draw)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to a worker process: all but the recent draws."""
+        return {k: v for k, v in self.__dict__.items() if k != "_recent"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._recent = functools.lru_cache(_STEPS_AT_ONCE)(self._draw)
+
     def draw(self, step: int) -> BatchDraw:
-        """The global batch of a step."""
+        """The global batch of a step; recent ones are remembered."""
+        return self._recent(step)
+
+    def _draw(self, step: int) -> BatchDraw:
         rng = np.random.default_rng((self._seed, _STREAM, step))
         chosen = rng.random(self._batch_size)
         images = np.searchsorted(self._cumulative, chosen, side="right")

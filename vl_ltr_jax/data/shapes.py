@@ -8,8 +8,6 @@ frequent a class is has nothing to do with its looks. Stands in for ImageNet-LT,
 Places-LT and iNaturalist 2018.
 """
 
-import functools
-
 import numpy as np
 from jaxtyping import Int
 from PIL import Image
@@ -95,13 +93,15 @@ def load(seed: int = 0, image_size: int = 32) -> LongTailedData:
     def split(name: str) -> Split:
         classes = np.arange(NUM_CLASSES, dtype=np.int32)
         labels = np.repeat(classes, counts[name])
+        drawn: dict[int, Image.Image] = {}  # unlike a cache, it can be pickled
 
-        @functools.cache
         def picture(index: int) -> Image.Image:
-            rng = np.random.default_rng([seed, 4 + _SPLITS.index(name), index])
-            seen = in_circumstances(looks[labels[index]], rng)
-            pixels = render(seen, FIELD_STYLE, rng, image_size)
-            return Image.fromarray(pixels)
+            if index not in drawn:
+                rng = np.random.default_rng([seed, 4 + _SPLITS.index(name), index])
+                seen = in_circumstances(looks[labels[index]], rng)
+                pixels = render(seen, FIELD_STYLE, rng, image_size)
+                drawn[index] = Image.fromarray(pixels)
+            return drawn[index]
 
         def describe(index: int) -> str:
             return f"shapes {name} picture {index} of {names[labels[index]]}"

@@ -8,12 +8,15 @@ in the compiled step, so that a quarter of the bytes travel. Recipes for trainin
 - `gentle`: crop of 50 to 100 % and flip, for small pictures and telling colours.
 - `none`: the evaluation picture.
 
-and for evaluation, both a bicubic resize of the shorter side and a centre crop:
+whose numbers :class:`Strengths` can change, and for evaluation, both a bicubic resize
+of the shorter side and a centre crop:
 
 - `vl_ltr`: the shorter side becomes 256/224 of the crop, as the authors do.
 - `clip`: the shorter side becomes the crop itself, as in CLIP.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Literal, TypeAlias
@@ -32,11 +35,11 @@ TrainTransform: TypeAlias = Callable[[Image.Image, np.random.Generator], Pixels]
 EvalTransform: TypeAlias = Callable[[Image.Image], Pixels]
 Augmentation: TypeAlias = Callable[[Image.Image, np.random.Generator], Image.Image]
 
-# Smallest and largest share of the area that a crop keeps, and what follows the flip.
-_TRAIN_RECIPES: dict[str, tuple[float, float, Augmentation | None]] = {
-    "rand_augment": (0.08, 1.0, rand_augment),
-    "plain": (0.08, 1.0, jitter_colours),
-    "gentle": (0.5, 1.0, None),
+# Smallest share of the area that a crop keeps, and what follows the flip.
+_TRAIN_RECIPES: dict[str, tuple[float, str]] = {
+    "rand_augment": (0.08, "rand_augment"),
+    "plain": (0.08, "jitter_colours"),
+    "gentle": (0.5, ""),
 }
 TRAIN_RECIPES = (*_TRAIN_RECIPES, "none")
 # Shorter side over the crop's, and where the crop of an odd margin goes.
@@ -75,8 +78,35 @@ def eval_transform(recipe: str, image_size: int) -> EvalTransform:
     return transform
 
 
+@dataclasses.dataclass(frozen=True)
+class Strengths:
+    """The numbers of training recipes, by default those of VL-LTR.
+
+    Attributes:
+      crop_min_area: smallest share of the area that a crop keeps; 0: the recipe's.
+      flip_probability: of a mirrored picture.
+      rand_augment_operations: drawn for each picture.
+      rand_augment_magnitude: their mean strength, 0 to 10.
+      rand_augment_magnitude_std: its standard deviation.
+      rand_augment_probability: of a drawn operation to be applied.
+      colour_jitter: brightness, contrast and saturation change by up to this share.
+    """
+
+    crop_min_area: float = 0.0
+    flip_probability: float = 0.5
+    rand_augment_operations: int = 2
+    rand_augment_magnitude: float = 9.0
+    rand_augment_magnitude_std: float = 0.5
+    rand_augment_probability: float = 0.5
+    colour_jitter: float = 0.4
+
+
 def train_transform(
-    recipe: str, image_size: int, *, eval_recipe: str = "vl_ltr"
+    recipe: str,
+    image_size: int,
+    *,
+    eval_recipe: str = "vl_ltr",
+    strengths: Strengths = Strengths(),
 ) -> TrainTransform:
     """The training transform of a recipe, RGB picture and generator to bytes.
 
@@ -84,6 +114,7 @@ def train_transform(
       recipe: one of `TRAIN_RECIPES`.
       image_size: side of the result, in pixels.
       eval_recipe: what `none` does.
+      strengths: of crop, flip, RandAugment and colour jitter.
 
     Raises:
       ValueError: for an unknown recipe.
@@ -93,13 +124,28 @@ def train_transform(
         return lambda image, rng: unchanged(image)
     if recipe not in _TRAIN_RECIPES:
         raise unknown_name("the training recipe", recipe, TRAIN_RECIPES)
-    smallest, largest, augment = _TRAIN_RECIPES[recipe]
+    smallest, colours = _TRAIN_RECIPES[recipe]
+    smallest = strengths.crop_min_area or smallest
+    augmentations: dict[str, Augmentation] = {
+        "rand_augment": functools.partial(
+            rand_augment,
+            num_operations=strengths.rand_augment_operations,
+            magnitude=strengths.rand_augment_magnitude,
+            magnitude_std=strengths.rand_augment_magnitude_std,
+            probability=strengths.rand_augment_probability,
+        ),
+        "jitter_colours": functools.partial(
+            jitter_colours, strength=strengths.colour_jitter
+        ),
+        "": lambda image, rng: image,
+    }
+    augment = augmentations[colours]
 
     def transform(image: Image.Image, rng: np.random.Generator) -> Pixels:
-        image = random_resized_crop(image, rng, image_size, (smallest, largest))
-        if rng.random() < 0.5:
+        image = random_resized_crop(image, rng, image_size, (smallest, 1.0))
+        if rng.random() < strengths.flip_probability:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.asarray(augment(image, rng) if augment else image)
+        return np.asarray(augment(image, rng))
 
     return transform
 

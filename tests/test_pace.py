@@ -1,0 +1,125 @@
+"""Time that devices stand still for data: what a wait lasts beyond the step."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import test_loop
+
+from vl_ltr_jax import loop, pace
+from vl_ltr_jax import mesh as meshes
+
+
+class Device:
+    """Outputs that are ready at a time, and a clock that moves when told."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(pace.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(pace, "_when_ready", lambda ready_at: ready_at)
+
+
+@pytest.fixture
+def device(monkeypatch):
+    return Device(monkeypatch)
+
+
+def steps(device, tempo, waits, step_seconds):
+    """Starts a step after each wait; gives the idle seconds when all have ended."""
+    free_at = 0.0
+    for wait in waits:
+        with tempo.waiting():
+            device.now += wait
+        free_at = max(free_at, device.now) + step_seconds
+        tempo.started(free_at)
+    device.now = free_at
+    tempo._watcher.shutdown(wait=True)
+    return tempo.idle_seconds()
+
+
+@pytest.mark.parametrize(
+    ("wait", "step_seconds", "idle"),
+    [
+        (1.0, 3.0, 0.0),  # made while the step ran
+        (3.0, 1.0, 2.0 * 4),  # each but the first outlasts its step by two seconds
+        (2.0, 2.0, 0.0),
+    ],
+)
+def test_only_what_outlasts_the_step_counts(device, wait, step_seconds, idle):
+    """Broken by adding up waits: a wait behind a running step costs nothing."""
+    tempo = pace.Pace()
+    assert steps(device, tempo, [wait] * 5, step_seconds) == pytest.approx(idle)
+
+
+def test_it_speaks_once_and_only_of_what_matters():
+    tempo = pace.Pace()
+    assert tempo.warning(30.0, 9.0) is None  # under ten seconds in all
+    assert (
+        tempo.warning(30.0, 3.0) == "the devices stood still for data 20% of the time"
+    )
+    assert tempo.warning(30.0, 30.0) is None
+    busy = pace.Pace()
+    assert busy.warning(1000.0, 150.0) is None
+
+
+class Slow:
+    """What a loader knows of itself."""
+
+    def metrics(self):
+        return {"data/bad_images": 3.0}
+
+    def explain(self):
+        return "the work on images is decoding them 90%"
+
+
+def test_the_loop_names_the_bottleneck(tmp_path, monkeypatch):
+    monkeypatch.setattr(pace, "_WORTH_TELLING_SECONDS", 0.0)
+    monkeypatch.setattr(pace, "_WORTH_TELLING_SHARE", 0.0)
+    logs = test_loop.Recorder()
+    test_loop.run(tmp_path, num_steps=8, logs=logs, loading=Slow())
+    assert logs.written[3]["data/bad_images"] == 3.0
+    assert 0 <= logs.written[8]["throughput/waiting_for_data"] <= 1
+    (warning,) = (text for text in logs.messages if text.startswith("warning"))
+    assert "stood still for data" in warning and "decoding them 90%" in warning
+    assert isinstance(Slow(), loop.Loading)
+
+
+def test_prefetched_batches_are_those_given_in_order():
+    mesh = meshes.make_mesh()
+    given = [{"x": np.full((8, 2), number)} for number in range(5)]
+    asked = []
+
+    def host_batches():
+        for batch in given:
+            asked.append(batch)
+            yield batch
+
+    found = meshes.prefetch(mesh, host_batches(), size=2)
+    first = next(found)
+    assert isinstance(first["x"], jax.Array) and len(asked) >= 2
+    rest = [int(batch["x"][0, 0]) for batch in found]
+    assert [int(first["x"][0, 0]), *rest] == list(range(5))
+
+
+def test_an_error_of_the_loader_comes_when_its_batch_is_due():
+    mesh = meshes.make_mesh()
+
+    def host_batches():
+        yield {"x": np.zeros((8, 2))}
+        raise ValueError("no image")
+
+    found = meshes.prefetch(mesh, host_batches())
+    assert jnp.all(next(found)["x"] == 0)
+    with pytest.raises(ValueError, match="no image"):
+        next(found)
+
+
+def test_endless_batches_are_left_without_waiting():
+    mesh = meshes.make_mesh()
+    endless = ({"x": np.zeros((8, 2))} for _ in itertools.count())
+    found = meshes.prefetch(mesh, endless)
+    next(found)
+    found.close()
+    assert next(found, None) is None

@@ -1,0 +1,73 @@
+"""Worker processes change nothing: 0, 1 or 4 of them, for 1 or 2 shares of a batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import image_world
+import numpy as np
+import pytest
+import worker_batches
+
+from vl_ltr_jax.data import examples, shapes
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Batches made by workers, and those made here without them."""
+    root = image_world.write(tmp_path_factory.mktemp("world"))
+    out = root / "batches.npz"
+    program = Path(worker_batches.__file__)
+    done = subprocess.run(
+        [sys.executable, program, root, out],
+        env={**os.environ, "PYTHONPATH": str(program.parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(examples, "_RETRY_AFTER_SECONDS", ())
+        (root / "images/crimson/train_3.jpg").write_bytes(
+            (root / "images/crimson/train_2.jpg").read_bytes()
+        )
+        data = worker_batches.world(root)
+        here = {
+            "train": worker_batches.train(data.train, num_threads=0),
+            "resumed": worker_batches.train(data.train, num_threads=2, start_step=2),
+            "test": worker_batches.evaluate(data.test, num_threads=2),
+        }
+    return np.load(out), here
+
+
+def assert_same(found, name, batches):
+    for number, batch in enumerate(batches):
+        for key, values in batch.items():
+            other = found[f"{name}/{number}/{key}"]
+            assert other.dtype == values.dtype
+            np.testing.assert_array_equal(other, values, f"{name} {number} {key}")
+    assert f"{name}/{len(batches)}/image" not in found
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_workers_give_the_batches_of_one_process(made, workers):
+    """A bad image among them is replaced alike; broken by batches dealt by element."""
+    found, here = made
+    for process in range(2):
+        rows = slice(4 * process, 4 * process + 4)
+        share = [{k: v[rows] for k, v in batch.items()} for batch in here["train"]]
+        assert_same(found, f"train {workers} {process}", share)
+    assert_same(found, f"resumed {workers}", here["resumed"])
+    assert_same(found, f"test {workers}", here["test"])
+    np.testing.assert_array_equal(
+        here["resumed"][0]["image"], here["train"][2]["image"]
+    )
+
+
+def test_the_embedded_pictures_travel_to_workers(made):
+    """A memoised function of a function cannot be pickled."""
+    found, _ = made
+    val = shapes.load().val.select(np.arange(9))
+    batches = worker_batches.evaluate(val, num_threads=0)
+    assert_same(found, "shapes", batches)

@@ -1,0 +1,79 @@
+"""Batches made by worker processes, which absl must start: `test_workers.py` runs it.
+
+python worker_batches.py ROOT OUT.npz
+"""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+from absl import app
+
+from vl_ltr_jax.data import loader, shapes, sources, transforms
+
+BATCHES = 3
+
+
+def arguments():
+    sentence_labels = np.repeat(np.arange(3, dtype=np.int32), [3, 1, 4])
+    return {
+        "transform": transforms.train_transform("rand_augment", 24),
+        "seed": 5,
+        "global_batch_size": 8,
+        "sentence_labels": sentence_labels,
+        "tokens": np.arange(40, dtype=np.uint16).reshape(8, 5),
+        "bad_image_limit": 0.1,
+    }
+
+
+def train(split, *, start_step=0, **options):
+    batches = loader.train_batches(
+        split, **arguments() | options, start_step=start_step
+    )
+    return list(itertools.islice(batches, BATCHES))
+
+
+def evaluate(split, **options):
+    return list(
+        loader.eval_batches(
+            split,
+            transform=transforms.eval_transform("clip", 24),
+            global_batch_size=8,
+            **options,
+        )
+    )
+
+
+def world(root):
+    data = sources.read_image_list(root, "world")
+    (root / "images/crimson/train_3.jpg").write_bytes(b"broken since it was listed")
+    return data
+
+
+def main(argv):
+    root, out = Path(argv[1]), argv[2]
+    data = world(root)
+    found = {}
+    for workers in (1, 4):
+        for process in range(2):
+            share = {"process_index": process, "process_count": 2}
+            found[f"train {workers} {process}"] = train(
+                data.train, num_workers=workers, **share
+            )
+        found[f"resumed {workers}"] = train(
+            data.train, num_workers=workers, start_step=2
+        )
+        found[f"test {workers}"] = evaluate(data.test, num_workers=workers)
+    shapes_lt = shapes.load().val
+    found["shapes"] = evaluate(shapes_lt.select(np.arange(9)), num_workers=1)
+    arrays = {
+        f"{name}/{number}/{key}": values
+        for name, batches in found.items()
+        for number, batch in enumerate(batches)
+        for key, values in batch.items()
+    }
+    np.savez(out, **arrays)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,238 @@
+"""From a position in the stream of examples to pixels, label and sentence.
+
+The callables here travel to worker processes. An example tells, beside what the model
+sees, what it cost and which images could not be read: :class:`Account` adds that up in
+the process that trains.
+
+An unreadable image of training is tried again, for storage may have hiccups, and then
+replaced by another image of its class: the class keeps its share of the batch. The
+replacement depends on (seed, epoch, draw) alone. Evaluation stops instead. Not in the
+paper; VL-LTR's loader stops.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from absl import logging
+from jaxtyping import Float32, Int64, Integer, UInt8
+from PIL import Image
+
+from vl_ltr_jax.data.images import ImageReadError
+from vl_ltr_jax.data.sampler import BatchSampler
+from vl_ltr_jax.data.sources import Split
+from vl_ltr_jax.data.transforms import TrainTransform
+
+Pixels = UInt8[np.ndarray, "H W 3"]
+
+_PIXEL_STREAM, _REPLACEMENT_STREAM = 2, 5  # apart from those of the sampler
+_RETRY_AFTER_SECONDS = (0.1, 1.0)
+_MOST_REPLACEMENTS = 7
+_TOLD_AT_MOST = 20
+COST, UNREADABLE = "host_seconds", "unreadable"
+_WORK = ("fetching files", "decoding them", "augmenting pictures")
+_MORE_HANDS = "raise data.num_workers (or data.num_threads) while cores are idle"
+_REMEDIES = (
+    "raise data.num_threads, or move the images to a faster disk",
+    f"{_MORE_HANDS}, or store smaller images",
+    f"{_MORE_HANDS}, or take a lighter data.train_recipe",
+)
+
+
+class BadImagesError(ImageReadError):
+    """More images of training cannot be read than the run allows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainExamples:
+    """Examples of this process's rows of the global batches.
+
+    Attributes:
+      split: N images; an epoch is N draws.
+      transform: see `transforms.train_transform`.
+      sampler: draws the global batches.
+      seed: of the augmentation.
+      global_batch_size: B, over all processes.
+      rows: this process's rows of a global batch.
+      tokens: ids of each sentence, where rows have one each.
+    """
+
+    split: Split
+    transform: TrainTransform
+    sampler: BatchSampler
+    seed: int
+    global_batch_size: int
+    rows: range
+    tokens: Integer[np.ndarray, "S L"] | None = None
+
+    def __call__(self, position: int) -> dict[str, Any]:
+        """The example of a position: row `position % b` of step `position // b`."""
+        step, row = divmod(position, len(self.rows))
+        return self.example(step, self.rows[row])
+
+    def epoch_and_draw(self, step: int, row: int) -> tuple[int, int]:
+        """Where a row of a global batch stands in the epochs of N draws."""
+        return divmod(step * self.global_batch_size + row, len(self.split))
+
+    def example(self, step: int, row: int) -> dict[str, Any]:
+        """A row of a global batch."""
+        drawn = self.sampler.draw(step)
+        index = int(drawn.images[row])
+        where = self.epoch_and_draw(step, row)
+        unreadable = np.full(1 + _MOST_REPLACEMENTS, -1)
+        image, fetched, decoded = self._readable(index, where, unreadable)
+        start = time.perf_counter()
+        # The generator of an example is that of its draw: (seed, epoch, draw).
+        rng = np.random.default_rng((self.seed, _PIXEL_STREAM, *where))
+        features = {
+            "image": self.transform(image, rng),
+            "label": self.split.labels[index],
+            UNREADABLE: unreadable,
+        }
+        seconds = (fetched, decoded, time.perf_counter() - start)
+        features[COST] = np.array(seconds, np.float32)
+        if drawn.sentences is not None:
+            sentence = drawn.sentences[row]
+            features["sentence_id"] = sentence.astype(np.int32)
+            if self.tokens is not None:
+                features["tokens"] = self.tokens[sentence].astype(np.int32)
+        return features
+
+    def _readable(
+        self,
+        index: int,
+        where: tuple[int, int],
+        unreadable: Int64[np.ndarray, " K"],
+    ) -> tuple[Image.Image, float, float]:
+        """The image, or another of its class; notes those that failed."""
+        try:
+            return _read_patiently(self.split, index)
+        except ImageReadError as error:
+            last = error
+        unreadable[0] = index
+        members = np.flatnonzero(self.split.labels == self.split.labels[index])
+        rng = np.random.default_rng((self.seed, _REPLACEMENT_STREAM, *where))
+        others = rng.permutation(members[members != index])[:_MOST_REPLACEMENTS]
+        for number, other in enumerate(others.tolist(), 1):
+            try:
+                return _read_patiently(self.split, other)
+            except ImageReadError as error:
+                last = error
+            unreadable[number] = other
+        raise BadImagesError(
+            f"none of {1 + len(others)} images of class {self.split.labels[index]} can "
+            f"be read, so a batch lacks a row; the last: {last}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class OrderedExamples:
+    """Every image once, in order, padded to whole batches; damage is not skipped.
+
+    Attributes:
+      split: N images.
+      pixels: makes model input of a picture and its index.
+      global_batch_size: B, over all processes.
+      rows: this process's rows of a global batch.
+    """
+
+    split: Split
+    pixels: Callable[[Image.Image, int], Pixels]
+    global_batch_size: int
+    rows: range
+
+    def __call__(self, position: int) -> dict[str, Any]:
+        """The example of a position, of which those past the end are masked."""
+        step, row = divmod(position, len(self.rows))
+        index = step * self.global_batch_size + self.rows[row]
+        if index >= len(self.split):
+            blank = self.pixels(Image.new("RGB", (1, 1)), 0)
+            return {"image": blank, "label": np.int32(0), "mask": np.bool_(False)}
+        return {
+            "image": self.pixels(_read_patiently(self.split, index)[0], index),
+            "label": self.split.labels[index],
+            "mask": np.bool_(True),
+        }
+
+
+def _read_patiently(split: Split, index: int) -> tuple[Image.Image, float, float]:
+    """A picture, and the seconds that fetching and decoding took."""
+    for pause in _RETRY_AFTER_SECONDS:
+        try:
+            return _read(split, index)
+        except ImageReadError:
+            time.sleep(pause)
+    return _read(split, index)
+
+
+def _read(split: Split, index: int) -> tuple[Image.Image, float, float]:
+    start = time.perf_counter()
+    content = split.fetch(index)
+    fetched = time.perf_counter()
+    image = split.decode(index, content)
+    return image, fetched - start, time.perf_counter() - fetched
+
+
+class Account:
+    """What the examples of this process cost, and which images could not be read."""
+
+    def __init__(self, split: Split | None = None, limit: float = 0.0) -> None:
+        """Starts at nothing.
+
+        Args:
+          split: the images of training; None where none are read.
+          limit: share of them that may be unreadable.
+        """
+        self._split, self._limit = split, limit
+        self._seconds = np.zeros(len(_WORK))
+        self._bad: dict[int, str] = {}
+
+    def take(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Adds up a batch, and leaves what the model sees.
+
+        Raises:
+          BadImagesError: if more images are unreadable than the limit allows.
+        """
+        seconds: Float32[np.ndarray, "b 3"] = batch[COST]
+        self._seconds += seconds.sum(axis=0)
+        found = np.unique(batch[UNREADABLE])
+        for index in found[found >= 0].tolist():
+            if index not in self._bad:
+                self._note(index)
+        return {k: v for k, v in batch.items() if k not in (COST, UNREADABLE)}
+
+    def metrics(self) -> dict[str, float]:
+        """`data/bad_images`: how many different images were replaced so far."""
+        return {"data/bad_images": float(len(self._bad))}
+
+    def explain(self) -> str:
+        """Where the time to prepare images goes, the most first, and what helps."""
+        if not self._seconds.any():
+            return "no picture is read"
+        shares = self._seconds / self._seconds.sum()
+        order = np.argsort(-shares)
+        parts = ", ".join(f"{_WORK[i]} {shares[i]:.0%}" for i in order)
+        return f"the work on images is {parts}; {_REMEDIES[order[0]]}"
+
+    def _note(self, index: int) -> None:
+        if self._split is None:
+            raise ValueError("an account without images was given an unreadable one")
+        try:
+            self._split.read(index)
+            reason = f"{self._split.describe(index)} could not be read, and now can"
+        except ImageReadError as error:
+            reason = str(error)
+        self._bad[index] = reason
+        logging.warning("another image of its class is taken: %s", reason)
+        if len(self._bad) / len(self._split) > self._limit:
+            listed = list(self._bad.values())
+            more = len(listed) - _TOLD_AT_MOST
+            raise BadImagesError(
+                f"{len(listed)} of {len(self._split)} images of training cannot be "
+                f"read, more than data.bad_image_limit={self._limit:g} allows; "
+                "`python -m vl_ltr_jax.data.check` finds all of them:\n  "
+                + "\n  ".join(listed[:_TOLD_AT_MOST])
+                + (f"\n  and {more} more" if more > 0 else "")
+            )

@@ -1,0 +1,238 @@
+"""Fetches the text of every class from Wikipedia, or from any other MediaWiki.
+
+    python -m vl_ltr_jax.data.fetch_text --root=ROOT --contact=name@example.org
+
+VL-LTR (Section 3.1) takes the text of a class from its Wikipedia page, and publishes
+the texts, not the way to them. Here the page of a class is the title that a file of
+titles gives; else its name; else, where that is no page or only lists meanings, the
+first find of a search that has every word of the name.
+
+ROOT/wiki/desc_LABEL.txt appear whole, one after another, and ROOT/wiki/sources.jsonl
+says where each came from. A class that has a text is left alone: a run that was stopped
+goes on when it is started again.
+"""
+
+import argparse
+import collections
+import dataclasses
+import datetime
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vl_ltr_jax.data.class_names import LAYOUTS
+from vl_ltr_jax.data.class_pages import find_page, read_titles, searchable_names
+from vl_ltr_jax.data.mediawiki import WIKIPEDIA, MediaWiki, WikiError
+from vl_ltr_jax.data.text_files import text_path
+from vl_ltr_jax.data.text_sources import Source, TextStore
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        counts: of classes, by `title`, `exact`, `search`, `missing` and `there`.
+        missing: label -> why no page was found.
+        same_page: address of a page -> label -> name, of the classes that share it.
+    """
+
+    counts: Mapping[str, int]
+    missing: Mapping[int, str]
+    same_page: Mapping[str, Mapping[int, str]]
+
+
+def fetch_texts(
+    root: str | Path,
+    names: Sequence[str],
+    wiki: MediaWiki,
+    *,
+    titles: Mapping[int, str] | None = None,
+    hint: str = "",
+    overwrite: bool = False,
+    empty_where_missing: bool = False,
+) -> Outcome:
+    """Writes the texts of classes that have none, and sources.jsonl.
+
+    A class gets a text anew where `titles` has another page for it than its text was
+    fetched from, if nobody edited that text since. What was written before an error or
+    an interruption stays, and is not fetched again.
+
+    Args:
+        root: the data set's directory.
+        names: C names to look for, in label order.
+        wiki: where to look.
+        titles: label -> title, of any classes.
+        hint: words that a search gets besides the name.
+        overwrite: fetch all texts anew; one whose page is not found stays.
+        empty_where_missing: write an empty text where no page is found.
+
+    Raises:
+        ValueError: sources.jsonl is broken, or has a class under another name.
+        WikiError: the wiki is out of reach or refuses.
+    """
+    titles = titles or {}
+    store = TextStore(root)
+    if not overwrite:
+        _check_names(store, names)
+    lacking = [
+        label
+        for label in range(len(names))
+        if overwrite or not store.has(label) or _is_outdated(store, label, titles)
+    ]
+    counts = collections.Counter(there=len(names) - len(lacking))
+    missing: dict[int, str] = {}
+    with (
+        store.open(),
+        tqdm(total=len(names), initial=counts["there"], unit="class") as bar,
+    ):
+        for label in lacking:
+            name = names[label]
+            bar.set_postfix_str(name, refresh=False)
+            page, how, asked = find_page(wiki, name, title=titles.get(label), hint=hint)
+            if page is not None:
+                source = Source(
+                    label=label,
+                    name=name,
+                    how=how,
+                    retrieved=_today(),
+                    asked=asked,
+                    title=page.title,
+                    page_id=page.page_id,
+                    revision_id=page.revision_id,
+                    url=page.url,
+                    licence=wiki.licence(),
+                )
+                store.add(f"{page.text}\n", source)
+            else:
+                missing[label] = asked
+                if empty_where_missing and not store.has(label):
+                    store.add("", Source(label, name, how, _today()))
+            counts[how] += 1
+            bar.update()
+    return Outcome(counts, missing, store.same_page())
+
+
+def summary(outcome: Outcome, names: Sequence[str]) -> str:
+    """What a run did, and how to mend what it did not find, for a terminal."""
+    counts = outcome.counts
+    lines = [
+        f"{len(names)} classes: {counts['exact']} by name, {counts['search']} by "
+        f"search, {counts['title']} by --titles, {counts['missing']} not found, "
+        f"{counts['there']} there before"
+    ]
+    if outcome.missing:
+        lines.append(
+            "Not found (label, name, why). Write rows `label<TAB>title` with titles of "
+            "their pages into a file, and start again with --titles=FILE:"
+        )
+    for label, why in outcome.missing.items():
+        lines.append(f"{label}\t{names[label]}\t{why}")
+    if outcome.same_page:
+        lines.append(
+            "Warning: these classes have the same page, hence the same text. Give them "
+            "pages of their own with --titles=FILE, rows `label<TAB>title`:"
+        )
+    for url, sharing in outcome.same_page.items():
+        classes = ", ".join(f"{label} {name}" for label, name in sharing.items())
+        lines.append(f"{url}\t{classes}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command line.
+
+    Exits with 0 if every class has a text in the end, 1 if not, 2 after a mistake in
+    what was given, and 130 when interrupted.
+    """
+    given = _parser().parse_args(arguments)
+    names: tuple[str, ...] = ()
+    try:
+        names = searchable_names(given.root, given.layout)
+        titles = read_titles(given.titles, len(names)) if given.titles else {}
+        wiki = MediaWiki(
+            given.api,
+            requests_per_second=given.requests_per_second,
+            contact=given.contact,
+        )
+        outcome = fetch_texts(
+            given.root,
+            names,
+            wiki,
+            titles=titles,
+            hint=given.hint,
+            overwrite=given.overwrite,
+            empty_where_missing=given.missing == "empty",
+        )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (WikiError, OSError, KeyboardInterrupt) as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        print(
+            f"error: {'interrupted' if interrupted else error}\n"
+            f"{_number_of_texts(given.root, names)} of {len(names)} classes have a "
+            "text; start the same command again to go on (--overwrite starts over)",
+            file=sys.stderr,
+        )
+        sys.exit(130 if interrupted else 1)
+    print(summary(outcome, names))
+    sys.exit(0 if _number_of_texts(given.root, names) == len(names) else 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m vl_ltr_jax.data.fetch_text",
+        description=str(__doc__).split("\n")[0],
+    )
+    option = parser.add_argument
+    option("--root", required=True, help="the data set's directory")
+    option("--layout", choices=LAYOUTS, default="plain", help="of its class names")
+    option("--api", default=WIKIPEDIA, help="api.php of a MediaWiki (%(default)s)")
+    option("--hint", default="", help="words for searches, such as 'species'")
+    option("--titles", help="a file with rows label<TAB>title")
+    option("--requests_per_second", type=float, default=5.0, help="at most")
+    option("--contact", default="", help="a mail address or URL, for the wiki's people")
+    option("--overwrite", action="store_true", help="fetch all texts anew")
+    option(
+        "--missing",
+        choices=("stop", "empty"),
+        default="stop",
+        help="where no page is found, have no text, which stops a training from "
+        "starting; or an empty one, which leaves prompts alone",
+    )
+    return parser
+
+
+def _number_of_texts(root: str | Path, names: Sequence[str]) -> int:
+    return sum(text_path(root, label).is_file() for label in range(len(names)))
+
+
+def _check_names(store: TextStore, names: Sequence[str]) -> None:
+    """Texts of labels that moved to other classes would be wrong."""
+    for label, source in store.sources.items():
+        if label < len(names) and source.name != names[label]:
+            raise ValueError(
+                f"{text_path(store.root, label)} is of {source.name!r}, says "
+                f"{store.path}, but the class {label} is {names[label]!r} now; remove "
+                "that text, or fetch all anew with --overwrite"
+            )
+
+
+def _is_outdated(store: TextStore, label: int, titles: Mapping[int, str]) -> bool:
+    """Whether a text is as it was fetched, but from another page than asked for."""
+    return (
+        label in titles
+        and store.is_as_fetched(label)
+        and store.sources[label].asked != titles[label]
+    )
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
