@@ -194,30 +194,6 @@ def test_label_file_missing(tmp_path: Path) -> None:
         read_class_names(tmp_path, "places_lt")
 
 
-def test_class_without_text_is_named(tmp_path: Path) -> None:
-    (tmp_path / "wiki").mkdir()
-    (tmp_path / "wiki" / "desc_1.txt").write_text("B.")
-    with pytest.raises(
-        ValueError, match=r"2 of 3 .*\(labels 0, 2\): .*desc_0.txt does"
-    ):
-        read_texts(tmp_path, 3)
-    with pytest.raises(ValueError, match=r"desc_0.txt .* numbered from 1"):
-        read_texts(tmp_path, 1)
-
-
-def test_undecodable_text_is_named_with_its_line(tmp_path: Path) -> None:
-    (tmp_path / "wiki").mkdir()
-    (tmp_path / "wiki" / "desc_0.txt").write_bytes(b"fine.\nnot \xff fine.\n")
-    with pytest.raises(ValueError, match=r"desc_0.txt:2: the byte 0xff is not UTF-8"):
-        read_texts(tmp_path, 1)
-
-
-def test_byte_order_mark_and_line_ends(tmp_path: Path) -> None:
-    (tmp_path / "wiki").mkdir()
-    (tmp_path / "wiki" / "desc_0.txt").write_bytes(b"\xef\xbb\xbfA.\r\nB.\rC.")
-    assert read_texts(tmp_path, 1) == ("A.\nB.\nC.",)
-
-
 def test_class_without_sentence_is_named() -> None:
     text = "== References ==\nOnly these."
     with pytest.raises(ValueError, match=r"1 of 2 .*'b' \(label 1, .*desc_1.txt"):

@@ -185,3 +185,16 @@ def test_damaged_image_stops_with_its_name(batches):
     options = {"num_batches": 30} if batches is train else {}
     with pytest.raises(ImageReadError, match=r"x.jpg \(list.txt:10\)"):
         batches(split=split, **options)
+
+
+def test_a_batch_reads_its_own_images_and_no_others():
+    """At any step: sampling knows labels alone."""
+    asked = []
+
+    def count(index):
+        asked.append(index)
+        return read(index)
+
+    split = Split(LABELS, count, str)
+    train(split=split, num_batches=2, num_threads=0, start_step=10**9)
+    assert len(asked) == 12

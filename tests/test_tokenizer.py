@@ -64,7 +64,7 @@ def test_golden_rows(tokenizer: Tokenizer, length: int) -> None:
     np.testing.assert_array_equal(
         rows, np.load(GOLDEN / "tokenizer.npz")[f"ctx{length}"]
     )
-    assert rows.dtype == np.int32
+    assert rows.dtype == np.uint16
 
 
 @pytest.mark.parametrize("name", ["imnet_lt", "places_lt", "inat"])
@@ -109,6 +109,29 @@ def test_fuzz_equals_openai(tokenizer: Tokenizer, openai: Any) -> None:
     assert tokenizer.byte_pairs(texts) == [openai.encode(text) for text in texts]
 
 
+def test_entities_become_characters(tokenizer: Tokenizer, openai: Any) -> None:
+    """Broken by: no html.unescape, or one that is not undone before the words are cut.
+
+    Entities of entities too, as in texts that were escaped twice.
+    """
+    texts = ["R&amp;D of a&nbsp;caf&#233;", "&amp;quot;Eau&amp;quot; &lt;i&gt; &eacute"]
+    plain = ["R&D of a\xa0café", '"Eau" <i> é']
+    expected = [openai.encode(text) for text in texts]
+    assert tokenizer.byte_pairs(texts) == expected
+    assert tokenizer.byte_pairs(plain) == expected
+
+
+@pytest.mark.parametrize("words", [74, 75, 76, 200])
+def test_long_sentences_are_cut_as_the_authors_do(
+    tokenizer: Tokenizer, openai: Any, words: int
+) -> None:
+    """Broken by: one token fewer or more kept, or no end of text after a cut."""
+    text = " ".join(["heron"] * (words - 1) + ["tail"])
+    ids = [49406, *openai.encode(text)[:75], 49407]
+    assert tokenizer.encode([text]).tolist() == [ids + [0] * (77 - len(ids))]
+    assert len(ids) == min(words + 2, 77)
+
+
 def test_short_cut_of_clean_changes_nothing() -> None:
     """Broken by: `&` or a control character among the sound characters."""
     rng = random.Random(1)
@@ -121,10 +144,63 @@ def test_short_cut_of_clean_changes_nothing() -> None:
 def test_batches_are_independent(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts = fuzz(50)
+    """Broken by: words forgotten in the middle of a batch, or after one for good."""
+    texts = [*fuzz(50), *fuzz(50)]
     whole = tokenizer.encode(texts)
     monkeypatch.setattr(tokenizer_module, "_SENTENCES_AT_ONCE", 7)
     np.testing.assert_array_equal(tokenizer.encode(texts), whole)
+    monkeypatch.setattr(tokenizer_module, "_REMEMBERED", 20)
+    np.testing.assert_array_equal(tokenizer.encode(texts), whole)
+
+
+class CountingMerger:
+    """Passes pieces on to the tokenizer's own merger, and keeps them."""
+
+    def __init__(self, merger: Any) -> None:
+        self.merger, self.pieces = merger, list[str]()
+
+    def encode_batch_fast(self, pieces: list[str], **options: Any) -> Any:
+        self.pieces += pieces
+        return self.merger.encode_batch_fast(pieces, **options)
+
+
+def test_a_word_is_merged_once_however_often_it_comes(
+    clip_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken by: words remembered for one batch only, or without end."""
+    tokenizer = Tokenizer.from_directory(clip_directory)
+    counting = CountingMerger(tokenizer._merger)
+    monkeypatch.setattr(tokenizer, "_merger", counting)
+    monkeypatch.setattr(tokenizer_module, "_SENTENCES_AT_ONCE", 2)
+    tokenizer.encode(["A red bird.", "a Bird", "red red", "a bird.", "tree"])
+    assert sorted(counting.pieces) == [".", "a", "bird", "red", "tree"]
+    monkeypatch.setattr(tokenizer_module, "_REMEMBERED", 2)
+    counting.pieces.clear()
+    tokenizer.encode(["a red bird", "", "a", "tree", "a", "", "tree"])
+    # Forgotten after the first batch, which has more than two words.
+    assert counting.pieces.count("a") == 2
+    assert counting.pieces.count("tree") == 1
+
+
+def test_ids_beyond_uint16(tmp_path: Path, merges: list[tuple[str, str]]) -> None:
+    """Broken by: uint16 whatever the vocabulary, where 70,000 would become 4,464."""
+    write_tokenizer(tmp_path, merges, vocab_size=70001)
+    large = Tokenizer.from_directory(tmp_path)
+    rows = large.encode(["a tench."], 8)
+    [ids] = large.byte_pairs(["a tench."])
+    assert rows.tolist() == [[69999, *ids, 70000, *[0] * (6 - len(ids))]]
+    assert rows.dtype == np.int32
+
+
+def test_digest_is_that_of_vocabulary_and_merges(clip_directory: Path) -> None:
+    """Broken by: only the number of ids, or only the vocabulary, in the digest."""
+    vocabulary, merges = read_vocabulary(clip_directory)
+    digest = Tokenizer(vocabulary, merges).digest
+    assert digest == Tokenizer(dict(reversed(vocabulary.items())), merges).digest
+    swapped = [merges[1], merges[0], *merges[2:]]
+    assert digest != Tokenizer(vocabulary, swapped).digest
+    other = vocabulary | {"a": vocabulary["b"], "b": vocabulary["a"]}
+    assert digest != Tokenizer(other, merges).digest
 
 
 def test_both_file_layouts_agree(

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from vl_ltr_jax.data import text_files
 from vl_ltr_jax.models import hub
 from vl_ltr_jax.models.clip import PRESETS
 from vl_ltr_jax.settings import Config, Data, Finetune, flatten
@@ -211,6 +212,10 @@ def _against_data(data: Data) -> list[str]:
             "data.text_root, data.texts: data.source='shapes' makes its own texts; "
             "leave both as they are by default"
         )
+    try:
+        text_files.check_encoding(data.text_encoding)
+    except ValueError as error:
+        faults.append(f"data.text_encoding: {error}")
     if data.texts == "none" and data.prompts == "none":
         faults.append(
             "data.texts='none' with data.prompts='none': no class has a sentence"

@@ -18,8 +18,16 @@ import numpy as np
 from jaxtyping import Bool, Integer
 
 from vl_ltr_jax.data import corpus as corpora
-from vl_ltr_jax.data import folders, loader, shapes, sources, transforms
-from vl_ltr_jax.data.tokenizer import Tokenizer, trim
+from vl_ltr_jax.data import (
+    folders,
+    loader,
+    prepared,
+    shapes,
+    sources,
+    token_cache,
+    transforms,
+)
+from vl_ltr_jax.data.tokenizer import Tokenizer
 from vl_ltr_jax.models import clip_files, hub, vl_ltr
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
 from vl_ltr_jax.settings import Config
@@ -85,20 +93,19 @@ def read(config: Config) -> Inputs:
     clip_config, clip, recognizer = _towers(config)
     if recognizer is None:
         _check_text(config, clip_config)
-    data = dataclasses.replace(_data(config), name=config.data.name)
+    data = read_data(config)
     if recognizer is not None:
         _check_classes(config, recognizer, len(data.class_names))
         none = corpora.Corpus((), np.zeros(0, np.int32), data.class_names)
         tokens = np.zeros((0, 1), np.int32)
         return Inputs(data, none, tokens, clip_config, clip, recognizer)
-    corpus = corpora.build_corpus(
-        data.class_names,
-        data.class_texts,
-        config.data.prompts,
-        rule=config.data.corpus_rule,
+    corpus = build_corpus(config, data)
+    tokens = token_cache.encode(
+        Tokenizer.from_directory(_tokenizer_directory(config)),
+        corpus.sentences,
+        config.data.context_length,
+        _cache_directory(config),
     )
-    tokenizer = Tokenizer.from_directory(_tokenizer_directory(config))
-    tokens = trim(tokenizer.encode(corpus.sentences, config.data.context_length))
     if int(tokens.max()) >= clip_config.text.vocab_size:
         raise InputError(
             f"the tokenizer gives id {int(tokens.max())}, but the text tower has "
@@ -106,6 +113,29 @@ def read(config: Config) -> Inputs:
             "(or model.backbone) belong to different models"
         )
     return Inputs(data, corpus, tokens, clip_config, clip)
+
+
+def read_data(config: Config) -> sources.LongTailedData:
+    """Reads and checks the data set alone.
+
+    Raises:
+      ValueError: (a subclass) naming the file and the fault.
+    """
+    return dataclasses.replace(_data(config), name=config.data.name)
+
+
+def build_corpus(config: Config, data: sources.LongTailedData) -> corpora.Corpus:
+    """The sentences of a data set.
+
+    Raises:
+      ValueError: if a class has none.
+    """
+    return corpora.build_corpus(
+        data.class_names,
+        data.class_texts,
+        config.data.prompts,
+        rule=config.data.corpus_rule,
+    )
 
 
 def model_source(name: str) -> Path:
@@ -134,7 +164,7 @@ def train_batches(
     """This process's share of the endless training batches, from `start_step` on."""
     return loader.train_batches(
         inputs.data.train,
-        transform=_train_transform(config),
+        transform=train_transform(config),
         sampling=sampling,
         seed=config.seed,
         global_batch_size=global_batch_size,
@@ -156,9 +186,7 @@ def eval_batches(
     """This process's share of a split's batches, padded and masked."""
     return loader.eval_batches(
         split,
-        transform=transforms.eval_transform(
-            config.data.eval_recipe, config.model.image_size
-        ),
+        transform=eval_transform(config),
         global_batch_size=config.evaluate.batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -173,7 +201,7 @@ def view_batches(
     """This process's share of a view of all training images, padded and masked."""
     return loader.view_batches(
         inputs.data.train,
-        transform=_train_transform(config),
+        transform=train_transform(config),
         seed=config.seed,
         view=view,
         global_batch_size=config.evaluate.batch_size,
@@ -184,7 +212,13 @@ def view_batches(
     )
 
 
-def _train_transform(config: Config) -> transforms.TrainTransform:
+def eval_transform(config: Config) -> transforms.EvalTransform:
+    """From a picture to the pixels that evaluation sees."""
+    return transforms.eval_transform(config.data.eval_recipe, config.model.image_size)
+
+
+def train_transform(config: Config) -> transforms.TrainTransform:
+    """From a picture and a generator to the pixels that training sees."""
     return transforms.train_transform(
         config.data.train_recipe,
         config.model.image_size,
@@ -196,6 +230,12 @@ def _train_transform(config: Config) -> transforms.TrainTransform:
             }
         ),
     )
+
+
+def _cache_directory(config: Config) -> Path | str:
+    if config.data.cache == "default":
+        return token_cache.default_directory()
+    return config.data.cache
 
 
 def _num_threads(config: Config) -> int:
@@ -217,6 +257,14 @@ def _data(config: Config) -> sources.LongTailedData:
     if options.source == "image_folder":
         return folders.read_image_folder(
             options.root, options.name, options.layout, texts=texts
+        )
+    if options.source == "tfds":
+        return prepared.read_prepared(
+            options.root,
+            options.name,
+            options.layout,
+            texts=texts,
+            cache_directory=_cache_directory(config),
         )
     lists = {
         split: getattr(options, f"{split}_list") or f"{options.name}_{split}.txt"

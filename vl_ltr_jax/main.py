@@ -41,6 +41,17 @@ _PROCESS_ID = flags.DEFINE_integer(
 )
 
 
+def checked_config() -> settings.Config:
+    """The configuration that the flags name, for commands without a workdir.
+
+    Raises:
+      ConfigError: if there is none, or it has faults.
+    """
+    if not _CONFIG.value:
+        raise configs.ConfigError("--config=FILE is needed")
+    return configs.from_config_dict(_CONFIG.value)
+
+
 def checked_flags() -> tuple[settings.Config, epath.Path]:
     """The configuration and the workdir that the flags name.
 
@@ -49,7 +60,7 @@ def checked_flags() -> tuple[settings.Config, epath.Path]:
     """
     if not _CONFIG.value or not _WORKDIR.value:
         raise configs.ConfigError("both --config=FILE and --workdir=DIR are needed")
-    return configs.from_config_dict(_CONFIG.value), epath.Path(_WORKDIR.value)
+    return checked_config(), epath.Path(_WORKDIR.value)
 
 
 def join_processes() -> None:

@@ -48,7 +48,7 @@ def sentence_embeddings(run: Run, clip: dict[str, Any]) -> Float[np.ndarray, "S 
 def cache_key(run: Run, clip: dict[str, Any]) -> str:
     """Changes with the text tower, the sentences' tokens and the compute dtype."""
     found = hashlib.sha256(run.config.model.compute_dtype.encode())
-    found.update(np.ascontiguousarray(run.inputs.tokens).tobytes())
+    found.update(run.inputs.tokens.astype(np.int32).tobytes())
     for leaf in jax.tree.leaves(clip["params"]["text"]):
         found.update(np.ascontiguousarray(leaf).tobytes())
     return found.hexdigest()[:16]

@@ -44,8 +44,9 @@ DROPPED_HEADINGS = frozenset(
 
 _HEADING = re.compile(r"==+\s*(.*?)\s*==+")
 # A boundary follows "." or "?" where blank space or a capital comes next, except after
-# one capital ("J. Brown") or inside an abbreviation ("e.g. this", "1.2.Next").
-_BOUNDARY = re.compile(r"(?<!\w\.\w.)(?<![A-Z]\.)(?<=[.?])(?=\s|[A-Z])")
+# one capital ("J. Brown") or inside an abbreviation ("e.g. this", "1.2.Next"). What
+# fails most often is tried first.
+_BOUNDARY = re.compile(r"(?<=[.?])(?=\s|[A-Z])(?<![A-Z]\.)(?<!\w\.\w.)")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from absl import logging
 from jaxtyping import Float32, Int64, Integer, UInt8
 from PIL import Image
 
-from vl_ltr_jax.data.images import ImageReadError
+from vl_ltr_jax.data.images import ImageReadError, Picture
 from vl_ltr_jax.data.sampler import BatchSampler
 from vl_ltr_jax.data.sources import Split
 from vl_ltr_jax.data.transforms import TrainTransform
@@ -105,7 +105,7 @@ class TrainExamples:
         index: int,
         where: tuple[int, int],
         unreadable: Int64[np.ndarray, " K"],
-    ) -> tuple[Image.Image, float, float]:
+    ) -> tuple[Picture, float, float]:
         """The image, or another of its class; notes those that failed."""
         try:
             return _read_patiently(self.split, index)
@@ -139,7 +139,7 @@ class OrderedExamples:
     """
 
     split: Split
-    pixels: Callable[[Image.Image, int], Pixels]
+    pixels: Callable[[Picture, int], Pixels]
     global_batch_size: int
     rows: range
 
@@ -157,7 +157,7 @@ class OrderedExamples:
         }
 
 
-def _read_patiently(split: Split, index: int) -> tuple[Image.Image, float, float]:
+def _read_patiently(split: Split, index: int) -> tuple[Picture, float, float]:
     """A picture, and the seconds that fetching and decoding took."""
     for pause in _RETRY_AFTER_SECONDS:
         try:
@@ -167,7 +167,7 @@ def _read_patiently(split: Split, index: int) -> tuple[Image.Image, float, float
     return _read(split, index)
 
 
-def _read(split: Split, index: int) -> tuple[Image.Image, float, float]:
+def _read(split: Split, index: int) -> tuple[Picture, float, float]:
     start = time.perf_counter()
     content = split.fetch(index)
     fetched = time.perf_counter()

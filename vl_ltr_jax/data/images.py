@@ -9,10 +9,15 @@ refuses (CMYK, odd markers, other formats) goes through Pillow. Not in the paper
 
 import io
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import simplejpeg
+from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
+
+# RGB, as it was decoded: a crop of an array is made without a copy of the whole.
+Picture: TypeAlias = Image.Image | UInt8[np.ndarray, "height width 3"]
 
 _JPEG = b"\xff\xd8\xff"
 
@@ -31,7 +36,14 @@ def read_image(path: Path, description: str) -> Image.Image:
     Raises:
       ImageReadError: if the file cannot be read or decoded.
     """
-    return decode_image(read_content(path, description), description)
+    return as_image(decode_image(read_content(path, description), description))
+
+
+def as_image(picture: Picture) -> Image.Image:
+    """A picture for Pillow."""
+    if isinstance(picture, Image.Image):
+        return picture
+    return Image.fromarray(picture)
 
 
 def read_content(path: Path, description: str) -> bytes:
@@ -46,7 +58,7 @@ def read_content(path: Path, description: str) -> bytes:
         raise unreadable(description, error) from None
 
 
-def decode_image(content: bytes, description: str) -> Image.Image:
+def decode_image(content: bytes, description: str) -> Picture:
     """Decodes a file as RGB, like Pillow's `convert('RGB')` and without EXIF turns.
 
     Args:
@@ -57,7 +69,8 @@ def decode_image(content: bytes, description: str) -> Image.Image:
       ImageReadError: if it is not a whole image.
     """
     try:
-        return _decode_jpeg(content) or _decode(content)
+        pixels = _decode_jpeg(content)
+        return _decode(content) if pixels is None else pixels
     except Image.DecompressionBombError as error:
         reason = str(error)
     except UnidentifiedImageError:
@@ -77,14 +90,14 @@ def unreadable(description: str, reason: object) -> ImageReadError:
     )
 
 
-def _decode_jpeg(content: bytes) -> Image.Image | None:
+def _decode_jpeg(content: bytes) -> UInt8[np.ndarray, "H W 3"] | None:
     """None where Pillow has to decide: not a JPEG, unusual colours, or damage."""
     if not content.startswith(_JPEG):
         return None
     try:
         if simplejpeg.decode_jpeg_header(content)[2] not in ("YCbCr", "Gray"):
             return None
-        return Image.fromarray(simplejpeg.decode_jpeg(content, "RGB"))
+        return simplejpeg.decode_jpeg(content, "RGB")
     except ValueError:
         return None
 

@@ -13,9 +13,9 @@ from typing import Any
 import grain
 import numpy as np
 from jaxtyping import Float32, Int, Integer, UInt8
-from PIL import Image
 
 from vl_ltr_jax.data.examples import Account, OrderedExamples, TrainExamples
+from vl_ltr_jax.data.images import Picture
 from vl_ltr_jax.data.packing import Packer
 from vl_ltr_jax.data.sampler import BatchSampler
 from vl_ltr_jax.data.sources import Split
@@ -207,9 +207,9 @@ def view_batches(
       ValueError: as :func:`eval_batches` does.
     """
 
-    def pixels(image: Image.Image, index: int) -> UInt8[np.ndarray, "H W 3"]:
+    def pixels(picture: Picture, index: int) -> UInt8[np.ndarray, "H W 3"]:
         return transform(
-            image, np.random.default_rng((seed, _VIEW_STREAM, view, index))
+            picture, np.random.default_rng((seed, _VIEW_STREAM, view, index))
         )
 
     return _in_order(
@@ -277,7 +277,7 @@ def feature_batches(
 
 def _in_order(
     split: Split,
-    pixels: Callable[[Image.Image, int], UInt8[np.ndarray, "H W 3"]],
+    pixels: Callable[[Picture, int], UInt8[np.ndarray, "H W 3"]],
     global_batch_size: int,
     process_index: int,
     process_count: int,

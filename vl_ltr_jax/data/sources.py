@@ -21,7 +21,7 @@ from PIL import Image
 
 from vl_ltr_jax.data import corpus
 from vl_ltr_jax.data.class_names import near_name
-from vl_ltr_jax.data.images import decode_image, read_content
+from vl_ltr_jax.data.images import Picture, as_image, decode_image, read_content
 from vl_ltr_jax.data.text_files import read_text_file
 
 SPLITS = ("train", "val", "test")
@@ -61,9 +61,9 @@ class Split:
         Raises:
           ImageReadError: if it is missing or damaged.
         """
-        return self.decode(index, self.fetch(index))
+        return as_image(self.decode(index, self.fetch(index)))
 
-    def decode(self, index: int, fetched: bytes | Image.Image) -> Image.Image:
+    def decode(self, index: int, fetched: bytes | Image.Image) -> Picture:
         """What :attr:`fetch` gave, as RGB.
 
         Raises:
@@ -123,7 +123,7 @@ class Texts:
         """
         if self.absent:
             return ("",) * num_classes
-        return corpus.read_texts(self.root or data_root, num_classes)
+        return corpus.read_texts(self.root or data_root, num_classes, self.encoding)
 
 
 WIKI = Texts()

@@ -5,12 +5,15 @@ lower case), cut into words, digits and runs of punctuation, and each piece is m
 byte pair by byte pair (Radford et al., 2021). The vocabulary comes from the tokenizer
 files of a Hugging Face CLIP directory.
 
-A piece gets the same ids wherever it stands, so each distinct piece of a batch of
-sentences is merged once.
+No piece reaches over a blank, so a word between blanks gets the same ids wherever it
+stands: each distinct word of a call is merged once, and a sentence is its words' ids.
 """
 
+import array
+import hashlib
 import html
 import itertools
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +22,7 @@ import ftfy
 import numpy as np
 import regex
 import tokenizers
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from vl_ltr_jax.data.vocabulary import END, START, read_vocabulary
 
@@ -31,6 +34,9 @@ _PIECE = regex.compile(
 # Printable ASCII without "&": here ftfy and HTML have nothing to repair.
 _SOUND = re.compile(r"[\t\n\r -%'-~]*")
 _SENTENCES_AT_ONCE = 16384
+# Words remembered at most, about 150 MiB. A corpus of encyclopaedia articles has fewer;
+# one without blanks, as in Chinese, has a new one in every sentence.
+_REMEMBERED = 2**19
 
 
 def clean(text: str) -> str:
@@ -40,12 +46,21 @@ def clean(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
+def _words(text: str) -> list[str]:
+    """What `clean` leaves between blanks."""
+    if _SOUND.fullmatch(text):
+        return text.lower().split()
+    return clean(text).split()
+
+
 class Tokenizer:
     """Byte-pair tokenizer of CLIP.
 
     Attributes:
         vocab_size: number of ids; the largest is that of the end-of-text token, which
             the text tower finds as the argmax of a row.
+        dtype: of ids: uint16 where all fit, else int32.
+        digest: changes with the vocabulary and the merges.
     """
 
     def __init__(
@@ -53,11 +68,13 @@ class Tokenizer:
     ) -> None:
         """Builds the tokenizer; `read_vocabulary` gives checked arguments."""
         self.vocab_size = len(vocabulary)
+        self.dtype = np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.int32)
         self._start, self._end = vocabulary[START], vocabulary[END]
+        merges = list(merges)
+        rules = json.dumps([sorted(vocabulary.items()), merges])
+        self.digest = hashlib.sha256(rules.encode()).hexdigest()
         self._merger = tokenizers.Tokenizer(
-            tokenizers.models.BPE(
-                dict(vocabulary), list(merges), end_of_word_suffix="</w>"
-            )
+            tokenizers.models.BPE(dict(vocabulary), merges, end_of_word_suffix="</w>")
         )
         self._merger.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
             add_prefix_space=False, use_regex=False
@@ -75,7 +92,7 @@ class Tokenizer:
 
     def encode(
         self, texts: Sequence[str], context_length: int = 77
-    ) -> Int[np.ndarray, "S L"]:
+    ) -> Integer[np.ndarray, "S L"]:
         """Turns sentences into rows of ids: start, at most L - 2 tokens, end, zeros.
 
         As in OpenAI's code a literal `<|endoftext|>` in a sentence becomes the token,
@@ -87,7 +104,7 @@ class Tokenizer:
             context_length: L, start and end included.
 
         Returns:
-            int32.
+            Of type `dtype`.
 
         Raises:
             ValueError: `context_length` below 2.
@@ -97,24 +114,45 @@ class Tokenizer:
                 f"the context length is {context_length}; the start and end tokens "
                 "alone take 2 (CLIP has 77)"
             )
-        tokens = np.zeros((len(texts), context_length), np.int32)
+        size = self.dtype.itemsize
+        start, end = self._packed([self._start]), self._packed([self._end])
+        kept, whole = (context_length - 2) * size, context_length * size
+        tokens = np.empty((len(texts), context_length), self.dtype)
+        known: dict[str, bytes] = {}
         for first in range(0, len(texts), _SENTENCES_AT_ONCE):
-            rows = self.byte_pairs(texts[first : first + _SENTENCES_AT_ONCE])
-            for row, ids in enumerate(rows, first):
-                filled = [self._start, *ids[: context_length - 2], self._end]
-                tokens[row, : len(filled)] = filled
+            block = self._sentences(texts[first : first + _SENTENCES_AT_ONCE], known)
+            rows = b"".join(
+                [(start + ids[:kept] + end).ljust(whole, b"\0") for ids in block]
+            )
+            tokens[first : first + len(block)] = np.frombuffer(
+                rows, self.dtype
+            ).reshape(-1, context_length)
         return tokens
 
     def byte_pairs(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each sentence, whole and without start and end."""
-        pieces = [_PIECE.findall(clean(text)) for text in texts]
-        distinct = list(dict.fromkeys(itertools.chain.from_iterable(pieces)))
+        rows = self._sentences(texts, {})
+        return [np.frombuffer(ids, self.dtype).tolist() for ids in rows]
+
+    def _sentences(self, texts: Sequence[str], known: dict[str, bytes]) -> list[bytes]:
+        """The ids of each sentence; the ids of its words are added to those known."""
+        if len(known) > _REMEMBERED:
+            known.clear()
+        rows = [_words(text) for text in texts]
+        new = set(itertools.chain.from_iterable(rows)).difference(known)
+        pieces = {word: _PIECE.findall(word) for word in new}
+        distinct = list(set(itertools.chain.from_iterable(pieces.values())))
         merged = self._merger.encode_batch_fast(distinct, add_special_tokens=False)
-        ids = {piece: e.ids for piece, e in zip(distinct, merged, strict=True)}
-        return [[i for piece in row for i in ids[piece]] for row in pieces]
+        ids = {p: self._packed(e.ids) for p, e in zip(distinct, merged, strict=True)}
+        for word, parts in pieces.items():
+            known[word] = b"".join([ids[piece] for piece in parts])
+        return [b"".join([known[word] for word in row]) for row in rows]
+
+    def _packed(self, ids: Iterable[int]) -> bytes:
+        return array.array(self.dtype.char, ids).tobytes()
 
 
-def trim(tokens: Int[np.ndarray, "S L"]) -> Int[np.ndarray, "S M"]:
+def trim(tokens: Integer[np.ndarray, "S L"]) -> Integer[np.ndarray, "S M"]:
     """Cuts columns that only pad: to the longest row, rounded up to a multiple of 8.
 
     Exact, since the text tower is causal and pools at the end of text. The rounding

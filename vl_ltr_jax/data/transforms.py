@@ -29,10 +29,11 @@ from PIL import Image
 
 from vl_ltr_jax.data.augment import jitter_colours, rand_augment
 from vl_ltr_jax.data.class_names import unknown_name
+from vl_ltr_jax.data.images import Picture, as_image
 
 Pixels: TypeAlias = UInt8[np.ndarray, "H W 3"]
-TrainTransform: TypeAlias = Callable[[Image.Image, np.random.Generator], Pixels]
-EvalTransform: TypeAlias = Callable[[Image.Image], Pixels]
+TrainTransform: TypeAlias = Callable[[Picture, np.random.Generator], Pixels]
+EvalTransform: TypeAlias = Callable[[Picture], Pixels]
 Augmentation: TypeAlias = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 # Smallest share of the area that a crop keeps, and what follows the flip.
@@ -72,8 +73,9 @@ def eval_transform(recipe: str, image_size: int) -> EvalTransform:
     share, half = EVAL_RECIPES[recipe]
     shorter_side = int(share * image_size)
 
-    def transform(image: Image.Image) -> Pixels:
-        return np.asarray(centre_crop(resize(image, shorter_side), image_size, half))
+    def transform(picture: Picture) -> Pixels:
+        image = resize(as_image(picture), shorter_side)
+        return np.asarray(centre_crop(image, image_size, half))
 
     return transform
 
@@ -121,7 +123,7 @@ def train_transform(
     """
     if recipe == "none":
         unchanged = eval_transform(eval_recipe, image_size)
-        return lambda image, rng: unchanged(image)
+        return lambda picture, rng: unchanged(picture)
     if recipe not in _TRAIN_RECIPES:
         raise unknown_name("the training recipe", recipe, TRAIN_RECIPES)
     smallest, colours = _TRAIN_RECIPES[recipe]
@@ -141,8 +143,8 @@ def train_transform(
     }
     augment = augmentations[colours]
 
-    def transform(image: Image.Image, rng: np.random.Generator) -> Pixels:
-        image = random_resized_crop(image, rng, image_size, (smallest, 1.0))
+    def transform(picture: Picture, rng: np.random.Generator) -> Pixels:
+        image = random_resized_crop(picture, rng, image_size, (smallest, 1.0))
         if rng.random() < strengths.flip_probability:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return np.asarray(augment(image, rng))
@@ -190,7 +192,7 @@ def centre_crop(
 
 
 def random_resized_crop(
-    image: Image.Image,
+    picture: Picture,
     rng: np.random.Generator,
     side: int,
     scale: tuple[float, float] = (0.08, 1.0),
@@ -198,16 +200,23 @@ def random_resized_crop(
     """A random crop of random size and shape, resized to a square.
 
     Args:
-      image: RGB.
+      picture: RGB.
       rng: source of every choice.
       side: of the result, in pixels.
       scale: smallest and largest share of the area; width to height lies between 3:4
         and 4:3, uniform in its logarithm. Ten attempts, then the largest such box at
         the centre.
     """
-    left, top, width, height = _crop_box(image.width, image.height, rng, scale)
+    if isinstance(picture, Image.Image):
+        whole_width, whole_height = picture.size
+    else:
+        whole_height, whole_width = picture.shape[:2]
+    left, top, width, height = _crop_box(whole_width, whole_height, rng, scale)
     # Cropping first: `resize(box=...)` would look at pixels outside of the box.
-    image = image.crop((left, top, left + width, top + height))
+    if isinstance(picture, Image.Image):
+        image = picture.crop((left, top, left + width, top + height))
+    else:
+        image = Image.fromarray(picture[top : top + height, left : left + width])
     return image.resize((side, side), Image.Resampling.BICUBIC)
 
 

@@ -1,0 +1,127 @@
+"""Image folders: which class a folder is, and what each fault says."""
+
+import pytest
+from PIL import Image
+
+from vl_ltr_jax.data import folders
+from vl_ltr_jax.data.sources import ListError, SplitOverlapError, Texts
+
+NONE = Texts(absent=True)
+
+
+def fill(root, **splits):
+    """Pictures of one colour in ROOT/SPLIT/CLASS, by a dictionary of counts."""
+    colour = 0
+    for split, counts in splits.items():
+        for name, count in counts.items():
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                colour += 1
+                picture = Image.new("RGB", (5, 4), (colour, 0, 0))
+                picture.save(root / split / name / f"{number}.PNG")
+    return root
+
+
+def read(root, layout="plain", texts=NONE):
+    return folders.read_image_folder(root, "pets", layout, texts=texts)
+
+
+def test_names_in_alphabetical_order_where_nothing_else_says(tmp_path):
+    fill(tmp_path, train={"dog": 2, "black_cat": 3}, val={"dog": 1}, test={"dog": 1})
+    data = read(tmp_path)
+    assert data.class_names == ("black cat", "dog")
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1]
+    assert data.val.labels.tolist() == data.test.labels.tolist() == [1]
+    assert data.class_texts == ("", "")
+    assert data.train.read(3).getpixel((0, 0)) == (1, 0, 0)
+    assert data.train.describe(0).startswith(f"{tmp_path}/train/black_cat/0.PNG")
+
+
+def test_labels_txt_says_which_class_a_folder_is(tmp_path):
+    """Alphabetical order would make black_cat class 0, and ignore its text."""
+    fill(tmp_path, train={"dog": 1, "black_cat": 2}, val={"black_cat": 1})
+    (tmp_path / "labels.txt").write_text("dog 0\nblack_cat 1\nbird 2\n")
+    (tmp_path / "wiki").mkdir()
+    for label, text in enumerate(("Dogs bark.", "Cats purr.", "Birds sing.")):
+        (tmp_path / "wiki" / f"desc_{label}.txt").write_text(text)
+    data = read(tmp_path, texts=Texts())
+    assert data.class_names == ("dog", "black cat", "bird")
+    assert data.train.labels.tolist() == [1, 1, 0]
+    assert data.train_counts.tolist() == [1, 2, 0]
+    assert data.class_texts[1] == "Cats purr."
+    assert data.test.labels.tolist() == [1]  # no test folder: the validation
+
+
+def test_folders_named_by_number_keep_their_number(tmp_path):
+    """The trap of iNaturalist: as strings, 10 comes before 2."""
+    fill(
+        tmp_path,
+        train={str(number): 1 for number in range(12)},
+        validation={f"{number:04}": 1 for number in (2, 10)},
+    )
+    rows = "".join(f"kind{number} {number}\n" for number in range(12))
+    (tmp_path / "labels.txt").write_text(rows)
+    data = read(tmp_path)
+    pictures = [data.train.describe(index).split("/")[-2] for index in range(12)]
+    assert data.train.labels.tolist() == [int(name) for name in pictures]
+    assert data.val.labels.tolist() == [2, 10]
+
+
+def test_folders_named_by_wnid(tmp_path):
+    """Labels are ranks of wnids, whatever the rows' order; two classes are cranes."""
+    fill(tmp_path, train={"n03": 1, "n01": 2}, val={"n02": 1})
+    (tmp_path / "labels.txt").write_text("n02 1 crane\nn03 2 crane\nn01 3 tench\n")
+    data = read(tmp_path, "imagenet_lt")
+    assert data.class_names == ("tench", "crane", "crane")
+    assert data.train.labels.tolist() == [0, 0, 2] and data.val.labels.tolist() == [1]
+
+
+def test_pictures_lie_at_any_depth_and_other_files_do_not_count(tmp_path):
+    fill(tmp_path, train={"dog/old": 2, "dog": 1, "cat": 1}, val={"cat": 1})
+    (tmp_path / "train/dog/notes.txt").write_text("no picture")
+    (tmp_path / "train/readme.md").write_text("no class")
+    assert read(tmp_path).train_counts.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: (root / "val").rename(root / "dev"), "no directory .*/val"),
+        (
+            lambda root: (root / "val/dog").rename(root / "val/doge"),
+            "no class of that name or label; did you mean 'dog'",
+        ),
+        (
+            lambda root: (
+                (root / "labels.txt").unlink()
+                or (root / "train/dog").rename(root / "train/7")
+            ),
+            "no file .*labels.txt, and folders such as '7' are numbers",
+        ),
+        (
+            lambda root: [p.unlink() for p in (root / "val").rglob("*.PNG")],
+            "val lists no image",
+        ),
+        (
+            lambda root: [p.rename(root / "x") for p in (root / "val").iterdir()],
+            "val has no folder",
+        ),
+    ],
+)
+def test_faults_are_named(tmp_path, change, message):
+    fill(tmp_path, train={"dog": 1, "cat": 1}, val={"dog": 1})
+    (tmp_path / "labels.txt").write_text("cat 0\ndog 1\n")
+    change(tmp_path)
+    with pytest.raises(ListError, match=message):
+        read(tmp_path)
+
+
+def test_training_pictures_in_the_test(tmp_path):
+    fill(tmp_path, train={"dog": 1, "cat": 1}, val={"dog": 1})
+    (tmp_path / "test").symlink_to("train")
+    data = read(tmp_path)  # other paths, if the same files: the check finds them
+    assert len(data.test) == 2
+    (tmp_path / "test").unlink()
+    (tmp_path / "val/dog/0.PNG").unlink()
+    with pytest.raises((ListError, SplitOverlapError)):
+        read(tmp_path)

@@ -1,0 +1,207 @@
+"""A contact sheet of what training sees: augmented pictures with their sentences.
+
+python -m vl_ltr_jax.data.show --config=FILE --out=sheet.png [--epoch=0 --draw=0]
+
+An example depends on the seed, the epoch and its draw alone, so any of a run can be
+looked at again. Beside each is the evaluation picture of the same image. Pictures are
+those of pre-training, with random erasing; mixup and CutMix of fine-tuning, which
+mix two of them, are not shown.
+"""
+
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from vl_ltr_jax import inputs, shots
+from vl_ltr_jax import main as vl_ltr_main
+from vl_ltr_jax.config import ConfigError
+from vl_ltr_jax.data import transforms
+from vl_ltr_jax.data.examples import TrainExamples
+from vl_ltr_jax.data.sampler import BatchSampler
+from vl_ltr_jax.settings import Config
+
+_OUT = flags.DEFINE_string("out", None, "The picture file to write, such as a.png.")
+_EPOCH = flags.DEFINE_integer("epoch", 0, "Epoch of the first example.")
+_DRAW = flags.DEFINE_integer("draw", 0, "Its draw in that epoch, from 0.")
+_COUNT = flags.DEFINE_integer("count", 24, "Examples on the sheet.")
+_COLUMNS = flags.DEFINE_integer("columns", 3, "Examples in a row.")
+
+_MOST = 1000  # examples on a sheet
+_SMALLEST_SIDE, _LARGEST_SIDE = 112, 224  # of a picture on the sheet, in pixels
+_MARGIN, _LINE, _LINES, _FONT_SIZE = 8, 15, 6, 12
+_PAPER, _INK = (255, 255, 255), (0, 0, 0)
+
+
+class Shown(NamedTuple):
+    """An example as the sheet has it.
+
+    Attributes:
+      seen: by the model, [H, W, 3].
+      whole: the evaluation picture of the same image, [H, W, 3].
+      caption: which it is, and of what class.
+      sentence: drawn with it; empty where the run trains without text.
+    """
+
+    seen: UInt8[np.ndarray, "H W 3"]
+    whole: UInt8[np.ndarray, "H W 3"]
+    caption: str
+    sentence: str
+
+
+def training_examples(
+    config: Config, epoch: int, draw: int, count: int
+) -> Iterator[Shown]:
+    """Examples of pre-training, from a draw on.
+
+    Args:
+      config: of the run.
+      epoch: of N draws, from 0.
+      draw: in that epoch, from 0.
+      count: how many.
+
+    Raises:
+      ValueError: (a subclass) if the data has a fault, or the epoch no such draw.
+    """
+    data = inputs.read_data(config)
+    if draw >= len(data.train):
+        raise ConfigError(
+            f"--draw={draw}: an epoch has {len(data.train)} draws, from 0; for later "
+            "ones set --epoch"
+        )
+    corpus = inputs.build_corpus(config, data)
+    batch_size, seed = config.pretrain.global_batch_size, config.seed
+    sampler = BatchSampler(
+        data.train.labels,
+        sampling=config.pretrain.sampling,
+        batch_size=batch_size,
+        seed=seed,
+        sentence_labels=corpus.labels,
+    )
+    transform = inputs.train_transform(config)
+    examples = TrainExamples(
+        data.train, transform, sampler, seed, batch_size, range(batch_size)
+    )
+    whole, erase = inputs.eval_transform(config), _erasing(config)
+    groups = shots.shot_groups(data.train_counts, "standard")
+    first = epoch * len(data.train) + draw
+    for position in range(first, first + count):
+        step, row = divmod(position, batch_size)
+        made = examples.example(step, row)
+        label = int(made["label"])
+        group = next(name for name, members in groups.items() if members[label])
+        where = "epoch {}, draw {}".format(*examples.epoch_and_draw(step, row))
+        yield Shown(
+            erase(made["image"], step, row),
+            whole(data.train.read(int(sampler.draw(step).images[row]))),
+            f"{where}: {data.class_names[label]} (label {label}, "
+            f"{data.train_counts[label]} images, {group})",
+            corpus.sentences[int(made["sentence_id"])],
+        )
+
+
+def _erasing(
+    config: Config,
+) -> Callable[[UInt8[np.ndarray, "H W 3"], int, int], UInt8[np.ndarray, "H W 3"]]:
+    """What the pre-training step does to a row's pixels, shown as bytes."""
+    constants = transforms.NORMALIZATIONS[config.data.normalization]
+    mean, std = np.array(constants, np.float32)
+
+    @jax.jit
+    def erased(pixels: Any, step: Any, row: Any) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
+        normal = transforms.normalize(pixels[None], config.data.normalization)
+        rows, probability = jnp.array([row]), config.data.erase_probability
+        return transforms.random_erase(key, normal, probability, rows)[0]
+
+    def shown(
+        pixels: UInt8[np.ndarray, "H W 3"], step: int, row: int
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        result = np.asarray(erased(pixels, step, row)) * std + mean
+        return np.round(result * 255).clip(0, 255).astype(np.uint8)
+
+    return shown
+
+
+def contact_sheet(shown: Sequence[Shown], columns: int) -> Image.Image:
+    """Examples in rows: the picture seen, the whole one, and the words below.
+
+    Args:
+      shown: at least one example, all of one size.
+      columns: examples in a row.
+    """
+    side = min(max(shown[0].seen.shape[0], _SMALLEST_SIDE), _LARGEST_SIDE)
+    width, height = 2 * side + _MARGIN, side + _LINES * _LINE
+    columns = min(columns, len(shown))
+    rows = -(-len(shown) // columns)
+    sheet = Image.new(
+        "RGB",
+        (columns * (width + _MARGIN) + _MARGIN, rows * (height + _MARGIN) + _MARGIN),
+        _PAPER,
+    )
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
+    letters = int(width / font.getlength("n"))
+    for number, example in enumerate(shown):
+        row, column = divmod(number, columns)
+        left, top = (
+            _MARGIN + place * (length + _MARGIN)
+            for place, length in ((column, width), (row, height))
+        )
+        for offset, pixels in enumerate((example.seen, example.whole)):
+            picture = Image.fromarray(pixels).resize((side, side))
+            sheet.paste(picture, (left + offset * (side + _MARGIN), top))
+        lines = [
+            *textwrap.wrap(example.caption, letters, max_lines=2),
+            *textwrap.wrap(example.sentence, letters, max_lines=_LINES - 2),
+        ]
+        for line, words in enumerate(lines):
+            draw.text((left, top + side + line * _LINE), words, _INK, font)
+    return sheet
+
+
+def _checked_flags() -> tuple[Config, Path]:
+    """The configuration, and the file to write."""
+    config = vl_ltr_main.checked_config()
+    if not _OUT.value:
+        raise ConfigError("--out=FILE.png is needed")
+    out = Path(_OUT.value)
+    if out.suffix.lower() not in Image.registered_extensions() or out.is_dir():
+        raise ConfigError(f"--out={out}: a picture file is needed, such as sheet.png")
+    for flag, least, most in (
+        (_EPOCH, 0, 2**31),
+        (_DRAW, 0, 2**31),
+        (_COUNT, 1, _MOST),
+        (_COLUMNS, 1, _MOST),
+    ):
+        if not least <= flag.value <= most:
+            raise ConfigError(
+                f"--{flag.name}={flag.value}: a number from {least} to {most} is needed"
+            )
+    return config, out
+
+
+def main(argv: Sequence[str]) -> None:
+    """Writes the sheet."""
+    del argv
+    try:
+        config, out = _checked_flags()
+        shown = training_examples(config, _EPOCH.value, _DRAW.value, _COUNT.value)
+        sheet = contact_sheet(list(shown), _COLUMNS.value)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.with_name(f".{out.name}.partial{out.suffix}")
+        sheet.save(partial)
+        partial.replace(out)
+    except (ValueError, OSError) as error:
+        vl_ltr_main.refuse(error)
+    print(out)
+
+
+if __name__ == "__main__":
+    vl_ltr_main.start(main)
