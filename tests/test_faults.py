@@ -146,5 +146,4 @@ def test_where_the_time_goes(monkeypatch):
     assert found.account.explain() == "no picture is read"
     take(found, 2)
     words = found.account.explain()
-    for work in ("fetching files 33%", "decoding them 33%", "augmenting pictures 33%"):
-        assert work in words
+    assert "fetching files 50%" in words and "decoding and augmenting them 50%" in words

@@ -9,10 +9,10 @@ import pytest
 from fake_wiki import FakeWiki, serving
 
 from vl_ltr_jax.data import fetch_text
-from vl_ltr_jax.data.class_pages import mentions, read_titles, searchable_names
 from vl_ltr_jax.data.corpus import parse_sections
-from vl_ltr_jax.data.mediawiki import MediaWiki, Page
 from vl_ltr_jax.data.text_files import text_path
+from vl_ltr_jax.data.wiki.class_pages import mentions, read_titles, searchable_names
+from vl_ltr_jax.data.wiki.mediawiki import MediaWiki, Page
 
 CRANE = (
     "Cranes are large birds.\n\n\n== Habitat ==\nWet land.\n\n\n=== Nests ===\nReed."

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from fake_wiki import FakeWiki, Reply, as_json, serving
 
-from vl_ltr_jax.data.mediawiki import MediaWiki, WikiError
+from vl_ltr_jax.data.wiki.mediawiki import MediaWiki, WikiError
 
 BUSY = {"error": {"code": "maxlag", "info": "Waiting for db1: 6 seconds lagged."}}
 

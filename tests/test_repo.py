@@ -138,8 +138,9 @@ def test_each_large_dependency_has_one_door():
     for path in CODE:
         for module in imported_modules(path):
             package = module.split(".")[0]
-            if package == "torch" and "benchmarks" in path.parts:
-                continue  # the other side of a comparison
+            others = ("torch", "tensorflow")  # the other side of a comparison
+            if package in others and "benchmarks" in path.parts:
+                continue
             door = SOLE_IMPORTERS.get(package, name_of(path))
             assert name_of(path) == door, f"{path} imports {module}: only {door} may"
 

@@ -6,6 +6,7 @@ A configuration file starts from :func:`default_config` and changes values;
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -70,7 +71,7 @@ def check_flag_names(argv: Sequence[str]) -> None:
       ConfigError: naming a missing file, or a wrong key and the nearest one.
     """
     known = flatten(Config())
-    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+    for argument, following in itertools.pairwise([*argv, ""]):
         if argument.lstrip("-").partition("=")[0] == "config":
             file = (argument.partition("=")[2] or following).partition(":")[0]
             if not Path(file).is_file():

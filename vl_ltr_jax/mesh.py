@@ -7,7 +7,7 @@ rows of the batch, those along `model` too; `model` also splits classes and thei
 
 import collections
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -221,7 +221,7 @@ def to_global(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax
 
 def prefetch(
     mesh: Mesh, host_batches: Iterator[Mapping[str, np.ndarray]], size: int = 2
-) -> Iterator[dict[str, jax.Array]]:
+) -> Generator[dict[str, jax.Array], None, None]:
     """Global arrays of each batch, put on the devices before they are asked for.
 
     Args:
@@ -241,7 +241,7 @@ def prefetch(
                 coming.append(thread.submit(pull))
                 yield batch
         finally:
-            thread.shutdown(wait=False, cancel_futures=True)
+            thread.shutdown(cancel_futures=True)
 
 
 def to_host(tree: Any) -> Any:

@@ -4,6 +4,7 @@ Pre-training and fine-tuning share this and the host loop; they differ by the st
 the batches they pass in.
 """
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -115,6 +116,7 @@ def train(
         Logs(
             directory, title=directory.name, profile_steps=options.profile_steps
         ) as logs,
+        contextlib.ExitStack() as stack,
     ):
         if restored := checkpoints.restore_latest(state):
             state, meta = restored
@@ -122,7 +124,11 @@ def train(
             logs.message(f"{directory.name}: resumes at step {int(state.step)}")
         first_step = int(state.step)
         logs.parameters(state.params)
-        host_batches = batches(first_step)
+        # Closed in the other order: what puts batches on devices, then what makes them.
+        host_batches = stack.enter_context(contextlib.closing(batches(first_step)))
+        on_devices = stack.enter_context(
+            contextlib.closing(meshes.prefetch(mesh, host_batches))
+        )
         loop.train(
             state,
             functools.partial(
@@ -133,7 +139,7 @@ def train(
                 ),
                 frozen,
             ),
-            meshes.prefetch(mesh, host_batches),
+            on_devices,
             first_step=first_step,
             num_steps=plan.num_steps,
             checkpoints=checkpoints,

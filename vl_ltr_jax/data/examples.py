@@ -32,12 +32,11 @@ _RETRY_AFTER_SECONDS = (0.1, 1.0)
 _MOST_REPLACEMENTS = 7
 _TOLD_AT_MOST = 20
 COST, UNREADABLE = "host_seconds", "unreadable"
-_WORK = ("fetching files", "decoding them", "augmenting pictures")
-_MORE_HANDS = "raise data.num_workers (or data.num_threads) while cores are idle"
+_WORK = ("fetching files", "decoding and augmenting them")
 _REMEDIES = (
     "raise data.num_threads, or move the images to a faster disk",
-    f"{_MORE_HANDS}, or store smaller images",
-    f"{_MORE_HANDS}, or take a lighter data.train_recipe",
+    "raise data.num_workers (or data.num_threads) while cores are idle, store smaller "
+    "images, or take a lighter data.train_recipe",
 )
 
 
@@ -82,17 +81,13 @@ class TrainExamples:
         index = int(drawn.images[row])
         where = self.epoch_and_draw(step, row)
         unreadable = np.full(1 + _MOST_REPLACEMENTS, -1)
-        image, fetched, decoded = self._readable(index, where, unreadable)
-        start = time.perf_counter()
-        # The generator of an example is that of its draw: (seed, epoch, draw).
-        rng = np.random.default_rng((self.seed, _PIXEL_STREAM, *where))
+        pixels, seconds = self._readable(index, where, unreadable)
         features = {
-            "image": self.transform(image, rng),
+            "image": pixels,
             "label": self.split.labels[index],
+            COST: seconds,
             UNREADABLE: unreadable,
         }
-        seconds = (fetched, decoded, time.perf_counter() - start)
-        features[COST] = np.array(seconds, np.float32)
         if drawn.sentences is not None:
             sentence = drawn.sentences[row]
             features["sentence_id"] = sentence.astype(np.int32)
@@ -105,10 +100,16 @@ class TrainExamples:
         index: int,
         where: tuple[int, int],
         unreadable: Int64[np.ndarray, " K"],
-    ) -> tuple[Picture, float, float]:
-        """The image, or another of its class; notes those that failed."""
+    ) -> tuple[Pixels, Float32[np.ndarray, "2"]]:
+        """Pixels of the image, or of another of its class; notes those that failed."""
+
+        def transform(picture: Picture) -> Pixels:
+            # The generator of an example is that of its draw: (seed, epoch, draw).
+            rng = np.random.default_rng((self.seed, _PIXEL_STREAM, *where))
+            return self.transform(picture, rng)
+
         try:
-            return _read_patiently(self.split, index)
+            return _patiently(self.split, index, transform)
         except ImageReadError as error:
             last = error
         unreadable[0] = index
@@ -117,7 +118,7 @@ class TrainExamples:
         others = rng.permutation(members[members != index])[:_MOST_REPLACEMENTS]
         for number, other in enumerate(others.tolist(), 1):
             try:
-                return _read_patiently(self.split, other)
+                return _patiently(self.split, other, transform)
             except ImageReadError as error:
                 last = error
             unreadable[number] = other
@@ -150,29 +151,37 @@ class OrderedExamples:
         if index >= len(self.split):
             blank = self.pixels(Image.new("RGB", (1, 1)), 0)
             return {"image": blank, "label": np.int32(0), "mask": np.bool_(False)}
+        pixels, _ = _patiently(
+            self.split, index, lambda picture: self.pixels(picture, index)
+        )
         return {
-            "image": self.pixels(_read_patiently(self.split, index)[0], index),
+            "image": pixels,
             "label": self.split.labels[index],
             "mask": np.bool_(True),
         }
 
 
-def _read_patiently(split: Split, index: int) -> tuple[Picture, float, float]:
-    """A picture, and the seconds that fetching and decoding took."""
+def _patiently(
+    split: Split, index: int, pixels: Callable[[Picture], Pixels]
+) -> tuple[Pixels, Float32[np.ndarray, "2"]]:
+    """Pixels of an image, and the seconds that fetching it and the rest took."""
     for pause in _RETRY_AFTER_SECONDS:
         try:
-            return _read(split, index)
+            return _made(split, index, pixels)
         except ImageReadError:
             time.sleep(pause)
-    return _read(split, index)
+    return _made(split, index, pixels)
 
 
-def _read(split: Split, index: int) -> tuple[Picture, float, float]:
+def _made(
+    split: Split, index: int, pixels: Callable[[Picture], Pixels]
+) -> tuple[Pixels, Float32[np.ndarray, "2"]]:
     start = time.perf_counter()
     content = split.fetch(index)
     fetched = time.perf_counter()
-    image = split.decode(index, content)
-    return image, fetched - start, time.perf_counter() - fetched
+    made = pixels(split.decode(index, content))
+    seconds = fetched - start, time.perf_counter() - fetched
+    return made, np.array(seconds, np.float32)
 
 
 class Account:
@@ -195,7 +204,7 @@ class Account:
         Raises:
           BadImagesError: if more images are unreadable than the limit allows.
         """
-        seconds: Float32[np.ndarray, "b 3"] = batch[COST]
+        seconds: Float32[np.ndarray, "b 2"] = batch[COST]
         self._seconds += seconds.sum(axis=0)
         found = np.unique(batch[UNREADABLE])
         for index in found[found >= 0].tolist():

@@ -23,10 +23,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vl_ltr_jax.data.class_names import LAYOUTS
-from vl_ltr_jax.data.class_pages import find_page, read_titles, searchable_names
-from vl_ltr_jax.data.mediawiki import WIKIPEDIA, MediaWiki, WikiError
 from vl_ltr_jax.data.text_files import text_path
-from vl_ltr_jax.data.text_sources import Source, TextStore
+from vl_ltr_jax.data.wiki.class_pages import find_page, read_titles, searchable_names
+from vl_ltr_jax.data.wiki.mediawiki import WIKIPEDIA, MediaWiki, WikiError
+from vl_ltr_jax.data.wiki.provenance import Source, TextStore
 
 
 @dataclasses.dataclass(frozen=True)

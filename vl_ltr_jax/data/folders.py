@@ -12,8 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vl_ltr_jax.data.class_names import near_name, read_class_names, read_wnids
-from vl_ltr_jax.data.sources import WIKI, ListError, LongTailedData, Rows, Texts
-from vl_ltr_jax.data.sources import from_rows
+from vl_ltr_jax.data.sources import (
+    WIKI,
+    ListError,
+    LongTailedData,
+    Rows,
+    Texts,
+    from_rows,
+)
 
 # Of torchvision, which the field's folders were made for.
 EXTENSIONS = frozenset(

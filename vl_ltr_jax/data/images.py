@@ -3,23 +3,21 @@
 Differs from VL-LTR: of 16-bit grey the high bytes are kept, where Pillow's conversion
 cuts every value above 255 to white.
 
-JPEG files go through simplejpeg, which gives Pillow's pixels faster; whatever it
-refuses (CMYK, odd markers, other formats) goes through Pillow. Not in the paper.
+JPEG files go through `jpeg`, which gives Pillow's pixels faster; whatever it refuses
+(CMYK, damage, other formats) goes through Pillow. Not in the paper.
 """
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import simplejpeg
-from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-# RGB, as it was decoded: a crop of an array is made without a copy of the whole.
-Picture: TypeAlias = Image.Image | UInt8[np.ndarray, "height width 3"]
+from vl_ltr_jax.data.jpeg import Jpeg, open_jpeg
 
-_JPEG = b"\xff\xd8\xff"
+Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class ImageReadError(ValueError):
@@ -39,11 +37,49 @@ def read_image(path: Path, description: str) -> Image.Image:
     return as_image(decode_image(read_content(path, description), description))
 
 
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A JPEG that is decoded when a part of it is asked for, and as far as needed.
+
+    Attributes:
+      jpeg: the file.
+      description: the file and the row that lists it, for the error.
+    """
+
+    jpeg: Jpeg
+    description: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, as Pillow has it."""
+        return self.jpeg.width, self.jpeg.height
+
+    def crop(self, box: Box) -> Image.Image:
+        """The part in a box inside the picture, as RGB.
+
+        Raises:
+          ImageReadError: if it cannot be decoded.
+        """
+        left, top, right, bottom = box
+        rows = self.jpeg.rows(bottom)
+        if rows is None:
+            return _with_pillow(self.jpeg.content, self.description).crop(box)
+        return Image.fromarray(rows[top:bottom, left:right])
+
+
+# RGB; both have a size, and can be cropped.
+Picture: TypeAlias = Image.Image | Encoded
+
+
 def as_image(picture: Picture) -> Image.Image:
-    """A picture for Pillow."""
+    """The whole of a picture.
+
+    Raises:
+      ImageReadError: if it cannot be decoded.
+    """
     if isinstance(picture, Image.Image):
         return picture
-    return Image.fromarray(picture)
+    return picture.crop((0, 0, *picture.size))
 
 
 def read_content(path: Path, description: str) -> bytes:
@@ -66,11 +102,17 @@ def decode_image(content: bytes, description: str) -> Picture:
       description: the file and the row that lists it, for the error.
 
     Raises:
-      ImageReadError: if it is not a whole image.
+      ImageReadError: if it is not an image; what is damaged within, a JPEG tells when
+        its pixels are asked for.
     """
+    if jpeg := open_jpeg(content):
+        return Encoded(jpeg, description)
+    return _with_pillow(content, description)
+
+
+def _with_pillow(content: bytes, description: str) -> Image.Image:
     try:
-        pixels = _decode_jpeg(content)
-        return _decode(content) if pixels is None else pixels
+        return _decode(content)
     except Image.DecompressionBombError as error:
         reason = str(error)
     except UnidentifiedImageError:
@@ -88,18 +130,6 @@ def unreadable(description: str, reason: object) -> ImageReadError:
         f"cannot read the image {description}: {reason}. Replace the file, or remove "
         "its row from the list"
     )
-
-
-def _decode_jpeg(content: bytes) -> UInt8[np.ndarray, "H W 3"] | None:
-    """None where Pillow has to decide: not a JPEG, unusual colours, or damage."""
-    if not content.startswith(_JPEG):
-        return None
-    try:
-        if simplejpeg.decode_jpeg_header(content)[2] not in ("YCbCr", "Gray"):
-            return None
-        return simplejpeg.decode_jpeg(content, "RGB")
-    except ValueError:
-        return None
 
 
 def _decode(content: bytes) -> Image.Image:

@@ -6,8 +6,10 @@ number of processes, threads and workers. Training batches depend on (seed, step
 a run that starts at a step sees what an unbroken run sees there. Not in the paper.
 """
 
+import contextlib
+import gc
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -30,14 +32,20 @@ _ENDLESS = 2**62
 class Batches(Iterator[Batch]):
     """An iterator over batches of training, with the account of what they cost."""
 
-    def __init__(self, batches: Iterable[Batch], account: Account) -> None:
+    def __init__(
+        self,
+        batches: Iterable[Batch],
+        account: Account,
+        close: Callable[[], object] = lambda: None,
+    ) -> None:
         """Joins the two.
 
         Args:
           batches: endless.
           account: kept while they are made.
+          close: ends what makes them.
         """
-        self._batches, self.account = iter(batches), account
+        self._batches, self.account, self.close = iter(batches), account, close
 
     def __next__(self) -> Batch:
         return next(self._batches)
@@ -114,12 +122,10 @@ def train_batches(
     )
     positions = grain.MapDataset.range(_ENDLESS)[start_step * len(rows) :]
     account = Account(split, bad_image_limit)
-    batches: Iterator[Batch] = map(
-        account.take,
-        _batches(positions.map(examples), len(rows), num_threads, num_workers),
-    )
+    made = _batches(positions.map(examples), len(rows), num_threads, num_workers)
+    batches = map(account.take, made)
     if packing is None or tokens is None:
-        return Batches(batches, account)
+        return Batches(batches, account, made.close)
     packer = Packer(
         tokens,
         global_batch_size,
@@ -130,7 +136,7 @@ def train_batches(
         {**batch, **packer.pack(step, process_index, process_count)}
         for step, batch in enumerate(batches, start_step)
     )
-    return Batches(packed, account)
+    return Batches(packed, account, made.close)
 
 
 def eval_batches(
@@ -308,19 +314,24 @@ def _batches(
     batch_size: int,
     num_threads: int,
     num_workers: int,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     if num_workers:
-        # A worker makes whole batches, one at a time: they travel in shared memory.
-        return iter(
-            examples.batch(batch_size)
-            .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-            .mp_prefetch(
-                grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=1)
-            )
-        )
-    # Threads share out examples, not batches, and fill two batches ahead: a short wait
-    # for the first batch, and little memory.
-    options = grain.ReadOptions(
-        num_threads=num_threads, prefetch_buffer_size=2 * max(batch_size, num_threads)
-    )
-    return iter(examples.to_iter_dataset(options).batch(batch_size))
+        # A worker makes whole batches, one at a time: they travel in shared memory,
+        # which those in a buffer of its own would never give back.
+        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        workers = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=1)
+        dataset = examples.batch(batch_size).to_iter_dataset(options)
+        dataset = dataset.mp_prefetch(workers)
+    else:
+        # Threads share out examples, not batches, and fill two batches ahead: a short
+        # wait for the first batch, and little memory.
+        ahead = 2 * max(batch_size, num_threads)
+        options = grain.ReadOptions(num_threads, prefetch_buffer_size=ahead)
+        dataset = examples.to_iter_dataset(options).batch(batch_size)
+    with contextlib.closing(iter(dataset)) as batches:
+        for batch in batches:
+            # Shared memory is scarce: nothing that lasts longer should hold on to it.
+            yield {k: np.array(v) for k, v in batch.items()} if num_workers else batch
+    if num_workers:
+        del batches, batch
+        gc.collect()  # what the workers shared hangs in cycles of references

@@ -67,7 +67,7 @@ class Split:
         """What :attr:`fetch` gave, as RGB.
 
         Raises:
-          ImageReadError: if it is damaged.
+          ImageReadError: if it is not an image, see `images.decode_image`.
         """
         if isinstance(fetched, Image.Image):
             return fetched

@@ -207,16 +207,9 @@ def random_resized_crop(
         and 4:3, uniform in its logarithm. Ten attempts, then the largest such box at
         the centre.
     """
-    if isinstance(picture, Image.Image):
-        whole_width, whole_height = picture.size
-    else:
-        whole_height, whole_width = picture.shape[:2]
-    left, top, width, height = _crop_box(whole_width, whole_height, rng, scale)
+    left, top, width, height = _crop_box(*picture.size, rng, scale)
     # Cropping first: `resize(box=...)` would look at pixels outside of the box.
-    if isinstance(picture, Image.Image):
-        image = picture.crop((left, top, left + width, top + height))
-    else:
-        image = Image.fromarray(picture[top : top + height, left : left + width])
+    image = picture.crop((left, top, left + width, top + height))
     return image.resize((side, side), Image.Resampling.BICUBIC)
 
 

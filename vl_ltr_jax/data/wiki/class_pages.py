@@ -7,8 +7,8 @@ from pathlib import Path
 import regex
 
 from vl_ltr_jax.data.class_names import read_class_names
-from vl_ltr_jax.data.mediawiki import LONGEST_TITLE, NOT_IN_TITLES, MediaWiki, Page
 from vl_ltr_jax.data.text_files import read_text_file
+from vl_ltr_jax.data.wiki.mediawiki import LONGEST_TITLE, NOT_IN_TITLES, MediaWiki, Page
 
 # Scripts that write words without blanks between them.
 _UNSPACED = regex.compile(

@@ -1,0 +1,182 @@
+"""A sound data set of twelve classes, in three forms, and ways to damage it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from vl_ltr_jax.data import check
+from vl_ltr_jax.settings import Config, Data
+
+# Not in alphabetical order, and more than ten: 10 and 11 sort before 2.
+NAMES = (
+    *("tench", "acorn", "violin", "castle", "walrus", "banjo"),
+    *("teapot", "zebra", "lighthouse", "mushroom", "sea_lion", "anvil"),
+)
+COUNTS = {"train": 3, "val": 1, "test": 2}
+PROSE = (
+    "A {0} is easy to tell by its shape, which has been drawn since the year 1801. "
+    "Seen from the side, a {0} looks long and smooth, and its surface shines in the "
+    "light of the morning. People keep pictures of every {0} that they meet.\n"
+)
+
+
+def write(root: Path) -> Path:
+    """List files, label file, texts and pictures; none of it has any fault."""
+    rng = np.random.default_rng(0)
+    (root / "wiki").mkdir(parents=True)
+    rows = (f"{name} {label}\n" for label, name in enumerate(NAMES))
+    (root / "labels.txt").write_text("".join(rows))
+    for label, name in enumerate(NAMES):
+        text(root, label).write_text(PROSE.format(name.replace("_", " ")))
+        (root / "images" / name).mkdir(parents=True)
+    for split, count in COUNTS.items():
+        lines = []
+        for label, name in enumerate(NAMES):
+            for index in range(count):
+                path = f"images/{name}/{split}_{index}.jpg"
+                pixels = rng.integers(0, 256, (16, 20, 3), np.uint8)
+                Image.fromarray(pixels).save(root / path, quality=90)
+                lines.append(f"{path} {label}\n")
+        (root / f"world_{split}.txt").write_text("".join(lines))
+    return root
+
+
+def write_inat(root: Path) -> Path:
+    """The same as iNaturalist 2018 has it; the test is the validation split."""
+    write(root)
+    names = [name.replace("_", " ").capitalize() for name in NAMES]
+    categories = [{"id": label, "name": name} for label, name in enumerate(names)]
+    (root / "categories.json").write_text(json.dumps(categories))
+    for split in ("train", "val"):
+        images, annotations = [], []
+        lines = (root / f"world_{split}.txt").read_text().splitlines()
+        for number, line in enumerate(lines, 100):
+            path, label = line.split()
+            moved = f"train_val2018/Aves/{label}/{Path(path).name}"
+            (root / moved).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / path, root / moved)
+            images.append({"id": number, "file_name": moved})
+            annotations.append({"image_id": number, "category_id": int(label)})
+        content = {"images": images, "annotations": annotations}
+        (root / f"{split}2018.json").write_text(json.dumps(content))
+    return root
+
+
+def write_folders(root: Path) -> Path:
+    """The same as directories of classes."""
+    write(root)
+    for split in COUNTS:
+        for line in (root / f"world_{split}.txt").read_text().splitlines():
+            path = Path(line.split()[0])
+            moved = root / split / path.parent.name / path.name
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / path, moved)
+    return root
+
+
+def config(root: Path, **options: str) -> Config:
+    """Of a run on it; `options` are those of the section `data`."""
+    given = {"source": "image_list", "name": "world", "prompts": "plain", **options}
+    return Config(data=Data(root=str(root), num_threads=2, **given))
+
+
+def look(root: Path, **options: str) -> check.Checked:
+    """What a check finds that remembers nothing."""
+    return check.check_data(config(root, **options))
+
+
+def text(root: Path, label: int) -> Path:
+    return root / "wiki" / f"desc_{label}.txt"
+
+
+def image(root: Path, name: str = "violin/train_1.jpg") -> Path:
+    return root / "images" / name
+
+
+def set_row(root: Path, row: str, number: int = 5, split: str = "train") -> None:
+    lines = (root / f"world_{split}.txt").read_text().splitlines()
+    lines[number - 1] = row
+    (root / f"world_{split}.txt").write_text("\n".join(lines) + "\n")
+
+
+def add_row(root: Path, row: str, split: str = "train") -> None:
+    with (root / f"world_{split}.txt").open("a") as file:
+        file.write(f"{row}\n")
+
+
+def without(root: Path, split: str, word: str) -> None:
+    file = root / f"world_{split}.txt"
+    lines = [line for line in file.read_text().splitlines() if word not in line]
+    file.write_text("\n".join(lines) + "\n")
+
+
+def copy_image(root: Path, source: str, name: str, label: int, split: str) -> None:
+    shutil.copyfile(image(root, source), image(root, name))
+    add_row(root, f"images/{name} {label}", split)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    content = path.read_text()
+    assert old in content
+    path.write_text(content.replace(old, new))
+
+
+def renumber(root: Path, order: list[int]) -> None:
+    """Text N becomes that of class order[N]."""
+    texts = [text(root, label).read_text() for label in range(len(NAMES))]
+    for path in (root / "wiki").iterdir():
+        path.unlink()
+    for number, label in enumerate(order):
+        if label >= 0:
+            text(root, number).write_text(texts[label])
+
+
+def repeat_text(root: Path, label: int, other: int) -> None:
+    text(root, label).write_text(text(root, other).read_text())
+
+
+def picture(root: Path, width: int, height: int, colour: bool = False) -> None:
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+    pixels = np.full_like(pixels, 200) if colour else pixels
+    Image.fromarray(pixels).save(image(root), quality=90)
+
+
+def shift_categories(root: Path) -> None:
+    content = json.loads((root / "train2018.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["category_id"] = (annotation["category_id"] + 1) % len(NAMES)
+    (root / "train2018.json").write_text(json.dumps(content))
+
+
+def annotate_twice(root: Path) -> None:
+    content = json.loads((root / "train2018.json").read_text())
+    content["annotations"].insert(0, {"image_id": 104, "category_id": 7})
+    (root / "train2018.json").write_text(json.dumps(content))
+
+
+class Damage(NamedTuple):
+    """A fault made on purpose.
+
+    Attributes:
+      name: of the test.
+      make: damages a copy.
+      code: of the finding that it must give, and no other.
+      words: what the offenders must name.
+      severity: 'error' or 'warning'.
+      options: of the section `data`.
+      also: codes of findings that the same damage may give.
+    """
+
+    name: str
+    make: Callable[[Path], object]
+    code: str
+    words: tuple[str, ...]
+    severity: str = "error"
+    options: dict[str, str] = {}
+    also: frozenset[str] = frozenset()

@@ -1,0 +1,78 @@
+"""JPEG files through simplejpeg: Pillow's pixels, faster, and no lower than needed.
+
+A crop that ends half-way down does not need the rows below. A decoder stops early when
+the header says that the picture is shorter, and the rows it gives are the same, but for
+those at its end, where the filter for colours misses what follows.
+"""
+
+import dataclasses
+
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+
+Rows = UInt8[np.ndarray, "height width 3"]
+
+_START, _END = b"\xff\xd8\xff", b"\xff\xd9"
+_SEQUENTIAL = (0xC0, 0xC1)  # frames whose rows are coded once, from top to bottom
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_MARGIN = 32  # rows that a block of the coarsest colours spans
+
+
+@dataclasses.dataclass(frozen=True)
+class Jpeg:
+    """A JPEG file of a kind whose pixels equal Pillow's.
+
+    Attributes:
+      content: the file.
+      width: in pixels.
+      height: in pixels.
+      height_at: where the header has the height; 0 where rows cannot be left out.
+    """
+
+    content: bytes
+    width: int
+    height: int
+    height_at: int
+
+    def rows(self, number: int) -> Rows | None:
+        """At least the first `number` rows; None where Pillow has to decide."""
+        number = -(-number // _MARGIN) * _MARGIN + _MARGIN
+        content, strict = self.content, True
+        if self.height_at and number < self.height:
+            start, end = self.height_at, self.height_at + 2
+            content = content[:start] + number.to_bytes(2, "big") + content[end:]
+            strict = False  # what follows the rows is of no use to the decoder
+        try:
+            return simplejpeg.decode_jpeg(content, "RGB", strict=strict)
+        except ValueError:
+            return None
+
+
+def open_jpeg(content: bytes) -> Jpeg | None:
+    """Looks at the header; None where Pillow has to decide: not a JPEG, odd colours."""
+    if not content.startswith(_START):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+    except (ValueError, KeyError):  # a sampling of colours that it has no name for
+        return None
+    if colours not in ("YCbCr", "Gray"):
+        return None
+    # A file that was cut short is to be met as such, whatever part of it is used.
+    whole = content.endswith(_END)
+    return Jpeg(content, width, height, _height_at(content) if whole else 0)
+
+
+def _height_at(content: bytes) -> int:
+    """Where the height stands in the header of a sequential JPEG; 0: it is another."""
+    place = 2
+    while place + 9 < len(content) and content[place] == 0xFF:
+        marker = content[place + 1]
+        if marker in _FRAMES:
+            return place + 5 if marker in _SEQUENTIAL else 0
+        if marker == 0xFF:  # a filler
+            place += 1
+        else:
+            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return 0

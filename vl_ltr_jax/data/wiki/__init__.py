@@ -1,0 +1,1 @@
+"""Texts of classes from a MediaWiki, for `data.fetch_text`."""
