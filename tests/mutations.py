@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from data_edits import DATA_EDITS
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -349,6 +351,7 @@ EDITS = (
         "labels >= 0",
         "tests/test_accuracy.py",
     ),
+    *(Edit(*edit) for edit in DATA_EDITS),
 )
 
 
