@@ -90,6 +90,9 @@ def test_what_changes_speed_only_is_not_refused(finished):
     root, workdir, results = finished
     config = image_world.configure(root)
     config.data.num_threads = 1
+    config.data.num_workers = 1
+    config.data.bad_image_limit = 0.5
+    config.data.cache = ""
     config.log.every_steps = 7
     assert run(config, workdir)["test"] == results["test"]
 

@@ -39,8 +39,15 @@ DEPENDS = {
     "finetune": (*TOWERS, "anchors", "finetune"),
     "evaluate": (*TOWERS, "anchors", "finetune", "evaluate"),
 }
-# These change the speed of a run, not its result.
-NEUTRAL = ("data.num_threads", "model.remat", "pretrain.loss_form")
+# These change the speed of a run or when it stops, not its result.
+NEUTRAL = (
+    "data.num_threads",
+    "data.num_workers",
+    "data.bad_image_limit",
+    "data.cache",
+    "model.remat",
+    "pretrain.loss_form",
+)
 
 
 class WorkdirError(ValueError):
