@@ -112,6 +112,7 @@ def test_flag_names_are_checked_before_parsing():
         configs.check_flag_names(["--config=gone.py:x=1"])
     with pytest.raises(configs.ConfigError, match=r"--config.pretrain.epochs\?"):
         configs.check_flag_names(["--config.pretrain.epoch=3"])
+    configs.check_flag_names([])
 
 
 def test_arguments_of_a_configuration_file():
