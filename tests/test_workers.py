@@ -71,3 +71,11 @@ def test_the_embedded_pictures_travel_to_workers(made):
     val = shapes.load().val.select(np.arange(9))
     batches = worker_batches.evaluate(val, num_threads=0)
     assert_same(found, "shapes", batches)
+
+
+def test_a_killed_worker_ends_the_run_with_a_word(made):
+    """Broken by waiting for its batch for ever."""
+    found, _ = made
+    message = str(found["killed/0/image"])
+    assert "one of data.num_workers=2 processes has ended" in message
+    assert "exit code -9" in message and "fewer workers" in message

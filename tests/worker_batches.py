@@ -4,6 +4,9 @@ python worker_batches.py ROOT OUT.npz
 """
 
 import itertools
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +47,19 @@ def evaluate(split, **options):
     )
 
 
+def after_a_kill(split):
+    """What is said when the system takes a worker away."""
+    batches = loader.train_batches(split, **arguments(), num_workers=2)
+    next(batches)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    try:
+        for _ in range(20):
+            next(batches)
+    except loader.WorkerDiedError as error:
+        return str(error)
+    return ""
+
+
 def world(root):
     data = sources.read_image_list(root, "world")
     (root / "images/crimson/train_3.jpg").write_bytes(b"broken since it was listed")
@@ -66,6 +82,7 @@ def main(argv):
         found[f"test {workers}"] = evaluate(data.test, num_workers=workers)
     shapes_lt = shapes.load().val
     found["shapes"] = evaluate(shapes_lt.select(np.arange(9)), num_workers=1)
+    found["killed"] = [{"image": np.array(after_a_kill(data.train))}]
     arrays = {
         f"{name}/{number}/{key}": values
         for name, batches in found.items()

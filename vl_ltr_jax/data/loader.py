@@ -29,6 +29,10 @@ _VIEW_STREAM, _CHOICE_STREAM = 3, 4  # of the pixels of views, and of which is d
 _ENDLESS = 2**62
 
 
+class WorkerDiedError(RuntimeError):
+    """A worker process ended, not by an error of its own."""
+
+
 class Batches(Iterator[Batch]):
     """An iterator over batches of training, with the account of what they cost."""
 
@@ -329,7 +333,20 @@ def _batches(
         options = grain.ReadOptions(num_threads, prefetch_buffer_size=ahead)
         dataset = examples.to_iter_dataset(options).batch(batch_size)
     with contextlib.closing(iter(dataset)) as batches:
-        for batch in batches:
+        while True:
+            try:
+                batch = next(batches, None)
+            except RuntimeError as error:
+                if "terminated unexpectedly" not in str(error):
+                    raise
+                raise WorkerDiedError(
+                    f"one of data.num_workers={num_workers} processes has ended "
+                    f"({error}). Killed (-9, -7), it is memory or /dev/shm that is "
+                    "short: take fewer workers or a smaller batch. The same command "
+                    "goes on from the last checkpoint"
+                ) from None
+            if batch is None:
+                break
             # Shared memory is scarce: nothing that lasts longer should hold on to it.
             yield {k: np.array(v) for k, v in batch.items()} if num_workers else batch
     if num_workers:
