@@ -16,8 +16,8 @@ from damages import IMAGES, INAT, LISTS, TEXTS
 from PIL import Image
 
 from vl_ltr_jax.data import check, long_tail, sources
-from vl_ltr_jax.data.checks import inspection, published
-from vl_ltr_jax.data.checks.findings import MOST_OFFENDERS, to_markdown
+from vl_ltr_jax.data.checks import inspection, prose, published
+from vl_ltr_jax.data.checks.findings import MOST_OFFENDERS, Classes, to_markdown
 from vl_ltr_jax.shots import shot_groups
 
 NAMED = tuple(enumerate(world.NAMES))
@@ -358,3 +358,17 @@ def test_exit_codes_and_files(root, tmp_path):
     assert finding["offenders"][0]["class_name"] == "violin"
     assert len(lines(tmp_path / "found" / check.LEDGER)) == 72
     assert "did you mean --config.data.root" in said["refused"][1]
+
+
+def test_texts_of_windows_that_pass_for_gbk_are_named():
+    """A curly apostrophe and the letter after it are a Chinese character in GBK."""
+    words = "It\u2019s a child\u2019s thing, with a leaf and a stem. " * 8
+    read = prose.ClassText("desc_0.txt", words.encode("cp1252").decode("gbk"), "gbk")
+    chinese = "\u6811\u53f6\u5f88\u5927\u3002" * 40
+    others = [prose.ClassText(f"desc_{k}.txt", chinese + str(k), "gbk") for k in (1, 2)]
+    found = prose.findings(
+        [read, *others], Classes(["toy", "leaf", "tree"]), with_prompts=True
+    )
+    (encoding,) = [finding for finding in found if finding.code == "text-encoding"]
+    assert [offender.label for offender in encoding.offenders] == [0]
+    assert "hardly Chinese" in encoding.offenders[0].note

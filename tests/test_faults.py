@@ -147,3 +147,11 @@ def test_where_the_time_goes(monkeypatch):
     take(found, 2)
     words = found.account.explain()
     assert "fetching files 50%" in words and "decoding and augmenting them 50%" in words
+
+
+def test_a_known_bad_image_is_not_waited_for_again(pauses):
+    """Some thousand draws of one would cost an hour of retries."""
+    storage = Storage({0})
+    take(batches(storage, limit=1.0), 60)
+    assert storage.reads.count(0) > 4
+    assert pauses == [0.1, 1.0]

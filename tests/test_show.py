@@ -123,7 +123,9 @@ def test_the_command_writes_a_picture_and_nothing_else(root, tmp_path):
     out = tmp_path / "new" / "sheet.png"
     done = call(root, f"--out={out}", "--count=4", "--epoch=2", "--draw=7")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(out)
+    lines = done.stdout.splitlines()
+    assert lines[-1] == str(out) and len(lines) == 5
+    assert lines[0].startswith("epoch 2, draw 7: ") and "world_train.txt:" in lines[0]
     assert [path.name for path in out.parent.iterdir()] == ["sheet.png"]
     with Image.open(out) as sheet:
         assert sheet.size == (3 * 240 + 8, 2 * 210 + 8)

@@ -257,3 +257,12 @@ def test_damaged_archives_are_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(whole[:inside] + b"?!" + whole[inside + 2 :])
     with pytest.raises(ArchiveError, match=f"{name}.* cannot be read"):
         read_texts(tmp_path, 2)
+
+
+def test_utf16_without_a_mark_is_not_taken_for_utf8(tmp_path):
+    """Its bytes are valid UTF-8, with a zero after every letter."""
+    path = tmp_path / "desc_0.txt"
+    path.write_bytes("A leaf.".encode("utf-16-le"))
+    with pytest.raises(ValueError, match="desc_0.txt: it has zero bytes .*UTF-16"):
+        text_files.read_text_file(path)
+    assert text_files.read_text_file(path, "utf-16-le") == "A leaf."

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import image_world
@@ -79,3 +80,26 @@ def test_a_killed_worker_ends_the_run_with_a_word(made):
     message = str(found["killed/0/image"])
     assert "one of data.num_workers=2 processes has ended" in message
     assert "exit code -9" in message and "fewer workers" in message
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    """Else each keeps its memory, and batches in /dev/shm, until the machine restarts.
+
+    Broken without the watch: what a worker waits for never comes.
+    """
+    root = image_world.write(tmp_path / "world")
+    program = Path(worker_batches.__file__)
+    parent = subprocess.Popen(
+        [sys.executable, program, root, "wait"],
+        env={**os.environ, "PYTHONPATH": str(program.parents[1])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    workers = [Path("/proc") / pid for pid in parent.stdout.readline().split()]
+    assert len(workers) == 2 and all(path.exists() for path in workers)
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 60
+    while any(path.exists() for path in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(path.exists() for path in workers)

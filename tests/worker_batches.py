@@ -66,7 +66,17 @@ def world(root):
     return data
 
 
+def wait_with_workers(split):
+    """Says which processes are at work, and waits to be killed."""
+    batches = loader.train_batches(split, **arguments(), num_workers=2)
+    next(batches)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    signal.pause()
+
+
 def main(argv):
+    if argv[2] == "wait":
+        return wait_with_workers(world(Path(argv[1])).train)
     root, out = Path(argv[1]), argv[2]
     data = world(root)
     found = {}

@@ -17,6 +17,8 @@ from etils import epath
 from vl_ltr_jax.logs import say
 from vl_ltr_jax.settings import Config, flatten
 
+# What the digest of the inputs stands for; it is no key that could be set back.
+_KINDS = {"inputs": "inputs (lists, labels, sentences or weights)"}
 _DEFAULTS = flatten(Config())
 
 
@@ -51,7 +53,8 @@ class Artifact:
         # A key that did not exist then was what is the default today.
         then = {key: made_with.get(key, _DEFAULTS.get(key)) for key in keys}
         changed = [
-            f"{key}: {then[key]!r} then, {self.settings.get(key)!r} now"
+            f"{_KINDS.get(key, key)}: {then[key]!r} then, "
+            f"{self.settings.get(key)!r} now"
             for key in keys
             if then[key] != self.settings.get(key)
         ]

@@ -222,7 +222,7 @@ def _against_data(data: Data) -> list[str]:
         )
     if not data.name:
         faults.append(
-            "data.name: needed; lists are read from ROOT/NAME_{train,val,test}.txt, "
-            "and the report carries it"
+            "data.name: needed; the report carries it, list files are "
+            "ROOT/NAME_{train,val,test}.txt, and a prepared data set has it"
         )
     return faults

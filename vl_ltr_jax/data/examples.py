@@ -56,6 +56,7 @@ class TrainExamples:
       global_batch_size: B, over all processes.
       rows: this process's rows of a global batch.
       tokens: ids of each sentence, where rows have one each.
+      known_bad: images that this process need not try again; fills itself.
     """
 
     split: Split
@@ -65,6 +66,7 @@ class TrainExamples:
     global_batch_size: int
     rows: range
     tokens: Integer[np.ndarray, "S L"] | None = None
+    known_bad: set[int] = dataclasses.field(default_factory=set)
 
     def __call__(self, position: int) -> dict[str, Any]:
         """The example of a position: row `position % b` of step `position // b`."""
@@ -108,8 +110,17 @@ class TrainExamples:
             rng = np.random.default_rng((self.seed, _PIXEL_STREAM, *where))
             return self.transform(picture, rng)
 
+        def attempt(image: int) -> tuple[Pixels, Float32[np.ndarray, "2"]]:
+            if image in self.known_bad:  # waiting at each draw would cost days
+                return _made(self.split, image, transform)
+            try:
+                return _patiently(self.split, image, transform)
+            except ImageReadError:
+                self.known_bad.add(image)
+                raise
+
         try:
-            return _patiently(self.split, index, transform)
+            return attempt(index)
         except ImageReadError as error:
             last = error
         unreadable[0] = index
@@ -118,7 +129,7 @@ class TrainExamples:
         others = rng.permutation(members[members != index])[:_MOST_REPLACEMENTS]
         for number, other in enumerate(others.tolist(), 1):
             try:
-                return _patiently(self.split, other, transform)
+                return attempt(other)
             except ImageReadError as error:
                 last = error
             unreadable[number] = other

@@ -9,6 +9,9 @@ a run that starts at a step sees what an unbroken run sees there. Not in the pap
 import contextlib
 import gc
 import itertools
+import os
+import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -302,6 +305,19 @@ def _in_order(
     return _batches(positions.map(examples), len(rows), num_threads, num_workers)
 
 
+def _end_with_parent(index: int, count: int) -> None:
+    """Ends a worker whose parent was killed: nobody else would, nor free its memory."""
+    del index, count
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _rows(global_batch_size: int, process_index: int, process_count: int) -> range:
     """This process's rows of a global batch."""
     size, rest = divmod(global_batch_size, process_count)
@@ -325,7 +341,7 @@ def _batches(
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         workers = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=1)
         dataset = examples.batch(batch_size).to_iter_dataset(options)
-        dataset = dataset.mp_prefetch(workers)
+        dataset = dataset.mp_prefetch(workers, worker_init_fn=_end_with_parent)
     else:
         # Threads share out examples, not batches, and fill two batches ahead: a short
         # wait for the first batch, and little memory.

@@ -37,7 +37,7 @@ _COLUMNS = flags.DEFINE_integer("columns", 3, "Examples in a row.")
 _MOST = 1000  # examples on a sheet
 _SMALLEST_SIDE, _LARGEST_SIDE = 112, 224  # of a picture on the sheet, in pixels
 _MARGIN, _LINE, _LINES, _FONT_SIZE = 8, 15, 6, 12
-_PAPER, _INK = (255, 255, 255), (0, 0, 0)
+_PAPER, _INK, _FRAME = (255, 255, 255), (0, 0, 0), (160, 160, 160)
 
 
 class Shown(NamedTuple):
@@ -47,6 +47,7 @@ class Shown(NamedTuple):
       seen: by the model, [H, W, 3].
       whole: the evaluation picture of the same image, [H, W, 3].
       caption: which it is, and of what class.
+      where: the image's file and row.
       sentence: drawn with it; empty where the run trains without text.
     """
 
@@ -54,6 +55,7 @@ class Shown(NamedTuple):
     whole: UInt8[np.ndarray, "H W 3"]
     caption: str
     sentence: str
+    where: str
 
 
 def training_examples(
@@ -95,15 +97,17 @@ def training_examples(
     for position in range(first, first + count):
         step, row = divmod(position, batch_size)
         made = examples.example(step, row)
+        index = int(sampler.draw(step).images[row])
         label = int(made["label"])
         group = next(name for name, members in groups.items() if members[label])
-        where = "epoch {}, draw {}".format(*examples.epoch_and_draw(step, row))
+        draw_name = "epoch {}, draw {}".format(*examples.epoch_and_draw(step, row))
         yield Shown(
             erase(made["image"], step, row),
-            whole(data.train.read(int(sampler.draw(step).images[row]))),
-            f"{where}: {data.class_names[label]} (label {label}, "
+            whole(data.train.read(index)),
+            f"{draw_name}: {data.class_names[label]} (label {label}, "
             f"{data.train_counts[label]} images, {group})",
             corpus.sentences[int(made["sentence_id"])],
+            data.train.describe(index),
         )
 
 
@@ -157,6 +161,8 @@ def contact_sheet(shown: Sequence[Shown], columns: int) -> Image.Image:
         for offset, pixels in enumerate((example.seen, example.whole)):
             picture = Image.fromarray(pixels).resize((side, side))
             sheet.paste(picture, (left + offset * (side + _MARGIN), top))
+            edge = left + offset * (side + _MARGIN)
+            draw.rectangle((edge - 1, top - 1, edge + side, top + side), outline=_FRAME)
         lines = [
             *textwrap.wrap(example.caption, letters, max_lines=2),
             *textwrap.wrap(example.sentence, letters, max_lines=_LINES - 2),
@@ -193,13 +199,16 @@ def main(argv: Sequence[str]) -> None:
     try:
         config, out = _checked_flags()
         shown = training_examples(config, _EPOCH.value, _DRAW.value, _COUNT.value)
-        sheet = contact_sheet(list(shown), _COLUMNS.value)
+        examples = list(shown)
+        sheet = contact_sheet(examples, _COLUMNS.value)
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = out.with_name(f".{out.name}.partial{out.suffix}")
         sheet.save(partial)
         partial.replace(out)
     except (ValueError, OSError) as error:
         vl_ltr_main.refuse(error)
+    for example in examples:
+        print(f"{example.caption.split(':')[0]}: {example.where}")
     print(out)
 
 

@@ -142,6 +142,9 @@ def findings(
         if given.encoding == "gbk" and usual.startswith("utf-8"):
             note = "not UTF-8, and read as GBK; most other texts are UTF-8"
             found["text-encoding"].append((label, note))
+        elif given.encoding == "gbk" and _hardly_chinese(given.text):
+            note = "not UTF-8, and read as GBK, but hardly Chinese: cp1252?"
+            found["text-encoding"].append((label, note))
         of_content[" ".join(given.text.split())].append(label)
         if fault := _fault(given.text):
             found[fault[0]].append((label, fault[1]))
@@ -168,6 +171,12 @@ def _listed(labels: Sequence[int]) -> str:
     return f"{'class' if len(labels) == 1 else 'classes'} {shown}" + (
         f" and {len(labels) - 5} more" if len(labels) > 5 else ""
     )
+
+
+def _hardly_chinese(text: str) -> bool:
+    """Whether most letters are Latin, as where GBK mistook a few accents."""
+    letters = [letter for letter in text if letter.isalpha()]
+    return sum(letter.isascii() for letter in letters) > len(letters) / 2
 
 
 def _fault(text: str) -> tuple[str, str] | None:
@@ -257,7 +266,7 @@ def _kinds(with_prompts: bool) -> tuple[Kind, ...]:
         Kind(
             "text-encoding",
             "warning",
-            "texts in another encoding than most",
+            "texts in another encoding than it seems",
             "look at them, and save them as UTF-8 or set data.text_encoding",
         ),
         Kind(
