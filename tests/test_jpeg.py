@@ -118,3 +118,33 @@ def test_damage_within_is_taken_as_pillow_takes_it(seed):
     for bottom in (40, 300):
         part = decode_image(content, "x").crop((0, 0, 64, bottom))
         np.testing.assert_array_equal(np.asarray(part), expected[:bottom])
+
+
+@pytest.mark.parametrize(
+    "marker", [b"\xff\xd8", b"\xff" * 40, b"\xff\xd9", b"\xff\xc4"]
+)
+@pytest.mark.parametrize("bottom", [40, 200, 400])
+def test_a_marker_within_the_scan_is_met_above_and_below_it(marker, bottom):
+    """A decoder that stops there fills what follows with grey and does not tell."""
+    content = bytearray(encoded((64, 400), quality=90))
+    place = (
+        content.index(b"\xff\xda") + (len(content) - content.index(b"\xff\xda")) // 5
+    )
+    content[place : place + len(marker)] = marker
+    content = bytes(content)
+    try:
+        expected = whole(content)[:bottom]
+    except OSError:
+        with pytest.raises(ImageReadError):
+            decode_image(content, "x").crop((0, 0, 64, bottom))
+        return
+    part = decode_image(content, "x").crop((0, 0, 64, bottom))
+    np.testing.assert_array_equal(np.asarray(part), expected)
+
+
+def test_a_header_of_absurd_size_is_refused_before_memory_is_taken():
+    content = bytearray(encoded((64, 64)))
+    frame = content.index(b"\xff\xc0")
+    content[frame + 5 : frame + 9] = (30_000).to_bytes(2, "big") * 2
+    with pytest.raises(ImageReadError, match="x.jpg"):
+        decode_image(bytes(content), "x.jpg").crop((0, 0, 8, 8))

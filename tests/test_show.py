@@ -136,6 +136,7 @@ def test_the_command_writes_a_picture_and_nothing_else(root, tmp_path):
     [
         ([], "--out=FILE.png is needed"),
         (["--out=sheet.docx"], "a picture file is needed"),
+        (["--out=sheet.mpo.mpg"], "a picture file is needed"),
         (["--out=a.png", "--count=0"], "--count=0: a number from 1"),
         (["--out=a.png", "--draw=36"], "an epoch has 36 draws"),
         (["--out=a.png", "--config.data.name=wrold"], "did you mean 'world_train.txt'"),

@@ -120,7 +120,8 @@ def test_changed_inputs_are_refused(finished, tmp_path):
     before = text.read_text()
     text.write_text(before + "It was drawn in 1802.\n")
     try:
-        with pytest.raises(ArtifactError, match="inputs: '.*' then, '.*' now"):
+        told = r"inputs \(lists, .*\): '.*' then, '.*' now"
+        with pytest.raises(ArtifactError, match=told):
             run(image_world.configure(root), workdir)
     finally:
         text.write_text(before)

@@ -89,7 +89,10 @@ def keep_programs(config: settings.Config, workdir: epath.Path) -> None:
 
 def refuse(error: Exception) -> NoReturn:
     """Ends the process with one message and exit code 2."""
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        # An orderly end would wait for processes that wait for this one.
+        os._exit(2)
     sys.exit(2)
 
 

@@ -135,9 +135,13 @@ def _rows(
 
 def _pictures(folder: Path) -> list[str]:
     """Pictures at any depth, as ImageFolder finds them."""
+
+    def refuse(error: OSError) -> None:
+        raise ListError(f"{error.filename} cannot be read: {error.strerror}; mend that")
+
     return [
         os.path.join(directory, file)
-        for directory, _, files in os.walk(folder, followlinks=True)
+        for directory, _, files in os.walk(folder, onerror=refuse, followlinks=True)
         for file in files
         if os.path.splitext(file)[1].lower() in EXTENSIONS
     ]

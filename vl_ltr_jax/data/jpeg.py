@@ -10,10 +10,11 @@ import dataclasses
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
+from PIL import Image
 
 Rows = UInt8[np.ndarray, "height width 3"]
 
-_START, _END = b"\xff\xd8\xff", b"\xff\xd9"
+_START, _SCAN, _END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 _SEQUENTIAL = (0xC0, 0xC1)  # frames whose rows are coded once, from top to bottom
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MARGIN = 32  # rows that a block of the coarsest colours spans
@@ -59,9 +60,18 @@ def open_jpeg(content: bytes) -> Jpeg | None:
         return None
     if colours not in ("YCbCr", "Gray"):
         return None
-    # A file that was cut short is to be met as such, whatever part of it is used.
-    whole = content.endswith(_END)
+    if width * height > 2 * (Image.MAX_IMAGE_PIXELS or np.inf):
+        return None  # which Pillow refuses
+    # Damage is to be met as such, whatever part of the file is used.
+    whole = content.endswith(_END) and _is_one_scan(content)
     return Jpeg(content, width, height, _height_at(content) if whole else 0)
+
+
+def _is_one_scan(content: bytes) -> bool:
+    """Whether no marker but those of restarts stands between the scan and the end."""
+    scan = np.frombuffer(content, np.uint8)[content.find(_SCAN) + 2 : -2]
+    after = scan[1:][scan[:-1] == 0xFF]
+    return bool(((after == 0) | ((after >= 0xD0) & (after <= 0xD7))).all())
 
 
 def _height_at(content: bytes) -> int:

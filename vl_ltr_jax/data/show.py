@@ -178,10 +178,11 @@ def _checked_flags() -> tuple[Config, Path]:
     if not _OUT.value:
         raise ConfigError("--out=FILE.png is needed")
     out = Path(_OUT.value)
-    if out.suffix.lower() not in Image.registered_extensions() or out.is_dir():
+    kind = Image.registered_extensions().get(out.suffix.lower())
+    if kind not in Image.SAVE or out.is_dir():
         raise ConfigError(f"--out={out}: a picture file is needed, such as sheet.png")
     for flag, least, most in (
-        (_EPOCH, 0, 2**31),
+        (_EPOCH, 0, 10**6),
         (_DRAW, 0, 2**31),
         (_COUNT, 1, _MOST),
         (_COLUMNS, 1, _MOST),

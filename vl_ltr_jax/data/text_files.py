@@ -77,7 +77,7 @@ def decode(data: bytes, where: str, encoding: str = "auto") -> tuple[str, str]:
             raise ValueError(
                 f"{where}, and the file is not GBK either; {mend}"
             ) from None
-    if "\0" in text:
+    if text.count("\0") > len(text) / 4:
         raise ValueError(
             f"{where}: it has zero bytes between letters, as UTF-16 without a byte "
             f"order mark has when it is read as {codec.upper()}; {mend}"
