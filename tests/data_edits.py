@@ -39,8 +39,8 @@ DATA_EDITS = (
     (
         "rows of a JPEG without a margin",
         JPEG,
-        "-(-number // _MARGIN) * _MARGIN + _MARGIN",
-        "number",
+        "        number += _MARGIN\n",
+        "        number += 0\n",
         "tests/test_jpeg.py",
     ),
     (

@@ -17,7 +17,7 @@ Rows = UInt8[np.ndarray, "height width 3"]
 _START, _SCAN, _END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 _SEQUENTIAL = (0xC0, 0xC1)  # frames whose rows are coded once, from top to bottom
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_MARGIN = 32  # rows that a block of the coarsest colours spans
+_MARGIN = 16  # rows: the filter looks one further row of the coarsest colours down
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Jpeg:
 
     def rows(self, number: int) -> Rows | None:
         """At least the first `number` rows; None where Pillow has to decide."""
-        number = -(-number // _MARGIN) * _MARGIN + _MARGIN
+        number += _MARGIN
         content, strict = self.content, True
         if self.height_at and number < self.height:
             start, end = self.height_at, self.height_at + 2
