@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
 RIGHTS = {"url": "https://example.org/by/4.0/", "text": "Attribution 4.0"}
 Reply = tuple[int, dict[str, str], bytes]
 
@@ -137,3 +139,18 @@ def serving() -> Iterator[FakeWiki]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture
+def wiki(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWiki]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What urllib3 would have waited."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    return slept

@@ -1,12 +1,11 @@
 """Fetching texts against a small MediaWiki on the loopback: finds, faults, resuming."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_wiki import FakeWiki, serving
+from fake_wiki import FakeWiki, waits, wiki
 
 from vl_ltr_jax.data import fetch_text
 from vl_ltr_jax.data.corpus import parse_sections
@@ -14,24 +13,11 @@ from vl_ltr_jax.data.text_files import text_path
 from vl_ltr_jax.data.wiki.class_pages import mentions, read_titles, searchable_names
 from vl_ltr_jax.data.wiki.mediawiki import MediaWiki, Page
 
+__all__ = ["waits", "wiki"]  # fixtures
+
 CRANE = (
     "Cranes are large birds.\n\n\n== Habitat ==\nWet land.\n\n\n=== Nests ===\nReed."
 )
-
-
-@pytest.fixture
-def wiki(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWiki]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What urllib3 would have waited."""
-    slept: list[float] = []
-    monkeypatch.setattr("time.sleep", slept.append)
-    return slept
 
 
 def data_set(root: Path, *names: str) -> Path:

@@ -1,28 +1,13 @@
 """The client of a MediaWiki: answers, faults, waiting and the rate of requests."""
 
-from collections.abc import Iterator
-
 import pytest
-from fake_wiki import FakeWiki, Reply, as_json, serving
+from fake_wiki import FakeWiki, Reply, as_json, waits, wiki
 
 from vl_ltr_jax.data.wiki.mediawiki import MediaWiki, WikiError
 
+__all__ = ["waits", "wiki"]  # fixtures
+
 BUSY = {"error": {"code": "maxlag", "info": "Waiting for db1: 6 seconds lagged."}}
-
-
-@pytest.fixture
-def wiki(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWiki]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What urllib3 would have waited."""
-    slept: list[float] = []
-    monkeypatch.setattr("time.sleep", slept.append)
-    return slept
 
 
 def test_throttling_and_failures_are_waited_for(

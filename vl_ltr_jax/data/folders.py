@@ -48,19 +48,19 @@ def read_image_folder(
       ListError: names the folder and what to change.
     """
     root = Path(root)
-    folders = {split: _folder(root, names) for split, names in _FOLDERS.items()}
+    folders = {split: split_folder(root, split) for split in _FOLDERS}
     for split in ("train", "val"):
         if folders[split] is None:
             raise ListError(
                 f"no directory {root / split}; image folders are ROOT/SPLIT/CLASS with "
                 "the splits train, val and test"
             )
-    found = {split: _class_folders(path) for split, path in folders.items() if path}
+    found = {split: class_folders(path) for split, path in folders.items() if path}
     names_file = "categories.json" if layout == "inat18" else "labels.txt"
     if (root / names_file).is_file():
         class_names = read_class_names(root, layout)
         wnids = read_wnids(root) if layout == "imagenet_lt" else ()
-        labels = _label_by_folder(class_names, wnids)
+        labels = label_by_folder(class_names, wnids)
     else:
         class_names, labels = _alphabetical(root / names_file, found["train"])
     rows = {
@@ -72,11 +72,18 @@ def read_image_folder(
     return from_rows(name, root, class_names, rows, texts)
 
 
-def _folder(root: Path, names: Sequence[str]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+def split_folder(root: Path, split: str) -> Path | None:
+    """The directory of 'train', 'val' or 'test', if there is one."""
+    paths = (root / name for name in _FOLDERS[split])
+    return next((path for path in paths if path.is_dir()), None)
 
 
-def _class_folders(folder: Path) -> list[str]:
+def class_folders(folder: Path) -> list[str]:
+    """Names of the directories in that of a split.
+
+    Raises:
+      ListError: if there is none.
+    """
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir())
     if not names:
@@ -99,10 +106,13 @@ def _alphabetical(
     return names, {folder: label for label, folder in enumerate(folders)}
 
 
-def _label_by_folder(
-    class_names: Sequence[str], wnids: Sequence[str]
-) -> dict[str, int]:
-    """Labels by every name that a folder may have; a class's own name goes first."""
+def label_by_folder(class_names: Sequence[str], wnids: Sequence[str]) -> dict[str, int]:
+    """Labels by every name that a folder may have; a class's own name goes first.
+
+    Args:
+      class_names: C names.
+      wnids: C wnids, or none where folders do not carry them.
+    """
     labels = {str(label): label for label in range(len(class_names))}
     if wnids:  # names of ImageNet repeat
         return labels | {wnid: label for label, wnid in enumerate(wnids)}
@@ -120,21 +130,30 @@ def _rows(
 ) -> Rows:
     paths, classes = [], []
     for name in names:
-        # Numbers may be padded, so that they sort.
-        given = str(int(name)) if name.isdecimal() and name not in labels else name
-        if given not in labels:
+        if (label := label_of(name, labels)) is None:
             raise ListError(
                 f"{folder / name}: {names_file} has no class of that name or label"
                 f"{near_name(name, labels)}; rename the folder, or add the class"
             )
-        for path in sorted(_pictures(folder / name)):
+        for path in sorted(pictures(folder / name)):
             paths.append(os.path.relpath(path, root))
-            classes.append(labels[given])
+            classes.append(label)
     return Rows(folder, paths, classes, lambda i: f" picture {paths[i]}")
 
 
-def _pictures(folder: Path) -> list[str]:
-    """Pictures at any depth, as ImageFolder finds them."""
+def label_of(name: str, labels: Mapping[str, int]) -> int | None:
+    """The label of a folder, whose number may be padded so that it sorts."""
+    if name.isdecimal() and name not in labels:
+        name = str(int(name))
+    return labels.get(name)
+
+
+def pictures(folder: Path) -> list[str]:
+    """Pictures at any depth, as ImageFolder finds them.
+
+    Raises:
+      ListError: if a directory cannot be read.
+    """
 
     def refuse(error: OSError) -> None:
         raise ListError(f"{error.filename} cannot be read: {error.strerror}; mend that")

@@ -270,5 +270,5 @@ def _tar_entries(path: Path) -> Iterator[_Entry]:
         for member in archive:
             opened = functools.partial(archive.extractfile, member)
             yield member.name, opened if member.isreg() else (lambda: None)
-        while archive.fileobj and archive.fileobj.read(2**20):
-            pass  # the checksum of a compressed archive stands at its end
+        if archive.fileobj:  # the checksum of a compressed archive stands at its end
+            all(iter(functools.partial(archive.fileobj.read, 2**20), b""))

@@ -155,37 +155,29 @@ def _json(file: Path, classes: Classes) -> tuple[Rows, list[Finding]]:
 def _folders(
     place: Place, split: str, names: Sequence[str]
 ) -> tuple[Rows, list[Finding]] | None:
-    choices = ("val", "validation") if split == "val" else (split,)
-    there = [place.root / name for name in choices if (place.root / name).is_dir()]
-    if not there:
+    there = folders.split_folder(place.root, split)
+    if there is None:
         if split == "test":
             return None
         raise sources.ListError(
             f"no directory {place.root / split}; image folders are ROOT/SPLIT/CLASS "
             "with the splits train, val and test"
         )
-    given = sorted(path.name for path in there[0].iterdir() if path.is_dir())
-    if not given:
-        raise sources.ListError(
-            f"{there[0]} has no folder; image folders are ROOT/SPLIT/CLASS/picture"
-        )
+    given = folders.class_folders(there)
     wnids = read_wnids(place.root) if names and place.layout == "imagenet_lt" else ()
-    label_of = {str(label): label for label in range(len(names))}
-    for label, name in enumerate(wnids or names):
-        label_of |= {name: label, name.replace(" ", "_"): label}
+    known = folders.label_by_folder(names, wnids)
     if not names:  # their order tells nothing of classes, and pictures can be read
-        label_of = {name: label for label, name in enumerate(given)}
+        known = {name: label for label, name in enumerate(given)}
     paths: list[str] = []
     labels: list[int] = []
     strange: list[str] = []
     for name in given:
-        known = str(int(name)) if name.isdecimal() and name not in label_of else name
-        if known not in label_of:
+        if (label := folders.label_of(name, known)) is None:
             strange.append(name)
             continue
-        for path in sorted(_pictures(there[0] / name)):
+        for path in sorted(folders.pictures(there / name)):
             paths.append(os.path.relpath(path, place.root))
-            labels.append(label_of[known])
+            labels.append(label)
     found = gather(
         Kind(
             "folder-unknown",
@@ -195,19 +187,10 @@ def _folders(
         ),
         strange,
         lambda name: Offender(
-            str(there[0] / name), note=near_name(name, label_of).removeprefix("; ")
+            str(there / name), note=near_name(name, known).removeprefix("; ")
         ),
     )
-    return Rows(there[0], paths, labels, lambda i: f" picture {paths[i]}"), found
-
-
-def _pictures(folder: Path) -> list[str]:
-    return [
-        os.path.join(directory, file)
-        for directory, _, files in os.walk(folder, followlinks=True)
-        for file in files
-        if os.path.splitext(file)[1].lower() in folders.EXTENSIONS
-    ]
+    return Rows(there, paths, labels, lambda i: f" picture {paths[i]}"), found
 
 
 def repeated_annotations(place: Place) -> list[Finding]:
