@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from vl_ltr_jax import whole_file
 from vl_ltr_jax.logs import say
 from vl_ltr_jax.settings import Config, flatten
 
@@ -123,20 +124,14 @@ class Artifact:
 
 def write_whole(path: epath.Path, text: str) -> None:
     """Writes a text file so that a reader sees the old one or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with whole_file.write(path) as file:
+        file.write(text.encode())
 
 
 def write_array(path: epath.Path, array: np.ndarray) -> None:
     """Writes an array so that a reader sees all of it or none."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with whole_file.write(path) as file:
         np.save(file, array, allow_pickle=False)
-        if "://" not in os.fspath(path):
-            file.flush()
-            os.fsync(file.fileno())  # a power loss leaves the old file or the new one
-    partial.replace(path)
 
 
 def read_array(path: epath.Path) -> np.ndarray:

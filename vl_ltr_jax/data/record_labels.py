@@ -7,11 +7,9 @@ paper.
 """
 
 import concurrent.futures
-import contextlib
 import hashlib
 import io
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +19,7 @@ from etils import epath
 from jaxtyping import Int32
 from tqdm import tqdm
 
+from vl_ltr_jax import whole_file
 from vl_ltr_jax.data.sources import ListError
 
 _FORMAT = 1  # of the files with labels
@@ -89,7 +88,8 @@ def read_labels(
     found = scan_labels(source, where)
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        _write(cached, key, *found)
+        cached.unlink(missing_ok=True)  # it was of no use
+        _write(cached, key, *found, shared=True)
     except Exception as error:  # buckets have errors of their own
         logging.warning(
             "The labels of %s are not kept: %s cannot be written (%s)",
@@ -219,16 +219,8 @@ def _write(
     key: str,
     labels: Int32[np.ndarray, "N"],
     file_names: tuple[str, ...],
+    shared: bool = False,
 ) -> None:
-    """A reader sees the whole file or none, whoever else writes it."""
     text = np.frombuffer("\0".join(file_names).encode(), np.uint8)
-    content = io.BytesIO()
-    np.savez_compressed(content, key=np.array(key), labels=labels, file_names=text)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        partial.write_bytes(content.getvalue())
-        partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(Exception):
-            partial.unlink(missing_ok=True)
-        raise
+    with whole_file.write(path, shared=shared) as file:
+        np.savez_compressed(file, key=np.array(key), labels=labels, file_names=text)

@@ -20,7 +20,7 @@ from absl import flags
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from vl_ltr_jax import inputs, shots
+from vl_ltr_jax import inputs, shots, whole_file
 from vl_ltr_jax import main as vl_ltr_main
 from vl_ltr_jax.config import ConfigError
 from vl_ltr_jax.data import transforms
@@ -203,9 +203,8 @@ def main(argv: Sequence[str]) -> None:
         examples = list(shown)
         sheet = contact_sheet(examples, _COLUMNS.value)
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{out.name}.partial{out.suffix}")
-        sheet.save(partial)
-        partial.replace(out)
+        with whole_file.write(out) as file:
+            sheet.save(file, Image.registered_extensions()[out.suffix.lower()])
     except (ValueError, OSError) as error:
         vl_ltr_main.refuse(error)
     for example in examples:

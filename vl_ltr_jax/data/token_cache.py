@@ -11,7 +11,6 @@ import importlib.metadata
 import io
 import os
 import platform
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from absl import logging
 from etils import epath
 from jaxtyping import Integer
 
+from vl_ltr_jax import whole_file
 from vl_ltr_jax.data.tokenizer import Tokenizer, trim
 
 SMALLEST = 20_000  # sentences worth a file: fewer take less than a second
@@ -73,7 +73,9 @@ def encode(
     if (found := _read(path, tokenizer, shape)) is not None:
         return found
     try:
-        _write(path, tokens)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file.write(path, shared=True) as file:
+            np.save(file, np.ascontiguousarray(tokens), allow_pickle=False)
     except Exception as error:  # buckets have errors of their own
         logging.warning(
             "The token ids of %d sentences are not kept: %s cannot be written (%s)",
@@ -129,36 +131,3 @@ def _checked(
     if not (loaded == tokenizer.vocab_size - 1).any(axis=1).all():
         raise ValueError("it holds sentences without an end")
     return loaded.view(np.ndarray)  # slices of a memory map are slow to make
-
-
-def _write(path: epath.Path, tokens: Integer[np.ndarray, "S L"]) -> None:
-    """A reader sees the whole file or none, whoever else writes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.save(file, np.ascontiguousarray(tokens), allow_pickle=False)
-            if "://" not in os.fspath(path):
-                file.flush()
-                os.fsync(file.fileno())  # else a power loss can leave zeros
-        _publish(partial, path)
-    except BaseException:
-        with contextlib.suppress(Exception):
-            partial.unlink(missing_ok=True)
-        raise
-
-
-def _publish(partial: epath.Path, path: epath.Path) -> None:
-    """Gives a file its name, unless another process has given it to an equal one."""
-    if "://" not in os.fspath(path):
-        try:
-            # A rename would take the file from hosts that have mapped it, over NFS.
-            os.link(partial, path)
-        except FileExistsError:
-            pass
-        except OSError:  # no hard links here
-            partial.replace(path)
-            return
-        partial.unlink()
-    else:
-        partial.replace(path)

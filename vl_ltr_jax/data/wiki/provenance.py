@@ -6,10 +6,10 @@ import dataclasses
 import hashlib
 import json
 import operator
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from vl_ltr_jax import whole_file
 from vl_ltr_jax.data.text_files import ARCHIVES, text_path
 
 
@@ -126,7 +126,8 @@ class TextStore:
         # The row first: a text without one would never get it.
         with self.path.open("ab") as rows:
             rows.write(_row(source))
-        _write_whole(text_path(self.root, source.label), content)
+        with whole_file.write(text_path(self.root, source.label)) as file:
+            file.write(content)
 
     def same_page(self) -> dict[str, dict[int, str]]:
         """Address of a page -> label -> name, of classes that share their page."""
@@ -141,22 +142,10 @@ class TextStore:
         self.sources = {label: source for label, source in by_label if self.has(label)}
 
     def _write_sources(self) -> None:
-        _write_whole(self.path, b"".join(map(_row, self.sources.values())))
+        with whole_file.write(self.path) as file:
+            file.writelines(map(_row, self.sources.values()))
 
 
 def _row(source: Source) -> bytes:
     row: Mapping[str, object] = dataclasses.asdict(source)
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Lets the content appear under its name at once, and only when it is on disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
