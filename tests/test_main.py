@@ -37,3 +37,22 @@ def test_the_variable_of_jax_goes_first(cache_directory, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
     main.keep_programs(settings.Config(), epath.Path(os.sep) / "run")
     assert cache_directory() is None
+
+
+def test_one_of_many_processes_does_not_wait_for_the_others(monkeypatch, capsys):
+    """An orderly exit meets a barrier that they, waiting for it, never reach."""
+
+    class Ended(BaseException):
+        pass
+
+    def end(code):
+        raise Ended(code)
+
+    monkeypatch.setattr(main.os, "_exit", end)
+    with pytest.raises(SystemExit):
+        main.refuse(ValueError("bad list"))
+    monkeypatch.setattr(main.jax.distributed, "is_initialized", lambda: True)
+    with pytest.raises(Ended) as ended:
+        main.refuse(ValueError("bad list"))
+    assert ended.value.args == (2,)
+    assert capsys.readouterr().err == "error: bad list\n" * 2
