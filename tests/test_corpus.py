@@ -1,6 +1,8 @@
 """Class names, texts and sentences against VL-LTR's, and every user mistake."""
 
+import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +217,16 @@ def test_unknown_name_without_a_near_one() -> None:
     assert str(names.unknown_name("the fruit", "x", ["pear"])) == (
         "the fruit is 'x'; allowed: pear."
     )
+
+
+def test_headings_are_those_of_the_authors_pattern():
+    """Every line of up to seven letters of four kinds, and none takes for ever."""
+    pattern = re.compile(r"==+\s*(.*?)\s*==+")
+    for length in range(8):
+        for letters in itertools.product("= a.", repeat=length):
+            line = "".join(letters).strip()
+            found = parse_sections(line)[1:]
+            match = pattern.fullmatch(line)
+            assert found == (((match[1], ""),) if match else ()), line
+    assert len(parse_sections("=" * 100_000 + "x")) == 1
+    assert parse_sections("==" + " " * 100_000 + "==")[1] == ("", "")

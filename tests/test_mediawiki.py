@@ -119,3 +119,57 @@ def test_licences(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MediaWiki().licence() == "CC BY-SA 4.0"
     assert MediaWiki("https://de.wikipedia.org/w/api.php").licence() == "CC BY-SA 4.0"
     assert MediaWiki("https://notwikipedia.org/w/api.php").licence() is None
+
+
+PAGE = {"pageid": 1, "ns": 0, "title": "Lion", "lastrevid": 2, "fullurl": "u"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"query": {"pages": [PAGE | {"extract": None}]}},
+        {"query": {"pages": None}},
+        {"query": {"pages": {"1": PAGE}}},
+        {"query": {"pages": [{"pageid": 1, "extract": "A cat."}]}},
+        {"query": {"pages": [PAGE]}, "continue": [1]},
+    ],
+    ids=range(5),
+)
+def test_answers_of_another_form_are_no_tracebacks(
+    wiki: FakeWiki, answer: object
+) -> None:
+    """As of a wiki before formatversion 2, whose pages are an object."""
+    wiki.faults = [as_json(answer)]
+    with pytest.raises(WikiError, match="formatversion 2|comes? to an end|no text"):
+        MediaWiki(wiki.api, sleep=lambda seconds: None).page("Lion")
+
+
+def test_a_search_and_a_licence_of_another_form(wiki: FakeWiki) -> None:
+    client = MediaWiki(wiki.api, sleep=lambda seconds: None)
+    wiki.faults = [as_json({"query": {"search": "none"}})]
+    with pytest.raises(WikiError, match="formatversion 2"):
+        client.search("Lion")
+    wiki.faults = [as_json({"query": {"rightsinfo": []}})]
+    with pytest.raises(WikiError, match="formatversion 2"):
+        client.licence()
+    wiki.faults = [(200, {"Content-Type": "application/json"}, b"[" * 100_000)]
+    with pytest.raises(WikiError):
+        client.search("Lion")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (429, {"Retry-After": "99999999"}, b"slow down"),
+        as_json(BUSY, **{"Retry-After": "9" * 30}),
+    ],
+    ids=["429", "maxlag"],
+)
+def test_nobody_waits_for_years(
+    wiki: FakeWiki, waits: list[float], reply: Reply
+) -> None:
+    slept: list[float] = []
+    wiki.faults = [reply]
+    with pytest.raises(WikiError, match="asks to wait .* s; start again later"):
+        MediaWiki(wiki.api, sleep=slept.append, clock=lambda: 0.0).page("Lion")
+    assert sum([*waits, *slept]) < 10

@@ -4,9 +4,10 @@ Needs the wiki's TextExtracts extension, which those of Wikimedia have. Requests
 after another, at a bounded rate, and give way when the servers are behind.
 """
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ NOT_IN_TITLES = frozenset("#<>[]{}|")
 LONGEST_TITLE = 255  # bytes
 LONGEST_SEARCH = 300  # characters that Wikimedia's search accepts
 WAIT = 5.0  # seconds between two tries, where the wiki names none
+LONGEST_WAIT = 600.0  # seconds; a wiki that asks for more is asked another time
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, and between bytes
 _TRIES = 12  # of a request that is put off, or whose answer breaks off
 _PARTS = 20  # of one answer
@@ -42,6 +44,18 @@ class _Retry(Retry):
 
     def get_backoff_time(self) -> float:
         return max(WAIT, super().get_backoff_time())
+
+    def get_retry_after(self, response: Any) -> float | None:
+        return _bounded(super().get_retry_after(response))
+
+
+def _bounded(seconds: float | None) -> float | None:
+    if seconds is not None and seconds > LONGEST_WAIT:
+        raise WikiError(
+            f"the wiki asks to wait {seconds:,.0f} s; start again later, or with fewer "
+            "--requests_per_second"
+        )
+    return seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +153,10 @@ class MediaWiki:
         """
         if NOT_IN_TITLES & set(title):
             return None
+        with self._understood():
+            return self._page(title)
+
+    def _page(self, title: str) -> Page | None:
         fields: dict[str, str | int] = {
             "prop": "extracts|pageprops|info",
             "titles": title,
@@ -188,8 +206,10 @@ class MediaWiki:
             WikiError: the wiki is out of reach or refuses.
         """
         fields = {"list": "search", "srsearch": words[:LONGEST_SEARCH]}
-        answer = self._query({**fields, "srlimit": limit, "srnamespace": 0})
-        return tuple(hit["title"] for hit in answer.get("query", {}).get("search", ()))
+        with self._understood():
+            answer = self._query({**fields, "srlimit": limit, "srnamespace": 0})
+            hits = answer.get("query", {}).get("search", ())
+            return tuple(hit["title"] for hit in hits)
 
     def licence(self) -> str | None:
         """The licence of the wiki's text; None where the wiki states none.
@@ -200,11 +220,24 @@ class MediaWiki:
         if f".{self._host}".endswith(".wikipedia.org"):
             return "CC BY-SA 4.0"
         if self._licence is None:
-            answer = self._query({"meta": "siteinfo", "siprop": "rightsinfo"})
-            rights = answer.get("query", {}).get("rightsinfo", {})
-            stated = " ".join(rights.get(key, "") for key in ("text", "url")).strip()
-            self._licence = (stated or None,)
+            with self._understood():
+                answer = self._query({"meta": "siteinfo", "siprop": "rightsinfo"})
+                rights = answer.get("query", {}).get("rightsinfo", {})
+                stated = " ".join(rights.get(key, "") for key in ("text", "url"))
+            self._licence = (stated.strip() or None,)
         return self._licence[0]
+
+    @contextlib.contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Around the reading of an answer, of which a server may make anything."""
+        try:
+            yield
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as odd:
+            raise WikiError(
+                f"{self.api} answers in a form that MediaWiki does not have with "
+                f"formatversion 2 ({type(odd).__name__}: {odd}); its version must be "
+                "1.25 or later"
+            ) from odd
 
     def _query(self, fields: Mapping[str, str | int]) -> dict[str, Any]:
         """One answer that is not an error."""
@@ -234,7 +267,8 @@ class MediaWiki:
                 if error.get("code") not in _AGAIN_LATER:
                     raise WikiError(f"{self.api} refuses, {fault} (asked {fields})")
                 named = response.headers.get("Retry-After", "")
-                wait = max(wait, float(named)) if named.isdecimal() else wait
+                if named.isdecimal():
+                    wait = max(wait, _bounded(float(named)) or 0.0)
             self._sleep(wait)
         raise WikiError(f"{self.api} gives no answer in {_TRIES} tries: {fault}")
 
