@@ -17,7 +17,12 @@ from PIL import Image
 
 from vl_ltr_jax.data import check, long_tail, sources
 from vl_ltr_jax.data.checks import inspection, prose, published
-from vl_ltr_jax.data.checks.findings import MOST_OFFENDERS, Classes, to_markdown
+from vl_ltr_jax.data.checks.findings import (
+    MOST_OFFENDERS,
+    Classes,
+    Finding,
+    to_markdown,
+)
 from vl_ltr_jax.shots import shot_groups
 
 NAMED = tuple(enumerate(world.NAMES))
@@ -372,3 +377,13 @@ def test_texts_of_windows_that_pass_for_gbk_are_named():
     (encoding,) = [finding for finding in found if finding.code == "text-encoding"]
     assert [offender.label for offender in encoding.offenders] == [0]
     assert "hardly Chinese" in encoding.offenders[0].note
+
+
+def test_the_report_counts_findings_and_mends_what_it_can():
+    told = [
+        Finding("a", "error", "bad", "do that", 3, ()),
+        Finding("b", "warning", "odd", "", 1, ()),
+    ]
+    text = to_markdown("Check", ["1 class"], told)
+    assert "1 error, 1 warning." in text and "## error: a (3)" in text
+    assert text.count("To mend it") == 1 and "To mend it: do that." in text

@@ -40,7 +40,7 @@ class Kind:
       code: its name, such as 'image-missing'; stays the same between versions.
       severity: 'error' spoils or stops a run; 'warning' is to be looked at.
       what: what is wrong, without the number.
-      mend: what to do.
+      mend: what to do; empty where the offenders say so themselves.
     """
 
     code: str
@@ -110,8 +110,8 @@ def to_markdown(title: str, facts: Sequence[str], findings: Sequence[Finding]) -
       findings: in the order they shall have.
     """
     count = collections.Counter(finding.severity for finding in findings)
-    kinds = [f"{n} kind{'s' if n > 1 else ''} of {name}s" for name, n in count.items()]
-    verdict = ", ".join(kinds) or "Nothing to complain about"
+    found = [f"{n} {name}{'s' if n > 1 else ''}" for name, n in count.items()]
+    verdict = ", ".join(found) or "Nothing to complain about"
     lines = [f"# {title}", "", *(f"- {fact}" for fact in facts), "", f"{verdict}."]
     for finding in findings:
         lines += [
@@ -124,5 +124,6 @@ def to_markdown(title: str, facts: Sequence[str], findings: Sequence[Finding]) -
         ]
         if (others := finding.count - len(finding.offenders)) > 0:
             lines.append(f"- and {others:,} more")
-        lines += ["", f"To mend it: {finding.mend}."]
+        if finding.mend:
+            lines += ["", f"To mend it: {finding.mend}."]
     return "\n".join(lines) + "\n"

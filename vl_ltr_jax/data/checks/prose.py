@@ -71,7 +71,7 @@ def read(
         try:
             files = list(text_files.raw_texts(root, num_classes))
         except (ValueError, OSError) as error:
-            kind = Kind("texts-unreadable", "error", "no texts", "as said there")
+            kind = Kind("texts-unreadable", "error", "no texts", "")
             return [], gather(kind, [str(error)], Offender)
         return [_decoded(where, data, encoding) for where, data in files], []
     texts = []

@@ -79,7 +79,7 @@ def open_parts(read: Callable[[], LongTailedData], place: Place) -> Parts:
 def _fault(code: str, what: str, error: Exception) -> list[Finding]:
     """A finding of one message, which says how to mend it."""
     offenders = (Offender(str(error)),)
-    return [Finding(code, "error", what, "as said there", 1, offenders)]
+    return [Finding(code, "error", what, "", 1, offenders)]
 
 
 def _salvage(place: Place) -> Parts:
