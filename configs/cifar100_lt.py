@@ -19,6 +19,7 @@ python -m vl_ltr_jax.data.fetch_text --root=ROOT
 
 from ml_collections import ConfigDict
 
+from vl_ltr_jax.baselines import NAMES, configure
 from vl_ltr_jax.config import arguments, default_config
 
 CLIP = {
@@ -30,7 +31,9 @@ CLIP = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The configuration; `arg` may be such as `imbalance=50,backbone=RN50`."""
-    given = arguments(arg, imbalance=("100", "50", "10"), backbone=tuple(CLIP))
+    given = arguments(
+        arg, imbalance=("100", "50", "10"), backbone=tuple(CLIP), method=NAMES
+    )
 
     config = default_config()
     config.data.source = "tfds"
@@ -55,4 +58,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.finetune.learning_rate = 5e-4
     config.finetune.text_learning_rate = 1e-6
     config.finetune.schedule = "step"
-    return config
+    return configure(config, given["method"])

@@ -13,12 +13,14 @@ it runs the shipped tiny CLIP at 64 pixels, which a CPU can train; for a real mo
 
 from ml_collections import ConfigDict
 
+from vl_ltr_jax.baselines import NAMES, configure
 from vl_ltr_jax.config import arguments, default_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The configuration; `arg` may be `scratch=yes` (no CLIP weights)."""
-    scratch = arguments(arg, scratch=("no", "yes"))["scratch"] == "yes"
+    """The configuration; `arg` may be `scratch=yes` (no CLIP weights), `method=crt`."""
+    given = arguments(arg, scratch=("no", "yes"), method=NAMES)
+    scratch = given["scratch"] == "yes"
 
     config = default_config()
     config.data.source = "image_list"
@@ -48,6 +50,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.finetune.mixup_alpha = 0.0
     config.finetune.cutmix_alpha = 0.0
 
+    config.classifier.feature_views = 4
+    config.classifier.epochs = 5  # each of the largest class's count x C draws
+    config.classifier.global_batch_size = 128
+    config.classifier.schedule = "step"
+
     config.evaluate.batch_size = 256
     config.evaluate.zero_shot_text = "sentences"
-    return config
+    return configure(config, given["method"])

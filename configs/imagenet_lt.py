@@ -4,11 +4,12 @@ python -m vl_ltr_jax.main --config=configs/imagenet_lt.py --workdir=DIR
 
 The data directory holds ImageNet_LT_{train,val,test}.txt, labels.txt, wiki/desc_N.txt
 and the images; `--config=configs/imagenet_lt.py:backbone=RN50` takes the other
-backbone.
+backbone, `:backbone=RN50,method=crt` another system of the paper's tables.
 """
 
 from ml_collections import ConfigDict
 
+from vl_ltr_jax.baselines import NAMES, configure
 from vl_ltr_jax.config import arguments, default_config
 
 CLIP = {
@@ -19,8 +20,8 @@ CLIP = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The configuration; `arg` may be `backbone=ViT-B/16` or `backbone=RN50`."""
-    given = arguments(arg, backbone=tuple(CLIP))
+    """The configuration; `arg` may be, say, `backbone=RN50,method=crt`."""
+    given = arguments(arg, backbone=tuple(CLIP), method=NAMES)
     vit = given["backbone"] != "RN50"
 
     config = default_config()
@@ -41,4 +42,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.finetune.global_batch_size = 1024
     config.finetune.learning_rate = 1e-3
     config.finetune.text_learning_rate = 1e-6
-    return config
+    return configure(config, given["method"])

@@ -3,11 +3,13 @@
 python -m vl_ltr_jax.main --config=configs/places_lt.py --workdir=DIR
 
 The data directory holds Places_LT_{train,val,test}.txt, labels.txt, wiki/desc_N.txt and
-the images; `--config=configs/places_lt.py:backbone=RN50` takes the other backbone.
+the images; `--config=configs/places_lt.py:backbone=RN50` takes the other backbone,
+`:backbone=RN50,method=crt` another system of the paper's tables (see baselines/).
 """
 
 from ml_collections import ConfigDict
 
+from vl_ltr_jax.baselines import NAMES, configure
 from vl_ltr_jax.config import arguments, default_config
 
 CLIP = {
@@ -18,8 +20,8 @@ CLIP = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The configuration; `arg` may be `backbone=ViT-B/16` or `backbone=RN50`."""
-    given = arguments(arg, backbone=tuple(CLIP))
+    """The configuration; `arg` may be, say, `backbone=RN50,method=crt`."""
+    given = arguments(arg, backbone=tuple(CLIP), method=NAMES)
     vit = given["backbone"] != "RN50"
 
     config = default_config()
@@ -40,4 +42,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.finetune.global_batch_size = 1024
     config.finetune.learning_rate = 5e-5 if vit else 1e-4
     config.finetune.text_learning_rate = 1e-6
-    return config
+    return configure(config, given["method"])

@@ -5,12 +5,13 @@ python -m vl_ltr_jax.main --config=configs/shapes_lt.py --workdir=DIR
 
 from ml_collections import ConfigDict
 
+from vl_ltr_jax.baselines import NAMES, configure
 from vl_ltr_jax.config import arguments, default_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The configuration; it takes no argument."""
-    arguments(arg)
+    """The configuration; `arg` may be, say, `method=crt`."""
+    method = arguments(arg, method=NAMES)["method"]
     config = default_config()
     config.data.source = "shapes"
     config.data.name = "shapes_lt"
@@ -35,14 +36,22 @@ def get_config(arg: str = "") -> ConfigDict:
     config.finetune.epochs = 8
     config.finetune.global_batch_size = 128
     config.finetune.learning_rate = 1e-3
-    config.finetune.text_learning_rate = 1e-4
+    config.finetune.text_learning_rate = 3e-3
     config.finetune.schedule = "step"
     config.finetune.mixup_alpha = 0.0
     config.finetune.cutmix_alpha = 0.0
+    # Images are neither augmented nor erased: one view is all there is.
+    config.finetune.feature_views = 1
+    config.classifier.feature_views = 1
+
+    config.classifier.epochs = 5  # of 18,000 draws
+    config.classifier.global_batch_size = 128
+    config.classifier.schedule = "step"
 
     config.evaluate.batch_size = 256
     config.evaluate.zero_shot_text = "sentences"
+    config.evaluate.visual_weight = 0.5  # by the validation images
 
     config.log.every_steps = 10
     config.log.checkpoint_every_steps = 100
-    return config
+    return configure(config, method)

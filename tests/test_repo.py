@@ -58,13 +58,15 @@ ORDER = (
         "anchors",
         "teacher",
         "views",
+        "recognition",
+        "baselines",
         "report",
         "stages",
         "main",
     ),
-    *("compare", "export", "predict"),
+    *("curves", "compare", "export", "predict"),
     *("data.check", "data.show"),
-    *("tiny_clip", "baselines", "benchmarks"),
+    *("tiny_clip", "benchmarks"),
 )
 SOLE_IMPORTERS = {
     "orbax": "checkpoint",

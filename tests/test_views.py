@@ -48,9 +48,9 @@ def make_run(config, workdir):
 
 
 def make_views(run):
-    views.make(run, run.replicate(run.towers()))
     count = run.config.finetune.feature_views
-    return [np.load(views.path_of(run, view)) for view in range(count)]
+    views.make(run, "finetune", count, run.replicate(run.towers()))
+    return [np.load(views.path_of(run, "finetune", v)) for v in range(count)]
 
 
 def test_the_whole_road(root, tmp_path, capsys):
@@ -121,7 +121,7 @@ def test_every_view_is_erased_anew(root, tmp_path):
 def test_only_what_is_missing_is_made(two_views, monkeypatch, capsys, damage):
     """A run killed at the second view has the first one and goes on from there."""
     run, whole = two_views
-    path = views.path_of(run, 1)
+    path = views.path_of(run, "finetune", 1)
     if damage == "gone":
         path.unlink()
     elif damage == "cut":
@@ -148,10 +148,10 @@ def test_only_what_is_missing_is_made(two_views, monkeypatch, capsys, damage):
 
 def test_a_directory_in_place_of_a_view_is_named_before_any_is_made(root, tmp_path):
     run = make_run(configure(root, 2), tmp_path)
-    views.path_of(run, 1).mkdir(parents=True)
+    views.path_of(run, "finetune", 1).mkdir(parents=True)
     with pytest.raises(ArtifactError, match=r"view_1.npy cannot be made .*move away"):
         make_views(run)
-    assert not views.path_of(run, 0).exists()
+    assert not views.path_of(run, "finetune", 0).exists()
 
 
 def test_a_tower_that_has_diverged_is_named(root, tmp_path):
@@ -160,7 +160,7 @@ def test_a_tower_that_has_diverged_is_named(root, tmp_path):
     towers = run.towers()
     towers["params"]["visual"]["proj"]["kernel"] *= np.nan
     with pytest.raises(views.NonFiniteFeatureError, match="36 of 36 .*crimson"):
-        views.make(run, run.replicate(towers))
+        views.make(run, "finetune", 1, run.replicate(towers))
 
 
 def draw(*, num_batches=5, **options):

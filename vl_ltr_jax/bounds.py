@@ -11,6 +11,7 @@ from vl_ltr_jax.models.clip import PRESETS
 from vl_ltr_jax.settings import Config, Data, Finetune, flatten
 
 _LARGEST = 2**31 - 1  # steps, seeds and indices are 32-bit on devices
+_BELOW_ONE = 0.999999999  # at 1 the effective number of samples is 0 / 0
 # A field outside these bounds is an error; None leaves a side open.
 _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "data.context_length": (3, None),
@@ -37,6 +38,14 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "finetune.mixup_alpha": (0, None),
     "finetune.cutmix_alpha": (0, None),
     "finetune.feature_views": (0, 100),  # each is an open file
+    "classifier.feature_views": (0, 100),
+    "rebalance.class_balanced_beta": (0, _BELOW_ONE),
+    "rebalance.focal_gamma": (0, None),
+    "rebalance.ldam_max_margin": (0, 1),
+    "rebalance.ldam_scale": (1e-6, None),
+    "rebalance.deferred_beta": (0, _BELOW_ONE),
+    "rebalance.deferred_share": (0, 1),
+    "rebalance.logit_adjustment_tau": (0, None),
     "log.every_steps": (1, None),
     "log.checkpoint_every_steps": (1, None),
     "log.keep_checkpoints": (1, None),
@@ -46,7 +55,7 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "seed": (0, _LARGEST),
     **{
         f"{stage}.{field}": bounds
-        for stage in ("pretrain", "finetune")
+        for stage in ("pretrain", "finetune", "classifier")
         for field, bounds in {
             "epochs": (0, None),
             "warmup_epochs": (0, None),
@@ -147,12 +156,10 @@ def _contradictions(config: Config) -> list[str]:
             "mesh.fsdp='data'"
         )
     evaluate = config.evaluate
-    if evaluate.zero_shot and (data.prompts, evaluate.zero_shot_text) == (
-        "none",
-        "prompts",
-    ):
+    text = evaluate.zero_shot_text
+    if evaluate.zero_shot and data.prompts == "none" and text.startswith("prompt"):
         faults.append(
-            "evaluate.zero_shot_text='prompts' with data.prompts='none': there is no "
+            f"evaluate.zero_shot_text={text!r} with data.prompts='none': there is no "
             "prompt; use 'sentences', or evaluate.zero_shot=False"
         )
     measured = config.finetune.epochs or evaluate.knn or evaluate.zero_shot
@@ -161,7 +168,11 @@ def _contradictions(config: Config) -> list[str]:
             "nothing would be measured: set finetune.epochs, evaluate.knn or "
             "evaluate.zero_shot"
         )
-    for stage, section in (("pretrain", pretrain), ("finetune", config.finetune)):
+    for stage, section in (
+        ("pretrain", pretrain),
+        ("finetune", config.finetune),
+        ("classifier", config.classifier),
+    ):
         if section.epochs and section.warmup_epochs >= section.epochs:
             faults.append(
                 f"{stage}.warmup_epochs={section.warmup_epochs} leaves nothing of "

@@ -7,7 +7,7 @@ A configuration file starts from :func:`default_config` and changes values;
 import dataclasses
 import difflib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -15,7 +15,7 @@ import ml_collections
 from ml_collections import config_flags
 
 from vl_ltr_jax import bounds
-from vl_ltr_jax.bounds import nearest
+from vl_ltr_jax.bounds import nearest as nearest
 from vl_ltr_jax.settings import Config, flatten
 
 
@@ -95,6 +95,30 @@ def from_config_dict(config_dict: ml_collections.ConfigDict) -> Config:
       ConfigError: one message that names every unknown or missing key, wrong type,
         unknown choice, value out of bounds and contradiction.
     """
+    config = resolve(config_dict)
+    check(config)
+    return config
+
+
+def changed(
+    config_dict: ml_collections.ConfigDict, change: Callable[[Config], Config]
+) -> ml_collections.ConfigDict:
+    """A ConfigDict with a change that is written for the dataclasses.
+
+    Raises:
+      ConfigError: as :func:`resolve` does.
+    """
+    config = change(resolve(config_dict))
+    return ml_collections.ConfigDict(dataclasses.asdict(config), type_safe=False)
+
+
+def resolve(config_dict: ml_collections.ConfigDict) -> Config:
+    """A ConfigDict as dataclasses: keys, types and choices hold, no more is looked at.
+
+    Raises:
+      ConfigError: one message that names every unknown or missing key, wrong type and
+        unknown choice.
+    """
     if not isinstance(config_dict, ml_collections.ConfigDict):
         raise ConfigError(
             f"get_config() returned a {type(config_dict).__name__}, not a ConfigDict; "
@@ -110,7 +134,6 @@ def from_config_dict(config_dict: ml_collections.ConfigDict) -> Config:
             pretrain=dataclasses.replace(config.pretrain, epochs=0),
             finetune=dataclasses.replace(config.finetune, epochs=0),
         )
-    check(config)
     return config
 
 
@@ -204,4 +227,6 @@ def _batch_sizes(config: Config) -> dict[str, int]:
         sizes["pretrain.global_batch_size"] = config.pretrain.global_batch_size
     if config.finetune.epochs:
         sizes["finetune.global_batch_size"] = config.finetune.global_batch_size
+    if config.method in ("crt", "lws"):
+        sizes["classifier.global_batch_size"] = config.classifier.global_batch_size
     return sizes

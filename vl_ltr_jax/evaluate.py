@@ -22,6 +22,8 @@ from vl_ltr_jax.models.clip import Clip
 from vl_ltr_jax.settings import Evaluate
 
 Scores = dict[str, Float[Array, "B C"]]
+# From arrays of its own, normalised pixels and the features behind the head to scores.
+Scorer = Callable[[Any, Float[Array, "B H W 3"], Float[Array, "B D"]], Scores]
 Count = Callable[[dict[str, Any], dict[str, Array]], dict[str, accuracy.AccuracySums]]
 
 
@@ -36,6 +38,8 @@ def make_scores(
     options: Evaluate,
     num_classes: int,
     mesh: jax.sharding.Mesh,
+    *,
+    scorer: Scorer | None = None,
 ) -> Callable[[dict[str, Any], Array], Scores]:
     """Builds the function that scores images against the classes, head by head.
 
@@ -46,6 +50,7 @@ def make_scores(
       options: the evaluation section of the configuration.
       num_classes: C.
       mesh: the devices; images are split over `data`, texts over `model`.
+      scorer: what a method adds, given `frozen["own"]`.
 
     Returns:
       A pure function of `frozen` and images uint8 [B, H, W, 3]. `frozen` holds `towers`
@@ -61,10 +66,13 @@ def make_scores(
         # Without knn and zero_shot the compiler drops what nobody reads.
         features = encode.image(model, frozen["towers"], pixels)
         features = meshes.split_rows(mesh, features, "data")
+        tuned = features
+        if "tuned" in frozen:
+            tuned = encode.image(model, frozen["tuned"], pixels)
+        if scorer is not None:
+            tuned = meshes.split_rows(mesh, tuned, "data")
+            result |= scorer(frozen["own"], pixels, tuned)
         if head is not None:
-            tuned = features
-            if "tuned" in frozen:
-                tuned = encode.image(model, frozen["tuned"], pixels)
             logits = head_logits(head, frozen["head"], tuned, frozen["anchors"], mesh)
             if "language" not in logits:
                 result["fc"] = logits["visual"]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vl_ltr_jax import chunks, losses
 from vl_ltr_jax import mesh as meshes
@@ -24,6 +24,16 @@ from vl_ltr_jax.pretrain import Batch, Metrics, Prepare, Step
 from vl_ltr_jax.train_state import TrainState
 
 Mix = Callable[[Array, Array, Array], tuple[Array, Array]]
+# Logits [B, C], targets [B, C] and the step, to a scalar.
+Loss = Callable[[Array, Array, Array], Array]
+
+
+def cross_entropy(
+    logits: Float[Array, "B C"], targets: Float[Array, "B C"], step: Int[Array, ""]
+) -> Float[Array, ""]:
+    """The mean cross entropy of L_rec, the same at every step."""
+    del step
+    return losses.cross_entropy(logits, targets)
 
 
 def head_logits(
@@ -70,6 +80,7 @@ def make_step(
     seed: int,
     mesh: jax.sharding.Mesh,
     *,
+    loss: Loss = cross_entropy,
     accumulation_steps: int = 1,
 ) -> Step:
     """Builds the pure fine-tuning step `(frozen, state, batch) -> (state, metrics)`.
@@ -84,6 +95,7 @@ def make_step(
         features of a batch that holds these.
       seed: root of the step's random numbers, which depend on (seed, step) alone.
       mesh: the devices.
+      loss: of each branch of the head; L_rec is their sum.
       accumulation_steps: chunks of the global batch that the tower embeds in turn;
         each divides over the mesh.
 
@@ -118,11 +130,12 @@ def make_step(
         frozen: dict[str, Any],
         given: Float[Array, "B *rest"],
         targets: Float[Array, "B C"],
+        step: Int[Array, ""],
     ) -> tuple[Array, Metrics]:
         features = features_of(params, frozen, given)
         logits = head_logits(head, params["head"], features, frozen["anchors"], mesh)
         metrics = {
-            f"loss/{branch}": losses.cross_entropy(values, targets)
+            f"loss/{branch}": loss(values, targets, step)
             for branch, values in logits.items()
         }
         total = sum(metrics.values(), jnp.zeros(()))
@@ -142,7 +155,7 @@ def make_step(
             given = prepare(prepare_key, batch["image"], rows)
         given, targets = mix(mix_key, given, batch["label"])
         gradients, metrics = jax.grad(loss_fn, has_aux=True)(
-            state.params, frozen, given, targets
+            state.params, frozen, given, targets, state.step
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics |= {name: rate(state.step) for name, rate in schedules.items()}

@@ -14,12 +14,15 @@ import jax
 from absl import app, flags, logging
 from etils import epath
 
-from vl_ltr_jax import cluster, heap, inputs, settings, stages
+from vl_ltr_jax import baselines, cluster, heap, inputs, settings, stages
 from vl_ltr_jax import config as configs
 
 _CONFIG = configs.define_flag()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of everything the run makes."
+)
+_SHOW_CONFIG = flags.DEFINE_bool(
+    "show_config", False, "Print the resolved configuration and end."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
@@ -49,7 +52,9 @@ def checked_config() -> settings.Config:
     """
     if not _CONFIG.value:
         raise configs.ConfigError("--config=FILE is needed")
-    return configs.from_config_dict(_CONFIG.value)
+    config = configs.from_config_dict(_CONFIG.value)
+    baselines.check(config)
+    return config
 
 
 def checked_flags() -> tuple[settings.Config, epath.Path]:
@@ -61,6 +66,17 @@ def checked_flags() -> tuple[settings.Config, epath.Path]:
     if not _CONFIG.value or not _WORKDIR.value:
         raise configs.ConfigError("both --config=FILE and --workdir=DIR are needed")
     return checked_config(), epath.Path(_WORKDIR.value)
+
+
+def show_config() -> None:
+    """Prints the resolved configuration; paths in it need not be there.
+
+    Raises:
+      ConfigError: if there is none, or a key, type or choice is wrong.
+    """
+    if not _CONFIG.value:
+        raise configs.ConfigError("--config=FILE is needed")
+    print(settings.to_json(configs.resolve(_CONFIG.value)))
 
 
 def join_processes() -> None:
@@ -100,6 +116,9 @@ def main(argv: Sequence[str]) -> None:
     """Runs all stages."""
     del argv
     try:
+        if _SHOW_CONFIG.value:
+            show_config()
+            return
         config, workdir = checked_flags()
         join_processes()
         keep_programs(config, workdir)

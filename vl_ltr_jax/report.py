@@ -20,6 +20,14 @@ _NAMED = 10  # classes that a sentence of the report names
 
 
 @dataclasses.dataclass(frozen=True)
+class Cost:
+    """What training took; each has a value for every run."""
+
+    images_seen: Sequence[int]
+    seconds: Sequence[float]
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
     """One line of the paper's table; each accuracy has a value for every run."""
 
@@ -29,30 +37,41 @@ class Row:
     many: Sequence[float | None]
     medium: Sequence[float | None]
     few: Sequence[float | None]
+    cost: Cost | None = None
 
 
 def row(
-    method: str, backbone: str, results: Sequence[Mapping[str, Any]], rule: str
+    method: str,
+    backbone: str,
+    results: Sequence[Mapping[str, Any]],
+    rule: str,
+    cost: Cost | None = None,
 ) -> Row:
     """The line of one head over one or several runs, under a shot rule."""
     groups = [result["shots"][rule] for result in results]
-    return Row(
-        method,
-        backbone,
-        [result["top1"] for result in results],
-        *([group[name] for group in groups] for name in ("many", "medium", "few")),
+    many, medium, few = (
+        [group[name] for group in groups] for name in ("many", "medium", "few")
     )
+    overall = [result["top1"] for result in results]
+    return Row(method, backbone, overall, many, medium, few, cost)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Lines as a Markdown table: Method, Backbone, Overall, Many, Medium, Few."""
-    lines = [
-        "| Method | Backbone | Overall | Many | Medium | Few |",
-        "|---|---|---|---|---|---|",
-    ]
+    """Lines as a Markdown table: Method, Backbone, Overall, Many, Medium, Few.
+
+    Where lines have a cost, so has the table: images seen in training, and seconds.
+    """
+    heads = ["Method", "Backbone", "Overall", "Many", "Medium", "Few"]
+    if any(line.cost for line in rows):
+        heads += ["Images seen", "Seconds"]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for line in rows:
         cells = [line.method, line.backbone]
         cells += map(_cell, (line.overall, line.many, line.medium, line.few))
+        if line.cost:
+            images = round(statistics.fmean(line.cost.images_seen))
+            cells += [f"{images:,}", f"{statistics.fmean(line.cost.seconds):.0f}"]
+        cells += ["-"] * (len(heads) - len(cells))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -65,8 +84,17 @@ def _cell(values: Sequence[float | None]) -> str:
     return f"{mean} ± {statistics.stdev(known):.1f}" if len(known) > 1 else mean
 
 
-def markdown(results: Mapping[str, Any], backbone: str) -> str:
-    """The whole report as Markdown."""
+def markdown(
+    results: Mapping[str, Any], backbone: str, names: Mapping[str, str]
+) -> str:
+    """The whole report as Markdown.
+
+    Args:
+      results: as in results.json.
+      backbone: of the image tower.
+      names: of heads that a method names otherwise than `HEAD_NAMES`.
+    """
+    head_names = {**HEAD_NAMES, **names}
     data, cost = results["data"], results["cost"]
     parts = [
         f"# {data['name']}",
@@ -81,13 +109,13 @@ def markdown(results: Mapping[str, Any], backbone: str) -> str:
         heads = results[split]
         for rule, rule_name in RULE_NAMES.items():
             rows = [
-                row(HEAD_NAMES[head], backbone, [heads[head]], rule) for head in heads
+                row(head_names[head], backbone, [heads[head]], rule) for head in heads
             ]
             parts += [f"## {split}, {rule_name}", table(rows)]
         for head, result in heads.items():
             top5 = "-" if result["top5"] is None else f"{result['top5']:.1f}"
             parts.append(
-                f"{HEAD_NAMES[head]}: top-5 {top5}, prediction by "
+                f"{head_names[head]}: top-5 {top5}, prediction by "
                 f"{result['prediction']}."
             )
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())

@@ -24,6 +24,7 @@ from vl_ltr_jax.artifacts import Artifact
 from vl_ltr_jax.checkpoint import load_params
 from vl_ltr_jax.data import corpus as corpora
 from vl_ltr_jax.data import transforms
+from vl_ltr_jax.data.prompts import ONE_PROMPT
 from vl_ltr_jax.models import encode, lgr
 from vl_ltr_jax.models.clip import Clip
 from vl_ltr_jax.models.lgr import LanguageGuidedHead
@@ -36,9 +37,10 @@ DEPENDS = {
     "pretrain": TOWERS,
     "embed": (*TOWERS, "anchors.images", "anchors.max_images_per_class"),
     "anchors": (*TOWERS, "anchors"),
-    "finetune": (*TOWERS, "anchors", "finetune"),
-    "evaluate": (*TOWERS, "anchors", "finetune", "evaluate"),
+    "finetune": (*TOWERS, "anchors", "method", "rebalance", "finetune"),
 }
+# What a stage of a method of its own, and evaluation, may read.
+EVERYTHING = (*DEPENDS["finetune"], "classifier", "evaluate")
 # These change the speed of a run or when it stops, not its result.
 NEUTRAL = (
     "data.num_threads",
@@ -103,6 +105,21 @@ class Run:
         if not self.config.pretrain.epochs:
             return self.initial_towers()
         return load_params(self.artifact("pretrain").directory / "checkpoints")
+
+    def finetuned(self) -> dict[str, Any]:
+        """What fine-tuning has trained: `head`, and `visual` where the tower did."""
+        directory = self.artifact("finetune").directory
+        return load_params(directory / "checkpoints")["params"]
+
+    def finetuned_towers(self) -> dict[str, Any]:
+        """The towers after fine-tuning, on the host."""
+        towers, tuned = self.towers(), self.finetuned()
+        if "visual" not in tuned:
+            return towers
+        return {
+            **towers,
+            "params": {**towers["params"], "visual": tuned["visual"]},
+        }
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Pixels as the towers expect them, from uint8."""
@@ -196,8 +213,12 @@ class Run:
         """The text [C, D] each class is compared with in zero-shot recognition."""
         choice, read = self.config.evaluate.zero_shot_text, self.inputs
         chosen = np.ones(len(sentences), bool)
+        prompts = corpora.PROMPTS[self.config.data.prompts]
         if choice == "prompts":
-            chosen = read.is_prompt(len(corpora.PROMPTS[self.config.data.prompts]))
+            chosen = read.is_prompt(len(prompts))
+        elif choice == "prompt":
+            one = prompts.index(ONE_PROMPT)
+            chosen = read.is_prompt(one + 1) & ~read.is_prompt(one)
         elif choice == "anchors":
             anchors = self.artifact("anchors")
             chosen[:] = False
@@ -219,12 +240,16 @@ def artifact(
     if config.pretrain.train_batch_norm and not read.clip_config.vision.patch_size:
         # Each chunk has statistics of its own.
         always = ("mesh.accumulation_steps",)
+    depends = DEPENDS[stage] if stage in DEPENDS else EVERYTHING
+    flat = settings.flatten(config)
+    if stage == "finetune":
+        flat["method"] = settings.finetuned_as(config)
     kept = {
         key: value
-        for key, value in settings.flatten(config).items()
+        for key, value in flat.items()
         if key in always
         or key not in NEUTRAL
-        and any(key == d or key.startswith(d + ".") for d in DEPENDS[stage])
+        and any(key == d or key.startswith(d + ".") for d in depends)
     }
     return Artifact(workdir / stage, {**kept, "inputs": read.digest})
 

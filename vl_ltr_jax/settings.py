@@ -8,7 +8,24 @@ import dataclasses
 import json
 from typing import Any, Literal
 
-Sampling = Literal["uniform", "sqrt", "class_balanced"]
+Sampling = Literal["uniform", "sqrt", "class_balanced", "class_aware"]
+# The systems of the paper's tables that run here, see baselines/.
+Method = Literal[
+    "vl_ltr",
+    "zero_shot_prompt",
+    "zero_shot_ensemble",
+    "zero_shot_texts",
+    "baseline",
+    "ncm",
+    "crt",
+    "tau_normalized",
+    "lws",
+    "cb_focal",
+    "ldam_drw",
+    "balanced_softmax",
+    "logit_adjustment",
+    "logit_adjustment_post_hoc",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +139,36 @@ class Finetune:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rebalance:
+    """Losses that know the training counts; VL-LTR has none of them."""
+
+    class_balanced_beta: float = 0.999  # CB-Focal
+    focal_gamma: float = 0.5
+    ldam_max_margin: float = 0.5  # of the rarest class
+    ldam_scale: float = 30.0
+    deferred_beta: float = 0.9999  # weights of LDAM's last steps
+    deferred_share: float = 0.2  # how much of the training these are
+    logit_adjustment_tau: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """The second stage of cRT and LWS, on the features of the first."""
+
+    epochs: int = 10
+    global_batch_size: int = 1024
+    learning_rate: float = 1e-3
+    min_learning_rate: float = 0.0
+    warmup_learning_rate: float = 1e-6
+    warmup_epochs: int = 0
+    schedule: Literal["epoch", "step"] = "epoch"
+    weight_decay: float = 0.05
+    sampling: Sampling = "class_aware"
+    label_smoothing: float = 0.0
+    feature_views: int = 0  # views of each image embedded once; 0: a new one each time
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate:
     """What is measured on the validation and test images."""
 
@@ -129,7 +176,7 @@ class Evaluate:
     knn: bool = True
     knn_neighbours: int = 5
     zero_shot: bool = True
-    zero_shot_text: Literal["prompts", "sentences", "anchors"] = "prompts"
+    zero_shot_text: Literal["prompt", "prompts", "sentences", "anchors"] = "prompts"
     prediction: Literal["mixture", "sum"] = "mixture"
     visual_weight: float = 0.2  # alpha of the mixture
 
@@ -159,12 +206,15 @@ class Log:
 class Config:
     """Everything a run needs."""
 
+    method: Method = "vl_ltr"
     data: Data = Data()
     model: Model = Model()
     init: Init = Init()
     pretrain: Pretrain = Pretrain()
     anchors: Anchors = Anchors()
     finetune: Finetune = Finetune()
+    rebalance: Rebalance = Rebalance()
+    classifier: Classifier = Classifier()
     evaluate: Evaluate = Evaluate()
     mesh: Mesh = Mesh()
     log: Log = Log()
@@ -185,3 +235,16 @@ def flatten(config: Config) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def finetuned_as(config: Config) -> str:
+    """The method whose fine-tuning this one shares, to the last bit."""
+    if config.method in ("ncm", "crt", "tau_normalized", "lws"):
+        return "baseline"
+    if config.method == "logit_adjustment_post_hoc":
+        return "baseline"
+    if config.method == "logit_adjustment":
+        # With tau 1 the logarithm of the prior is that of the counts, less a constant.
+        same = config.rebalance.logit_adjustment_tau == 1
+        return "balanced_softmax" if same else config.method
+    return config.method

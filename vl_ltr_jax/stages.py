@@ -1,5 +1,6 @@
 """The run as a list of stages: pretrain, embed, anchors, finetune, evaluate.
 
+Those that the configuration needs; its method may add some before the last.
 A stage is a function of the configuration and the artifacts before it to one artifact
 under `workdir/STAGE/`. A finished stage is skipped on the next start, an unfinished one
 resumes at its last checkpoint, and a changed configuration is refused by name. The
@@ -9,45 +10,43 @@ report is written from the artifacts at the end of every start.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from flax import linen as nn
 from jax.experimental import multihost_utils
 
 from vl_ltr_jax import (
     anchors,
     anss,
+    baselines,
     embed,
     evaluate,
-    finetune,
     inputs,
     logs,
     mixup,
     optim,
     pretrain,
     provenance,
+    recognition,
     report,
     settings,
     teacher,
     training,
-    views,
 )
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import ArtifactError, write_whole
-from vl_ltr_jax.checkpoint import load_params
-from vl_ltr_jax.data import loader
 from vl_ltr_jax.run import Run, artifact, check_writable, sole_user
-from vl_ltr_jax.settings import Config, Finetune, Pretrain
+from vl_ltr_jax.settings import Config
 
 
 def run_pretrain(run: Run) -> dict[str, Any]:
     """Towers trained on image-sentence pairs of the same class."""
-    options, read = run.config.pretrain, run.inputs
-    plan = training.Plan.of(options, len(read.data.train.labels))
+    options = run.config.pretrain
+    plan = recognition.plan_of(run, options)
     variables = run.initial_towers()
     optimizer = optim.make_optimizer(
         variables["params"], schedule=plan.schedule, weight_decay=options.weight_decay
@@ -68,26 +67,11 @@ def run_pretrain(run: Run) -> dict[str, Any]:
         {} if options.distillation == "none" else teacher.frozen(run),
         variables,
         optimizer,
-        batches_of(run, options, with_text=True),
+        recognition.batches_of(run, options, with_text=True),
         directory=run.artifact("pretrain").directory,
         mesh=run.mesh,
         fsdp=run.config.mesh.fsdp,
         options=run.config.log,
-    )
-
-
-def batches_of(
-    run: Run, options: Pretrain | Finetune, *, with_text: bool
-) -> Callable[[int], loader.Batches]:
-    """From a first step to this process's training batches of a stage."""
-    return lambda first_step: inputs.train_batches(
-        run.inputs,
-        run.config,
-        sampling=options.sampling,
-        global_batch_size=options.global_batch_size,
-        start_step=first_step,
-        with_text=with_text,
-        num_devices=run.mesh.size,
     )
 
 
@@ -113,27 +97,22 @@ def run_embed(run: Run) -> dict[str, Any]:
 
 def run_finetune(run: Run) -> dict[str, Any]:
     """The recognition head, and the image tower where the configuration trains it."""
-    options, read = run.config.finetune, run.inputs
-    plan = training.Plan.of(options, len(read.data.train.labels))
+    config, options, read = run.config, run.config.finetune, run.inputs
+    recipe = baselines.recipe_of(config)
     towers, anchored = run.towers(), run.anchors()
-    head = run.head(towers)
+    head = recipe.head(run, towers)
+    if head is None:
+        raise ValueError(f"{recipe.title} has no head, and no fine-tuning of its own")
     features = np.zeros((1, read.clip_config.embed_dim), np.float32)
     example = (anchored["embeddings"], anchored["padding"]) if anchored else ()
     params = {
         "head": jax.tree.map(
             np.asarray,
-            jax.jit(head.init)(jax.random.key(run.config.seed), features, *example),
+            jax.jit(head.init)(jax.random.key(config.seed), features, *example),
         )["params"]
     }
     if options.train_image_tower:
         params["visual"] = towers["params"]["visual"]
-    optimizer = optim.make_optimizer(
-        params,
-        schedule=plan.schedule,
-        weight_decay=options.weight_decay,
-        text_schedule=plan.text_schedule,
-    )
-
     mix = functools.partial(
         mixup.mix,
         num_classes=read.num_classes,
@@ -141,34 +120,16 @@ def run_finetune(run: Run) -> dict[str, Any]:
         cutmix_alpha=options.cutmix_alpha,
         label_smoothing=options.label_smoothing,
     )
-    step = finetune.make_step(
-        run.model,
-        head,
-        optimizer,
-        plan.schedules,
-        run.prepare,
-        mix,
-        run.config.seed,
-        run.mesh,
-        accumulation_steps=run.config.mesh.accumulation_steps,
-    )
-    still = {name: p for name, p in towers["params"].items() if name not in params}
-    del still["text"]  # the anchors are made
-    frozen = {"towers": run.place({**towers, "params": still}), "anchors": anchored}
-    batches = batches_of(run, options, with_text=False)
-    if options.feature_views:  # the tower has run when training starts
-        batches = views.batches_of(run, frozen.pop("towers"))
-    return training.train(
-        plan,
-        step,
-        frozen,
-        {"params": params},
-        optimizer,
-        batches,
-        directory=run.artifact("finetune").directory,
-        mesh=run.mesh,
-        fsdp=run.config.mesh.fsdp,
-        options=run.config.log,
+    return recognition.train(
+        run,
+        "finetune",
+        options,
+        head=head,
+        params=params,
+        towers=towers,
+        anchored=anchored,
+        mix=mix,
+        make_loss=functools.partial(recipe.make_loss, config, read.data.train_counts),
     )
 
 
@@ -176,31 +137,39 @@ def run_evaluate(run: Run) -> dict[str, Any]:
     """Accuracies of every head on the validation and the test images."""
     options, read = run.config.evaluate, run.inputs
     towers = run.towers()
+    recipe = baselines.recipe_of(run.config)
     frozen: dict[str, Any] = {"towers": towers}
     texts: dict[str, np.ndarray] = {}
     if read.recognizer is not None:
         logs.say("an LGR checkpoint has no text tower: no kNN, no zero-shot")
         options = dataclasses.replace(options, knn=False, zero_shot=False)
-    else:
+    if options.knn or options.zero_shot:
         sentences = run.artifact("embed").load_array("sentences")
     if options.knn:
         texts |= {"sentences": sentences, "sentence_labels": read.corpus.labels + 1}
     if options.zero_shot:
         texts["class_texts"] = run.class_texts(sentences)
-    head, anchored = None, {}
+    head: nn.Module | None = None
+    anchored, own = {}, None
     if read.recognizer is not None:
         head, anchored = run.head(towers), run.anchors()
         frozen["head"] = read.recognizer.params
     elif run.config.finetune.epochs:
-        head, anchored = run.head(towers), run.anchors()
-        tuned = load_params(run.artifact("finetune").directory / "checkpoints")
-        params = tuned["params"]
-        frozen["head"] = params["head"]
-        if "visual" in params:
-            visual = {**towers["params"], "visual": params["visual"]}
-            frozen["tuned"] = {**towers, "params": visual}
+        head, anchored = recipe.head(run, towers), run.anchors()
+        if head is not None:
+            frozen["head"] = run.finetuned()["head"]
+        if run.config.finetune.train_image_tower:
+            frozen["tuned"] = run.finetuned_towers()
+    if given := recipe.scorer(run):
+        frozen["own"], own = given
     scores = evaluate.make_scores(
-        run.model, head, run.normalize, options, read.num_classes, run.mesh
+        run.model,
+        head,
+        run.normalize,
+        options,
+        read.num_classes,
+        run.mesh,
+        scorer=own,
     )
     count = evaluate.make_count(scores, read.num_classes)
     placed = {
@@ -233,7 +202,7 @@ def run_evaluate(run: Run) -> dict[str, Any]:
     return summary
 
 
-STAGES: dict[str, Callable[[Run], dict[str, Any]]] = {
+STAGES: dict[str, baselines.Stage] = {
     "pretrain": run_pretrain,
     "embed": run_embed,
     "anchors": anchors.select,
@@ -242,26 +211,41 @@ STAGES: dict[str, Callable[[Run], dict[str, Any]]] = {
 }
 
 
+def stages_of(config: Config) -> dict[str, baselines.Stage]:
+    """Every stage of the configuration's method, evaluation last."""
+    road = {**STAGES, **baselines.recipe_of(config).stages()}
+    last = road.pop("evaluate")
+    return {**road, "evaluate": last}
+
+
 def planned(config: Config, read: inputs.Inputs) -> list[str]:
     """Names of the stages this configuration runs, in order."""
     if read.recognizer is not None:
         return ["evaluate"]  # the checkpoint holds all that the others make
-    without = set()
+    evaluated, without = config.evaluate, set()
     if not config.pretrain.epochs:
         without.add("pretrain")
     if not config.finetune.epochs:
         without.add("finetune")
-    return [name for name in STAGES if name not in without]
+    text = evaluated.zero_shot and evaluated.zero_shot_text
+    if not (config.finetune.epochs and config.finetune.head == "lgr"):
+        if text != "anchors":
+            without.add("anchors")
+            if not (evaluated.knn or text):
+                without.add("embed")
+    return [name for name in stages_of(config) if name not in without]
 
 
 def check(config: Config, workdir: epath.Path, read: inputs.Inputs) -> None:
     """Refuses a workdir that cannot be written or belongs to another run.
 
     Raises:
+      ConfigError: if the configuration contradicts its method.
       WorkdirError: if files cannot be made in the workdir.
       ArtifactError: if a stage there is damaged, was made with another configuration
         or inputs, or is finished while one that it was made from is not.
     """
+    baselines.check(config)
     check_writable(workdir)
     unfinished = ""
     for stage in planned(config, read):
@@ -306,7 +290,9 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
     if jax.process_index() == 0:
         write_whole(workdir / "config.json", settings.to_json(config))
         write_whole(workdir / "versions.json", report.to_json(versions))
-    seconds, images_seen, told = 0.0, 0, {}
+    recipe, road = baselines.recipe_of(config), stages_of(config)
+    costs: dict[str, dict[str, float]] = {}
+    told: dict[str, Any] = {}
     for name in planned(config, read):
         left = this.artifact(name)
         # One process looks: file systems may show the others an older state.
@@ -319,7 +305,7 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
             if jax.process_index() == 0:
                 left.begin()
             multihost_utils.sync_global_devices(f"{name} begins")
-            summary = {**STAGES[name](this), "versions": versions}
+            summary = {**road[name](this), "versions": versions}
             before = summary.pop("seconds_before", 0.0)
             summary["seconds"] = before + time.monotonic() - start
             if jax.process_index() == 0:
@@ -327,8 +313,10 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
             multihost_utils.sync_global_devices(f"{name} ends")
             duration = logs.format_duration(summary["seconds"])
             logs.say(f"{name}: finished in {duration}")
-        seconds += summary["seconds"]
-        images_seen += summary.get("images_seen", 0)
+        costs[name] = {
+            "images_seen": summary.get("images_seen", 0),
+            "seconds": summary["seconds"],
+        }
         if (
             name == "anchors" and anchors.TOLD[0] in summary
         ):  # an older run told nothing
@@ -337,12 +325,19 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
         **{split: summary[split] for split in ("test", "val")},
         "data": describe(this),
         **told,
-        "cost": {"images_seen": images_seen, "seconds": seconds},
+        "cost": {
+            **{
+                unit: sum(cost[unit] for cost in costs.values())
+                for unit in ("images_seen", "seconds")
+            },
+            "stages": costs,
+        },
         "versions": summary["versions"],  # of the evaluation, not of this start
     }
     if jax.process_index() == 0:
         write_whole(workdir / "results.json", report.to_json(results))
-        text = report.markdown(results, config.model.backbone)
+        names = {recipe.result: recipe.title}
+        text = report.markdown(results, config.model.backbone, names)
         write_whole(workdir / "report.md", text)
         print(text)
     return results

@@ -21,7 +21,7 @@ from vl_ltr_jax.checkpoint import Checkpoints
 from vl_ltr_jax.data.loader import Batches
 from vl_ltr_jax.logs import Logs
 from vl_ltr_jax.pretrain import Step
-from vl_ltr_jax.settings import Finetune, Log, Pretrain
+from vl_ltr_jax.settings import Classifier, Finetune, Log, Pretrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +34,11 @@ class Plan:
     text_schedule: optax.Schedule | None
 
     @classmethod
-    def of(cls, options: Pretrain | Finetune, num_images: int) -> "Plan":
-        """An epoch is N draws; like the authors' loader it drops the remainder."""
-        steps_per_epoch = max(num_images // options.global_batch_size, 1)
+    def of(
+        cls, options: Pretrain | Finetune | Classifier, draws_per_epoch: int
+    ) -> "Plan":
+        """Like the authors' loader it drops the remainder of an epoch."""
+        steps_per_epoch = max(draws_per_epoch // options.global_batch_size, 1)
 
         def schedule(learning_rate: float) -> optax.Schedule:
             return optim.cosine_schedule(

@@ -2,7 +2,7 @@
 
 While the image tower is frozen, an image in a given view has the same features for the
 whole of fine-tuning. V views of every training image are embedded before the first
-step, kept under `workdir/finetune/views/`, and looked up by the loader: the tower never
+step, kept under `workdir/STAGE/views/`, and looked up by the loader: the tower never
 runs again, and the head trains at its own speed.
 
 Differs from VL-LTR: each draw takes one of V fixed views, not a new augmentation, and
@@ -11,7 +11,7 @@ there is neither mixup nor CutMix, which mix pictures.
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ from vl_ltr_jax.data import loader
 from vl_ltr_jax.logs import format_duration, say
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.run import Run
+from vl_ltr_jax.settings import Classifier, Finetune
 
 _STREAM = 2**31  # past every step: keys of erasing are not those of training
 
@@ -39,22 +40,26 @@ class NonFiniteFeatureError(ValueError):
 Encode = Callable[[dict[str, Any], np.int32, np.int32, Array], Array]
 
 
-def batches_of(run: Run, towers: dict[str, Any]) -> Callable[[int], loader.Batches]:
+def batches_of(
+    run: Run, stage: str, options: Finetune | Classifier, towers: dict[str, Any]
+) -> Callable[[int], loader.Batches]:
     """From a first step to this process's batches, see :func:`loader.feature_batches`.
 
     Views that do not lie in the workdir yet are embedded first. On a local disk they
     are mapped into memory; from a bucket each process reads them whole.
 
     Args:
-      run: whose fine-tuning it is.
+      run: whose training images and settings are taken.
+      stage: whose directory holds the views.
+      options: its section of the configuration.
       towers: the frozen variables on the devices; only the image tower runs.
 
     Raises:
       ArtifactError: if a view that was made cannot be read.
       ImageReadError: naming an image that cannot be read.
     """
-    make(run, towers)
-    made, options = run.artifact("finetune"), run.config.finetune
+    make(run, stage, options.feature_views, towers)
+    made = run.artifact(stage)
     views = [made.load_array(f"views/view_{v}") for v in range(options.feature_views)]
     return lambda first_step: loader.feature_batches(
         views,
@@ -68,16 +73,18 @@ def batches_of(run: Run, towers: dict[str, Any]) -> Callable[[int], loader.Batch
     )
 
 
-def path_of(run: Run, view: int) -> epath.Path:
+def path_of(run: Run, stage: str, view: int) -> epath.Path:
     """The file with the features of a view, float32 [N, D]."""
-    return run.artifact("finetune").directory / "views" / f"view_{view}.npy"
+    return run.artifact(stage).directory / "views" / f"view_{view}.npy"
 
 
-def make(run: Run, towers: dict[str, Any]) -> None:
+def make(run: Run, stage: str, count: int, towers: dict[str, Any]) -> None:
     """Embeds the views that are not in the workdir, each written when it is whole.
 
     Args:
       run: whose training images and settings are taken.
+      stage: whose directory holds the views.
+      count: how many views.
       towers: see :func:`batches_of`.
 
     Raises:
@@ -85,13 +92,12 @@ def make(run: Run, towers: dict[str, Any]) -> None:
       ImageReadError: naming an image that cannot be read.
       NonFiniteFeatureError: if a feature is NaN or infinite.
     """
-    count = run.config.finetune.feature_views
     if jax.process_index() == 0:
-        _check_places(run, count)
+        _check_places(path_of(run, stage, view) for view in range(count))
     shape = (len(run.inputs.data.train), run.inputs.clip_config.embed_dim)
     encode_view = jax.jit(make_encode(run))
     for view in range(count):
-        path, name = path_of(run, view), f"finetune: view {view + 1} of {count}"
+        path, name = path_of(run, stage, view), f"{stage}: view {view + 1} of {count}"
         # One process looks: file systems may show the others an older state.
         if multihost_utils.broadcast_one_to_all(np.asarray(holds_array(path, shape))):
             say(f"{name}: made before")
@@ -105,12 +111,11 @@ def make(run: Run, towers: dict[str, Any]) -> None:
     multihost_utils.sync_global_devices("views are written")
 
 
-def _check_places(run: Run, count: int) -> None:
+def _check_places(paths: Iterable[epath.Path]) -> None:
     """Finds before hours of embedding what writing would stumble on."""
-    path = path_of(run, 0).parent
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        for path in (path_of(run, view) for view in range(count)):
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "it is a directory")
     except OSError as error:

@@ -82,7 +82,7 @@ def train_batches(
       transform: see `transforms.train_transform`.
       seed: of all draws and augmentations.
       global_batch_size: B, over all processes.
-      sampling: see `sampler.sample_probabilities`.
+      sampling: one of `sampler.SAMPLINGS`.
       sentence_labels: class of each sentence, ascending; with `tokens` or not at all.
       tokens: ids of each sentence.
       process_index: which share of the global batch to yield.
@@ -258,7 +258,7 @@ def feature_batches(
       labels: class of each image.
       seed: of all draws.
       global_batch_size: B, over all processes.
-      sampling: see `sampler.sample_probabilities`.
+      sampling: one of `sampler.SAMPLINGS`.
       process_index: which share of the global batch to yield.
       process_count: number of shares.
       start_step: first step, constant time for any value.

@@ -6,6 +6,7 @@
 
 from collections.abc import Sequence
 
+ONE_PROMPT = "a photo of a {}."  # of each set below; zero-shot by one prompt
 PROMPTS: dict[str, tuple[str, ...]] = {
     "imagenet80": (
         "a bad photo of a {}.",

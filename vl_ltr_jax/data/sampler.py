@@ -2,7 +2,8 @@
 
 VL-LTR draws images with replacement, N draws to an epoch, with a class's mass growing
 as the square root of its count, and for each image a sentence uniformly from those of
-its class, prompts and encyclopaedia alike.
+its class, prompts and encyclopaedia alike. `class_aware` is the sampler that cRT and
+LWS train classifiers with (Kang et al., 2020): classes in turn, without replacement.
 """
 
 import functools
@@ -14,10 +15,13 @@ from jaxtyping import Float64, Int, Int64
 from vl_ltr_jax.data.class_names import unknown_name
 
 # Weight of an image as a power of its class's count.
-SAMPLINGS = {"uniform": 0.0, "sqrt": -0.5, "class_balanced": -1.0}
+POWERS = {"uniform": 0.0, "sqrt": -0.5, "class_balanced": -1.0}
+SAMPLINGS = (*POWERS, "class_aware")
+IMAGES_PER_VISIT = 4  # of a class, by the class-aware sampler, as in its authors' code
 # Threads that prepare rows of a batch may be at different steps.
 _STEPS_AT_ONCE = 16
 _STREAM = 1  # sets these random numbers apart from those of the augmentation
+_CYCLE_STREAM = 6  # of the orders of the class-aware sampler
 
 
 class BatchDraw(NamedTuple):
@@ -40,10 +44,69 @@ def sample_probabilities(
     Raises:
       ValueError: for an unknown rule.
     """
+    if sampling not in POWERS:
+        raise unknown_name("the sampling", sampling, POWERS)
+    weights = np.bincount(labels)[labels] ** POWERS[sampling]
+    return weights / weights.sum()
+
+
+def draws_per_epoch(labels: Int[np.ndarray, "N"], sampling: str) -> int:
+    """Images drawn in an epoch: N, or for `class_aware` the largest count times C.
+
+    Classes without an image are not visited, and not counted.
+
+    Raises:
+      ValueError: for an unknown rule.
+    """
     if sampling not in SAMPLINGS:
         raise unknown_name("the sampling", sampling, SAMPLINGS)
-    weights = np.bincount(labels)[labels] ** SAMPLINGS[sampling]
-    return weights / weights.sum()
+    if sampling != "class_aware" or not len(labels):
+        return len(labels)
+    counts = np.bincount(labels)
+    return int(counts.max()) * int((counts > 0).sum())
+
+
+class ClassAwareDraws:
+    """Classes in an order drawn anew for each cycle, `IMAGES_PER_VISIT` images of each.
+
+    The images of a class come in an order drawn anew each time it is used up. A draw
+    depends on the seed and its number alone, so that any step can be the first.
+    """
+
+    def __init__(self, labels: Int[np.ndarray, "N"], seed: int) -> None:
+        """Sorts the images by class."""
+        counts = np.bincount(labels)
+        self._classes = np.flatnonzero(counts)
+        self._counts, self._ends = counts, np.cumsum(counts)
+        self._by_class = np.argsort(labels, kind="stable")
+        self._seed = seed
+
+    def images(self, first: int, count: int) -> Int64[np.ndarray, "{count}"]:
+        """The images of draws `first` to `first + count`."""
+        draws = np.arange(first, first + count)
+        visits, places = np.divmod(draws, IMAGES_PER_VISIT)
+        cycles, turns = np.divmod(visits, len(self._classes))
+        chosen = np.empty(count, np.int64)
+        for cycle in np.unique(cycles):
+            order = self._permutation(0, int(cycle), self._classes)
+            here = cycles == cycle
+            chosen[here] = order[turns[here]]
+        # A class is visited once a cycle, so these are consecutive for each class.
+        uses = cycles * IMAGES_PER_VISIT + places
+        passes, nth = np.divmod(uses, self._counts[chosen])
+        images = np.empty(count, np.int64)
+        for label, number in set(zip(chosen.tolist(), passes.tolist(), strict=True)):
+            end = self._ends[label]
+            members = self._by_class[end - self._counts[label] : end]
+            here = (chosen == label) & (passes == number)
+            images[here] = self._permutation(1 + label, number, members)[nth[here]]
+        return images
+
+    def _permutation(
+        self, stream: int, number: int, values: Int[np.ndarray, "K"]
+    ) -> Int[np.ndarray, "K"]:
+        rng = np.random.default_rng((self._seed, _CYCLE_STREAM, stream, number))
+        return rng.permutation(values)
 
 
 class BatchSampler:
@@ -62,7 +125,7 @@ class BatchSampler:
 
         Args:
           labels: class of each image.
-          sampling: see `sample_probabilities`.
+          sampling: one of `SAMPLINGS`.
           batch_size: B, over all processes.
           seed: at least 0.
           sentence_labels: class of each sentence, ascending; None draws images alone.
@@ -76,8 +139,12 @@ class BatchSampler:
         self._labels = labels
         self._batch_size = batch_size
         self._seed = seed
-        self._cumulative = np.cumsum(sample_probabilities(labels, sampling))
-        self._cumulative /= self._cumulative[-1]
+        self._in_turn: ClassAwareDraws | None = None
+        if sampling == "class_aware":
+            self._in_turn = ClassAwareDraws(labels, seed)
+        else:
+            self._cumulative = np.cumsum(sample_probabilities(labels, sampling))
+            self._cumulative /= self._cumulative[-1]
         self._offsets = (
             None if sentence_labels is None else _offsets(labels, sentence_labels)
         )
@@ -98,8 +165,11 @@ class BatchSampler:
 
     def _draw(self, step: int) -> BatchDraw:
         rng = np.random.default_rng((self._seed, _STREAM, step))
-        chosen = rng.random(self._batch_size)
-        images = np.searchsorted(self._cumulative, chosen, side="right")
+        if self._in_turn is not None:
+            images = self._in_turn.images(step * self._batch_size, self._batch_size)
+        else:
+            chosen = rng.random(self._batch_size)
+            images = np.searchsorted(self._cumulative, chosen, side="right")
         if self._offsets is None:
             return BatchDraw(images, None)
         labels = self._labels[images]

@@ -1,0 +1,96 @@
+"""The other systems of the paper's tables, one file each, and VL-LTR among them.
+
+`RECIPES` are the values of `config.method`; `METHODS` adds VL-LTR's ablations, in the
+order of a table.
+"""
+
+from typing import Any
+
+from vl_ltr_jax import config as configs
+from vl_ltr_jax.baselines.ablations import ABLATIONS
+from vl_ltr_jax.baselines.balanced_softmax import BalancedSoftmax
+from vl_ltr_jax.baselines.baseline import Baseline
+from vl_ltr_jax.baselines.cb_focal import CbFocal
+from vl_ltr_jax.baselines.crt import Crt
+from vl_ltr_jax.baselines.ldam_drw import LdamDrw
+from vl_ltr_jax.baselines.logit_adjustment import (
+    LogitAdjustment,
+    PostHocLogitAdjustment,
+)
+from vl_ltr_jax.baselines.lws import Lws
+from vl_ltr_jax.baselines.ncm import Ncm
+from vl_ltr_jax.baselines.recipe import Recipe, Stage
+from vl_ltr_jax.baselines.tau_normalized import TauNormalized
+from vl_ltr_jax.baselines.zero_shot import ZERO_SHOT
+from vl_ltr_jax.settings import Config
+
+__all__ = [
+    "METHODS",
+    "NAMES",
+    "RECIPES",
+    "Recipe",
+    "Stage",
+    "check",
+    "configure",
+    "named",
+    "recipe_of",
+]
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        *ZERO_SHOT,
+        Baseline(),
+        Ncm(),
+        Crt(),
+        TauNormalized(),
+        Lws(),
+        CbFocal(),
+        LdamDrw(),
+        BalancedSoftmax(),
+        LogitAdjustment(),
+        PostHocLogitAdjustment(),
+        Recipe(),
+    )
+}
+METHODS: dict[str, Recipe] = {**RECIPES, **ABLATIONS}
+NAMES = ("vl_ltr", *(name for name in METHODS if name != "vl_ltr"))  # default first
+
+
+def named(name: str) -> Recipe:
+    """The method of this name.
+
+    Raises:
+      ConfigError: naming the nearest, or all.
+    """
+    if name not in METHODS:
+        raise configs.ConfigError(
+            f"method {name!r} is unknown{configs.nearest(name, METHODS)}"
+        )
+    return METHODS[name]
+
+
+def configure(config: Any, name: str) -> Any:
+    """A configuration file's ConfigDict, changed from VL-LTR's to another method's.
+
+    Raises:
+      ConfigError: for an unknown method.
+    """
+    return configs.changed(config, named(name).configure)
+
+
+def recipe_of(config: Config) -> Recipe:
+    """The system that a configuration runs."""
+    return RECIPES[config.method]
+
+
+def check(config: Config) -> None:
+    """Checks a configuration against its method.
+
+    Raises:
+      ConfigError: one message that names every contradiction.
+    """
+    if faults := recipe_of(config).faults(config):
+        raise configs.ConfigError(
+            "\n  ".join(["the configuration has faults:", *faults])
+        )

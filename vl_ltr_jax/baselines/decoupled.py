@@ -1,0 +1,158 @@
+"""Decoupled training (Kang et al., 2020): another classifier on given features.
+
+Representation and classifier are learned apart: the first stage is the Baseline, drawn
+uniformly; the second makes a linear classifier of its features, by training or by
+arithmetic. NCM, cRT, tau-normalisation, LWS and post-hoc logit adjustment differ in
+:meth:`Decoupled.make` alone.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int
+
+from vl_ltr_jax import embed, finetune, inputs, mixup, recognition
+from vl_ltr_jax.baselines.baseline import Baseline
+from vl_ltr_jax.baselines.recipe import Stage
+from vl_ltr_jax.checkpoint import load_params
+from vl_ltr_jax.data.sources import Split
+from vl_ltr_jax.evaluate import Scorer, Scores
+from vl_ltr_jax.losses import unit
+from vl_ltr_jax.run import Run
+
+STAGE = "classifier"
+
+
+class Linear(NamedTuple):
+    """A linear classifier of features.
+
+    Attributes:
+      kernel: a column for each class.
+      bias: of each class.
+      centre: subtracted from features, which are then scaled to length 1; None takes
+        them as they are.
+      told: numbers for the stage's summary.
+    """
+
+    kernel: Float32[np.ndarray, "D C"]
+    bias: Float32[np.ndarray, "C"]
+    centre: Float32[np.ndarray, "D"] | None = None
+    told: Mapping[str, Any] = {}
+
+
+class Decoupled(Baseline):
+    """The Baseline, then a stage that leaves a :class:`Linear`."""
+
+    def make(self, run: Run) -> Linear:
+        """The classifier, on every process.
+
+        Args:
+          run: whose fine-tuning is finished.
+        """
+        raise NotImplementedError
+
+    def stages(self) -> Mapping[str, Stage]:
+        """One more, after fine-tuning."""
+        return {STAGE: self._run_classifier}
+
+    def _run_classifier(self, run: Run) -> dict[str, Any]:
+        made = self.make(run)
+        arrays = {"kernel": made.kernel, "bias": made.bias}
+        if made.centre is not None:
+            arrays["centre"] = made.centre
+        if jax.process_index() == 0:
+            run.artifact(STAGE).save_arrays(**arrays)
+        return {"arrays": sorted(arrays), **made.told}
+
+    def scorer(self, run: Run) -> tuple[Any, Scorer]:
+        """Scores by what the stage has left."""
+        left = run.artifact(STAGE)
+        arrays = {name: left.load_array(name) for name in left.summary()["arrays"]}
+
+        def score(
+            arrays: Any, pixels: Float[Array, "B H W 3"], features: Float[Array, "B D"]
+        ) -> Scores:
+            del pixels
+            return {self.result: scores(arrays, features)}
+
+        return arrays, score
+
+    def finetuned(self, run: Run) -> Linear:
+        """The FC that the Baseline has trained."""
+        visual_fc = run.finetuned()["head"]["visual_fc"]
+        return Linear(np.asarray(visual_fc["kernel"]), np.asarray(visual_fc["bias"]))
+
+
+def scores(
+    arrays: Mapping[str, Float[Array, "..."]], features: Float[Array, "B D"]
+) -> Float[Array, "B C"]:
+    """Scores by the arrays of a :class:`Linear`."""
+    features = features.astype(jnp.float32)
+    if "centre" in arrays:
+        features = unit(features - arrays["centre"][None, :])
+    product = jnp.matmul(features, arrays["kernel"], precision="highest")
+    return product + arrays["bias"][None, :]
+
+
+def embed_split(
+    run: Run, towers: dict[str, Any], split: Split
+) -> tuple[Float32[np.ndarray, "N D"], Int[np.ndarray, "N"]]:
+    """Features of a split's images as evaluation sees them, and labels, on every host.
+
+    Args:
+      run: whose settings are taken.
+      towers: variables on the host, such as :meth:`Run.finetuned_towers`.
+      split: of its data.
+    """
+    encode = jax.jit(run.encode_image)
+    return embed.embed_images(
+        functools.partial(encode, run.replicate(towers)),
+        inputs.eval_batches(split, run.config),
+        run.mesh,
+    )
+
+
+def train(
+    run: Run,
+    head: nn.Module,
+    params: dict[str, Any],
+    trainable: Callable[[str], bool] = lambda path: True,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Trains a head on the frozen features, by the section `classifier`.
+
+    Args:
+      run: whose fine-tuning is finished.
+      head: from features to logits.
+      params: its parameters to start from.
+      trainable: which of them train, by path.
+
+    Returns:
+      The trained parameters, and the summary of the training.
+    """
+    options = run.config.classifier
+    mix = functools.partial(
+        mixup.mix,
+        num_classes=run.inputs.num_classes,
+        mixup_alpha=0.0,
+        cutmix_alpha=0.0,
+        label_smoothing=options.label_smoothing,
+    )
+    summary = recognition.train(
+        run,
+        STAGE,
+        options,
+        head=head,
+        params={"head": params},
+        towers=run.finetuned_towers(),
+        anchored={},
+        mix=mix,
+        make_loss=lambda num_steps: finetune.cross_entropy,
+        trainable=trainable,
+    )
+    directory = run.artifact(STAGE).directory / "checkpoints"
+    return load_params(directory)["params"]["head"], summary
