@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from baseline_edits import BASELINE_EDITS
 from data_edits import DATA_EDITS
 
 ROOT = Path(__file__).parents[1]
@@ -351,7 +352,7 @@ EDITS = (
         "labels >= 0",
         "tests/test_accuracy.py",
     ),
-    *(Edit(*edit) for edit in DATA_EDITS),
+    *(Edit(*edit) for edit in (*DATA_EDITS, *BASELINE_EDITS)),
 )
 
 

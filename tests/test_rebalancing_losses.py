@@ -191,9 +191,9 @@ def test_cb_focals_head_starts_with_the_probability_of_one_class():
 def test_ldam_by_hand():
     """Counts 1 and 16 give margins 1/2 and 1/4; all cosines are 1/2.
 
-    Class 0: 30 (1/2 - 1/2) = 0 against 30/2 = 15, a loss of ln(1 + e^15). Class 1, which
-    has two images: 30 (1/2 - 1/4) = 7.5 against 15, ln(1 + e^7.5) each. Late weights
-    with beta 1/2 go as 1 and 0.5 / (1 - 2^-16).
+    Class 0: 30 (1/2 - 1/2) = 0 against 30/2 = 15, a loss of ln(1 + e^15). Class 1 has
+    two images: 30 (1/2 - 1/4) = 7.5 against 15, ln(1 + e^7.5) each. Late weights with
+    beta 1/2 go as 1 and 0.5 / (1 - 2^-16).
     """
     loss = made("ldam_drw", [1, 16], num_steps=10, deferred_beta=0.5)
     cosines, targets = [[0.5, 0.5]] * 3, np.eye(2)[[0, 1, 1]]

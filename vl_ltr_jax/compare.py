@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 from etils import epath
@@ -147,6 +148,7 @@ def _run(config: Config, workdir: epath.Path, name: str, seed: int) -> Line:
     stages.check(changed, directory, read)
     _share(changed, directory, workdir.glob(f"*/seed_{seed}"), read)
     results = stages.run(changed, directory, read)
+    jax.clear_caches()  # programs of a finished run are of no use to the next
     costs = results["cost"]["stages"]
     per_class = (directory / "evaluate" / "per_class_test.csv").read_text()
     return Line(

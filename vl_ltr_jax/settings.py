@@ -158,6 +158,7 @@ class Classifier:
     epochs: int = 10
     global_batch_size: int = 1024
     learning_rate: float = 1e-3
+    scale_learning_rate: float = 2e-2  # of LWS, which has a factor for each class alone
     min_learning_rate: float = 0.0
     warmup_learning_rate: float = 1e-6
     warmup_epochs: int = 0

@@ -24,7 +24,7 @@ class CbFocal(Baseline):
     title = "CB-Focal"
     hard_labels = True
 
-    def head(self, run: Run, towers: dict[str, Any]) -> nn.Module:
+    def head(self, run: Run, towers: dict[str, Any]) -> nn.Module | None:
         """FC; biases start where every class has the probability 1 / C, as theirs."""
         linear = super().head(run, towers)
         if not isinstance(linear, LinearHead):  # refused with the configuration

@@ -3,9 +3,10 @@
 import numpy as np
 
 from vl_ltr_jax.baselines.decoupled import Decoupled, Linear, train
+from vl_ltr_jax.baselines.recipe import change
 from vl_ltr_jax.models.linear import ScaledHead
 from vl_ltr_jax.run import Run
-from vl_ltr_jax.settings import Method
+from vl_ltr_jax.settings import Config, Method
 
 
 class Lws(Decoupled):
@@ -14,6 +15,12 @@ class Lws(Decoupled):
     name: Method = "lws"
     result = "lws"
     title = "LWS"
+
+    def configure(self, config: Config) -> Config:
+        """As the others of its kind, at a rate of its own."""
+        rate = config.classifier.scale_learning_rate
+        configured = super().configure(config)
+        return change(configured, classifier={"learning_rate": rate})
 
     def make(self, run: Run) -> Linear:
         """The Baseline's FC, weights and biases scaled by factors that alone train."""

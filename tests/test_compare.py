@@ -1,0 +1,198 @@
+"""The comparison: sharing, resuming, tables, CSV and figure, and what diverges."""
+
+import csv
+import io
+import json
+import statistics
+import xml.etree.ElementTree as ElementTree
+
+import image_world
+import numpy as np
+import pytest
+from etils import epath
+
+from vl_ltr_jax import baselines, compare, curves, report, stages
+from vl_ltr_jax import config as configs
+
+METHODS = ["zero_shot_prompt", "zero_shot_ensemble", "vl_ltr", "cutoff", "knn", "fc"]
+
+
+def configure(root, **changes):
+    config = image_world.configure(root)
+    config.pretrain.epochs = config.pretrain.warmup_epochs = 0
+    config.data.train_recipe, config.data.erase_probability = "none", 0.0
+    config.finetune.feature_views = 1
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            config[section][name] = value
+        else:
+            config[section] = value
+    return configs.from_config_dict(config)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return image_world.write(tmp_path_factory.mktemp("data") / "world")
+
+
+@pytest.fixture(scope="module")
+def finished(root, tmp_path_factory):
+    """Two seeds of six methods; which stages ran in which method is counted."""
+    workdir = epath.Path(tmp_path_factory.mktemp("compare"))
+    ran = []
+
+    def counted(name, stage):
+        def run(this):
+            ran.append((name, this.workdir.parent.name, this.config.seed))
+            return stage(this)
+
+        return run
+
+    usual = dict(stages.STAGES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            stages, "STAGES", {name: counted(name, usual[name]) for name in usual}
+        )
+        text = compare.compare(configure(root), workdir, METHODS, 2)
+    return workdir, text, ran
+
+
+def test_a_stage_that_methods_have_in_common_runs_once(finished):
+    """Breaks if what is shared is made again, or what differs is shared."""
+    _, _, ran = finished
+    for seed in (0, 1):
+        mine = [(stage, method) for stage, method, of in ran if of == seed]
+        assert mine == [
+            ("embed", "zero_shot_prompt"),
+            ("evaluate", "zero_shot_prompt"),
+            ("evaluate", "zero_shot_ensemble"),
+            ("anchors", "vl_ltr"),
+            ("finetune", "vl_ltr"),
+            ("evaluate", "vl_ltr"),
+            ("anchors", "cutoff"),
+            ("finetune", "cutoff"),
+            ("evaluate", "cutoff"),
+            ("finetune", "fc"),
+            ("evaluate", "fc"),
+        ]
+
+
+def test_what_is_finished_is_not_run_again(root, finished, monkeypatch):
+    workdir, text, _ = finished
+
+    def fail(this):
+        raise AssertionError("a finished stage ran again")
+
+    monkeypatch.setattr(stages, "STAGES", dict.fromkeys(stages.STAGES, fail))
+    assert compare.compare(configure(root), workdir, METHODS, 2) == text
+
+
+def results_of(workdir, method, seed):
+    path = workdir / method / f"seed_{seed}" / "results.json"
+    return json.loads(path.read_text())
+
+
+def test_the_csv_holds_every_run_under_both_rules(finished):
+    workdir, _, _ = finished
+    rows = list(csv.DictReader(io.StringIO((workdir / "compare.csv").read_text())))
+    assert len(rows) == len(METHODS) * 2 * 2
+    for row in rows:
+        results = results_of(workdir, row["method"], row["seed"])
+        test = results["test"][baselines.METHODS[row["method"]].result]
+        assert float(row["overall"]) == test["top1"]
+        groups = test["shots"][row["rule"]]
+        for name in ("many", "medium", "few"):
+            found = float(row[name]) if row[name] else None
+            assert found == groups[name]
+        assert int(row["images_seen"]) == results["cost"]["images_seen"]
+        # 36 images in batches of 8 are 4 steps an epoch, 3 epochs.
+        trained = row["method"] not in ("zero_shot_prompt", "zero_shot_ensemble")
+        assert int(row["images_seen"]) == (3 * 4 * 8 if trained else 0)
+        costs = results["cost"]["stages"]
+        seconds = sum(costs[s]["seconds"] for s in costs if s != "evaluate")
+        assert float(row["seconds"]) == pytest.approx(seconds, abs=0.06)
+
+
+def test_the_table_has_mean_and_spread_over_seeds(finished):
+    workdir, text, _ = finished
+    assert text == (workdir / "compare.md").read_text()
+    assert text.count("| Method | Backbone | Overall | Many | Medium | Few |") == 2
+    for title in report.RULE_NAMES.values():
+        assert title in text
+    both = [results_of(workdir, "knn", s)["test"]["knn"]["top1"] for s in (0, 1)]
+    cell = f"{statistics.fmean(both):.1f} ± {statistics.stdev(both):.1f}"
+    assert f"| kNN head | ViT-tiny | {cell} | - |" in text
+
+
+def test_the_figure_has_a_line_for_each_method(finished):
+    workdir, _, _ = finished
+    svg = (workdir / "compare.svg").read_text()
+    ElementTree.fromstring(svg)
+    for method in METHODS:
+        assert f"<!-- {baselines.METHODS[method].title} -->" in svg
+
+
+def test_what_diverges_does_not_take_the_others_with_it(root, tmp_path, monkeypatch):
+    usual = compare._run
+
+    def run(config, workdir, name, seed):
+        if name == "zero_shot_ensemble":
+            raise FloatingPointError("loss/total is nan at step 3")
+        return usual(config, workdir, name, seed)
+
+    monkeypatch.setattr(compare, "_run", run)
+    workdir = epath.Path(tmp_path)
+    with pytest.raises(ValueError, match="zero_shot_ensemble, seed 0: .*step 3"):
+        compare.compare(configure(root), workdir, METHODS[:2], 1)
+    text = (workdir / "compare.md").read_text()
+    assert "one prompt" in text and "ensemble" not in text
+
+
+@pytest.mark.parametrize(
+    ("methods", "changes", "words"),
+    [
+        (["crt"], {"method": "crt"}, "leave it to --methods"),
+        (["cb_focal"], {"pretrain__epochs": 0, "finetune__epochs": 0}, "cb_focal: "),
+        (["ctr"], {}, "did you mean 'crt'"),
+        ([], {}, "names no method"),
+    ],
+)
+def test_faults_are_named_before_anything_runs(root, tmp_path, methods, changes, words):
+    config = configure(root, **changes)
+    with pytest.raises(configs.ConfigError, match=words):
+        compare.compare(
+            config, epath.Path(tmp_path), compare.methods_of(methods), num_seeds=1
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_groups_of_methods():
+    everything = compare.methods_of(["all"])
+    assert everything == list(baselines.METHODS)
+    assert compare.methods_of(["systems"]) == list(baselines.RECIPES)
+    mixed = compare.methods_of(["knn", "ablations"])
+    assert mixed[:2] == ["knn", "vl_ltr"] and mixed.count("knn") == 1
+
+
+def test_classes_are_grouped_from_rare_to_frequent():
+    """Breaks if a class is left out, or groups are not ordered by count."""
+    counts = np.random.default_rng(0).integers(0, 500, 57)
+    groups = curves.group_classes(counts)
+    assert len(groups) == 10
+    np.testing.assert_array_equal(np.sort(np.concatenate(groups)), np.arange(57))
+    ends = [(counts[group].min(), counts[group].max()) for group in groups]
+    assert all(a[1] <= b[0] for a, b in zip(ends, ends[1:], strict=False))
+    assert len(curves.group_classes(counts[:3])) == 3
+
+
+def test_a_class_without_test_images_leaves_the_mean_to_the_others():
+    text = (
+        "head,class,name,train_images,images,top1,top5\n"
+        "fc,0,a,9,4,1,4\nfc,1,b,3,0,0,0\nlgr,0,a,9,4,4,4\nlgr,1,b,3,0,0,0\n"
+    )
+    found = compare.accuracy_per_class(text, "fc")
+    np.testing.assert_array_equal(found, [25.0, np.nan])
+    lines = {"A": found, "B": np.array([np.nan, np.nan])}
+    svg = curves.draw(lines, np.array([9, 3]), "A")
+    assert svg == curves.draw(lines, np.array([9, 3]), "A")
