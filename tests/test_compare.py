@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import statistics
 import xml.etree.ElementTree as ElementTree
 
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from etils import epath
 
-from vl_ltr_jax import baselines, compare, curves, report, stages
+from vl_ltr_jax import baselines, comparison, curves, report, stages
 from vl_ltr_jax import config as configs
+from vl_ltr_jax.artifacts import ArtifactError
+from vl_ltr_jax.compare import Comparison, methods_of
 
 METHODS = ["zero_shot_prompt", "zero_shot_ensemble", "vl_ltr", "cutoff", "knn", "fc"]
 
@@ -54,7 +57,7 @@ def finished(root, tmp_path_factory):
         patch.setattr(
             stages, "STAGES", {name: counted(name, usual[name]) for name in usual}
         )
-        text = compare.compare(configure(root), workdir, METHODS, 2)
+        text = Comparison(configure(root), workdir).run(METHODS, 2)
     return workdir, text, ran
 
 
@@ -73,6 +76,7 @@ def test_a_stage_that_methods_have_in_common_runs_once(finished):
             ("anchors", "cutoff"),
             ("finetune", "cutoff"),
             ("evaluate", "cutoff"),
+            ("evaluate", "knn"),
             ("finetune", "fc"),
             ("evaluate", "fc"),
         ]
@@ -85,7 +89,7 @@ def test_what_is_finished_is_not_run_again(root, finished, monkeypatch):
         raise AssertionError("a finished stage ran again")
 
     monkeypatch.setattr(stages, "STAGES", dict.fromkeys(stages.STAGES, fail))
-    assert compare.compare(configure(root), workdir, METHODS, 2) == text
+    assert Comparison(configure(root), workdir).run(METHODS, 2) == text
 
 
 def results_of(workdir, method, seed):
@@ -134,44 +138,87 @@ def test_the_figure_has_a_line_for_each_method(finished):
 
 
 def test_what_diverges_does_not_take_the_others_with_it(root, tmp_path, monkeypatch):
-    usual = compare._run
+    usual = stages.STAGES["evaluate"]
 
-    def run(config, workdir, name, seed):
-        if name == "zero_shot_ensemble":
+    def evaluate(this):
+        if this.config.method == "zero_shot_prompt" and this.config.seed == 0:
             raise FloatingPointError("loss/total is nan at step 3")
-        return usual(config, workdir, name, seed)
+        return usual(this)
 
-    monkeypatch.setattr(compare, "_run", run)
+    monkeypatch.setitem(stages.STAGES, "evaluate", evaluate)
     workdir = epath.Path(tmp_path)
-    with pytest.raises(ValueError, match="zero_shot_ensemble, seed 0: .*step 3"):
-        compare.compare(configure(root), workdir, METHODS[:2], 1)
+    with pytest.raises(ValueError, match="one prompt, seed 0: .*step 3"):
+        Comparison(configure(root), workdir).run(METHODS[:2], 2)
     text = (workdir / "compare.md").read_text()
-    assert "one prompt" in text and "ensemble" not in text
+    assert "one prompt (1 of 2 seeds) |" in text and "ensemble |" in text
+    monkeypatch.setitem(stages.STAGES, "evaluate", usual)
+    text = Comparison(configure(root), workdir).run(METHODS[:1], 1)
+    assert "one prompt |" in text and "ensemble |" in text  # what is there stays
+
+
+def test_a_directory_belongs_to_one_configuration(root, tmp_path):
+    """Breaks if runs of two configurations come into one table."""
+    Comparison(configure(root), epath.Path(tmp_path)).run(METHODS[:1], 1)
+    other = configure(root, finetune__learning_rate=5e-5)
+    with pytest.raises(ArtifactError, match="finetune.learning_rate: 0.0001 then"):
+        Comparison(other, epath.Path(tmp_path)).run(METHODS[:2], 1)
+    free = configure(root, log__every_steps=3)
+    Comparison(free, epath.Path(tmp_path)).run(METHODS[:1], 1)
+
+
+def test_a_stage_begun_gives_way_to_a_finished_one(root, tmp_path):
+    """Breaks if stages are taken past one that is unfinished: the run would be refused
+    for ever after. What a person may edit is no other method's file."""
+    made = Comparison(configure(root), epath.Path(tmp_path))
+    made.run(["zero_shot_prompt", "vl_ltr"], 1)
+    begun = tmp_path / "knn" / "seed_0"
+    shutil.copytree(tmp_path / "vl_ltr" / "seed_0" / "embed", begun / "embed")
+    (begun / "embed" / "artifact.json").unlink()
+    assert "| kNN head |" in made.run(["knn"], 1)
+    files = [
+        tmp_path / method / "seed_0" / "finetune" / "artifact.json"
+        for method in ("vl_ltr", "knn")
+    ]
+    assert files[0].read_text() == files[1].read_text()
+    assert files[0].stat().st_ino != files[1].stat().st_ino
+    for other in tmp_path.glob("*/seed_0/embed"):
+        shutil.rmtree(other)
+    with pytest.raises(ArtifactError, match="is finished, but 'embed'"):
+        made.run(["knn"], 1)
+
+
+def test_damaged_results_are_named(root, tmp_path):
+    Comparison(configure(root), epath.Path(tmp_path)).run(METHODS[:1], 1)
+    (tmp_path / METHODS[0] / "seed_0" / "results.json").write_text("{")
+    with pytest.raises(ArtifactError, match="results in .*seed_0 cannot be read"):
+        Comparison(configure(root), epath.Path(tmp_path)).run(METHODS[:1], 1)
 
 
 @pytest.mark.parametrize(
     ("methods", "changes", "words"),
     [
         (["crt"], {"method": "crt"}, "leave it to --methods"),
+        (["vl_ltr"], {"method": "cutoff"}, "leave it to --methods"),
+        (["vl_ltr"], {"finetune__epochs": 0}, "vl_ltr: nothing would measure"),
+        (["knn", "crt"], {"classifier__global_batch_size": 12}, "crt: .* the 8 dev"),
         (["cb_focal"], {"pretrain__epochs": 0, "finetune__epochs": 0}, "cb_focal: "),
         (["ctr"], {}, "did you mean 'crt'"),
+        (["System"], {}, "did you mean 'systems'"),
         ([], {}, "names no method"),
     ],
 )
 def test_faults_are_named_before_anything_runs(root, tmp_path, methods, changes, words):
     config = configure(root, **changes)
     with pytest.raises(configs.ConfigError, match=words):
-        compare.compare(
-            config, epath.Path(tmp_path), compare.methods_of(methods), num_seeds=1
-        )
+        Comparison(config, epath.Path(tmp_path)).run(methods_of(methods), 1)
     assert not list(tmp_path.iterdir())
 
 
 def test_groups_of_methods():
-    everything = compare.methods_of(["all"])
+    everything = methods_of(["all"])
     assert everything == list(baselines.METHODS)
-    assert compare.methods_of(["systems"]) == list(baselines.RECIPES)
-    mixed = compare.methods_of(["knn", "ablations"])
+    assert methods_of(["systems"]) == list(baselines.RECIPES)
+    mixed = methods_of(["knn", "ablations"])
     assert mixed[:2] == ["knn", "vl_ltr"] and mixed.count("knn") == 1
 
 
@@ -191,8 +238,9 @@ def test_a_class_without_test_images_leaves_the_mean_to_the_others():
         "head,class,name,train_images,images,top1,top5\n"
         "fc,0,a,9,4,1,4\nfc,1,b,3,0,0,0\nlgr,0,a,9,4,4,4\nlgr,1,b,3,0,0,0\n"
     )
-    found = compare.accuracy_per_class(text, "fc")
+    found = comparison.accuracy_per_class(text, "fc")
     np.testing.assert_array_equal(found, [25.0, np.nan])
     lines = {"A": found, "B": np.array([np.nan, np.nan])}
-    svg = curves.draw(lines, np.array([9, 3]), "A")
-    assert svg == curves.draw(lines, np.array([9, 3]), "A")
+    panels = {"systems": lines, "ablations": {"A": found}}
+    svg = curves.draw(panels, np.array([9, 3]), "A")
+    assert svg == curves.draw(panels, np.array([9, 3]), "A")

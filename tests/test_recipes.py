@@ -61,8 +61,17 @@ def run_all(config, workdir):
 
 
 def test_the_methods_of_the_settings_are_the_recipes():
-    assert set(settings.Method.__args__) == set(baselines.RECIPES)
-    assert all(name == recipe.name for name, recipe in baselines.RECIPES.items())
+    assert set(settings.Method.__args__) == set(baselines.METHODS)
+    assert all(name == recipe.name for name, recipe in baselines.METHODS.items())
+    decoupled = {
+        name
+        for name, recipe in baselines.METHODS.items()
+        if "classifier" in recipe.stages()
+    }
+    assert decoupled == set(settings.DECOUPLED) == set(CLASSIFIERS)
+    assert {n for n in decoupled if baselines.METHODS[n].trains} == set(
+        settings.RETRAINED
+    )
     titles = [method.title for method in baselines.METHODS.values()]
     assert len(set(titles)) == len(titles)
 
@@ -199,7 +208,7 @@ def test_losses_of_the_counts_share_nothing_but_what_is_equal(root, tmp_path):
     read = inputs.read(configure(root, "baseline"))
     made = {
         name: artifact(configure(root, name), epath.Path(tmp_path), "finetune", read)
-        for name in baselines.RECIPES
+        for name in baselines.METHODS
         if not name.startswith("zero_shot")
     }
     groups = {name: found.settings["method"] for name, found in made.items()}
@@ -209,7 +218,20 @@ def test_losses_of_the_counts_share_nothing_but_what_is_equal(root, tmp_path):
     other = configure(root, "logit_adjustment", rebalance__logit_adjustment_tau=1.5)
     kept = artifact(other, epath.Path(tmp_path), "finetune", read).settings
     assert kept["method"] == "logit_adjustment"
-    assert len(set(groups.values())) == 5
+    assert set(groups.values()) == {
+        *("vl_ltr", "baseline", "cb_focal", "ldam_drw", "balanced_softmax")
+    }
+    assert made["knn"].settings == made["vl_ltr"].settings
+    post_hoc = configure(
+        root, "logit_adjustment_post_hoc", rebalance__logit_adjustment_tau=1.5
+    )
+    kept = artifact(post_hoc, epath.Path(tmp_path), "finetune", read).settings
+    assert kept == made["baseline"].settings  # the loss does not read tau
+    kept = artifact(post_hoc, epath.Path(tmp_path), "classifier", read).settings
+    assert kept["rebalance.logit_adjustment_tau"] == 1.5
+    beta = configure(root, "cb_focal", rebalance__class_balanced_beta=0.5)
+    kept = artifact(beta, epath.Path(tmp_path), "finetune", read).settings
+    assert kept != made["cb_focal"].settings
 
 
 def test_zero_shot_by_one_prompt_is_that_prompt(root, tmp_path):
@@ -236,6 +258,9 @@ def test_zero_shot_by_one_prompt_is_that_prompt(root, tmp_path):
         ("ldam_drw", {"finetune__label_smoothing": 0.1}, "label_smoothing=0.1"),
         ("crt", {"finetune__head": "lgr"}, "method='crt' needs finetune.head='fc'"),
         ("ncm", {"finetune__epochs": 0, "evaluate__knn": True}, "finetune.epochs"),
+        ("crt", {"classifier__epochs": 0}, "classifier.epochs=0"),
+        ("lws", {"classifier__epochs": 0}, "classifier.epochs=0"),
+        ("baseline", {"pretrain__epochs": 2}, "pretrain.epochs=2: it has no"),
         ("zero_shot_prompt", {"evaluate__zero_shot_text": "sentences"}, "'prompt'"),
     ],
 )
@@ -344,7 +369,7 @@ class Heavy(baselines.Recipe):
 
 
 def test_a_heavier_system_fits_without_touching_the_loop(root, tmp_path, monkeypatch):
-    monkeypatch.setitem(baselines.RECIPES, "baseline", Heavy())
+    monkeypatch.setitem(baselines.METHODS, "baseline", Heavy())
     config = configure(root, "vl_ltr", evaluate__knn=False, evaluate__zero_shot=False)
     config = dataclasses.replace(config, method="baseline")
     config = baselines.recipe.change(

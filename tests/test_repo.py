@@ -64,7 +64,7 @@ ORDER = (
         "stages",
         "main",
     ),
-    *("curves", "compare", "export", "predict"),
+    *("curves", "comparison", "compare", "export", "predict"),
     *("data.check", "data.show"),
     *("tiny_clip", "benchmarks"),
 )

@@ -3,65 +3,44 @@
 python -m vl_ltr_jax.compare --config=configs/shapes_lt.py --workdir=DIR --seeds=3
 
 Each method is a change of VL-LTR's configuration (see baselines/); a stage that two
-have in common is run once. What is finished is not run again. `compare.md`,
-`compare.csv` and `compare.svg` are written anew after each seed.
+have in common is run once. What is finished is not run again, and the tables hold all
+that is finished in the workdir: `compare.md` and `compare.csv`, written anew after each
+run, and the figure `compare.svg`, after each seed.
 """
 
-import csv
 import dataclasses
-import io
 import os
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 from etils import epath
+from jax.experimental import multihost_utils
 
-from vl_ltr_jax import baselines, curves, inputs, logs, report, run, stages, whole_file
+from vl_ltr_jax import (
+    baselines,
+    comparison,
+    inputs,
+    logs,
+    run,
+    settings,
+    stages,
+    whole_file,
+)
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import main as vl_ltr_main
-from vl_ltr_jax.artifacts import ArtifactError, write_whole
-from vl_ltr_jax.baselines import ablations
+from vl_ltr_jax.artifacts import Artifact, ArtifactError, write_whole
 from vl_ltr_jax.evaluate import NonFiniteScoreError
 from vl_ltr_jax.settings import Config
+from vl_ltr_jax.views import NonFiniteFeatureError
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "How many seeds, from 0.")
 _METHODS = flags.DEFINE_list(
     "methods", ["all"], "Names of methods; 'all', 'systems' or 'ablations' are groups."
 )
-GROUPS = {
-    "all": tuple(baselines.METHODS),
-    "systems": tuple(baselines.RECIPES),
-    "ablations": ("vl_ltr", *ablations.ABLATIONS),
-}
-COLUMNS = (
-    *("method", "title", "backbone", "seed", "rule"),
-    *("overall", "many", "medium", "few", "images_seen", "seconds"),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One method with one seed.
-
-    Attributes:
-      method: key of `baselines.METHODS`.
-      seed: of the run.
-      test: the method's head on the test images, as in results.json.
-      images_seen: draws of all training stages, shared ones included.
-      seconds: of all stages but evaluation, shared ones included.
-      per_class: accuracy in percent of each class; NaN where it has no test image.
-    """
-
-    method: str
-    seed: int
-    test: Mapping[str, Any]
-    images_seen: int
-    seconds: float
-    per_class: np.ndarray
+_FREE = ("seed", "mesh", "log")  # what may differ from start to start
 
 
 def methods_of(given: Sequence[str]) -> list[str]:
@@ -70,207 +49,278 @@ def methods_of(given: Sequence[str]) -> list[str]:
     Raises:
       ConfigError: for an unknown name, or none.
     """
-    names = [name for word in given for name in GROUPS.get(word, (word,))]
-    for name in names:
-        baselines.named(name)
+    known = {**dict.fromkeys(comparison.GROUPS), **baselines.METHODS}
+    for name in given:
+        if name not in known:
+            near = configs.nearest(name.lower(), known)
+            raise configs.ConfigError(f"--methods: {name!r} is unknown{near}")
+    names = [name for word in given for name in comparison.GROUPS.get(word, (word,))]
     if not names:
         raise configs.ConfigError("--methods names no method")
     return list(dict.fromkeys(names))
 
 
-def check(config: Config, methods: Sequence[str], num_seeds: int) -> None:
-    """Checks every method's configuration before the first runs.
+class Comparison:
+    """Runs under one directory, made from one configuration.
 
-    Raises:
-      ConfigError: naming the method and what is wrong.
+    Each is in `workdir/METHOD/seed_N`. Data sets and weights that methods have in
+    common are read once.
     """
-    if config.method != "vl_ltr":
-        raise configs.ConfigError(
-            f"method={config.method!r}: every method is made from VL-LTR's "
-            "configuration; leave it to --methods"
-        )
-    if num_seeds < 1:
-        raise configs.ConfigError(f"--seeds={num_seeds}: at least 1")
-    for name in methods:
-        changed = baselines.METHODS[name].configure(config)
-        try:
-            configs.check(changed)
-            baselines.check(changed)
-        except configs.ConfigError as error:
-            raise configs.ConfigError(f"--methods={name}: {error}") from error
 
+    def __init__(self, config: Config, workdir: epath.Path) -> None:
+        """Binds VL-LTR's configuration to the directory."""
+        self.config, self.workdir = config, workdir
+        self._read: dict[Any, inputs.Inputs] = {}
 
-def compare(
-    config: Config, workdir: epath.Path, methods: Sequence[str], num_seeds: int
-) -> str:
-    """Runs what is not there yet, and writes the tables and the figure.
+    def check(self, methods: Sequence[str], num_seeds: int) -> None:
+        """Checks every run before the first begins.
 
-    A method that diverges loses its line, not those of the others.
+        Args:
+          methods: keys of `baselines.METHODS`.
+          num_seeds: seeds 0 to num_seeds - 1.
 
-    Args:
-      config: VL-LTR's configuration on the data set.
-      workdir: a run's workdir is `workdir/METHOD/seed_N`.
-      methods: keys of `baselines.METHODS`.
-      num_seeds: seeds 0 to num_seeds - 1.
-
-    Returns:
-      What `compare.md` holds.
-
-    Raises:
-      ConfigError: as :func:`check` does.
-      NonFiniteScoreError: at the end, naming the methods that diverged.
-    """
-    check(config, methods, num_seeds)
-    lines: list[Line] = []
-    failed: dict[str, str] = {}
-    for seed in range(num_seeds):
+        Raises:
+          ConfigError: naming the method and what is wrong.
+          ArtifactError: if the directory holds runs of another configuration.
+        """
+        if self.config.method != "vl_ltr":
+            raise configs.ConfigError(
+                f"method={self.config.method!r}: every method is made from VL-LTR's "
+                "configuration; leave it to --methods"
+            )
+        if num_seeds < 1:
+            raise configs.ConfigError(f"--seeds={num_seeds}: at least 1")
         for name in methods:
-            logs.say(f"{baselines.METHODS[name].title}, seed {seed}")
+            changed = self.configured(name, 0)
             try:
-                lines.append(_run(config, workdir, name, seed))
-            except (FloatingPointError, NonFiniteScoreError) as error:
-                failed[f"{name}, seed {seed}"] = str(error)
-                logs.say(f"{name}, seed {seed} has diverged: {error}")
-        text = _write(config, workdir, methods, lines)
-    if failed:
-        told = "\n  ".join(f"{name}: {error}" for name, error in failed.items())
-        raise NonFiniteScoreError(
-            f"{workdir / 'compare.md'} lacks what has diverged:\n  {told}"
-        )
-    return text
+                configs.check(changed)
+                configs.check_devices(changed, jax.device_count())
+                baselines.check(changed)
+                _check_measured(changed)
+            except configs.ConfigError as error:
+                raise configs.ConfigError(f"--methods={name}: {error}") from error
+        self._made_of.check()
+        for name in methods:
+            for seed in range(num_seeds):
+                changed = self.configured(name, seed)
+                stages.check(changed, self._directory(name, seed), self.read(changed))
 
+    def run(self, methods: Sequence[str], num_seeds: int) -> str:
+        """Runs what is not there yet, and writes the tables and the figure.
 
-def _run(config: Config, workdir: epath.Path, name: str, seed: int) -> Line:
-    recipe = baselines.METHODS[name]
-    changed = recipe.configure(dataclasses.replace(config, seed=seed))
-    directory = workdir / name / f"seed_{seed}"
-    read = inputs.read(changed)
-    stages.check(changed, directory, read)
-    _share(changed, directory, workdir.glob(f"*/seed_{seed}"), read)
-    results = stages.run(changed, directory, read)
-    jax.clear_caches()  # programs of a finished run are of no use to the next
-    costs = results["cost"]["stages"]
-    per_class = (directory / "evaluate" / "per_class_test.csv").read_text()
-    return Line(
-        name,
-        seed,
-        results["test"][recipe.result],
-        results["cost"]["images_seen"],
-        sum(cost["seconds"] for stage, cost in costs.items() if stage != "evaluate"),
-        accuracy_per_class(per_class, recipe.result),
-    )
+        A method that diverges loses its line, not those of the others.
 
+        Args:
+          methods: keys of `baselines.METHODS`.
+          num_seeds: seeds 0 to num_seeds - 1.
 
-def accuracy_per_class(text: str, head: str) -> np.ndarray:
-    """Percentages [C] of a head in `per_class_SPLIT.csv`; NaN for no image."""
-    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["head"] == head]
-    hits, images = (np.array([int(r[k]) for r in rows]) for k in ("top1", "images"))
-    return np.where(images > 0, 100 * hits / np.maximum(images, 1), np.nan)
+        Returns:
+          What `compare.md` holds.
 
-
-def _write(
-    config: Config, workdir: epath.Path, methods: Sequence[str], lines: Sequence[Line]
-) -> str:
-    of = {name: [line for line in lines if line.method == name] for name in methods}
-    found = {name: mine for name, mine in of.items() if mine}
-    parts = []
-    for rule, title in report.RULE_NAMES.items():
-        rows = [
-            report.row(
-                baselines.METHODS[name].title,
-                config.model.backbone,
-                [line.test for line in mine],
-                rule,
-                report.Cost(
-                    [line.images_seen for line in mine],
-                    [line.seconds for line in mine],
-                ),
+        Raises:
+          ConfigError, ArtifactError: as :meth:`check` does.
+          WorkdirError: if another comparison is at work in the directory.
+          NonFiniteScoreError: at the end, naming the methods that diverged.
+        """
+        self.check(methods, num_seeds)
+        failed: dict[str, str] = {}
+        with run.sole_user(self.workdir):
+            if jax.process_index() == 0:
+                self._made_of.begin()
+            for seed in range(num_seeds):
+                for name in methods:
+                    what = f"{baselines.METHODS[name].title}, seed {seed}"
+                    # One process looks: file systems may show the others less.
+                    finished = np.asarray(self._finished(name, seed))
+                    if multihost_utils.broadcast_one_to_all(finished):
+                        logs.say(f"{what}: finished before")
+                        continue
+                    logs.say(what)
+                    try:
+                        self._run(name, seed)
+                    except (
+                        FloatingPointError,
+                        NonFiniteScoreError,
+                        NonFiniteFeatureError,
+                    ) as error:
+                        failed[what] = str(error)
+                        logs.say(f"{what}: has diverged: {error}")
+                    self._write(with_figure=False)
+                self._write(with_figure=True)
+        multihost_utils.sync_global_devices("tables are written")
+        if failed:
+            told = "\n  ".join(f"{what}: {error}" for what, error in failed.items())
+            raise NonFiniteScoreError(
+                f"{self.workdir / 'compare.md'} lacks what has diverged:\n  {told}"
             )
-            for name, mine in found.items()
-        ]
-        num_seeds = len({line.seed for line in lines})
-        parts += [
-            f"{config.data.name}, {title}, test images, {num_seeds} seeds",
-            report.table(rows),
-        ]
-    text = "\n\n".join(parts) + "\n"
-    write_whole(workdir / "compare.md", text)
-    write_whole(workdir / "compare.csv", csv_of(lines, config.model.backbone))
-    if found:
-        counts = inputs.read_data(config).train_counts
-        curve = {
-            baselines.METHODS[name].title: np.mean([m.per_class for m in mine], axis=0)
-            for name, mine in found.items()
+        return (self.workdir / "compare.md").read_text()
+
+    def configured(self, name: str, seed: int) -> Config:
+        """The configuration of a method with a seed."""
+        seeded = dataclasses.replace(self.config, seed=seed)
+        return baselines.METHODS[name].configure(seeded)
+
+    def read(self, config: Config) -> inputs.Inputs:
+        """What a configuration reads; read once for all that read the same."""
+        key = (config.data, config.model, config.init)
+        if key not in self._read:
+            self._read[key] = inputs.read(config)
+        return self._read[key]
+
+    @property
+    def _made_of(self) -> Artifact:
+        kept = {
+            key: value
+            for key, value in settings.flatten(self.config).items()
+            if key not in run.NEUTRAL and key.partition(".")[0] not in _FREE
         }
-        with whole_file.write(workdir / "compare.svg") as file:
-            file.write(curves.draw(curve, counts, baselines.METHODS["vl_ltr"].title))
-    return text
+        return Artifact(self.workdir / "compare", kept)
+
+    def _directory(self, name: str, seed: int) -> epath.Path:
+        return self.workdir / name / f"seed_{seed}"
+
+    def _finished(self, name: str, seed: int) -> bool:
+        directory = self._directory(name, seed)
+        wanted = ("results.json", "evaluate/artifact.json")
+        return all((directory / path).exists() for path in wanted)
+
+    def _run(self, name: str, seed: int) -> None:
+        changed, directory = self.configured(name, seed), self._directory(name, seed)
+        read = self.read(changed)
+        if jax.process_index() == 0:
+            share(changed, directory, self.workdir.glob(f"*/seed_{seed}"), read)
+        multihost_utils.sync_global_devices("stages are shared")
+        stages.check(changed, directory, read)
+        stages.run(changed, directory, read)
+        jax.clear_caches()  # programs of a finished run are of no use to the next
+
+    def _lines(self) -> list[comparison.Line]:
+        """All that is finished, method by method."""
+        found = []
+        for name in baselines.METHODS:
+            seeds = [
+                int(path.name.removeprefix("seed_"))
+                for path in self.workdir.glob(f"{name}/seed_*")
+                if path.name.removeprefix("seed_").isdigit()
+            ]
+            found += [
+                comparison.line_of(name, seed, self._directory(name, seed))
+                for seed in sorted(seeds)
+                if self._finished(name, seed)
+            ]
+        return found
+
+    def _write(self, *, with_figure: bool) -> None:
+        """Tables, and the figure, of all that is finished (on one process only)."""
+        if jax.process_index() != 0:
+            return
+        lines, backbone = self._lines(), self.config.model.backbone
+        text = comparison.markdown(lines, self.config.data.name, backbone)
+        write_whole(self.workdir / "compare.md", text)
+        table = comparison.csv_of(lines, backbone)
+        write_whole(self.workdir / "compare.csv", table)
+        if with_figure and lines:
+            counts = self.read(self.config).data.train_counts
+            with whole_file.write(self.workdir / "compare.svg") as file:
+                file.write(comparison.figure(lines, counts))
 
 
-def csv_of(lines: Iterable[Line], backbone: str) -> str:
-    """A row for each method, seed and shot rule, with a header; see `COLUMNS`."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for line in lines:
-        for rule in report.RULE_NAMES:
-            writer.writerow(
-                {
-                    "method": line.method,
-                    "title": baselines.METHODS[line.method].title,
-                    "backbone": backbone,
-                    "seed": line.seed,
-                    "rule": rule,
-                    "overall": line.test["top1"],
-                    **line.test["shots"][rule],
-                    "images_seen": line.images_seen,
-                    "seconds": round(line.seconds, 1),
-                }
-            )
-    return file.getvalue()
+def _check_measured(config: Config) -> None:
+    """Refuses a method whose line no evaluation would give."""
+    recipe, tuned = baselines.recipe_of(config), config.finetune
+    measured = {
+        "lgr": bool(tuned.epochs) and tuned.head == "lgr",
+        "fc": bool(tuned.epochs) and tuned.head == "fc",
+        "knn": config.evaluate.knn,
+        "zero_shot": config.evaluate.zero_shot,
+    }
+    if not measured.get(recipe.result, True) or config.init.vl_ltr:
+        raise configs.ConfigError(
+            f"nothing would measure its head {recipe.result!r}: finetune.epochs="
+            f"{tuned.epochs}, finetune.head={tuned.head!r}, "
+            f"init.vl_ltr={config.init.vl_ltr!r}"
+        )
 
 
-def _share(
+def share(
     config: Config,
     directory: epath.Path,
     others: Iterable[epath.Path],
     read: inputs.Inputs,
 ) -> None:
-    """Takes over finished stages that another method ran with the same settings."""
-    for other in others:
-        for stage in stages.planned(config, read):
-            mine = run.artifact(config, directory, stage, read)
-            theirs = run.artifact(config, other, stage, read)
-            if mine.directory.exists() or not theirs.finished:
-                continue
-            try:
-                theirs.check()
-            except ArtifactError:
-                continue
-            partial = directory / f"{stage}.partial"
-            if partial.exists():
-                partial.rmtree()
-            shutil.copytree(theirs.directory, partial, copy_function=_link)
+    """Takes over finished stages that another method ran with the same settings.
+
+    One that was begun here gives way to a finished one. Past a stage that has to be
+    made, nothing is taken: it would belong to another's.
+
+    Raises:
+      WorkdirError: if files cannot be copied.
+    """
+    runs = list(others)
+    for stage in stages.planned(config, read):
+        mine = run.artifact(config, directory, stage, read)
+        if mine.finished:
+            continue
+        there = [run.artifact(config, other, stage, read) for other in runs]
+        theirs = next(filter(_is_whole, there), None)
+        if theirs is None:
+            break
+        partial = directory / f"{stage}.partial"
+        try:
+            for left in (partial, mine.directory):
+                if left.exists():
+                    left.rmtree()
+            _copy(theirs.directory, partial)
             partial.rename(mine.directory)
+        except OSError as error:
+            raise run.WorkdirError(
+                f"{theirs.directory} cannot be copied to {mine.directory} ({error})"
+            ) from error
 
 
-def _link(source: str, target: str) -> None:
-    """The same bytes under another name: finished artifacts are never written again."""
+def _is_whole(left: Artifact) -> bool:
+    """Whether a stage is finished, with the settings that are asked for."""
+    if not left.finished:
+        return False
     try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copy2(source, target)
+        left.check()
+    except ArtifactError:
+        return False
+    return True
+
+
+def _copy(source: epath.Path, target: epath.Path) -> None:
+    """The same files; on a local disk the same bytes under another name.
+
+    Arrays and checkpoints of a finished stage are never written again; the small files
+    that a person might edit are copied.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        if path.is_dir():
+            _copy(path, target / path.name)
+            continue
+        if path.suffix != ".json" and "://" not in os.fspath(path):
+            try:
+                os.link(path, target / path.name)
+                continue
+            except OSError:  # a file system without hard links
+                pass
+        path.copy(target / path.name)
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the comparison and prints the tables."""
     del argv
     try:
-        config, directory = vl_ltr_main.checked_flags()
         names = methods_of(_METHODS.value)
-        check(config, names, _SEEDS.value)
+        if vl_ltr_main.SHOW_CONFIG.value:
+            vl_ltr_main.show_config(names)
+            return
+        config, directory = vl_ltr_main.checked_flags()
+        vl_ltr_main.join_processes()
         vl_ltr_main.keep_programs(config, directory)
-        print(compare(config, directory, names, _SEEDS.value))
+        print(Comparison(config, directory).run(names, _SEEDS.value))
     except (ValueError, FloatingPointError) as error:
         if not type(error).__module__.startswith("vl_ltr_jax"):
             raise

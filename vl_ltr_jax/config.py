@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 import ml_collections
 from ml_collections import config_flags
 
-from vl_ltr_jax import bounds
+from vl_ltr_jax import bounds, settings
 from vl_ltr_jax.bounds import nearest as nearest
 from vl_ltr_jax.settings import Config, flatten
 
@@ -42,14 +42,15 @@ def arguments(text: str, **choices: Sequence[str]) -> dict[str, str]:
     given = {key: allowed[0] for key, allowed in choices.items()}
     for item in filter(None, (text or "").split(",")):
         key, _, value = item.partition("=")
-        if key not in choices or value not in choices[key]:
-            named, allowed = (
-                (value, choices[key]) if key in choices else (key, list(choices))
-            )
+        if key not in choices:
             raise ConfigError(
-                f"--config=FILE:{text}: {item!r} is not of the form key=value with "
-                f"{'a value' if key in choices else 'a key'} among "
-                f"{', '.join(allowed)}{nearest(named, allowed)}"
+                f"--config=FILE:{text}: {key!r} is no argument of this file"
+                f"{nearest(key, choices)}"
+            )
+        if value not in choices[key]:
+            raise ConfigError(
+                f"--config=FILE:{text}: {value!r} is no {key}"
+                f"{nearest(value, choices[key])}"
             )
         given[key] = value
     return given
@@ -227,6 +228,6 @@ def _batch_sizes(config: Config) -> dict[str, int]:
         sizes["pretrain.global_batch_size"] = config.pretrain.global_batch_size
     if config.finetune.epochs:
         sizes["finetune.global_batch_size"] = config.finetune.global_batch_size
-    if config.method in ("crt", "lws"):
+    if config.method in settings.RETRAINED:
         sizes["classifier.global_batch_size"] = config.classifier.global_batch_size
     return sizes

@@ -22,45 +22,48 @@ def group_classes(
 
 
 def draw(
-    lines: Mapping[str, Float[np.ndarray, "C"]],
+    panels: Mapping[str, Mapping[str, Float[np.ndarray, "C"]]],
     train_counts: Int[np.ndarray, "C"],
     emphasised: str,
 ) -> bytes:
     """The figure as SVG.
 
     Args:
-      lines: accuracy in percent of each class under the title of each method; NaN for a
-        class without test images.
+      panels: under the name of each panel, accuracy in percent of each class under the
+        title of each method; NaN for a class without test images.
       train_counts: training images of each class.
       emphasised: the title whose line is drawn thick.
     """
     groups = group_classes(train_counts)
     counts = [float(train_counts[group].mean()) for group in groups]
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(9, 5.5 * len(panels)), layout="constrained")
     colours = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
-    looks = itertools.cycle(itertools.product(_STYLES, colours))
-    for (title, accuracies), (style, colour) in zip(lines.items(), looks, strict=False):
-        thick = title == emphasised
-        axes.plot(
-            counts,
-            [_mean(accuracies[group]) for group in groups],
-            linestyle="-" if thick else style,
-            color="black" if thick else colour,
-            linewidth=3 if thick else 1.2,
-            marker="o",
-            markersize=6 if thick else 3,
-            label=title,
-            zorder=3 if thick else 2,
-        )
-    axes.set_xscale("symlog", linthresh=1)  # a class may have no image
-    ticks = sorted({round(count) for count in counts})
-    axes.set_xticks(ticks, labels=[str(tick) for tick in ticks], minor=False)
-    axes.minorticks_off()
-    axes.set_xlabel("training images of a class (mean of a tenth of the classes)")
-    axes.set_ylabel("test accuracy in percent")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
+    all_axes = figure.subplots(len(panels), squeeze=False)[:, 0]
+    for axes, (name, lines) in zip(all_axes, panels.items(), strict=True):
+        looks = itertools.cycle(itertools.product(_STYLES, colours))
+        for title, accuracies in lines.items():
+            thick = title == emphasised
+            style, colour = ("-", "black") if thick else next(looks)
+            axes.plot(
+                counts,
+                [_mean(accuracies[group]) for group in groups],
+                linestyle=style,
+                color=colour,
+                linewidth=3 if thick else 1.2,
+                marker="o",
+                markersize=6 if thick else 3,
+                label=title,
+                zorder=3 if thick else 2,
+            )
+        axes.set_xscale("symlog", linthresh=1)  # a class may have no image
+        ticks = sorted({round(count) for count in counts})
+        axes.set_xticks(ticks, labels=[str(tick) for tick in ticks], minor=False)
+        axes.minorticks_off()
+        axes.set_title(name)
+        axes.set_xlabel(f"training images of a class, mean of 1 in {len(groups)}")
+        axes.set_ylabel("test accuracy in percent")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
     file = io.BytesIO()
     # The same lines give the same bytes.
     with matplotlib.rc_context({"svg.hashsalt": "vl_ltr_jax"}):

@@ -3,6 +3,8 @@
 python -m vl_ltr_jax.main --config=configs/shapes_lt.py --workdir=DIR
 """
 
+import dataclasses
+import json
 import os
 import signal
 import sys
@@ -21,7 +23,7 @@ _CONFIG = configs.define_flag()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of everything the run makes."
 )
-_SHOW_CONFIG = flags.DEFINE_bool(
+SHOW_CONFIG = flags.DEFINE_bool(
     "show_config", False, "Print the resolved configuration and end."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -68,15 +70,30 @@ def checked_flags() -> tuple[settings.Config, epath.Path]:
     return checked_config(), epath.Path(_WORKDIR.value)
 
 
-def show_config() -> None:
+def show_config(methods: Sequence[str] = ()) -> None:
     """Prints the resolved configuration; paths in it need not be there.
+
+    Args:
+      methods: prints that of each of these, under their names.
 
     Raises:
       ConfigError: if there is none, or a key, type or choice is wrong.
     """
     if not _CONFIG.value:
         raise configs.ConfigError("--config=FILE is needed")
-    print(settings.to_json(configs.resolve(_CONFIG.value)))
+    config = configs.resolve(_CONFIG.value)
+    changed = {name: baselines.named(name).configure(config) for name in methods}
+    if methods:
+        shown = {name: dataclasses.asdict(one) for name, one in changed.items()}
+        print(json.dumps(shown, indent=2))
+    else:
+        print(settings.to_json(config))
+    for name, one in (changed or {config.method: config}).items():
+        try:
+            configs.check(one)
+            baselines.check(one)
+        except configs.ConfigError as error:
+            print(f"note: {name} would end here: {error}", file=sys.stderr)
 
 
 def join_processes() -> None:
@@ -116,7 +133,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs all stages."""
     del argv
     try:
-        if _SHOW_CONFIG.value:
+        if SHOW_CONFIG.value:
             show_config()
             return
         config, workdir = checked_flags()
@@ -159,7 +176,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except (configs.ConfigError, flags.Error) as error:
-        refuse(error)
+        # The library puts a traceback of the configuration file before our message.
+        _, found, message = str(error).rpartition("ConfigError: ")
+        refuse(configs.ConfigError(message.strip()) if found else error)
     except Exception as error:  # whatever a user's file may raise
         frames = [
             (getattr(error, "filename", None), getattr(error, "lineno", None)),

@@ -85,19 +85,20 @@ def _cell(values: Sequence[float | None]) -> str:
 
 
 def markdown(
-    results: Mapping[str, Any], backbone: str, names: Mapping[str, str]
+    results: Mapping[str, Any], title: str, backbone: str, names: Mapping[str, str]
 ) -> str:
     """The whole report as Markdown.
 
     Args:
       results: as in results.json.
+      title: of the whole.
       backbone: of the image tower.
       names: of heads that a method names otherwise than `HEAD_NAMES`.
     """
     head_names = {**HEAD_NAMES, **names}
     data, cost = results["data"], results["cost"]
     parts = [
-        f"# {data['name']}",
+        f"# {title}",
         f"{data['num_classes']} classes, {data['train_images']} training images "
         f"({data['largest_class']} to {data['smallest_class']} per class), "
         f"{data['sentences']} sentences. {cost['images_seen']} images seen in "

@@ -33,14 +33,16 @@ from vl_ltr_jax.settings import Config
 
 # What each stage's artifact depends on, directly or through the artifacts it reads.
 TOWERS = ("data", "model", "init", "pretrain", "seed")
+FINETUNE = (*TOWERS, "anchors", "method", "rebalance", "finetune")
 DEPENDS = {
     "pretrain": TOWERS,
     "embed": (*TOWERS, "anchors.images", "anchors.max_images_per_class"),
     "anchors": (*TOWERS, "anchors"),
-    "finetune": (*TOWERS, "anchors", "method", "rebalance", "finetune"),
+    "finetune": FINETUNE,
+    "classifier": (*FINETUNE, "classifier"),
 }
 # What a stage of a method of its own, and evaluation, may read.
-EVERYTHING = (*DEPENDS["finetune"], "classifier", "evaluate")
+EVERYTHING = (*FINETUNE, "classifier", "evaluate")
 # These change the speed of a run or when it stops, not its result.
 NEUTRAL = (
     "data.num_threads",
@@ -241,9 +243,7 @@ def artifact(
         # Each chunk has statistics of its own.
         always = ("mesh.accumulation_steps",)
     depends = DEPENDS[stage] if stage in DEPENDS else EVERYTHING
-    flat = settings.flatten(config)
-    if stage == "finetune":
-        flat["method"] = settings.finetuned_as(config)
+    flat = settings.flatten(settings.as_read_by(config, stage))
     kept = {
         key: value
         for key, value in flat.items()

@@ -213,7 +213,10 @@ STAGES: dict[str, baselines.Stage] = {
 
 def stages_of(config: Config) -> dict[str, baselines.Stage]:
     """Every stage of the configuration's method, evaluation last."""
-    road = {**STAGES, **baselines.recipe_of(config).stages()}
+    own = baselines.recipe_of(config).stages()
+    if shared := own.keys() & (STAGES.keys() - {"finetune"}):
+        raise ValueError(f"{config.method} replaces {shared}, which all methods share")
+    road = {**STAGES, **own}
     last = road.pop("evaluate")
     return {**road, "evaluate": last}
 
@@ -336,8 +339,10 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
     }
     if jax.process_index() == 0:
         write_whole(workdir / "results.json", report.to_json(results))
-        names = {recipe.result: recipe.title}
-        text = report.markdown(results, config.model.backbone, names)
+        title = f"{config.data.name}: {recipe.title}, seed {config.seed}"
+        text = report.markdown(
+            results, title, config.model.backbone, recipe.head_names()
+        )
         write_whole(workdir / "report.md", text)
         print(text)
     return results

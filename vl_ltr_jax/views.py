@@ -177,6 +177,7 @@ def embed_view(
         raise NonFiniteFeatureError(
             f"{wrong.sum()} of {len(features)} training images have features that are "
             f"not numbers, the first {first_wrong}: "
-            "pre-training has diverged. Lower its learning rate, in a new --workdir"
+            "the training of the tower has diverged. Lower its learning rate, in a new "
+            "--workdir"
         )
     return features

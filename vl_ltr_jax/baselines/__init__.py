@@ -1,7 +1,7 @@
 """The other systems of the paper's tables, one file each, and VL-LTR among them.
 
-`RECIPES` are the values of `config.method`; `METHODS` adds VL-LTR's ablations, in the
-order of a table.
+`METHODS` are the values of `config.method`, in the order of a table: `RECIPES`, then
+VL-LTR's ablations.
 """
 
 from typing import Any
@@ -81,7 +81,7 @@ def configure(config: Any, name: str) -> Any:
 
 def recipe_of(config: Config) -> Recipe:
     """The system that a configuration runs."""
-    return RECIPES[config.method]
+    return METHODS[config.method]
 
 
 def check(config: Config) -> None:

@@ -7,17 +7,25 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vl_ltr_jax.baselines.recipe import Recipe, change
-from vl_ltr_jax.settings import Config
+from vl_ltr_jax.settings import Config, Method
 
 
 class Ablation(Recipe):
     """VL-LTR under a changed configuration."""
 
     def __init__(
-        self, title: str, made: Callable[[Config], Config], result: str = "lgr"
+        self,
+        name: Method,
+        title: str,
+        made: Callable[[Config], Config],
+        result: str = "lgr",
     ) -> None:
         """Names it and its change."""
-        self.title, self.made, self.result = title, made, result
+        self.name, self.title, self.made, self.result = name, title, made, result
+
+    def head_names(self) -> dict[str, str]:
+        """VL-LTR, but for the part."""
+        return {self.result: f"VL-LTR, {self.title}"}
 
     def configure(self, config: Config) -> Config:
         """VL-LTR's configuration with the change."""
@@ -41,16 +49,19 @@ def _distilled(form: str) -> Callable[[Config], Config]:
     return _set(pretrain={"distillation": form})
 
 
-ABLATIONS: dict[str, Recipe] = {
-    "no_pretraining": Ablation("without pre-training", _set(pretrain={"epochs": 0})),
-    "no_clip": Ablation("without CLIP weights and distillation", _without_clip),
-    "no_distillation": Ablation("without distillation", _distilled("none")),
-    "distillation_diagonal": Ablation(
-        "distillation by the paper's formula", _distilled("diagonal")
+_ALL = (
+    Ablation("no_pretraining", "without pre-training", _set(pretrain={"epochs": 0})),
+    Ablation("no_clip", "without CLIP weights and distillation", _without_clip),
+    Ablation("no_distillation", "without distillation", _distilled("none")),
+    Ablation(
+        "distillation_diagonal",
+        "distillation by the paper's formula",
+        _distilled("diagonal"),
     ),
-    "distillation_kl": Ablation("distillation by KL", _distilled("kl")),
-    "fc": Ablation("FC head", _set(finetune={"head": "fc"}), "fc"),
-    "knn": Ablation("kNN head", _set(evaluate={"knn": True}), "knn"),
-    "cutoff": Ablation("cut-off selection", _set(anchors={"selection": "cutoff"})),
-    "random": Ablation("random selection", _set(anchors={"selection": "random"})),
-}
+    Ablation("distillation_kl", "distillation by KL", _distilled("kl")),
+    Ablation("fc", "FC head", _set(finetune={"head": "fc"}), "fc"),
+    Ablation("knn", "kNN head", _set(evaluate={"knn": True}), "knn"),
+    Ablation("cutoff", "cut-off selection", _set(anchors={"selection": "cutoff"})),
+    Ablation("random", "random selection", _set(anchors={"selection": "random"})),
+)
+ABLATIONS: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}

@@ -1,8 +1,9 @@
 """The paper's Baseline: CLIP's image tower and a linear head, by cross entropy.
 
 Images are drawn uniformly, as the decoupled systems that start from it want it (Kang et
-al., 2020). It sees as many images as both stages of VL-LTR together, at the rate of
-VL-LTR's pre-training. The paper does not say which sampler its Baseline had.
+al., 2020). It sees as many images as both stages of VL-LTR together, with the batch,
+the rate and the warm-up of VL-LTR's pre-training, which tower and new head share. The
+paper says of its Baseline neither sampler nor rates: these are our choices.
 """
 
 from vl_ltr_jax.baselines.recipe import Recipe, change
@@ -23,6 +24,8 @@ class Baseline(Recipe):
 
     def configure(self, config: Config) -> Config:
         """Trains the image tower with an FC head, and evaluates that alone."""
+        # Without a pre-training to be like, as the fine-tuning.
+        like = config.pretrain if config.pretrain.epochs else config.finetune
         hard = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "label_smoothing": 0.0}
         return change(
             super().configure(config),
@@ -33,9 +36,10 @@ class Baseline(Recipe):
                 "feature_views": 0,
                 "sampling": "uniform",
                 "epochs": config.pretrain.epochs + config.finetune.epochs,
-                "learning_rate": config.pretrain.learning_rate,
-                "min_learning_rate": config.pretrain.min_learning_rate,
-                "warmup_epochs": config.pretrain.warmup_epochs,
+                "global_batch_size": like.global_batch_size,
+                "learning_rate": like.learning_rate,
+                "min_learning_rate": like.min_learning_rate,
+                "warmup_epochs": like.warmup_epochs,
                 **(hard if self.hard_labels else {}),
             },
             evaluate={"knn": False, "zero_shot": False},
@@ -48,6 +52,12 @@ class Baseline(Recipe):
             faults.append(
                 f"method={self.name!r} needs finetune.head='fc' and finetune.epochs; "
                 f"given {options.head!r} and {options.epochs}"
+            )
+        if config.pretrain.epochs and not config.init.vl_ltr:
+            faults.append(
+                f"method={self.name!r} with pretrain.epochs={config.pretrain.epochs}: "
+                "it has no pre-training with sentences; set that to 0, and its length "
+                "with finetune.epochs"
             )
         mixed = {
             key: getattr(options, key)

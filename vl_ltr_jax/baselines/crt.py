@@ -14,6 +14,7 @@ class Crt(Decoupled):
 
     name: Method = "crt"
     result = "crt"
+    trains = True
     title = "cRT"
 
     def make(self, run: Run) -> Linear:

@@ -6,6 +6,7 @@ arithmetic. NCM, cRT, tau-normalisation, LWS and post-hoc logit adjustment diffe
 :meth:`Decoupled.make` alone.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from vl_ltr_jax.data.sources import Split
 from vl_ltr_jax.evaluate import Scorer, Scores
 from vl_ltr_jax.losses import unit
 from vl_ltr_jax.run import Run
+from vl_ltr_jax.settings import Config
 
 STAGE = "classifier"
 
@@ -46,7 +48,27 @@ class Linear(NamedTuple):
 
 
 class Decoupled(Baseline):
-    """The Baseline, then a stage that leaves a :class:`Linear`."""
+    """The Baseline, then a stage that leaves a :class:`Linear`.
+
+    Attributes:
+      trains: whether that stage trains, by the section `classifier`.
+    """
+
+    trains = False
+
+    def head_names(self) -> dict[str, str]:
+        """The FC is that of the first stage, so the Baseline's."""
+        return {"fc": Baseline.title, self.result: self.title}
+
+    def faults(self, config: Config) -> list[str]:
+        """Those of the Baseline, and no training where there must be some."""
+        faults = super().faults(config)
+        if self.trains and not config.classifier.epochs:
+            faults.append(
+                f"method={self.name!r} with classifier.epochs=0: its classifier would "
+                "stay as it was drawn; train it for at least 1"
+            )
+        return faults
 
     def make(self, run: Run) -> Linear:
         """The classifier, on every process.
@@ -122,6 +144,7 @@ def train(
     head: nn.Module,
     params: dict[str, Any],
     trainable: Callable[[str], bool] = lambda path: True,
+    learning_rate: float | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Trains a head on the frozen features, by the section `classifier`.
 
@@ -130,11 +153,14 @@ def train(
       head: from features to logits.
       params: its parameters to start from.
       trainable: which of them train, by path.
+      learning_rate: where it is not the section's.
 
     Returns:
       The trained parameters, and the summary of the training.
     """
     options = run.config.classifier
+    if learning_rate is not None:
+        options = dataclasses.replace(options, learning_rate=learning_rate)
     mix = functools.partial(
         mixup.mix,
         num_classes=run.inputs.num_classes,

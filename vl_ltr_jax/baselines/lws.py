@@ -3,10 +3,9 @@
 import numpy as np
 
 from vl_ltr_jax.baselines.decoupled import Decoupled, Linear, train
-from vl_ltr_jax.baselines.recipe import change
 from vl_ltr_jax.models.linear import ScaledHead
 from vl_ltr_jax.run import Run
-from vl_ltr_jax.settings import Config, Method
+from vl_ltr_jax.settings import Method
 
 
 class Lws(Decoupled):
@@ -14,13 +13,8 @@ class Lws(Decoupled):
 
     name: Method = "lws"
     result = "lws"
+    trains = True
     title = "LWS"
-
-    def configure(self, config: Config) -> Config:
-        """As the others of its kind, at a rate of its own."""
-        rate = config.classifier.scale_learning_rate
-        configured = super().configure(config)
-        return change(configured, classifier={"learning_rate": rate})
 
     def make(self, run: Run) -> Linear:
         """The Baseline's FC, weights and biases scaled by factors that alone train."""
@@ -33,6 +27,7 @@ class Lws(Decoupled):
                 "visual_scales": np.ones(len(given.bias), np.float32),
             },
             trainable=lambda path: path.endswith("visual_scales"),
+            learning_rate=run.config.classifier.scale_learning_rate,
         )
         scales = np.asarray(params["visual_scales"])
         return Linear(given.kernel * scales, given.bias * scales, told=told)

@@ -21,15 +21,24 @@ class Recipe:
     """One system: how its configuration comes from VL-LTR's, and what it does else.
 
     A run takes the stages pretrain, embed, anchors, finetune and evaluate, as far as
-    the configuration needs them; a recipe adds stages before the last or puts its own
-    in place of one. The loop, the loader, the towers and evaluation stay as they are.
-    This class is VL-LTR itself; a system overrides what differs.
+    the configuration needs them; a recipe adds stages before the last, or puts its own
+    in place of fine-tuning. The loop, the loader, the towers and evaluation stay as
+    they are. This class is VL-LTR itself; a system overrides what differs.
+
+    To add one: a loss is a subclass of `Baseline` with a `make_loss`, a classifier one
+    of `Decoupled` with a `make`. Its name goes into `settings.Method`, an instance into
+    `RECIPES`; numbers of its own are keys of `settings.Rebalance` or `Classifier`, or a
+    section; `settings.finetuned_as` and `as_read_by` say what it shares and reads.
+    Code that has changed makes no finished stage again: delete its directory.
+    `tests/test_recipes.py` has one with experts, a momentum copy, a queue and a
+    test-time stage.
 
     How the heavier systems of the paper's tables would fit, on paper:
 
     - **BBN** (two branches, two samplers): its own `finetune` stage passes
-      `training.train` batches that zip a `uniform` with a reversed sampler, a head of
-      two branches, and a step whose loss mixes them by the share of steps done.
+      `training.train` a `loader.Batches` of two, one of them by a reversed sampler that
+      `sampler.py` would get, a head of two branches, and a step whose loss mixes them
+      by the share of steps done.
     - **ResLT** (residual branches): `head` returns three branches, which the stage's
       loss adds up for many, medium and few classes; `scorer` scores with their sum.
     - **RIDE** (experts and a router): `head` holds the experts, `make_loss` adds their
@@ -49,8 +58,9 @@ class Recipe:
     - **DeiT** (no CLIP): `configure` empties `init.clip`; the distillation token needs
       a tower of its own in `models/`, the CNN teacher is one more tree in `frozen`.
     - **smDRAGON** (late fusion of class descriptions): class embeddings come from the
-      `embed` artifact; a stage learns the fusion of visual and text scores, rescaled by
-      the training counts, and `scorer` applies it.
+      `embed` artifact, which zero-shot evaluation brings along; a stage learns the
+      fusion of visual and text scores, rescaled by the training counts, and `scorer`
+      applies it.
 
     Attributes:
       name: value of `config.method`.
@@ -71,6 +81,10 @@ class Recipe:
         del config
         return []
 
+    def head_names(self) -> dict[str, str]:
+        """Names of heads in a run's own report, where the usual ones do not fit."""
+        return {} if self.result == "lgr" else {self.result: self.title}
+
     def head(self, run: Run, towers: dict[str, Any]) -> nn.Module | None:
         """The head that fine-tuning trains; None: `stages` and `scorer` see to it."""
         return run.head(towers)
@@ -83,7 +97,10 @@ class Recipe:
         return finetune.cross_entropy
 
     def stages(self) -> Mapping[str, Stage]:
-        """Stages before evaluation, in order; a known name replaces that stage."""
+        """Stages before evaluation, in order; `finetune` replaces that stage.
+
+        Those before it are shared by all methods, so that they cannot be replaced.
+        """
         return {}
 
     def scorer(self, run: Run) -> tuple[Any, Scorer] | None:

@@ -7,6 +7,7 @@ from vl_ltr_jax.baselines.decoupled import Decoupled, Linear, embed_split
 from vl_ltr_jax.run import Run
 from vl_ltr_jax.settings import Method
 
+_BLOCK_SIZE = 1024  # images whose logits are in memory
 TAUS = tuple(round(0.05 * step, 2) for step in range(41))  # 0 to 2
 
 
@@ -58,11 +59,14 @@ def choose_tau(
         raise ValueError("there is no validation image to choose tau by")
     counts = np.bincount(labels)
     weights = 1 / counts[labels] / (counts > 0).sum()
-    logits = features @ kernel
-    lengths = np.linalg.norm(kernel.astype(np.float64), axis=0)
-    accuracies = [
-        float(weights @ (np.argmax(logits * factor, axis=1) == labels))
-        for factor in (np.maximum(lengths, 1e-12) ** -tau for tau in TAUS)
-    ]
+    lengths = np.maximum(np.linalg.norm(kernel.astype(np.float64), axis=0), 1e-12)
+    factors = [(lengths**-tau).astype(np.float32) for tau in TAUS]
+    accuracies = np.zeros(len(TAUS))
+    for start in range(0, len(labels), _BLOCK_SIZE):
+        rows = slice(start, start + _BLOCK_SIZE)
+        logits = features[rows] @ kernel
+        for place, factor in enumerate(factors):
+            hits = np.argmax(logits * factor, axis=1) == labels[rows]
+            accuracies[place] += weights[rows] @ hits
     best = int(np.argmax(np.round(accuracies, 9)))  # sums of equal hits may differ
-    return TAUS[best], 100 * accuracies[best]
+    return TAUS[best], 100 * float(accuracies[best])
