@@ -64,6 +64,17 @@ def configure(root: Path):
     return config
 
 
+def change(config, **changes):
+    """Sets `section__key=value` or `key=value`."""
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            config[section][name] = value
+        else:
+            config[section] = value
+    return config
+
+
 def run(config, workdir):
     """What the main job does once its flags are parsed; gives the results."""
     checked = configs.from_config_dict(config)

@@ -25,13 +25,13 @@ def configure(root, **changes):
     config.pretrain.epochs = config.pretrain.warmup_epochs = 0
     config.data.train_recipe, config.data.erase_probability = "none", 0.0
     config.finetune.feature_views = 1
-    for key, value in changes.items():
-        section, _, name = key.partition("__")
-        if name:
-            config[section][name] = value
-        else:
-            config[section] = value
-    return configs.from_config_dict(config)
+    return configs.from_config_dict(image_world.change(config, **changes))
+
+
+def compared(root, workdir, methods, num_seeds, **changes):
+    found = Comparison(configure(root, **changes), epath.Path(workdir))
+    found.check(methods, num_seeds)
+    return found.run(methods, num_seeds)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def finished(root, tmp_path_factory):
         patch.setattr(
             stages, "STAGES", {name: counted(name, usual[name]) for name in usual}
         )
-        text = Comparison(configure(root), workdir).run(METHODS, 2)
+        text = compared(root, workdir, METHODS, 2)
     return workdir, text, ran
 
 
@@ -89,7 +89,7 @@ def test_what_is_finished_is_not_run_again(root, finished, monkeypatch):
         raise AssertionError("a finished stage ran again")
 
     monkeypatch.setattr(stages, "STAGES", dict.fromkeys(stages.STAGES, fail))
-    assert Comparison(configure(root), workdir).run(METHODS, 2) == text
+    assert compared(root, workdir, METHODS, 2) == text
 
 
 def results_of(workdir, method, seed):
@@ -148,22 +148,20 @@ def test_what_diverges_does_not_take_the_others_with_it(root, tmp_path, monkeypa
     monkeypatch.setitem(stages.STAGES, "evaluate", evaluate)
     workdir = epath.Path(tmp_path)
     with pytest.raises(ValueError, match="one prompt, seed 0: .*step 3"):
-        Comparison(configure(root), workdir).run(METHODS[:2], 2)
+        compared(root, workdir, METHODS[:2], 2)
     text = (workdir / "compare.md").read_text()
     assert "one prompt (1 of 2 seeds) |" in text and "ensemble |" in text
     monkeypatch.setitem(stages.STAGES, "evaluate", usual)
-    text = Comparison(configure(root), workdir).run(METHODS[:1], 1)
+    text = compared(root, workdir, METHODS[:1], 1)
     assert "one prompt |" in text and "ensemble |" in text  # what is there stays
 
 
 def test_a_directory_belongs_to_one_configuration(root, tmp_path):
     """Breaks if runs of two configurations come into one table."""
-    Comparison(configure(root), epath.Path(tmp_path)).run(METHODS[:1], 1)
-    other = configure(root, finetune__learning_rate=5e-5)
+    compared(root, tmp_path, METHODS[:1], 1)
     with pytest.raises(ArtifactError, match="finetune.learning_rate: 0.0001 then"):
-        Comparison(other, epath.Path(tmp_path)).run(METHODS[:2], 1)
-    free = configure(root, log__every_steps=3)
-    Comparison(free, epath.Path(tmp_path)).run(METHODS[:1], 1)
+        compared(root, tmp_path, METHODS[:2], 1, finetune__learning_rate=5e-5)
+    compared(root, tmp_path, METHODS[:1], 1, log__every_steps=3)
 
 
 def test_a_stage_begun_gives_way_to_a_finished_one(root, tmp_path):
@@ -184,14 +182,14 @@ def test_a_stage_begun_gives_way_to_a_finished_one(root, tmp_path):
     for other in tmp_path.glob("*/seed_0/embed"):
         shutil.rmtree(other)
     with pytest.raises(ArtifactError, match="is finished, but 'embed'"):
-        made.run(["knn"], 1)
+        made.check(["knn"], 1)
 
 
 def test_damaged_results_are_named(root, tmp_path):
-    Comparison(configure(root), epath.Path(tmp_path)).run(METHODS[:1], 1)
+    compared(root, tmp_path, METHODS[:1], 1)
     (tmp_path / METHODS[0] / "seed_0" / "results.json").write_text("{")
     with pytest.raises(ArtifactError, match="results in .*seed_0 cannot be read"):
-        Comparison(configure(root), epath.Path(tmp_path)).run(METHODS[:1], 1)
+        compared(root, tmp_path, METHODS[:1], 1)
 
 
 @pytest.mark.parametrize(
@@ -208,9 +206,8 @@ def test_damaged_results_are_named(root, tmp_path):
     ],
 )
 def test_faults_are_named_before_anything_runs(root, tmp_path, methods, changes, words):
-    config = configure(root, **changes)
     with pytest.raises(configs.ConfigError, match=words):
-        Comparison(config, epath.Path(tmp_path)).run(methods_of(methods), 1)
+        compared(root, tmp_path, methods_of(methods), 1, **changes)
     assert not list(tmp_path.iterdir())
 
 

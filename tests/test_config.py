@@ -2,6 +2,7 @@ import dataclasses
 import importlib.util
 from pathlib import Path
 
+import image_world
 import pytest
 
 from vl_ltr_jax import config as configs
@@ -15,13 +16,7 @@ def build(**changes):
     config.data.source = "shapes"
     config.data.name = "x"
     config.init.clip = "tiny_clip"
-    for key, value in changes.items():
-        section, _, name = key.partition("__")
-        if name:
-            config[section][name] = value
-        else:
-            config[section] = value
-    return configs.from_config_dict(config)
+    return configs.from_config_dict(image_world.change(config, **changes))
 
 
 def test_defaults_survive_the_round_trip():

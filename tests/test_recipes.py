@@ -44,10 +44,7 @@ def configure(root, method, **changes):
     config.classifier.schedule, config.classifier.feature_views = "step", 1
     config.classifier.learning_rate = 1e-2
     config = baselines.configure(config, method)
-    for key, value in changes.items():
-        section, _, name = key.partition("__")
-        config[section][name] = value
-    return configs.from_config_dict(config)
+    return configs.from_config_dict(image_world.change(config, **changes))
 
 
 def make_run(config, workdir):
@@ -264,10 +261,9 @@ def test_zero_shot_by_one_prompt_is_that_prompt(root, tmp_path):
         ("zero_shot_prompt", {"evaluate__zero_shot_text": "sentences"}, "'prompt'"),
     ],
 )
-def test_what_contradicts_a_method_is_named(root, tmp_path, method, changes, words):
-    config = configure(root, method, **changes)
+def test_what_contradicts_a_method_is_named(root, method, changes, words):
     with pytest.raises(configs.ConfigError, match=words):
-        stages.check(config, epath.Path(tmp_path), inputs.read(config))
+        baselines.check(configure(root, method, **changes))
 
 
 class TwoExperts(nn.Module):

@@ -33,10 +33,7 @@ def configure(root, feature_views, **changes):
     config = image_world.configure(root)
     config.pretrain.epochs = 0
     config.finetune.feature_views = feature_views
-    for key, value in changes.items():
-        section, _, name = key.partition("__")
-        config[section][name] = value
-    return config
+    return image_world.change(config, **changes)
 
 
 def make_run(config, workdir):

@@ -32,6 +32,7 @@ from vl_ltr_jax import (
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import main as vl_ltr_main
 from vl_ltr_jax.artifacts import Artifact, ArtifactError, write_whole
+from vl_ltr_jax.bounds import nearest
 from vl_ltr_jax.evaluate import NonFiniteScoreError
 from vl_ltr_jax.settings import Config
 from vl_ltr_jax.views import NonFiniteFeatureError
@@ -52,7 +53,7 @@ def methods_of(given: Sequence[str]) -> list[str]:
     known = {**dict.fromkeys(comparison.GROUPS), **baselines.METHODS}
     for name in given:
         if name not in known:
-            near = configs.nearest(name.lower(), known)
+            near = nearest(name.lower(), known)
             raise configs.ConfigError(f"--methods: {name!r} is unknown{near}")
     names = [name for word in given for name in comparison.GROUPS.get(word, (word,))]
     if not names:
@@ -111,18 +112,17 @@ class Comparison:
         A method that diverges loses its line, not those of the others.
 
         Args:
-          methods: keys of `baselines.METHODS`.
+          methods: keys of `baselines.METHODS`, which :meth:`check` has accepted.
           num_seeds: seeds 0 to num_seeds - 1.
 
         Returns:
           What `compare.md` holds.
 
         Raises:
-          ConfigError, ArtifactError: as :meth:`check` does.
+          ArtifactError: if results on disk cannot be read.
           WorkdirError: if another comparison is at work in the directory.
           NonFiniteScoreError: at the end, naming the methods that diverged.
         """
-        self.check(methods, num_seeds)
         failed: dict[str, str] = {}
         with run.sole_user(self.workdir):
             if jax.process_index() == 0:
@@ -320,7 +320,12 @@ def main(argv: Sequence[str]) -> None:
         config, directory = vl_ltr_main.checked_flags()
         vl_ltr_main.join_processes()
         vl_ltr_main.keep_programs(config, directory)
-        print(Comparison(config, directory).run(names, _SEEDS.value))
+        methods = Comparison(config, directory)
+        methods.check(names, _SEEDS.value)
+    except (ValueError, OSError) as error:
+        vl_ltr_main.refuse(error)  # only the user's flags and files have been looked at
+    try:
+        print(methods.run(names, _SEEDS.value))
     except (ValueError, FloatingPointError) as error:
         if not type(error).__module__.startswith("vl_ltr_jax"):
             raise

@@ -15,7 +15,7 @@ import ml_collections
 from ml_collections import config_flags
 
 from vl_ltr_jax import bounds, settings
-from vl_ltr_jax.bounds import nearest as nearest
+from vl_ltr_jax.bounds import nearest
 from vl_ltr_jax.settings import Config, flatten
 
 
@@ -127,8 +127,7 @@ def resolve(config_dict: ml_collections.ConfigDict) -> Config:
         )
     faults: list[str] = []
     config: Config = _build(Config, config_dict.to_dict(), "", faults)
-    if faults:
-        raise ConfigError(_message(faults))
+    refuse(faults)
     if config.init.vl_ltr:  # what it holds is trained already
         config = dataclasses.replace(
             config,
@@ -144,12 +143,17 @@ def check(config: Config) -> None:
     Raises:
       ConfigError: one message that names them all.
     """
-    if faults := bounds.faults(config):
-        raise ConfigError(_message(faults))
+    refuse(bounds.faults(config))
 
 
-def _message(faults: list[str]) -> str:
-    return "the configuration has faults:\n  " + "\n  ".join(faults)
+def refuse(faults: Sequence[str]) -> None:
+    """Refuses a configuration if it has faults.
+
+    Raises:
+      ConfigError: one message that names them all.
+    """
+    if faults:
+        raise ConfigError("\n  ".join(["the configuration has faults:", *faults]))
 
 
 def check_devices(config: Config, num_devices: int) -> None:

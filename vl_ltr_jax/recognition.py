@@ -3,22 +3,24 @@
 from collections.abc import Callable
 from typing import Any
 
+from flax import linen as nn
+
 from vl_ltr_jax import finetune, inputs, optim, training, views
 from vl_ltr_jax.data import loader, sampler
 from vl_ltr_jax.run import Run
-from vl_ltr_jax.settings import Classifier, Finetune, Pretrain
+from vl_ltr_jax.settings import Classifier, Finetune, Training
 
 MakeLoss = Callable[[int], finetune.Loss]
 
 
-def plan_of(run: Run, options: Pretrain | Finetune | Classifier) -> training.Plan:
+def plan_of(run: Run, options: Training) -> training.Plan:
     """How long a stage is, an epoch being what its sampler says."""
     labels = run.inputs.data.train.labels
     return training.Plan.of(options, sampler.draws_per_epoch(labels, options.sampling))
 
 
 def batches_of(
-    run: Run, options: Pretrain | Finetune | Classifier, *, with_text: bool
+    run: Run, options: Training, *, with_text: bool
 ) -> Callable[[int], loader.Batches]:
     """From a first step to this process's training batches of a stage."""
     return lambda first_step: inputs.train_batches(
@@ -37,7 +39,7 @@ def train(
     stage: str,
     options: Finetune | Classifier,
     *,
-    head: Any,
+    head: nn.Module,
     params: dict[str, Any],
     towers: dict[str, Any],
     anchored: dict[str, Any],

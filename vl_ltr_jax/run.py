@@ -115,13 +115,7 @@ class Run:
 
     def finetuned_towers(self) -> dict[str, Any]:
         """The towers after fine-tuning, on the host."""
-        towers, tuned = self.towers(), self.finetuned()
-        if "visual" not in tuned:
-            return towers
-        return {
-            **towers,
-            "params": {**towers["params"], "visual": tuned["visual"]},
-        }
+        return with_tuned_tower(self.towers(), self.finetuned())
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Pixels as the towers expect them, from uint8."""
@@ -232,6 +226,17 @@ class Run:
                 read.num_classes,
             )
         )
+
+
+def with_tuned_tower(towers: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:
+    """The towers with the image tower that fine-tuning has trained, if it has.
+
+    Args:
+      towers: variables of both.
+      tuned: what :meth:`Run.finetuned` returned.
+    """
+    visual = {name: tuned[name] for name in ("visual",) if name in tuned}
+    return {**towers, "params": {**towers["params"], **visual}}
 
 
 def artifact(

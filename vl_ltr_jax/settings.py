@@ -94,19 +94,27 @@ class Init:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretrain:
-    """Class-wise contrastive pre-training; 0 epochs leave the towers as they are."""
+class Training:
+    """What every training stage is told; each has defaults of its own."""
 
     epochs: int = 50
     global_batch_size: int = 1024
-    learning_rate: float = 3.5e-5
+    learning_rate: float = 1e-3
     min_learning_rate: float = 0.0
     warmup_learning_rate: float = 1e-6
-    warmup_epochs: int = 5
+    warmup_epochs: int = 0
     schedule: Literal["epoch", "step"] = "epoch"
     weight_decay: float = 0.05
     sampling: Sampling = "sqrt"
     label_smoothing: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain(Training):
+    """Class-wise contrastive pre-training; 0 epochs leave the towers as they are."""
+
+    learning_rate: float = 3.5e-5
+    warmup_epochs: int = 5
     contrastive_reduction: Literal["mean", "sum"] = "mean"
     distillation: Literal["full", "diagonal", "kl", "none"] = "full"
     distillation_weight: float = 0.5  # 1 - lambda
@@ -126,21 +134,11 @@ class Anchors:
 
 
 @dataclasses.dataclass(frozen=True)
-class Finetune:
+class Finetune(Training):
     """The recognition head; 0 epochs leave it out."""
 
     head: Literal["lgr", "fc"] = "lgr"
-    epochs: int = 50
-    global_batch_size: int = 1024
-    learning_rate: float = 1e-3
     text_learning_rate: float = 1e-6
-    min_learning_rate: float = 0.0
-    warmup_learning_rate: float = 1e-6
-    warmup_epochs: int = 0
-    schedule: Literal["epoch", "step"] = "epoch"
-    weight_decay: float = 0.05
-    sampling: Sampling = "sqrt"
-    label_smoothing: float = 0.1
     mixup_alpha: float = 0.8
     cutmix_alpha: float = 1.0
     train_image_tower: bool = False
@@ -162,18 +160,11 @@ class Rebalance:
 
 
 @dataclasses.dataclass(frozen=True)
-class Classifier:
+class Classifier(Training):
     """The second stage of cRT and LWS, on the features of the first."""
 
     epochs: int = 10
-    global_batch_size: int = 1024
-    learning_rate: float = 1e-3
     scale_learning_rate: float = 2e-2  # of LWS, which has a factor for each class alone
-    min_learning_rate: float = 0.0
-    warmup_learning_rate: float = 1e-6
-    warmup_epochs: int = 0
-    schedule: Literal["epoch", "step"] = "epoch"
-    weight_decay: float = 0.05
     sampling: Sampling = "class_aware"
     label_smoothing: float = 0.0
     feature_views: int = 0  # views of each image embedded once; 0: a new one each time

@@ -39,7 +39,13 @@ from vl_ltr_jax import (
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import ArtifactError, write_whole
-from vl_ltr_jax.run import Run, artifact, check_writable, sole_user
+from vl_ltr_jax.run import (
+    Run,
+    artifact,
+    check_writable,
+    sole_user,
+    with_tuned_tower,
+)
 from vl_ltr_jax.settings import Config
 
 
@@ -157,9 +163,10 @@ def run_evaluate(run: Run) -> dict[str, Any]:
     elif run.config.finetune.epochs:
         head, anchored = recipe.head(run, towers), run.anchors()
         if head is not None:
-            frozen["head"] = run.finetuned()["head"]
-        if run.config.finetune.train_image_tower:
-            frozen["tuned"] = run.finetuned_towers()
+            tuned = run.finetuned()
+            frozen["head"] = tuned["head"]
+            if "visual" in tuned:
+                frozen["tuned"] = with_tuned_tower(towers, tuned)
     if given := recipe.scorer(run):
         frozen["own"], own = given
     scores = evaluate.make_scores(
@@ -243,12 +250,10 @@ def check(config: Config, workdir: epath.Path, read: inputs.Inputs) -> None:
     """Refuses a workdir that cannot be written or belongs to another run.
 
     Raises:
-      ConfigError: if the configuration contradicts its method.
       WorkdirError: if files cannot be made in the workdir.
       ArtifactError: if a stage there is damaged, was made with another configuration
         or inputs, or is finished while one that it was made from is not.
     """
-    baselines.check(config)
     check_writable(workdir)
     unfinished = ""
     for stage in planned(config, read):

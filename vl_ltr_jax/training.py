@@ -15,13 +15,13 @@ import jax
 import optax
 from etils import epath
 
-from vl_ltr_jax import loop, optim, train_state
+from vl_ltr_jax import loop, optim, settings, train_state
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.checkpoint import Checkpoints
 from vl_ltr_jax.data.loader import Batches
 from vl_ltr_jax.logs import Logs
 from vl_ltr_jax.pretrain import Step
-from vl_ltr_jax.settings import Classifier, Finetune, Log, Pretrain
+from vl_ltr_jax.settings import Finetune, Log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +34,7 @@ class Plan:
     text_schedule: optax.Schedule | None
 
     @classmethod
-    def of(
-        cls, options: Pretrain | Finetune | Classifier, draws_per_epoch: int
-    ) -> "Plan":
+    def of(cls, options: settings.Training, draws_per_epoch: int) -> "Plan":
         """Like the authors' loader it drops the remainder of an epoch."""
         steps_per_epoch = max(draws_per_epoch // options.global_batch_size, 1)
 

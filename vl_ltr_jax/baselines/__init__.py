@@ -22,6 +22,7 @@ from vl_ltr_jax.baselines.ncm import Ncm
 from vl_ltr_jax.baselines.recipe import Recipe, Stage
 from vl_ltr_jax.baselines.tau_normalized import TauNormalized
 from vl_ltr_jax.baselines.zero_shot import ZERO_SHOT
+from vl_ltr_jax.bounds import nearest
 from vl_ltr_jax.settings import Config
 
 __all__ = [
@@ -64,9 +65,7 @@ def named(name: str) -> Recipe:
       ConfigError: naming the nearest, or all.
     """
     if name not in METHODS:
-        raise configs.ConfigError(
-            f"method {name!r} is unknown{configs.nearest(name, METHODS)}"
-        )
+        raise configs.ConfigError(f"method {name!r} is unknown{nearest(name, METHODS)}")
     return METHODS[name]
 
 
@@ -90,7 +89,4 @@ def check(config: Config) -> None:
     Raises:
       ConfigError: one message that names every contradiction.
     """
-    if faults := recipe_of(config).faults(config):
-        raise configs.ConfigError(
-            "\n  ".join(["the configuration has faults:", *faults])
-        )
+    configs.refuse(recipe_of(config).faults(config))

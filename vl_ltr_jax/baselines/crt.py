@@ -13,7 +13,6 @@ class Crt(Decoupled):
     """Classifier re-training."""
 
     name: Method = "crt"
-    result = "crt"
     trains = True
     title = "cRT"
 

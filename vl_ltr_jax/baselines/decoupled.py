@@ -6,6 +6,7 @@ arithmetic. NCM, cRT, tau-normalisation, LWS and post-hoc logit adjustment diffe
 :meth:`Decoupled.make` alone.
 """
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -47,7 +48,7 @@ class Linear(NamedTuple):
     told: Mapping[str, Any] = {}
 
 
-class Decoupled(Baseline):
+class Decoupled(Baseline, abc.ABC):
     """The Baseline, then a stage that leaves a :class:`Linear`.
 
     Attributes:
@@ -55,6 +56,10 @@ class Decoupled(Baseline):
     """
 
     trains = False
+
+    def __init__(self) -> None:
+        """Its line is that of the classifier, under the method's name."""
+        self.result = self.name
 
     def head_names(self) -> dict[str, str]:
         """The FC is that of the first stage, so the Baseline's."""
@@ -70,13 +75,13 @@ class Decoupled(Baseline):
             )
         return faults
 
+    @abc.abstractmethod
     def make(self, run: Run) -> Linear:
         """The classifier, on every process.
 
         Args:
           run: whose fine-tuning is finished.
         """
-        raise NotImplementedError
 
     def stages(self) -> Mapping[str, Stage]:
         """One more, after fine-tuning."""

@@ -33,7 +33,9 @@ class LdamDrw(Baseline):
     ) -> Loss:
         """See :func:`ldam`; weights are 1 until the deferred share of the steps."""
         options = config.rebalance
-        margins = jnp.asarray(ldam_margins(train_counts, options.ldam_max_margin))
+        margins = jnp.asarray(
+            ldam_margins(train_counts, options.ldam_max_margin), jnp.float32
+        )
         late = jnp.asarray(
             effective_number_weights(train_counts, options.deferred_beta), jnp.float32
         )
@@ -41,7 +43,7 @@ class LdamDrw(Baseline):
         return lambda logits, targets, step: ldam(
             logits,
             targets,
-            margins.astype(jnp.float32),
+            margins,
             jnp.where(step >= first, late, 1.0),
             options.ldam_scale,
         )

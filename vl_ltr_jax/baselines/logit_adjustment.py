@@ -35,7 +35,6 @@ class PostHocLogitAdjustment(Decoupled):
     """The Baseline's logits, less tau log pi."""
 
     name: Method = "logit_adjustment_post_hoc"
-    result = "logit_adjustment_post_hoc"
     title = "Logit adjustment (post-hoc)"
 
     def make(self, run: Run) -> Linear:

@@ -12,7 +12,6 @@ class Lws(Decoupled):
     """Learnable weight scaling."""
 
     name: Method = "lws"
-    result = "lws"
     trains = True
     title = "LWS"
 

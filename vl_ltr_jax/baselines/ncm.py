@@ -16,7 +16,6 @@ class Ncm(Decoupled):
     """Nearest class mean."""
 
     name: Method = "ncm"
-    result = "ncm"
     title = "NCM"
 
     def make(self, run: Run) -> Linear:

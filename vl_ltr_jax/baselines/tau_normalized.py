@@ -19,7 +19,6 @@ class TauNormalized(Decoupled):
     """
 
     name: Method = "tau_normalized"
-    result = "tau_normalized"
     title = "tau-normalised"
 
     def make(self, run: Run) -> Linear:
