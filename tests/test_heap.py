@@ -10,7 +10,7 @@ import pytest
 from vl_ltr_jax import heap
 
 PROGRAM = """
-import resource, sys
+import resource, statistics, sys
 import jax, jax.numpy as jnp
 from vl_ltr_jax import heap
 if sys.argv[1] == "keep" and not (heap.runs_on_cpu() and heap.keep()):
@@ -19,10 +19,12 @@ step = jax.jit(lambda x: x + 1)
 x = jnp.ones(2**24)
 for _ in range(20):
     step(x).block_until_ready()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(4):
+fresh = []
+for _ in range(9):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     step(x).block_until_ready()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    fresh.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(statistics.median(fresh))  # a heap may still grow, but not at most steps
 """
 
 
@@ -40,7 +42,7 @@ def test_steps_find_their_memory_where_it_was():
     """Breaks when the C library goes on taking large arrays from the system."""
     page_bytes, array_bytes = 4096, 4 * 2**24
     usual, kept = fresh_pages("leave"), fresh_pages("keep")
-    assert usual > 4 * array_bytes / page_bytes
+    assert usual >= array_bytes / page_bytes
     assert kept < usual / 10
 
 
