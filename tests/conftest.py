@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,15 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import jax  # noqa: E402
 from beartype import BeartypeConf, beartype  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
+
+
+def find_browser() -> str | None:
+    """A Chromium on the PATH."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+collect_ignore = [] if find_browser() else ["test_report_browser.py"]
 
 # As PEP 484 has it, an int is welcome where a float is asked for.
 check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))

@@ -61,10 +61,12 @@ ORDER = (
         "recognition",
         "baselines",
         "report",
+        "curves",
+        "page",
         "stages",
         "main",
     ),
-    *("curves", "comparison", "compare", "export", "predict"),
+    *("comparison", "compare", "export", "predict"),
     *("data.check", "data.show"),
     *("tiny_clip", "benchmarks"),
 )
