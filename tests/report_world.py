@@ -87,10 +87,10 @@ def ranked(num_classes=6, per_class=10, k=5):
 
 
 def selection(names=HOSTILE, per_class=6, num_anchors=2):
-    """Sentence j of class l has L_lin j + l / 10; the last class has no images."""
+    """Sentence j of class l has L_lin j + l / 8; the last class has no images."""
     labels = np.repeat(np.arange(len(names), dtype=np.int32), per_class)
     place = np.tile(np.arange(per_class), len(names))
-    scores = (place + labels / 10).astype(np.float32)
+    scores = (place + labels / 8).astype(np.float32)
     scores[labels == len(names) - 1] = np.inf
     first = np.arange(len(names))[:, None] * per_class
     return Selection(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,7 +17,7 @@ from vl_ltr_jax.page.svg import COLOURS, SERIES
 
 MAX_POINTS = 2000  # of a scatter; more are counted in cells
 _CELLS = (56, 25)  # of the latter, along count and accuracy
-_WIDE, _SMALL = (5.6, 3.5), (3.6, 2.0)  # inches; at 72 to an inch, the page's units
+_WIDE, _SMALL = (4.8, 3.1), (2.9, 1.5)  # inches; at 72 to an inch, the page's units
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
 
 
@@ -117,6 +118,21 @@ def _cells(
         )
 
 
+def motif(
+    train_counts: Int[np.ndarray, "C"], most: int = 60
+) -> list[tuple[str, float]]:
+    """The tail as an ornament: group and height, up to 1, of each bar.
+
+    Args:
+      train_counts: training images of each class.
+      most: how many bars; each is a class, the outermost among them.
+    """
+    counts = np.sort(train_counts)[::-1]
+    kept = np.unique(np.linspace(0, len(counts) - 1, most).round().astype(int))
+    heights = np.log1p(counts[kept]) / max(np.log1p(counts[0]), 1.0)
+    return list(zip(group_names(counts[kept]), heights.tolist(), strict=True))
+
+
 def long_tail(train_counts: Int[np.ndarray, "C"]) -> Drawn:
     """Training images of every class, from the most to the fewest."""
     counts = np.sort(train_counts)[::-1]
@@ -191,7 +207,7 @@ def learning_curves(
                 zorder=3 if total else 2,
             )
             drawn.set_solid_capstyle("round")
-            label = f"{line.name} {line.values[-1]:.3g}"
+            label = f"{line.name} {_number(float(line.values[-1]))}"
             on_off = "" if dashes == "-" else " ".join(map(str, dashes[1]))
             keys.append(Key(label, colour, on_off or "line"))
         axes.set_xlabel("step")
@@ -202,11 +218,17 @@ def learning_curves(
         return Drawn(svg.inline(figure, key, described), tuple(keys))
 
 
-def _looks(lines: Sequence[LearningCurve]) -> list[tuple[str, object]]:
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+
+
+def _looks(lines: Sequence[LearningCurve]) -> list[tuple[str, Any]]:
     """Colour and dashes: terms that begin with the same word share the colour."""
+    if len(lines) == 1:
+        return [("accent", "-")]
     words = [line.name.split(" ")[0] for line in lines]
     families = [word for word in dict.fromkeys(words) if word != "total"]
-    looks: list[tuple[str, object]] = []
+    looks: list[tuple[str, Any]] = []
     for place, word in enumerate(words):
         if word == "total":
             looks.append(("ink", "-"))

@@ -28,6 +28,7 @@ SPLITS = ("test", "val")
 SPLIT_NAMES = {"test": "test", "val": "validation"}
 _MAX_VALUE = 300  # characters of a configuration's value
 _DEFAULTS = settings.flatten(settings.Config())
+_SELECTIONS = {"anss": "AnSS", "cutoff": "cut-off", "random": "chance"}
 _COLUMNS = ("overall", *GROUPS)
 
 
@@ -104,7 +105,7 @@ def gather(
         if shown and several
         else (),
         curves=learning.stages(curves or {}),
-        selection=selection.name if selection else "",
+        selection=_SELECTIONS[selection.name] if selection else "",
         anchors=sentences.examples(selection, class_names, train_counts)
         if selection
         else (),
@@ -113,7 +114,7 @@ def gather(
         costs=_costs(cost),
         duration=logs.format_duration(cost["seconds"]),
         images_seen=int(cost["images_seen"]),
-        versions={k: text.line(str(v), 120) for k, v in results["versions"].items()},
+        versions=_versions(results["versions"]),
         made_on=text.line(made_on, 60),
     )
 
@@ -148,7 +149,7 @@ def _cards(
     cards = [Card("overall", head["top1"], text.of_classes(len(train_counts)) + top5)]
     for group, members in shots.shot_groups(train_counts, RULE).items():
         low, high = shots.SHOT_RULES[RULE][group]
-        allowed = f"over {low - 1}" if high is None else f"{low} to {high}"
+        allowed = f"over {low - 1}" if high is None else f"{low}–{high}"
         if not low:
             allowed = f"under {(high or 0) + 1}"
         detail = f"{text.of_classes(int(members.sum()))} · {allowed} images"
@@ -260,6 +261,15 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return text.line(str(value), _MAX_VALUE)
+
+
+def _versions(versions: Mapping[str, Any]) -> dict[str, str]:
+    """With as much of the commit as tells it from others."""
+    told = {name: text.line(str(version), 120) for name, version in versions.items()}
+    if "commit" in told:
+        revision, plus, changes = told["commit"].partition("+")
+        told["commit"] = revision[:12] + plus + changes
+    return told
 
 
 def _costs(cost: Mapping[str, Any]) -> tuple[StageCost, ...]:

@@ -23,6 +23,7 @@ def render(content: Content) -> str:
     """
     return _template().render(
         content=content,
+        motif=figures.motif(content.train_counts),
         tail=figures.long_tail(content.train_counts),
         scatter=content.per_class and figures.accuracy_by_count(content.per_class),
         curves=[

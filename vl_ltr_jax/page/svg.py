@@ -8,6 +8,7 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -29,14 +30,14 @@ COLOURS = {
 }
 SERIES = tuple(name for name in COLOURS if name.startswith("series"))
 _VARIABLES = {colour: f"var(--{name})" for name, colour in COLOURS.items()}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "vl_ltr_jax",  # the same content gives the same bytes
     "text.usetex": False,
     "text.parse_math": False,  # a name may hold a dollar
     "axes.unicode_minus": False,
-    "font.size": 10,
-    "axes.labelsize": 10,
+    "font.size": 9.5,
+    "axes.labelsize": 9.5,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
     "text.color": COLOURS["ink"],
@@ -45,6 +46,7 @@ _STYLE = {
     "ytick.color": COLOURS["line"],
     "xtick.labelcolor": COLOURS["muted"],
     "ytick.labelcolor": COLOURS["muted"],
+    "axes.facecolor": "none",
     "axes.edgecolor": COLOURS["line"],
     "grid.color": COLOURS["line"],
     "grid.alpha": 0.6,
