@@ -1,6 +1,7 @@
 """TensorBoard opens a workdir and shows what a run and its evaluation wrote."""
 
 import contextlib
+import gzip
 import html
 import io
 import json
@@ -113,15 +114,16 @@ class Board:
     def __init__(self, url):
         self.url = url
 
-    def get(self, plugin, path, body=None, **query):
-        """What a plugin answers, as bytes; with a body it is posted."""
+    def get(self, plugin, path, **query):
+        """What a plugin answers, as bytes."""
         url = f"{self.url}data/plugin/{plugin}/{path}?{urllib.parse.urlencode(query)}"
-        request = urllib.request.Request(url, body and json.dumps(body).encode())
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.read()
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            said = answer.read()
+            packed = answer.headers["Content-Encoding"] == "gzip"  # unasked
+            return gzip.decompress(said) if packed else said
 
-    def ask(self, plugin, path, body=None, **query):
-        return json.loads(self.get(plugin, path, body, **query))
+    def ask(self, plugin, path, **query):
+        return json.loads(self.get(plugin, path, **query))
 
     def text(self, run, tag):
         (found,) = self.ask("text", "text", run=run, tag=tag)
@@ -204,7 +206,7 @@ def test_the_surest_mistakes_are_shown_with_both_names(board):
     )
     np.testing.assert_array_equal(np.asarray(png.convert("RGB")), want)
     rows = re.findall(
-        r"<tr>(.*?)</tr>", board.text("evaluate", "misclassified/many"), re.S
+        r"<tr>(.*?)</tr>", board.text("evaluate", "misclassified/many/names"), re.S
     )
     cells = [
         [html.unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", row, re.S)]
@@ -214,7 +216,7 @@ def test_the_surest_mistakes_are_shown_with_both_names(board):
         ["1", NAMES[0], "日本の猫 א 🐦", "75%", "test/2.jpg"],
         ["2", NAMES[0], NAMES[1], "75%", "test/1.jpg"],
     ]
-    assert "2 of 3 test images" in board.text("evaluate", "misclassified/many")
+    assert "2 of 3 test images" in board.text("evaluate", "misclassified/many/names")
 
 
 def test_anchors_are_shown_as_they_are(board):
@@ -245,7 +247,8 @@ def test_runs_are_compared_by_hyper_parameters(board):
         "startIndex": 0,
         "sliceSize": 10,
     }
-    groups = board.ask("hparams", "session_groups", request)["sessionGroups"]
+    asked = json.dumps(request)
+    groups = board.ask("hparams", "session_groups", request=asked)["sessionGroups"]
     shown = {}
     for group in groups:
         for session in group["sessions"]:
@@ -258,7 +261,12 @@ def test_runs_are_compared_by_hyper_parameters(board):
 
 def test_the_profile_is_shown(board, workdir):
     (directory,) = (workdir / "finetune" / "plugins" / "profile").iterdir()
-    assert board.ask("profile", "runs") == [f"finetune/{directory.name}"]
+    (run,) = board.ask("profile", "runs")
+    assert run == f"finetune/{directory.name}"
+    tools = board.ask("profile", "run_tools", run=run)
+    assert {"overview_page", "trace_viewer@"} <= set(tools)
+    trace = board.ask("profile", "data", run=run, tag="trace_viewer@")
+    assert trace["traceEvents"]
 
 
 def test_a_run_without_anchors_or_mistakes_is_written(tmp_path, monkeypatch):

@@ -96,7 +96,7 @@ def test_chunks_cost_one_more_forward_pass():
         def loss(weights, rows):
             return jnp.sum(chunks.embed(tower, weights, rows, num_chunks, mesh))
 
-        found, analysed = counted(jax.grad(loss), whole, rows)
+        found, analysed = counted(jax.value_and_grad(loss), whole, rows)
         return flops.of_step(analysed, 8, found)
 
     # Forward, and backward by weights and, but for the first, by activations.

@@ -128,8 +128,8 @@ def write_mistakes(
 ) -> None:
     """Writes the test pictures of a group that the head was surest of, and wrong.
 
-    Pictures carry the names of both classes; a text under the same name has them too,
-    whatever their script, and which images these are.
+    Pictures carry the names of both classes; a text has them too, whatever their
+    script, and which images these are.
 
     Args:
       logs: to write to.
@@ -164,7 +164,7 @@ def write_mistakes(
             "|---|---|---|---|---|",
         )
         told = "\n".join([*heading, *rows])
-    logs.text(0, f"misclassified/{group}", told)
+    logs.text(0, f"misclassified/{group}/names", told)
 
 
 def captioned(

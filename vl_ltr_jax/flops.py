@@ -87,7 +87,8 @@ def products(program: core.ClosedJaxpr | core.Jaxpr) -> Products:
                 else (0.0, 0.0)
             )
         passes = params["length"] if name == "scan" else 1
-        devices = _devices_of(params) if name == "shard_map" else 1
+        # Its shapes are a device's own. None here is over a part of the mesh.
+        devices = params["mesh"].size if name == "shard_map" else 1
         once += devices * inner.once
         whole += devices * passes * inner.whole
     return Products(once, whole)
@@ -119,11 +120,6 @@ def _programs(params: Mapping[str, Any]) -> Iterator[core.ClosedJaxpr | core.Jax
         for part in value if isinstance(value, tuple | list) else (value,):
             if isinstance(part, core.ClosedJaxpr | core.Jaxpr):
                 yield part
-
-
-def _devices_of(params: Mapping[str, Any]) -> int:
-    """Devices that each run the body, on shapes that are its own."""
-    return math.prod(params["mesh"].shape[axis] for axis in params["manual_axes"])
 
 
 def of_step(analysed: float, num_devices: int, traced: Products) -> float:
