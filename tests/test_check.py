@@ -244,7 +244,7 @@ def test_an_interrupted_check_goes_on(root, tmp_path, reads, monkeypatch):
     """Broken by: writing what is known at the end, or not reading it."""
     ledger, updates = tmp_path / "images.jsonl", []
 
-    class Bar(inspection.tqdm):
+    class Line(inspection.Progress):
         def update(self, count):
             updates.append(count)
             assert len(lines(ledger)) == 4 * len(updates)  # as a kill leaves it
@@ -252,7 +252,7 @@ def test_an_interrupted_check_goes_on(root, tmp_path, reads, monkeypatch):
                 signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(inspection, "tqdm", Bar)
+        patch.setattr(inspection, "Progress", Line)
         with pytest.raises(KeyboardInterrupt):
             check.check_data(world.config(root), ledger=ledger)
     assert len(lines(ledger)) == 20

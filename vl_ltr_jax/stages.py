@@ -25,15 +25,16 @@ from vl_ltr_jax import (
     embed,
     evaluate,
     inputs,
-    logs,
     mixup,
     optim,
+    outcomes,
     pretrain,
     provenance,
     recognition,
     report,
     settings,
     teacher,
+    terminal,
     training,
 )
 from vl_ltr_jax import config as configs
@@ -90,10 +91,10 @@ def run_embed(run: Run) -> dict[str, Any]:
     encode = jax.jit(run.encode_image)
     images, labels = embed.embed_images(
         functools.partial(encode, towers),
-        inputs.eval_batches(split.select(kept), run.config),
+        run.eval_batches(split.select(kept), "embed"),
         run.mesh,
     )
-    sentences = run.embed_sentences(towers)
+    sentences = run.embed_sentences(towers, "embed")
     if jax.process_index() == 0:
         run.artifact("embed").save_arrays(
             sentences=sentences, images=images, image_labels=labels
@@ -147,7 +148,7 @@ def run_evaluate(run: Run) -> dict[str, Any]:
     frozen: dict[str, Any] = {"towers": towers}
     texts: dict[str, np.ndarray] = {}
     if read.recognizer is not None:
-        logs.say("an LGR checkpoint has no text tower: no kNN, no zero-shot")
+        terminal.say("an LGR checkpoint has no text tower: no kNN, no zero-shot")
         options = dataclasses.replace(options, knn=False, zero_shot=False)
     if options.knn or options.zero_shot:
         sentences = run.artifact("embed").load_array("sentences")
@@ -190,7 +191,7 @@ def run_evaluate(run: Run) -> dict[str, Any]:
     for name in ("val", "test"):
         split = getattr(read.data, name)
         sums = evaluate.evaluate_split(
-            count, frozen, inputs.eval_batches(split, run.config), run.mesh
+            count, frozen, run.eval_batches(split, f"evaluate: {name}"), run.mesh
         )
         summary[name] = {
             head_name: evaluate.summarise(
@@ -306,9 +307,9 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
         # One process looks: file systems may show the others an older state.
         if multihost_utils.broadcast_one_to_all(np.asarray(left.finished)):
             summary = left.summary()
-            logs.say(f"{name}: finished before, skipped")
+            terminal.say("finished before, skipped", stage=name)
         else:
-            logs.say(f"{name}: starts")
+            terminal.say("starts", stage=name)
             start = time.monotonic()
             if jax.process_index() == 0:
                 left.begin()
@@ -319,8 +320,8 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
             if jax.process_index() == 0:
                 left.finish(summary)
             multihost_utils.sync_global_devices(f"{name} ends")
-            duration = logs.format_duration(summary["seconds"])
-            logs.say(f"{name}: finished in {duration}")
+            made = outcomes.of_stage(summary, outcomes.head_names(config))
+            terminal.say(made, stage=name)
         costs[name] = {
             "images_seen": summary.get("images_seen", 0),
             "seconds": summary["seconds"],
@@ -331,6 +332,7 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
             told = {"anchors": {key: summary[key] for key in anchors.TOLD}}
     results = {
         **{split: summary[split] for split in ("test", "val")},
+        "predicted_by": summary.get("predicted_by"),
         "data": describe(this),
         **told,
         "cost": {
@@ -349,7 +351,6 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
             results, title, config.model.backbone, recipe.head_names()
         )
         write_whole(workdir / "report.md", text)
-        print(text)
     return results
 
 
