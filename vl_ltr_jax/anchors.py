@@ -107,8 +107,10 @@ def score(run: Run, images: np.ndarray, image_labels: np.ndarray) -> np.ndarray:
             "model",
         )
         found = anss.score_sentences(
-            *texts,
-            *pictures,
+            texts[0],
+            texts[1],
+            pictures[0],
+            pictures[1],
             scale,
             num_classes=run.inputs.num_classes,
             mesh=run.mesh,

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from tqdm import tqdm
 from tqdm.utils import disp_trim
@@ -41,7 +41,7 @@ def is_quiet() -> bool:
 def is_first_process() -> bool:
     """Whether this process is alone, or the first of many."""
     # A command without JAX is alone, and need not import it to know.
-    jax = sys.modules.get("jax")
+    jax: Any = sys.modules.get("jax")
     alone = jax is None or not jax.distributed.is_initialized()
     return alone or jax.process_index() == 0
 
@@ -130,6 +130,7 @@ class Progress(tqdm):
     fails. Attributes are those of tqdm.
     """
 
+    leave: bool
     monitor_interval = 0  # no thread of tqdm's
     shown: list["Progress"] = []
 

@@ -49,7 +49,7 @@ def _fetch(name: str, patterns: tuple[str, ...]) -> Path:
     # Imported late: only runs that name a hub id pay for it.
     import huggingface_hub
     from huggingface_hub import errors
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if terminal.is_quiet():
         disable_progress_bars()
