@@ -25,7 +25,7 @@ ALL_PYTHON = [
 # A module imports only from modules before it. Those up to `models` know arrays and
 # plain arguments; configurations, meshes, checkpoints and logs come after them.
 ORDER = (
-    "whole_file",
+    *("whole_file", "terminal", "usage"),
     *("losses", "shots", "accuracy", "mixup", "anss", "optim", "train_state"),
     *("data", "models"),
     *(
@@ -63,6 +63,7 @@ ORDER = (
         *("unseen", "heads", "recognizer_files", "predictions", "recognizer"),
         "evaluation",
         "report",
+        "outcomes",
         "stages",
         "main",
     ),

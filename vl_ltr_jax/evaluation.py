@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vl_ltr_jax import baselines, evaluate, inputs, logs
+from vl_ltr_jax import baselines, evaluate, terminal
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import write_whole
 from vl_ltr_jax.run import Run, with_tuned_tower
@@ -45,7 +45,7 @@ def evaluate_heads(run: Run) -> dict[str, Any]:
         split = getattr(read.data, name)
         keep = (*KEPT, "features") if name == "val" else KEPT
         sums, images = evaluate.evaluate_split(
-            count, frozen, inputs.eval_batches(split, run.config), run.mesh, keep
+            count, frozen, run.eval_batches(split, f"evaluate: {name}"), run.mesh, keep
         )
         summary["predicted_by"] = own_head(run.config, sums)
         summary[name] = {
@@ -76,7 +76,7 @@ def _options(run: Run) -> Evaluate:
     options = run.config.evaluate
     if run.inputs.recognizer is None:
         return options
-    logs.say("an LGR checkpoint has no text tower: no kNN, no zero-shot")
+    terminal.say("an LGR checkpoint has no text tower: no kNN, no zero-shot")
     return dataclasses.replace(options, knn=False, zero_shot=False)
 
 

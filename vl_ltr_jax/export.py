@@ -17,11 +17,23 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from vl_ltr_jax import terminal
 from vl_ltr_jax.artifacts import Artifact, ArtifactError
 from vl_ltr_jax.checkpoint import load_params
 from vl_ltr_jax.inputs import model_source
 from vl_ltr_jax.models import clip_files, port, vl_ltr
 from vl_ltr_jax.models.clip import PRESETS
+
+_HELP = """\
+Writes the model that a run has trained for PyTorch: both towers, the image tower as
+fine-tuned where it was, or the whole recogniser."""
+_EXAMPLES = """\
+examples:
+  # for transformers.CLIPModel.from_pretrained("shapes_clip")
+  python -m vl_ltr_jax.export runs/shapes_lt shapes_clip --to hf
+
+  # for the authors' code
+  python -m vl_ltr_jax.export runs/shapes_lt shapes_lgr --to vl_ltr"""
 
 
 def export(workdir: epath.Path, destination: Path, *, to: str) -> Path:
@@ -108,16 +120,32 @@ def _array(workdir: epath.Path, stage: str, name: str) -> np.ndarray:
 def main(arguments: Sequence[str]) -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m vl_ltr_jax.export", description=__doc__.split("\n")[0]
+        prog="python -m vl_ltr_jax.export",
+        description=_HELP,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("workdir", type=epath.Path, help="of a finished run")
-    parser.add_argument("destination", type=Path, help="a new directory")
-    parser.add_argument("--to", choices=port.FAMILIES, required=True)
+    parser.add_argument(
+        "workdir", type=epath.Path, metavar="WORKDIR", help="of a finished run"
+    )
+    parser.add_argument(
+        "destination",
+        type=Path,
+        metavar="DEST",
+        help="a new directory, which appears whole or not at all",
+    )
+    parser.add_argument(
+        "--to",
+        choices=port.FAMILIES,
+        required=True,
+        help="hf: transformers.CLIPModel; openai: OpenAI's CLIP; vl_ltr: the authors' "
+        "LGR, head and anchors included",
+    )
     given = parser.parse_args(arguments)
     try:
         made = export(given.workdir, given.destination, to=given.to)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.error(str(error))
         sys.exit(2)
     print(f"{made}: {', '.join(sorted(file.name for file in made.iterdir()))}")
 

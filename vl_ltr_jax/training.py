@@ -98,8 +98,8 @@ def train(
       options: the log section of the configuration.
 
     Returns:
-      A summary: `steps` and `images_seen` over all starts, and `seconds_before` this
-      start.
+      A summary: `steps` and `images_seen` over all starts, `seconds_before` this
+      start, and the `losses` of the last step, if this start made it.
 
     Raises:
       ValueError: (a subclass) for a checkpoint that does not fit.
@@ -114,16 +114,20 @@ def train(
             keep=options.keep_checkpoints,
         ) as checkpoints,
         Logs(
-            directory, title=directory.name, profile_steps=options.profile_steps
+            directory,
+            title=directory.name,
+            profile_steps=options.profile_steps,
+            plain_seconds=options.progress_seconds,
         ) as logs,
         contextlib.ExitStack() as stack,
     ):
         if restored := checkpoints.restore_latest(state):
             state, meta = restored
             seconds_before = float(meta["seconds"])
-            logs.message(f"{directory.name}: resumes at step {int(state.step)}")
+            logs.message(f"resumes at step {int(state.step)}")
         first_step = int(state.step)
         logs.parameters(state.params)
+        logs.expect(first_step, plan.num_steps)
         # Closed in the other order: what puts batches on devices, then what makes them.
         host_batches = stack.enter_context(contextlib.closing(batches(first_step)))
         on_devices = stack.enter_context(
@@ -153,6 +157,7 @@ def train(
         "steps": plan.num_steps,
         "images_seen": plan.num_steps * plan.global_batch_size,
         "seconds_before": seconds_before,
+        "losses": logs.losses,
     }
 
 
