@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vl_ltr_jax.logs import Logs
+from vl_ltr_jax.logs import Logs, read_scalars
 
 
 def read_events(directory):
@@ -23,7 +23,7 @@ def test_event_files_read_back(tmp_path):
         logs.scalars(3, {"loss/visual": jnp.float32(0.5), "accuracy/top1": 71.25})
         logs.scalars(4, {"loss/visual": np.float64(0.25)})
         logs.text(0, "report", "many **few**")
-        logs.image(0, "batch", np.full((4, 6, 3), 255, np.uint8))
+        logs.images(0, "batch", np.full((2, 4, 6, 3), 255, np.uint8))
         logs.hparams({"seed": 1, "data": {"root": None, "sampling": "sqrt"}})
     events = read_events(tmp_path)
     tensors = {
@@ -37,11 +37,38 @@ def test_event_files_read_back(tmp_path):
     assert make_ndarray(tensors["loss/visual", 4]) == 0.25
     assert make_ndarray(tensors["accuracy/top1", 3]) == 71.25
     assert make_ndarray(tensors["report", 0]) == b"many **few**"
-    width, height, png = make_ndarray(tensors["batch", 0])
-    assert (width, height, png[1:4]) == (b"6", b"4", b"PNG")
+    width, height, *pngs = make_ndarray(tensors["batch", 0])
+    assert (width, height) == (b"6", b"4")
+    assert [png[1:4] for png in pngs] == [b"PNG"] * 2
     hparams = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
     for name in (b"seed", b"data.root", b"data.sampling", b"sqrt"):
         assert name in hparams
+
+
+def test_text_that_no_file_can_hold_is_written_all_the_same(tmp_path):
+    with Logs(tmp_path) as logs:
+        logs.text(0, "anchors", "half a pair \ud800")
+        logs.hparams({"data.name": "\udfff"})
+    (event,) = read_events(tmp_path).Tensors("anchors")
+    assert event.tensor_proto.string_val[0] == b"half a pair ?"
+
+
+def test_curves_of_a_resumed_run_are_joined(tmp_path):
+    """Breaks if the first file wins, or TensorBoard's sample of ten steps is read."""
+    assert read_scalars(tmp_path) == read_scalars(tmp_path / "none") == {}
+    for first, last, scale in ((1, 30, 1.0), (21, 40, 100.0)):
+        with Logs(tmp_path) as logs:
+            logs.text(0, "report", "no curve")
+            for step in range(first, last + 1):
+                logs.scalars(step, {"loss/total": scale * step})
+            logs.scalars(last, {"accuracy/top1": scale})
+    curves = read_scalars(tmp_path)
+    assert curves.keys() == {"loss/total", "accuracy/top1"}
+    steps, values = curves["loss/total"]
+    np.testing.assert_array_equal(steps, np.arange(1, 41))
+    np.testing.assert_array_equal(values, np.where(steps > 20, 100.0, 1.0) * steps)
+    steps, values = curves["accuracy/top1"]
+    assert (steps.tolist(), values.tolist()) == ([30, 40], [1.0, 100.0])
 
 
 @pytest.mark.parametrize("last_step", [8, 6])
@@ -71,7 +98,7 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys):
     with Logs(tmp_path / "run") as logs:
         logs.scalars(1, {"loss": 1.0})
         logs.text(1, "report", "text")
-        logs.image(1, "batch", np.zeros((1, 1, 3), np.uint8))
+        logs.images(1, "batch", np.zeros((1, 1, 1, 3), np.uint8))
         logs.hparams({"seed": 0})
         logs.parameters({"bias": jnp.zeros(1)})
         logs.message("hello")

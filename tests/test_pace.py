@@ -31,13 +31,13 @@ def steps(device, tempo, waits, step_seconds):
     """Starts a step after each wait; gives the idle seconds when all have ended."""
     free_at = 0.0
     for wait in waits:
-        with tempo.waiting():
+        with tempo.at("data"):
             device.now += wait
         free_at = max(free_at, device.now) + step_seconds
         tempo.started(free_at)
     device.now = free_at
     tempo._watcher.shutdown(wait=True)
-    return tempo.idle_seconds()
+    return tempo.idle_seconds()["data"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """What a run writes for TensorBoard, and a training stage's line of progress.
 
-CLU writes the event files, and with it come TensorFlow and TensorBoard: both are
+CLU writes the event files, and with it come TensorFlow and TensorBoard: all are
 imported here only, inside the functions that need them. Process 0 speaks; in every
 other process each method does nothing.
 """
@@ -13,7 +13,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from etils import epath
+from jaxtyping import Float, Float64, Int64, UInt8
 
 from vl_ltr_jax import terminal
 
@@ -90,14 +91,20 @@ class Logs:
     def text(self, step: int, name: str, text: str) -> None:
         """Writes Markdown."""
         if self._writer is not None:
-            self._writer.write_texts(step, {name: text})
+            self._writer.write_texts(step, {name: _encodable(text)})
 
-    def image(
-        self, step: int, name: str, image: UInt8[np.ndarray, "height width 3"]
+    def images(
+        self, step: int, name: str, images: UInt8[np.ndarray, "K height width 3"]
     ) -> None:
-        """Writes one picture."""
+        """Writes K pictures under one name, which TensorBoard shows side by side."""
         if self._writer is not None:
-            self._writer.write_images(step, {name: image})
+            self._writer.write_images(step, {name: images})
+
+    def histogram(self, step: int, name: str, values: Float[np.ndarray, " N"]) -> None:
+        """Writes how values are distributed; those that are not finite are left out."""
+        if self._writer is not None:
+            finite = values[np.isfinite(values)]
+            self._writer.write_histograms(step, {name: finite})
 
     def hparams(self, values: Mapping[str, Any]) -> None:
         """Writes a nested configuration; its keys are joined by dots."""
@@ -177,13 +184,59 @@ class Logs:
             self._line.at(step, rate=steps_per_second, details=[images, *told])
 
 
+def read_scalars(
+    directory: str | os.PathLike[str],
+) -> dict[str, tuple[Int64[np.ndarray, " T"], Float64[np.ndarray, " T"]]]:
+    """The curves that the event files of one directory hold.
+
+    A run that was resumed has written a file at each start, and some steps twice: what
+    was written last counts.
+
+    Args:
+      directory: of one stage, local or in a bucket; those below it are not read.
+
+    Returns:
+      Name to steps, ascending, and their values; nothing where there are no files.
+    """
+    files = epath.Path(directory).glob("*.tfevents.*")
+    if not any(True for _ in files):
+        return {}
+    _quieten_tensorflow()
+    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.util import tensor_util
+
+    keep_all = {event_accumulator.TENSORS: 0}
+    events = event_accumulator.EventAccumulator(os.fspath(directory), keep_all)
+    events.Reload()
+    curves = {}
+    for name in events.Tags()[event_accumulator.TENSORS]:
+        if events.SummaryMetadata(name).plugin_data.plugin_name != "scalars":
+            continue
+        latest = {
+            event.step: float(tensor_util.make_ndarray(event.tensor_proto))
+            for event in events.Tensors(name)
+        }
+        steps = np.array(sorted(latest), np.int64)
+        curves[name] = steps, np.array([latest[int(step)] for step in steps])
+    return curves
+
+
 def _event_writer(directory: str | os.PathLike[str]) -> Any:
-    # TensorFlow talks about its build and its kernels unless told before its import.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    _quieten_tensorflow()
     from clu import metric_writers
 
     return metric_writers.create_default_writer(os.fspath(directory))
+
+
+def _quieten_tensorflow() -> None:
+    """It talks about its build and its kernels unless told before its import."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
+def _encodable(text: str) -> str:
+    """Without halves of surrogate pairs, which no event file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _profile(directory: str | os.PathLike[str], num_steps: int) -> Any:
@@ -205,8 +258,8 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, bool | int | float | str):
+        elif isinstance(value, bool | int | float):
             flat[f"{prefix}{name}"] = value
         else:
-            flat[f"{prefix}{name}"] = str(value)
+            flat[f"{prefix}{name}"] = _encodable(str(value))
     return flat

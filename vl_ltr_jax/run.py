@@ -7,6 +7,7 @@ them, and the artifact each stage reads or leaves.
 import contextlib
 import fcntl
 import functools
+import json
 import os
 import socket
 import uuid
@@ -216,6 +217,11 @@ class Run:
             "padding": ~present,
             "constants": jax.jit(lgr.anchor_constants)(anchors),
         }
+
+    def anchor_sentences(self) -> list[list[str]]:
+        """The anchor sentences of each class, best first; none without that stage."""
+        path = self.workdir / "anchors" / "sentences.json"
+        return json.loads(path.read_text()) if path.exists() else []
 
     def class_texts(self, sentences: np.ndarray) -> np.ndarray:
         """The text [C, D] each class is compared with in zero-shot recognition."""

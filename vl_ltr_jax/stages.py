@@ -74,8 +74,7 @@ def run_pretrain(run: Run) -> dict[str, Any]:
         recognition.batches_of(run, options, with_text=True),
         directory=run.artifact("pretrain").directory,
         mesh=run.mesh,
-        fsdp=run.config.mesh.fsdp,
-        options=run.config.log,
+        config=run.config,
     )
 
 
