@@ -24,7 +24,7 @@ import jax
 
 from vl_ltr_jax.checkpoint import Checkpoints
 from vl_ltr_jax.logs import Logs
-from vl_ltr_jax.pace import Pace, Work
+from vl_ltr_jax.pace import Pace
 
 
 @runtime_checkable
@@ -221,7 +221,9 @@ class _LateMetrics:
         self._clock = (step, now)
         seconds, num_steps = now - since, step - previous_step
         before, self._idle_seconds = self._idle_seconds, self._pace.idle_seconds()
-        idle = {work: self._idle_seconds[work] - before[work] for work in before}
+        idle: dict[str, float] = {
+            work: self._idle_seconds[work] - before[work] for work in before
+        }
         with self._pace.at("log"):
             self._write(step, values, seconds, num_steps, idle)
 
@@ -231,12 +233,12 @@ class _LateMetrics:
         values: Mapping[str, float],
         seconds: float,
         num_steps: int,
-        idle: Mapping[Work, float],
+        idle: Mapping[str, float],
     ) -> None:
         """Logs an interval: the metrics of its last step, and where its time went."""
         steps_per_second = num_steps / seconds
         images_per_second = steps_per_second * self._images_per_step
-        parts: dict[str, float] = {**idle, "step": seconds - sum(idle.values())}
+        parts = {**idle, "step": seconds - sum(idle.values())}
         measured = {
             "throughput/steps_per_second": steps_per_second,
             "throughput/images_per_second": images_per_second,
