@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from etils import epath
 from PIL import Image
 
+import vl_ltr_jax
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import inputs, stages
 from vl_ltr_jax.config import default_config
+from vl_ltr_jax.heads import RecognizerError
 
 COLOURS = {"crimson": (200, 20, 40), "azure": (20, 90, 220), "moss": (60, 120, 30)}
 IMAGE_SIZE = 16
@@ -82,3 +85,18 @@ def run(config, workdir):
     read = inputs.read(checked)
     stages.check(checked, workdir, read)
     return stages.run(checked, workdir, read)
+
+
+def check_loaded(root, workdir):
+    """A head without language, loaded, says what evaluation saw.
+
+    Breaks if another head is loaded, or one uncentred or of another scale.
+    """
+    rows = (root / "world_test.txt").read_text().splitlines()
+    recognizer = vl_ltr_jax.load(workdir)
+    found = recognizer.predict([root / row.rpartition(" ")[0] for row in rows])
+    expected = np.load(Path(workdir) / "evaluate" / "test_probabilities.npy")
+    probabilities = [one.probabilities for one in found]
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(RecognizerError, match="language branch"):
+        recognizer.add_class("jade", ["A jade thing."])

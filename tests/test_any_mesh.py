@@ -143,11 +143,12 @@ def everything(mesh):
         frozen["anchors"]["embeddings"]
     )
     scores_of = evaluate.make_scores(model, head, prepare, Evaluate(), CLASSES, mesh)
-    sums = evaluate.evaluate_split(
-        evaluate.make_count(scores_of, CLASSES), frozen, batches(world), mesh
-    )
+    count = evaluate.make_count(scores_of, CLASSES, lambda frozen, heads: heads["lgr"])
+    kept = ("labels", "classes", "probabilities", "margins", "features")
+    sums, told = evaluate.evaluate_split(count, frozen, batches(world), mesh, kept)
     counts = {f"{name}/counts": np.stack(s) for name, s in sums.items()}
-    result |= {"anchors": indices, "padding": padding, "images": images, **counts}
+    result |= {"anchors": indices, "padding": padding, "images": images}
+    result |= counts | told
     return meshes.to_host(result)
 
 

@@ -304,7 +304,8 @@ def test_a_stage_made_anew_under_a_finished_one_is_refused(world, tmp_path):
 
 def test_scores_that_are_not_numbers_are_no_result():
     def scores(frozen, images):
-        return {"lgr": jnp.full((8, 3), jnp.nan).at[:4].set(0.0)}
+        heads = {"lgr": jnp.full((8, 3), jnp.nan).at[:4].set(0.0)}
+        return evaluate.Scored(heads, jnp.zeros((8, 2)))
 
     batch = {
         "image": np.zeros((8, 4, 4, 3), np.uint8),

@@ -15,10 +15,9 @@ import torch
 from sklearn.neighbors import NearestCentroid
 
 from vl_ltr_jax.baselines import RECIPES, lws, tau_normalized
-from vl_ltr_jax.baselines.decoupled import scores
 from vl_ltr_jax.baselines.ncm import nearest_class_mean
 from vl_ltr_jax.baselines.tau_normalized import TAUS, choose_tau, normalized
-from vl_ltr_jax.models.linear import ScaledHead
+from vl_ltr_jax.models.linear import ScaledHead, scores
 from vl_ltr_jax.run import Run
 from vl_ltr_jax.settings import Config, Rebalance
 

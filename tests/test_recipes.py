@@ -89,7 +89,7 @@ def decoupled_runs(root, tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", CLASSIFIERS)
-def test_a_classifier_is_measured_beside_the_baseline(decoupled_runs, method):
+def test_a_classifier_is_measured_beside_the_baseline(root, decoupled_runs, method):
     """Breaks if a classifier's fine-tuning is not the Baseline's to the last bit, or
     if evaluation runs before the classifier is made."""
     config, workdir, results = decoupled_runs[method]
@@ -101,6 +101,7 @@ def test_a_classifier_is_measured_beside_the_baseline(decoupled_runs, method):
     assert {"images", "sentences"}.isdisjoint(p.name for p in workdir.iterdir())
     left = artifact(config, workdir, "classifier", inputs.read(config))
     assert left.load_array("kernel").shape[1] == 3
+    image_world.check_loaded(root, workdir)
 
 
 @pytest.mark.parametrize("method", ["crt", "lws"])
@@ -198,6 +199,7 @@ def test_a_loss_of_the_counts_trains(root, tmp_path, method):
     assert results["test"].keys() == {"fc"}
     assert results["test"]["fc"]["top1"] > 60  # of three colours
     assert results["cost"]["stages"].keys() == {"finetune", "evaluate"}
+    image_world.check_loaded(root, tmp_path)
 
 
 def test_losses_of_the_counts_share_nothing_but_what_is_equal(root, tmp_path):
@@ -246,6 +248,7 @@ def test_zero_shot_by_one_prompt_is_that_prompt(root, tmp_path):
     chosen = sentences[rows]
     unit = chosen / np.linalg.norm(chosen, axis=1, keepdims=True)
     np.testing.assert_allclose(run.class_texts(sentences), unit, rtol=1e-5, atol=1e-7)
+    image_world.check_loaded(root, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,39 @@ class AccuracySums(NamedTuple):
         return cls(*(jnp.zeros(num_classes, jnp.int32) for _ in cls._fields))
 
 
+class Ranking(NamedTuple):
+    """The likeliest classes of each image, and how clear the case was.
+
+    Attributes:
+      classes: the k likeliest, best first.
+      probabilities: of these.
+      margins: log-probability of the true class less that of the best other one.
+    """
+
+    classes: Int[Array, "b k"]
+    probabilities: Float[Array, "b k"]
+    margins: Float[Array, " b"]
+
+
+def rank(
+    probabilities: Float[Array, "b C"], labels: Int[Array, " b"], k: int = 5
+) -> Ranking:
+    """Ranks classes; of equal ones the lower class comes first, as in :func:`update`.
+
+    Args:
+      probabilities: of every class.
+      labels: true classes.
+      k: how many classes to keep; all where there are fewer.
+    """
+    num_classes = probabilities.shape[1]
+    best, classes = jax.lax.top_k(probabilities, min(k, num_classes))
+    logs = jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))
+    true = jax.nn.one_hot(labels, num_classes, dtype=bool)
+    others = jnp.max(jnp.where(true, -jnp.inf, logs), axis=1, initial=-jnp.inf)
+    own = jnp.take_along_axis(logs, labels[:, None], axis=1)[:, 0]
+    return Ranking(classes.astype(jnp.int32), best, own - others)
+
+
 def update(
     sums: AccuracySums,
     scores: Float[Array, "b C"],

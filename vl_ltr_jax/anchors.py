@@ -5,13 +5,17 @@ chosen by cannot rank its sentences: its first M are taken, its prompts before a
 with fewer than M sentences keeps all it has; one with none is refused with the corpus.
 """
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Int
 
 from vl_ltr_jax import anss
 from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.artifacts import write_whole
 from vl_ltr_jax.run import Run
 
 # What the report tells of the choice: class names, but for the number of anchors.
@@ -37,6 +41,10 @@ def select(run: Run) -> dict[str, Any]:
         run.artifact("anchors").save_arrays(
             scores=scores, indices=indices, padding=padding
         )
+        write_whole(
+            run.artifact("anchors").directory / "sentences.json",
+            json.dumps(texts(corpus.sentences, indices, padding), ensure_ascii=False),
+        )
     counts = corpus.counts
     images = np.bincount(image_labels, minlength=len(counts))
 
@@ -50,6 +58,18 @@ def select(run: Run) -> dict[str, Any]:
         "without_images": names((images == 0) & by_images),
         "with_fewer_sentences": names(counts < options.num_anchors),
     }
+
+
+def texts(
+    sentences: Sequence[str],
+    indices: Int[np.ndarray, "C M"],
+    padding: Bool[np.ndarray, "C M"],
+) -> list[list[str]]:
+    """The anchor sentences of each class, best first."""
+    return [
+        [sentences[i] for i in chosen[~absent]]
+        for chosen, absent in zip(indices, padding, strict=True)
+    ]
 
 
 def score(run: Run, images: np.ndarray, image_labels: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ A configuration file starts from :func:`default_config` and changes values;
 import dataclasses
 import difflib
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -111,6 +112,23 @@ def changed(
     """
     config = change(resolve(config_dict))
     return ml_collections.ConfigDict(dataclasses.asdict(config), type_safe=False)
+
+
+def from_json(text: str) -> Config:
+    """The configuration that :func:`settings.to_json` wrote; new keys are defaults.
+
+    Raises:
+      ConfigError: as :func:`resolve` does, or if it is no JSON object.
+    """
+    try:
+        given = json.loads(text)
+        if not isinstance(given, dict):
+            raise ValueError(f"it is a {type(given).__name__}, not an object")
+    except ValueError as error:
+        raise ConfigError(f"no configuration: {error}") from error
+    config_dict = default_config()
+    config_dict.update(given)
+    return resolve(config_dict)
 
 
 def resolve(config_dict: ml_collections.ConfigDict) -> Config:

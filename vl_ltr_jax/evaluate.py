@@ -4,8 +4,8 @@ import csv
 import functools
 import io
 import operator
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,25 @@ from vl_ltr_jax.settings import Evaluate
 Scores = dict[str, Float[Array, "B C"]]
 # From arrays of its own, normalised pixels and the features behind the head to scores.
 Scorer = Callable[[Any, Float[Array, "B H W 3"], Float[Array, "B D"]], Scores]
-Count = Callable[[dict[str, Any], dict[str, Array]], dict[str, accuracy.AccuracySums]]
+# From `frozen` and the scores of all heads to the probabilities of one of them.
+Probabilities = Callable[[dict[str, Any], Scores], Float[Array, "B C"]]
+
+
+class Scored(NamedTuple):
+    """Scores of each head, and the features behind the recognition head."""
+
+    heads: Scores
+    features: Float[Array, "B D"]
+
+
+class Counted(NamedTuple):
+    """Hits of each head in a batch, and what is known of each of its images."""
+
+    sums: dict[str, accuracy.AccuracySums]
+    images: dict[str, Array]
+
+
+Count = Callable[[dict[str, Any], dict[str, Array]], Counted]
 
 
 class NonFiniteScoreError(ValueError):
@@ -40,7 +58,7 @@ def make_scores(
     mesh: jax.sharding.Mesh,
     *,
     scorer: Scorer | None = None,
-) -> Callable[[dict[str, Any], Array], Scores]:
+) -> Callable[[dict[str, Any], Array], Scored]:
     """Builds the function that scores images against the classes, head by head.
 
     Args:
@@ -60,7 +78,7 @@ def make_scores(
       padding; classes past C are padding too.
     """
 
-    def scores(frozen: dict[str, Any], images: Array) -> Scores:
+    def scores(frozen: dict[str, Any], images: Array) -> Scored:
         pixels = prepare(images)
         result: Scores = {}
         # Without knn and zero_shot the compiler drops what nobody reads.
@@ -96,7 +114,7 @@ def make_scores(
         if options.zero_shot:
             cosines = accuracy.zero_shot_scores(features, frozen["class_texts"])
             result["zero_shot"] = cosines[:, :num_classes]
-        return result
+        return Scored(result, tuned)
 
     return scores
 
@@ -130,28 +148,37 @@ def nearest_sentences(
 
 
 def make_count(
-    scores: Callable[[dict[str, Any], Array], Scores], num_classes: int
+    scores: Callable[[dict[str, Any], Array], Scored],
+    num_classes: int,
+    probabilities: Probabilities | None = None,
 ) -> Count:
-    """Compiles scores into hits: `(frozen, batch) -> sums of every head`.
+    """Compiles scores into hits: `(frozen, batch) -> Counted`.
 
     Args:
       scores: from :func:`make_scores`.
       num_classes: C.
+      probabilities: of the head whose predictions are kept, if any are.
+
+    Returns:
+      A function whose `images` are the batch's `labels`, the `features`, and the fields
+      of :class:`accuracy.Ranking` where there are probabilities.
     """
 
     @jax.jit
-    def count(
-        frozen: dict[str, Any], batch: dict[str, Array]
-    ) -> dict[str, accuracy.AccuracySums]:
-        return {
+    def count(frozen: dict[str, Any], batch: dict[str, Array]) -> Counted:
+        labels = batch["label"]
+        heads, features = scores(frozen, batch["image"])
+        images = {"labels": labels, "features": features.astype(jnp.float32)}
+        if probabilities is not None:
+            ranking = accuracy.rank(probabilities(frozen, heads), labels)
+            images |= ranking._asdict()
+        sums = {
             name: accuracy.update(
-                accuracy.AccuracySums.zeros(num_classes),
-                values,
-                batch["label"],
-                batch["mask"],
+                accuracy.AccuracySums.zeros(num_classes), values, labels, batch["mask"]
             )
-            for name, values in scores(frozen, batch["image"]).items()
+            for name, values in heads.items()
         }
+        return Counted(sums, images)
 
     return count
 
@@ -161,7 +188,8 @@ def evaluate_split(
     frozen: dict[str, Any],
     batches: Iterable[dict[str, np.ndarray]],
     mesh: jax.sharding.Mesh,
-) -> dict[str, accuracy.AccuracySums]:
+    keep: Sequence[str] = (),
+) -> tuple[dict[str, accuracy.AccuracySums], dict[str, np.ndarray]]:
     """Sums hits over a split for every head.
 
     Args:
@@ -169,17 +197,35 @@ def evaluate_split(
       frozen: its first argument, on the devices.
       batches: host-local padded batches with `image`, `label` and `mask`.
       mesh: the devices.
+      keep: which of `Counted.images` are wanted.
 
     Returns:
-      Per-class sums for each head, on the host.
+      Per-class sums for each head, and the arrays of `keep`, a row for each image in
+      the order of the split; on every host.
 
     Raises:
       NonFiniteScoreError: if a head gives NaN.
     """
     total: dict[str, accuracy.AccuracySums] | None = None
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in keep}
+    waiting: list[tuple[Array, dict[str, Array]]] = []
+
+    def fetch() -> None:
+        mask, images = waiting.pop()
+        real = meshes.to_host(mask).astype(bool)
+        for name, parts in kept.items():
+            parts.append(meshes.to_host(images[name])[real])
+
     for batch in batches:
-        sums = count(frozen, meshes.to_global(mesh, batch))
+        placed = meshes.to_global(mesh, batch)
+        sums, images = count(frozen, placed)
         total = sums if total is None else jax.tree.map(operator.add, total, sums)
+        if waiting:
+            fetch()  # while the devices are at the next batch
+        if keep:
+            waiting.append((placed["mask"], images))
+    if waiting:
+        fetch()
     sums = jax.tree.map(meshes.to_host, total)
     for head, counts in sums.items():
         if invalid := int(counts.invalid.sum()):
@@ -188,7 +234,7 @@ def evaluate_split(
                 f"head {head!r} that are not numbers: its training has diverged. Lower "
                 "the learning rate, in a new --workdir"
             )
-    return sums
+    return sums, {name: np.concatenate(parts) for name, parts in kept.items()}
 
 
 def summarise(

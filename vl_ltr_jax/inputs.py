@@ -84,8 +84,12 @@ class Inputs:
         return np.arange(len(self.corpus.labels)) - first < num_prompts
 
 
-def read(config: Config) -> Inputs:
+def read(config: Config, data: sources.LongTailedData | None = None) -> Inputs:
     """Reads and checks all inputs.
+
+    Args:
+      config: says where they are.
+      data: a data set in place of the configuration's.
 
     Raises:
       ValueError: (a subclass) naming the file and the fault.
@@ -93,7 +97,8 @@ def read(config: Config) -> Inputs:
     clip_config, clip, recognizer = _towers(config)
     if recognizer is None:
         _check_text(config, clip_config)
-    data = read_data(config)
+    if data is None:
+        data = read_data(config)
     if recognizer is not None:
         _check_classes(config, recognizer, len(data.class_names))
         none = corpora.Corpus((), np.zeros(0, np.int32), data.class_names)

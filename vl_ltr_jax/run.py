@@ -94,13 +94,7 @@ class Run:
         """CLIP's variables, or random ones from the seed, on the host."""
         if self.inputs.clip is not None:
             return self.inputs.clip
-        size = self.config.model.image_size
-        variables = jax.jit(self.model.init)(
-            jax.random.key(self.config.seed),
-            np.zeros((1, size, size, 3), np.float32),
-            self.inputs.tokens[:1].astype(np.int32),
-        )
-        return jax.tree.map(np.asarray, dict(variables))
+        return random_towers(self.model, self.config.seed)
 
     def towers(self) -> dict[str, Any]:
         """The pre-trained towers on the host; the initial ones without pre-training."""
@@ -226,6 +220,17 @@ class Run:
                 read.num_classes,
             )
         )
+
+
+def random_towers(model: Clip, seed: int) -> dict[str, Any]:
+    """Variables of a model that has learned nothing, on the host."""
+    size = model.config.vision.image_size
+    variables = jax.jit(model.init)(
+        jax.random.key(seed),
+        np.zeros((1, size, size, 3), np.float32),
+        np.zeros((1, 1), np.int32),
+    )
+    return jax.tree.map(np.asarray, dict(variables))
 
 
 def with_tuned_tower(towers: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ resumes at its last checkpoint, and a changed configuration is refused by name. 
 report is written from the artifacts at the end of every start.
 """
 
-import dataclasses
 import functools
 import time
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from flax import linen as nn
 from jax.experimental import multihost_utils
 
 from vl_ltr_jax import (
@@ -23,7 +21,7 @@ from vl_ltr_jax import (
     anss,
     baselines,
     embed,
-    evaluate,
+    evaluation,
     inputs,
     logs,
     mixup,
@@ -44,7 +42,6 @@ from vl_ltr_jax.run import (
     artifact,
     check_writable,
     sole_user,
-    with_tuned_tower,
 )
 from vl_ltr_jax.settings import Config
 
@@ -139,82 +136,12 @@ def run_finetune(run: Run) -> dict[str, Any]:
     )
 
 
-def run_evaluate(run: Run) -> dict[str, Any]:
-    """Accuracies of every head on the validation and the test images."""
-    options, read = run.config.evaluate, run.inputs
-    towers = run.towers()
-    recipe = baselines.recipe_of(run.config)
-    frozen: dict[str, Any] = {"towers": towers}
-    texts: dict[str, np.ndarray] = {}
-    if read.recognizer is not None:
-        logs.say("an LGR checkpoint has no text tower: no kNN, no zero-shot")
-        options = dataclasses.replace(options, knn=False, zero_shot=False)
-    if options.knn or options.zero_shot:
-        sentences = run.artifact("embed").load_array("sentences")
-    if options.knn:
-        texts |= {"sentences": sentences, "sentence_labels": read.corpus.labels + 1}
-    if options.zero_shot:
-        texts["class_texts"] = run.class_texts(sentences)
-    head: nn.Module | None = None
-    anchored, own = {}, None
-    if read.recognizer is not None:
-        head, anchored = run.head(towers), run.anchors()
-        frozen["head"] = read.recognizer.params
-    elif run.config.finetune.epochs:
-        head, anchored = recipe.head(run, towers), run.anchors()
-        if head is not None:
-            tuned = run.finetuned()
-            frozen["head"] = tuned["head"]
-            if "visual" in tuned:
-                frozen["tuned"] = with_tuned_tower(towers, tuned)
-    if given := recipe.scorer(run):
-        frozen["own"], own = given
-    scores = evaluate.make_scores(
-        run.model,
-        head,
-        run.normalize,
-        options,
-        read.num_classes,
-        run.mesh,
-        scorer=own,
-    )
-    count = evaluate.make_count(scores, read.num_classes)
-    placed = {
-        name: meshes.shard_rows(run.mesh, array, "model")
-        for name, array in texts.items()
-    }
-    if "sentence_labels" in placed:
-        placed["sentence_labels"] -= 1  # rows that fill the shards: no class
-    frozen = {**run.place(frozen), **placed, "anchors": anchored}
-    summary: dict[str, Any] = {}
-    for name in ("val", "test"):
-        split = getattr(read.data, name)
-        sums = evaluate.evaluate_split(
-            count, frozen, inputs.eval_batches(split, run.config), run.mesh
-        )
-        summary[name] = {
-            head_name: evaluate.summarise(
-                head_sums,
-                read.data.train_counts,
-                options.prediction if head_name == "lgr" else "argmax",
-            )
-            for head_name, head_sums in sums.items()
-        }
-        if jax.process_index() == 0:
-            text = evaluate.per_class_csv(
-                sums, read.data.class_names, read.data.train_counts
-            )
-            path = run.artifact("evaluate").directory / f"per_class_{name}.csv"
-            write_whole(path, text)
-    return summary
-
-
 STAGES: dict[str, baselines.Stage] = {
     "pretrain": run_pretrain,
     "embed": run_embed,
     "anchors": anchors.select,
     "finetune": run_finetune,
-    "evaluate": run_evaluate,
+    "evaluate": evaluation.evaluate_heads,
 }
 
 
@@ -298,6 +225,7 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
     if jax.process_index() == 0:
         write_whole(workdir / "config.json", settings.to_json(config))
         write_whole(workdir / "versions.json", report.to_json(versions))
+        write_whole(workdir / "classes.json", report.to_json(classes(read)))
     recipe, road = baselines.recipe_of(config), stages_of(config)
     costs: dict[str, dict[str, float]] = {}
     told: dict[str, Any] = {}
@@ -351,6 +279,14 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
         write_whole(workdir / "report.md", text)
         print(text)
     return results
+
+
+def classes(read: inputs.Inputs) -> dict[str, Any]:
+    """What a reader of the results must know of the classes, in label order."""
+    return {
+        "names": list(read.data.class_names),
+        "train_counts": read.data.train_counts.tolist(),
+    }
 
 
 def describe(run: Run) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
@@ -24,7 +23,7 @@ from vl_ltr_jax.baselines.recipe import Stage
 from vl_ltr_jax.checkpoint import load_params
 from vl_ltr_jax.data.sources import Split
 from vl_ltr_jax.evaluate import Scorer, Scores
-from vl_ltr_jax.losses import unit
+from vl_ltr_jax.models import linear
 from vl_ltr_jax.run import Run
 from vl_ltr_jax.settings import Config
 
@@ -105,7 +104,7 @@ class Decoupled(Baseline, abc.ABC):
             arrays: Any, pixels: Float[Array, "B H W 3"], features: Float[Array, "B D"]
         ) -> Scores:
             del pixels
-            return {self.result: scores(arrays, features)}
+            return {self.result: linear.scores(arrays, features)}
 
         return arrays, score
 
@@ -113,17 +112,6 @@ class Decoupled(Baseline, abc.ABC):
         """The FC that the Baseline has trained."""
         visual_fc = run.finetuned()["head"]["visual_fc"]
         return Linear(np.asarray(visual_fc["kernel"]), np.asarray(visual_fc["bias"]))
-
-
-def scores(
-    arrays: Mapping[str, Float[Array, "..."]], features: Float[Array, "B D"]
-) -> Float[Array, "B C"]:
-    """Scores by the arrays of a :class:`Linear`."""
-    features = features.astype(jnp.float32)
-    if "centre" in arrays:
-        features = unit(features - arrays["centre"][None, :])
-    product = jnp.matmul(features, arrays["kernel"], precision="highest")
-    return product + arrays["bias"][None, :]
 
 
 def embed_split(

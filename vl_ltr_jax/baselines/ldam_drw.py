@@ -28,6 +28,10 @@ class LdamDrw(Baseline):
         del towers
         return CosineHead(run.inputs.num_classes)
 
+    def score_scale(self, config: Config) -> float:
+        """That of the training."""
+        return config.rebalance.ldam_scale
+
     def make_loss(
         self, config: Config, train_counts: Int[np.ndarray, "C"], num_steps: int
     ) -> Loss:

@@ -96,6 +96,11 @@ class Recipe:
         del config, train_counts, num_steps
         return finetune.cross_entropy
 
+    def score_scale(self, config: Config) -> float:
+        """What makes logits of its head's scores."""
+        del config
+        return 1.0
+
     def stages(self) -> Mapping[str, Stage]:
         """Stages before evaluation, in order; `finetune` replaces that stage.
 

@@ -134,12 +134,21 @@ def unreadable(description: str, reason: object) -> ImageReadError:
 
 def _decode(content: bytes) -> Image.Image:
     with Image.open(io.BytesIO(content)) as image:
-        if image.mode == "P" and "transparency" in image.info:
-            # Same colours as straight to RGB, without Pillow's warning.
-            return image.convert("RGBA").convert("RGB")
-        if image.mode.startswith("I;16"):
-            high_bytes = (np.asarray(image) >> 8).astype(np.uint8)
-            return Image.fromarray(high_bytes).convert("RGB")
-        if image.mode in ("I", "F"):
-            raise ValueError("pixels of 32 bits, whose range is not known: save 8 bits")
-        return image.convert("RGB")
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as RGB.
+
+    Raises:
+      ValueError: for pixels of 32 bits, whose range is not known.
+    """
+    if image.mode == "P" and "transparency" in image.info:
+        # Same colours as straight to RGB, without Pillow's warning.
+        return image.convert("RGBA").convert("RGB")
+    if image.mode.startswith("I;16"):
+        high_bytes = (np.asarray(image) >> 8).astype(np.uint8)
+        return Image.fromarray(high_bytes).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("pixels of 32 bits, whose range is not known: save 8 bits")
+    return image.convert("RGB")

@@ -15,7 +15,8 @@ which the softmax drops. Both are exact up to rounding: the first costs M/D of b
 G, the second projects B queries in place of C M sentences, and V is the only [C, M, D].
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -51,6 +52,35 @@ def anchor_constants(anchors: Float[Array, "C M D"]) -> AnchorConstants:
         jax.lax.rsqrt(variance + LAYER_NORM_EPSILON),
         jnp.einsum("cmd,cnd->cmn", anchors, anchors),
     )
+
+
+def attention(
+    params: Mapping[str, Any],
+    image_features: Float[Array, "B D"],
+    anchors: Float[Array, "B M D"],
+    padding: Bool[Array, "B M"],
+) -> Float[Array, "B M"]:
+    """The attention a of each image over the anchors of one class, as the paper has it.
+
+    Args:
+      params: of a :class:`LanguageGuidedHead`.
+      image_features: image embeddings, not normalised.
+      anchors: of the class that each image is compared with.
+      padding: True where that class has no such anchor; its attention is 0.
+    """
+
+    def normalized(array: Array) -> Array:
+        centred = array - jnp.mean(array, axis=-1, keepdims=True)
+        variance = jnp.mean(centred**2, axis=-1, keepdims=True)
+        return centred * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
+
+    given = params["norm1q"]
+    queries = normalized(image_features) * given["scale"][None, :] + given["bias"][None]
+    keys = normalized(anchors) * params["norm1k"][None, None, :] @ params["wk"]
+    scores = jnp.einsum("bd,bmd->bm", queries @ params["wq"], keys)
+    scores = scores / image_features.shape[-1] ** 0.5
+    blocked = jnp.where(padding, jnp.finfo(jnp.float32).min, scores)
+    return jnp.where(padding, 0.0, jax.nn.softmax(blocked))
 
 
 def num_class_blocks(

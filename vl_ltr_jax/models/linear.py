@@ -1,8 +1,12 @@
 """Heads that are linear in the image embedding: FC, cosine, and scaled FC."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float
+import numpy as np
+from jaxtyping import Array, DTypeLike, Float, Float32
 
 from vl_ltr_jax.losses import unit
 
@@ -67,3 +71,43 @@ class ScaledHead(nn.Module):
         scales = self.param("visual_scales", ones, (self.num_classes,))
         visual_fc = nn.Dense(self.num_classes, dtype=self.dtype, name="visual_fc")
         return scales[None, :] * visual_fc(image_features).astype(jnp.float32)
+
+
+def scores(
+    arrays: Mapping[str, Float[Array, "..."]], features: Float[Array, "B D"]
+) -> Float[Array, "B C"]:
+    """Scores by a classifier that is given as arrays.
+
+    Args:
+      arrays: `kernel` [D, C] and `bias` [C]; with `centre` [D], that is subtracted from
+        features, which are then scaled to length 1.
+      features: image embeddings.
+    """
+    features = features.astype(jnp.float32)
+    if "centre" in arrays:
+        features = unit(features - arrays["centre"][None, :])
+    product = jnp.matmul(features, arrays["kernel"], precision="highest")
+    return product + arrays["bias"][None, :]
+
+
+def as_arrays(
+    params: Mapping[str, Any], scale: float
+) -> dict[str, Float32[np.ndarray, "..."]]:
+    """A trained head as arrays for :func:`scores`.
+
+    Args:
+      params: of a LinearHead or a CosineHead.
+      scale: by which its scores are multiplied.
+    """
+    if "visual_fc" in params:
+        layer = params["visual_fc"]
+        arrays = {"kernel": scale * layer["kernel"], "bias": scale * layer["bias"]}
+    else:
+        kernel = np.asarray(unit(jnp.asarray(params["visual_kernel"]).T).T)
+        width, num_classes = kernel.shape
+        arrays = {
+            "kernel": scale * kernel,
+            "bias": np.zeros(num_classes),
+            "centre": np.zeros(width),
+        }
+    return {name: np.asarray(array, np.float32) for name, array in arrays.items()}

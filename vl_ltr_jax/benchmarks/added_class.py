@@ -1,0 +1,118 @@
+"""A class that no image was seen of: trained without it, then added by its sentences.
+
+    python -m vl_ltr_jax.benchmarks.added_class --config=configs/shapes_lt.py --workdir=DIR --classes=3,17
+
+For each of the classes it trains a run on everything but that class, adds the class by
+its sentences, and prints top-1 on the class's own test images and on those of all
+others, before and after. Beside it, the same class with its images.
+"""  # noqa: E501
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+from etils import epath
+
+import vl_ltr_jax
+from vl_ltr_jax import inputs, main, stages
+from vl_ltr_jax.data.sources import LongTailedData, Split
+from vl_ltr_jax.recognizer import Recognizer
+from vl_ltr_jax.settings import Config
+
+_CLASSES = flags.DEFINE_list("classes", ["0"], "Labels of the classes to leave out.")
+
+
+def without(data: LongTailedData, label: int) -> LongTailedData:
+    """The data set without a class; labels above it move down by one.
+
+    Args:
+      data: of C classes.
+      label: of the class.
+    """
+
+    def rest(split: Split) -> Split:
+        left = split.select(np.flatnonzero(split.labels != label))
+        labels = left.labels - (left.labels > label).astype(np.int32)
+        return dataclasses.replace(left, labels=labels)
+
+    def others(names: tuple[str, ...]) -> tuple[str, ...]:
+        return names[:label] + names[label + 1 :]
+
+    return LongTailedData(
+        data.name,
+        others(data.class_names),
+        others(data.class_texts),
+        rest(data.train),
+        rest(data.val),
+        rest(data.test),
+    )
+
+
+def top1(recognizer: Recognizer, split: Split, labels: np.ndarray) -> float:
+    """Percentage of a split's images that are recognised.
+
+    Args:
+      recognizer: to be asked.
+      split: N images.
+      labels: by which the recognizer knows their classes.
+    """
+    images = [split.read(index) for index in range(len(split))]
+    found = recognizer.probabilities(images).argmax(axis=1)
+    return 100 * float((found == labels).mean())
+
+
+def measure(config: Config, workdir: epath.Path, label: int) -> dict[str, float]:
+    """Trains without a class, adds it, and says what that does.
+
+    Args:
+      config: of the run.
+      workdir: of the run without the class; what is finished there is not run again.
+      label: of the class.
+
+    Returns:
+      Percentages: `added`, top-1 of the class's test images; `old_before` and
+      `old_after`, top-1 of all other test images without and with the class.
+    """
+    everything = inputs.read(config)
+    data = everything.data
+    left = inputs.read(config, without(data, label))
+    stages.check(config, workdir, left)
+    stages.run(config, workdir, left)
+    recognizer = vl_ltr_jax.load(workdir)
+    others = left.data.test
+    before = top1(recognizer, others, others.labels)
+    corpus = everything.corpus
+    sentences = [corpus.sentences[i] for i in np.flatnonzero(corpus.labels == label)]
+    recognizer.add_class(data.class_names[label], sentences)
+    own = data.test.select(np.flatnonzero(data.test.labels == label))
+    last = np.full(len(own), len(recognizer.class_names) - 1)
+    return {
+        "added": top1(recognizer, own, last),
+        "old_before": before,
+        "old_after": top1(recognizer, others, others.labels),
+    }
+
+
+def run(argv: Sequence[str]) -> None:
+    """Prints a line for each class."""
+    del argv
+    try:
+        config, workdir = main.checked_flags()
+        labels = [int(label) for label in _CLASSES.value]
+    except ValueError as error:
+        main.refuse(error)
+    data = inputs.read_data(config)
+    for label in labels:
+        found = measure(config, workdir / f"without_{label}", label)
+        print(
+            f"{data.class_names[label]} ({data.train_counts[label]} training images "
+            f"left out): top-1 {found['added']:.1f} by sentences alone (chance "
+            f"{100 / len(data.class_names):.1f}); the other classes "
+            f"{found['old_before']:.1f} before, {found['old_after']:.1f} after",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main.start(run)

@@ -1,0 +1,203 @@
+"""Recognizers of finished runs, and those that were saved."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from vl_ltr_jax import baselines, inputs, recognizer_files, unseen
+from vl_ltr_jax import config as configs
+from vl_ltr_jax.artifacts import Artifact, ArtifactError
+from vl_ltr_jax.baselines.decoupled import STAGE
+from vl_ltr_jax.checkpoint import load_params
+from vl_ltr_jax.heads import Card
+from vl_ltr_jax.models import clip_files, linear, vl_ltr
+from vl_ltr_jax.models.clip import PRESETS, Clip
+from vl_ltr_jax.recognizer import Recognizer
+from vl_ltr_jax.run import random_towers, with_tuned_tower
+from vl_ltr_jax.settings import DECOUPLED, Config
+
+
+def load(directory: str | os.PathLike[str]) -> Recognizer:
+    """Loads the model of a finished run, or one that was saved.
+
+    Args:
+      directory: a run's workdir, or what `Recognizer.save` wrote.
+
+    Returns:
+      The recognizer; it gives the probabilities that the run's evaluation saw.
+
+    Raises:
+      ArtifactError: if the directory is neither, the run is not finished, or a file of
+        it is damaged.
+      ValueError: (a subclass) if other files of the run are.
+    """
+    path = epath.Path(directory)
+    if (path / recognizer_files.CARD).exists():
+        card, arrays, reference = recognizer_files.read(Path(directory))
+        return Recognizer(
+            card, arrays, reference=reference, tokenizer=lambda: Path(directory)
+        )
+    if (path / "config.json").exists():
+        return of_run(path)
+    raise ArtifactError(
+        f"{path} has neither a config.json nor a {recognizer_files.CARD}: name the "
+        "--workdir of a finished run, or a directory that a recognizer was saved into"
+        + ("" if path.exists() else " (there is no such directory)")
+    )
+
+
+def of_run(workdir: epath.Path) -> Recognizer:
+    """The model of a finished run.
+
+    Args:
+      workdir: of the run.
+
+    Raises:
+      ArtifactError: as :func:`load`.
+    """
+    try:
+        config = configs.from_json((workdir / "config.json").read_text())
+        classes = json.loads((workdir / "classes.json").read_text())
+        names = tuple(map(str, classes["names"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{workdir} cannot be read ({error}); start its command again: finished "
+            "stages are skipped"
+        ) from error
+    evaluated = finished(workdir, "evaluate")
+    own = evaluated.summary()["predicted_by"]
+    if own == "knn":
+        raise ArtifactError(
+            f"{workdir} recognises by the nearest of all sentences (kNN), which is no "
+            "model to be loaded; give it a head, or evaluate.zero_shot=True"
+        )
+    released = _released(config)
+    tuned: dict[str, Any] = {}
+    if config.finetune.epochs:
+        directory = finished(workdir, "finetune").directory / "checkpoints"
+        tuned = load_params(directory)["params"]
+    towers = released.variables if released else towers_of(workdir, config)
+    arrays: dict[str, Any] = {"towers": with_tuned_tower(towers, tuned)}
+    recognizer = released.recognizer if released else None
+    if own != "lgr":
+        arrays["head"] = _linear(workdir, config, own, towers, tuned)
+    else:
+        arrays["head"] = recognizer.params if recognizer else tuned["head"]
+        arrays |= _anchored(workdir, recognizer)
+    card = Card(
+        method=config.method,
+        backbone=config.model.backbone,
+        image_size=config.model.image_size,
+        compute_dtype=config.model.compute_dtype,
+        normalization=config.data.normalization,
+        eval_recipe=config.data.eval_recipe,
+        context_length=config.data.context_length,
+        head="lgr" if own == "lgr" else "linear",
+        prediction=config.evaluate.prediction,
+        visual_weight=config.evaluate.visual_weight,
+        language_logit_scale=float(towers["params"]["logit_scale"]),
+        num_trained=len(names),
+        class_names=names,
+        sentences=_sentences(workdir, len(names)),
+    )
+    name = config.init.tokenizer or config.init.clip
+
+    def tokenizer() -> Path:
+        source = inputs.model_source(name)
+        return source.parent if source.is_file() else source
+
+    reference = evaluated.load_array("val_features")
+    return Recognizer(card, arrays, reference=reference, tokenizer=tokenizer)
+
+
+def finished(workdir: epath.Path, stage: str) -> Artifact:
+    """The artifact of a stage.
+
+    Raises:
+      ArtifactError: if it is not finished.
+    """
+    artifact = Artifact(workdir / stage, {})
+    if not artifact.finished:
+        raise ArtifactError(
+            f"stage {stage!r} in {workdir} is not finished; the command that started "
+            "the run goes on with it"
+        )
+    return artifact
+
+
+def towers_of(workdir: epath.Path, config: Config) -> dict[str, Any]:
+    """The towers of a run before fine-tuning, on the host.
+
+    Raises:
+      ArtifactError: if the run has not come so far.
+    """
+    if config.pretrain.epochs:
+        return load_params(finished(workdir, "pretrain").directory / "checkpoints")
+    size = config.model.image_size
+    if config.init.clip:
+        source = inputs.model_source(config.init.clip)
+        return clip_files.load_clip(source, image_size=size)[1]
+    sizes = PRESETS[config.model.backbone].at_image_size(size)
+    return random_towers(Clip(sizes), config.seed)
+
+
+def _released(config: Config) -> vl_ltr.Released | None:
+    """The authors' checkpoint that the run evaluated, if it did."""
+    if not config.init.vl_ltr:
+        return None
+    released = vl_ltr.load(Path(config.init.vl_ltr))
+    return released.at_image_size(config.model.image_size)
+
+
+def _linear(
+    workdir: epath.Path,
+    config: Config,
+    own: str,
+    towers: dict[str, Any],
+    tuned: dict[str, Any],
+) -> dict[str, np.ndarray]:
+    """A head that is linear in the features, as arrays."""
+    if own == "zero_shot":
+        class_texts = finished(workdir, "evaluate").load_array("class_texts")
+        scale = float(np.exp(towers["params"]["logit_scale"]))
+        return linear.as_arrays({"visual_kernel": class_texts.T}, scale)
+    recipe = baselines.recipe_of(config)
+    if own == "fc":
+        return linear.as_arrays(tuned["head"], recipe.score_scale(config))
+    if config.method not in DECOUPLED:
+        raise ArtifactError(
+            f"{workdir} recognises by {own!r}, a head of the method {config.method!r} "
+            "that cannot be loaded by itself"
+        )
+    left = finished(workdir, STAGE)
+    return {name: left.load_array(name) for name in left.summary()["arrays"]}
+
+
+def _anchored(
+    workdir: epath.Path, recognizer: vl_ltr.Recognizer | None
+) -> dict[str, Any]:
+    """The anchors of an LGR, and no class added to them."""
+    if recognizer is not None:
+        embeddings, padding = recognizer.anchors, recognizer.padding
+    else:
+        chosen = finished(workdir, "anchors")
+        padding = np.array(chosen.load_array("padding"))
+        sentences = finished(workdir, "embed").load_array("sentences")
+        rows = sentences[chosen.load_array("indices")]
+        embeddings = np.where(padding[..., None], 0, rows).astype(np.float32)
+    return {
+        "anchors": {"embeddings": embeddings, "padding": padding},
+        "added": unseen.none(*embeddings.shape[1:]),
+    }
+
+
+def _sentences(workdir: epath.Path, num_classes: int) -> tuple[tuple[str, ...], ...]:
+    """Anchor sentences of each class; none where the run chose none."""
+    path = workdir / "anchors" / "sentences.json"
+    if not path.exists():
+        return ((),) * num_classes
+    return recognizer_files.texts(json.loads(path.read_text()))

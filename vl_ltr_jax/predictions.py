@@ -1,0 +1,128 @@
+"""What a recognizer is given and what it answers: pictures, and predictions of them."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float32
+from PIL import Image
+
+from vl_ltr_jax.data import images
+from vl_ltr_jax.heads import RecognizerError
+
+Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of a picture, best first.
+
+    Attributes:
+      names: of the classes.
+      probabilities: of each.
+      classes: their labels.
+    """
+
+    names: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    classes: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoken:
+    """A sentence of a class, as LGR attended to it for a picture.
+
+    Attributes:
+      text: the sentence.
+      weight: its share of the attention; those of a class add up to 1.
+      cosine: of the picture's embedding and the sentence's.
+    """
+
+    text: str
+    weight: float
+    cosine: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """A prediction, and what spoke for its first class.
+
+    Attributes:
+      prediction: the likeliest classes.
+      visual: probability of the first class by the visual branch; None without one.
+      language: the same by the language branch.
+      sentences: of the first class, the most attended first; empty without LGR.
+    """
+
+    prediction: Prediction
+    visual: float | None
+    language: float | None
+    sentences: tuple[Spoken, ...]
+
+
+def listed(given: Any) -> list[Any]:
+    """One as a list of one."""
+    if isinstance(given, str | os.PathLike | Image.Image):
+        return [given]
+    if isinstance(given, np.ndarray) and given.ndim == 3:
+        return [given]
+    return list(given)
+
+
+def opened(image: Picture) -> images.Picture:
+    """A picture as RGB, not decoded yet where that can wait.
+
+    Raises:
+      ImageReadError: if a file is missing, or no image.
+      RecognizerError: for what is no picture.
+    """
+    if isinstance(image, Image.Image):
+        return images.to_rgb(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+            return Image.fromarray(image)
+        raise RecognizerError(
+            f"a picture given as {image.dtype}{list(image.shape)}; as an array it is "
+            "uint8 of shape [height, width, 3]"
+        )
+    path = Path(image)
+    content = images.read_content(path, str(path))
+    return images.decode_image(content, str(path))
+
+
+def spoken(
+    texts: Sequence[str],
+    weights: Float32[np.ndarray, "M"],
+    anchors: Float32[np.ndarray, "M D"],
+    features: Float32[np.ndarray, "D"],
+    count: int,
+) -> tuple[Spoken, ...]:
+    """The sentences of a class for one picture, the most attended first.
+
+    Args:
+      texts: the class's anchor sentences, or none where they are not known.
+      weights: attention over the anchors.
+      anchors: their embeddings.
+      features: of the picture.
+      count: how many of the anchors, the first ones, are there.
+    """
+    order = np.argsort(-weights[:count], kind="stable")
+    lengths = np.linalg.norm(anchors, axis=1) * np.linalg.norm(features)
+    cosines = anchors @ features / np.maximum(lengths, 1e-12)
+    return tuple(
+        Spoken(
+            texts[place] if place < len(texts) else "",
+            float(weights[place]),
+            float(cosines[place]),
+        )
+        for place in map(int, order)
+    )
+
+
+def softmax(logits: Float32[np.ndarray, "b C"]) -> Float32[np.ndarray, "b C"]:
+    """Probabilities of logits, on the host."""
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)

@@ -1,0 +1,125 @@
+"""Recognizers on disk: a card, the arrays, and the tokenizer's files.
+
+A directory holds `recognizer.json`, `recognizer.safetensors` and what the tokenizer
+reads. It needs neither the run it came from nor its data.
+"""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+from jaxtyping import Float32
+from safetensors.numpy import load_file, save_file
+
+from vl_ltr_jax.artifacts import ArtifactError
+from vl_ltr_jax.heads import Card
+from vl_ltr_jax.models import port
+from vl_ltr_jax.models.clip import variable_shapes
+
+CARD, WEIGHTS = "recognizer.json", "recognizer.safetensors"
+_FORMAT = 1
+
+
+def write(
+    directory: Path,
+    card: Card,
+    arrays: dict[str, Any],
+    reference: Float32[np.ndarray, "N D"] | None,
+    beside: Path | None,
+) -> None:
+    """Writes a recognizer.
+
+    Args:
+      directory: new or empty; it appears whole or not at all.
+      card: what is known of it.
+      arrays: its numbers, a nested dict.
+      reference: see `recognizer.Recognizer`.
+      beside: directory of the tokenizer's files, if it has a text tower.
+
+    Raises:
+      ValueError: if the directory is in use.
+    """
+    if reference is not None:
+        arrays = {**arrays, "reference": reference}
+    flat = traverse_util.flatten_dict(arrays, sep="/")
+
+    def fill(partial: Path) -> None:
+        content = {"format": _FORMAT, **dataclasses.asdict(card)}
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        (partial / CARD).write_text(text, encoding="utf-8")
+        save_file(
+            {name: np.asarray(array, order="C") for name, array in flat.items()},
+            partial / WEIGHTS,
+        )
+        for name in port.COMPANIONS:
+            if beside is not None and (beside / name).is_file():
+                shutil.copy(beside / name, partial / name)
+
+    port.write_whole(directory, fill)
+
+
+def read(
+    directory: Path,
+) -> tuple[Card, dict[str, Any], Float32[np.ndarray, "N D"] | None]:
+    """Card, arrays and reference of what :func:`write` wrote.
+
+    Raises:
+      ArtifactError: if a file is missing, damaged, or does not fit the others.
+    """
+    try:
+        content = json.loads((directory / CARD).read_text(encoding="utf-8"))
+        if content.pop("format") != _FORMAT:
+            raise ValueError("another version of this package wrote it")
+        content["class_names"] = tuple(map(str, content["class_names"]))
+        content["sentences"] = texts(content["sentences"])
+        card = Card(**content)
+        flat = load_file(directory / WEIGHTS)
+        arrays = traverse_util.unflatten_dict(flat, sep="/")
+        reference = arrays.pop("reference", None)
+        _check(card, arrays)
+    except Exception as error:  # safetensors and damaged JSON raise many kinds
+        raise ArtifactError(
+            f"{directory} holds no recognizer that can be read: {error}; save it again"
+        ) from error
+    return card, arrays, reference
+
+
+def texts(given: Any) -> tuple[tuple[str, ...], ...]:
+    """The sentences of each class, from JSON."""
+    return tuple(tuple(map(str, sentences)) for sentences in given)
+
+
+def _check(card: Card, arrays: dict[str, Any]) -> None:
+    """Compares the arrays with what the card says.
+
+    Raises:
+      ValueError: for the first that differs.
+    """
+    expected = dict(
+        traverse_util.flatten_dict(variable_shapes(card.clip_config), sep="/")
+    )
+    found = traverse_util.flatten_dict(arrays["towers"], sep="/")
+    for name, wanted in expected.items():
+        # An LGR of the authors has no text tower.
+        if name not in found and name.startswith("params/text/"):
+            continue
+        if name not in found or found[name].shape != wanted.shape:
+            shape = list(found[name].shape) if name in found else "absent"
+            raise ValueError(f"{name} is {shape}, not {list(wanted.shape)}")
+    num_classes = len(card.class_names)
+    if card.head == "linear":
+        counts = {len(arrays["head"]["bias"]), arrays["head"]["kernel"].shape[1]}
+    else:
+        counts = {
+            len(arrays["anchors"][name]) + len(arrays["added"][name])
+            for name in ("embeddings", "padding")
+        }
+    if counts != {num_classes} or len(card.sentences) != num_classes:
+        raise ValueError(
+            f"{num_classes} class names, but arrays for {sorted(counts)} and sentences "
+            f"for {len(card.sentences)} classes"
+        )
