@@ -139,13 +139,13 @@ def test_a_deep_folder_is_no_deep_recursion(tmp_path):
 @pytest.mark.parametrize("block", [1 << 16, 9])
 def test_lists_of_lines_and_of_nuls(monkeypatch, content, names, block):
     monkeypatch.setattr(picture_files, "_BLOCK", block)
-    assert list(read_list(io.BytesIO(content))) == names
+    assert list(read_list(io.BytesIO(content).read)) == names
 
 
 def test_a_list_is_read_as_it_arrives():
     read_end, write_end = os.pipe()
     with open(read_end, "rb") as stream:
-        paths = read_list(stream)
+        paths = read_list(stream.read1)
         os.write(write_end, b"a.jpg\nb.j")
         assert next(paths) == "a.jpg"
         os.write(write_end, b"pg\n")

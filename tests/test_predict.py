@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import image_world
 import jax
 import numpy as np
 import pytest
@@ -23,27 +22,27 @@ from vl_ltr_jax.data import images
 from vl_ltr_jax.data.picture_files import Found
 from vl_ltr_jax.predictions import Explanation, Prediction, Spoken
 
+pytestmark = pytest.mark.usefixtures("jax_cache")
+
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A recognizer on disk."""
+def recognizer():
+    return small_recognizer.make()
+
+
+@pytest.fixture(scope="module")
+def saved(recognizer, tmp_path_factory):
+    """It, on disk."""
     directory = tmp_path_factory.mktemp("model") / "saved"
-    small_recognizer.make().save(directory)
+    recognizer.save(directory)
     return directory
 
 
-@pytest.fixture(autouse=True)
-def programs(tmp_path_factory, monkeypatch):
-    """A cache of programs that the other tests do not see."""
-    names = (
-        "jax_compilation_cache_dir",
-        "jax_persistent_cache_min_compile_time_secs",
-    )
-    before = [getattr(jax.config, name) for name in names]
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
+@pytest.fixture
+def at_hand(recognizer, saved, monkeypatch):
+    """It, loaded and its programs compiled when a command asks for it."""
+    monkeypatch.setattr(predict.loading, "load", lambda directory: recognizer)
+    return saved
 
 
 def picture(path, seed=0, size=(24, 20)):
@@ -58,31 +57,6 @@ def answered(capsys, *arguments, code=0):
     """Standard output and standard error of a command."""
     assert predict.main([os.fspath(argument) for argument in arguments]) == code
     return capsys.readouterr()
-
-
-def test_it_says_what_the_evaluation_said(tmp_path, capsys):
-    """Breaks with another transform, another order of files, or rows of the filling."""
-    root = image_world.write(tmp_path / "world")
-    config = image_world.configure(root)
-    workdir = tmp_path / "run"
-    image_world.run(image_world.change(config, pretrain__epochs=0), workdir)
-    rows = (root / "world_test.txt").read_text().splitlines()
-    paths = [root / row.rpartition(" ")[0] for row in rows]
-    told = answered(capsys, "--workdir", workdir, "--json", *paths)
-    lines = [json.loads(line) for line in told.out.splitlines()]
-    assert told.err == ""
-    assert [line["path"] for line in lines] == list(map(os.fspath, paths))
-    for key, name in (("probability", "probabilities"), ("class", "classes")):
-        found = [[one[key] for one in line["predictions"]] for line in lines]
-        kept = np.load(workdir / "evaluate" / f"test_{name}.npy")
-        np.testing.assert_allclose(found, kept, rtol=1e-5)
-    sentences = json.loads((workdir / "anchors" / "sentences.json").read_text())
-    for line in lines:
-        first = line["predictions"][0]
-        assert first["name"] == tuple(image_world.COLOURS)[first["class"]]
-        texts = [spoken["text"] for spoken in line["sentences"]]
-        assert sorted(texts) == sorted(sentences[first["class"]])
-    assert (workdir / "compiled").is_dir()
 
 
 def test_bad_files_are_told_in_their_place_and_the_rest_is_done(
@@ -115,7 +89,9 @@ def test_bad_files_are_told_in_their_place_and_the_rest_is_done(
 @pytest.mark.parametrize(
     "mode", ["exif", "cmyk", "palette", "grey16", "animated", "rgba"]
 )
-def test_a_picture_of_any_kind_is_seen_as_evaluation_sees_it(saved, tmp_path, mode):
+def test_a_picture_of_any_kind_is_seen_as_evaluation_sees_it(
+    recognizer, tmp_path, mode
+):
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8))
     path, options = tmp_path / "a.png", {}
@@ -135,7 +111,6 @@ def test_a_picture_of_any_kind_is_seen_as_evaluation_sees_it(saved, tmp_path, mo
     else:
         image = image.convert("RGBA")
     image.save(path, **options)
-    recognizer = vl_ltr_jax.load(saved)
     (answer,) = predict.recognize_files(recognizer, [Found(str(path))])
     pixels = recognizer.transform(images.read_image(path, "a picture"))
     wanted = recognizer.probabilities_of(pixels[None])[0]
@@ -145,20 +120,20 @@ def test_a_picture_of_any_kind_is_seen_as_evaluation_sees_it(saved, tmp_path, mo
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_a_picture_of_too_many_pixels_is_a_fault_of_its_own(
-    saved, tmp_path, capsys, monkeypatch, suffix
+    at_hand, tmp_path, capsys, monkeypatch, suffix
 ):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
     bomb = picture(tmp_path / f"bomb.{suffix}")
     large = picture(tmp_path / f"large.{suffix}", size=(20, 15))
-    told = answered(capsys, "--workdir", saved, "--csv", bomb, large, code=1)
+    told = answered(capsys, "--workdir", at_hand, "--csv", bomb, large, code=1)
     assert "decompression bomb" in told.err
     assert "large" in told.out
 
 
-def test_text_for_people(saved, tmp_path, capsys):
+def test_text_for_people(at_hand, tmp_path, capsys):
     paths = [picture(tmp_path / name, 1) for name in ("a.png", "b\n\x1b[2J.png")]
     told = answered(
-        capsys, "--workdir", saved, "--top_k=2", "--sentences=1", *paths
+        capsys, "--workdir", at_hand, "--top_k=2", "--sentences=1", *paths
     ).out
     first, second = told.split(f"{tmp_path}/")[1:]
     name, *classes, sentence = first.splitlines()
@@ -208,36 +183,36 @@ def test_json_and_csv_carry_any_name_and_any_bytes():
 
 
 @pytest.mark.parametrize("form", ["--json", "--csv"])
-def test_paths_that_are_no_text_go_through_the_command(saved, tmp_path, form):
+def test_paths_that_are_no_text_go_through_the_command(at_hand, tmp_path, form):
     name = os.fsencode(picture(tmp_path / "a.png").with_name("a")) + b"\xff.png"
     os.rename(tmp_path / "a.png", name)
     out = tmp_path / "out"
     path = os.fsdecode(name)
-    code = predict.main(["--workdir", str(saved), form, "--out", str(out), path, "b"])
+    code = predict.main(["--workdir", str(at_hand), form, "--out", str(out), path, "b"])
     assert code == 1
     content = out.read_bytes()
     assert (b"\\udcff.png" if form == "--json" else b"\xff.png") in content
 
 
-def test_lists_on_standard_input(saved, tmp_path, capsys, monkeypatch):
+def test_lists_on_standard_input(at_hand, tmp_path, capsys, monkeypatch):
     paths = [picture(tmp_path / name) for name in ("a b.png", "[c].png")]
     for separator in ("\n", "\0"):
         content = separator.join(map(str, paths)).encode()
         stdin = io.TextIOWrapper(io.BytesIO(content))
         monkeypatch.setattr(sys, "stdin", stdin)
-        told = answered(capsys, "--workdir", saved, "--csv", "--top_k=1", "-")
+        told = answered(capsys, "--workdir", at_hand, "--csv", "--top_k=1", "-")
         rows = list(csv.DictReader(io.StringIO(told.out)))
         assert [row["path"] for row in rows] == list(map(str, paths))
 
 
 def test_a_file_of_answers_appears_whole_or_not_at_all(
-    saved, tmp_path, capsys, monkeypatch
+    at_hand, tmp_path, capsys, monkeypatch
 ):
     out, path = tmp_path / "answers.csv", picture(tmp_path / "a.png")
     out.write_text("before")
-    arguments = ("--workdir", saved, "--csv", "--out", out, path)
+    arguments = ("--workdir", at_hand, "--csv", "--out", out, path)
 
-    def stop(*_):
+    def stop(*_, **__):
         assert list(tmp_path.glob("answers.csv*")) != [out]
         raise KeyboardInterrupt
 
@@ -278,7 +253,7 @@ def test_misuse_ends_with_two(saved, tmp_path, capsys, monkeypatch, arguments, w
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(
-    saved, tmp_path, capsys, monkeypatch
+    at_hand, tmp_path, capsys, monkeypatch
 ):
     class Head(io.StringIO):
         def flush(self):
@@ -286,17 +261,15 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(
 
     monkeypatch.setattr(sys, "stdout", Head())
     path = picture(tmp_path / "a.png")
-    answered(capsys, "--workdir", saved, path, path, code=141)
+    answered(capsys, "--workdir", at_hand, path, path, code=141)
     assert capsys.readouterr().err == ""
 
 
-def test_files_are_read_no_further_ahead_than_needed(saved, tmp_path):
+def test_files_are_read_no_further_ahead_than_needed(recognizer, tmp_path):
     """Breaks if the list of files is read to its end, which here never comes."""
     path, taken = picture(tmp_path / "a.png"), itertools.count()
     files = (Found(str(path)) for _ in taken)
-    answered = predict.recognize_files(
-        vl_ltr_jax.load(saved), files, batch_size=4, num_threads=2
-    )
+    answered = predict.recognize_files(recognizer, files, batch_size=4, num_threads=2)
     with contextlib.closing(answered):
         assert next(answered).path == str(path)
         assert next(taken) <= 2 * 4 + 2 + 1
@@ -305,13 +278,12 @@ def test_files_are_read_no_further_ahead_than_needed(saved, tmp_path):
         assert next(taken) <= 21 + 4 + 2 * 4 + 2 + 2
 
 
-def test_a_bar_for_many_files_on_a_screen_alone(saved, tmp_path, capsys, monkeypatch):
+def test_a_bar_for_many_files_on_a_screen_alone(at_hand, tmp_path, capsys, monkeypatch):
     for index in range(22):
         picture(tmp_path / "pictures" / f"{index}.png")
-    arguments = ("--workdir", saved, "--csv", tmp_path / "pictures")
+    arguments = ("--workdir", at_hand, "--csv", tmp_path / "pictures")
     assert "pictures" not in answered(capsys, *arguments).err
-    monkeypatch.setattr(type(sys.stderr), "isatty", lambda self: True, raising=False)
-    monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: False, raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     told = answered(capsys, *arguments, "--out", tmp_path / "out.csv").err
     assert "22/22" in told and "pictures/s" in told
 

@@ -19,10 +19,9 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TextIO
 
 import jax
 import numpy as np
@@ -31,8 +30,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
-import vl_ltr_jax
-from vl_ltr_jax import answers, heap, whole_file
+from vl_ltr_jax import answers, heap, loading, whole_file
 from vl_ltr_jax.answers import Answer
 from vl_ltr_jax.data import images, picture_files, token_cache
 from vl_ltr_jax.data.picture_files import Found
@@ -58,7 +56,7 @@ def recognize_files(
     num_sentences: int = 3,
     batch_size: int = 64,
     num_threads: int | None = None,
-) -> Iterator[Answer]:
+) -> Generator[Answer, None, None]:
     """Recognises files one after the other; threads decode ahead of the device.
 
     Args:
@@ -77,19 +75,22 @@ def recognize_files(
     batch: list[tuple[str, np.ndarray | str]] = []
     limit, pictures = 1, 0
 
-    def answered() -> list[Answer]:
+    def answered() -> Iterator[Answer]:
         pixels = [made for _, made in batch if not isinstance(made, str)]
         explained = iter(
             recognizer.explain_pixels(np.stack(pixels), top_k, num_sentences)
             if pixels
             else ()
         )
-        return [
-            Answer(path, error=made)
-            if isinstance(made, str)
-            else Answer(path, next(explained))
-            for path, made in batch
-        ]
+        for path, made in batch:
+            if isinstance(made, str):
+                yield Answer(path, error=made)
+                continue
+            explanation = next(explained)
+            if np.isfinite(explanation.prediction.probabilities).all():
+                yield Answer(path, explanation)
+            else:
+                yield Answer(path, error="the model gives no numbers for it")
 
     for path, made in _decoded(
         recognizer.transform, files, num_threads, 2 * batch_size + num_threads
@@ -110,22 +111,23 @@ def _decoded(
 ) -> Iterator[tuple[str, np.ndarray | str]]:
     """Pixels of each file, or why there are none; some files ahead of the reader."""
 
-    def pixels(path: str) -> np.ndarray | str:
+    def pixels(path: str, error: str) -> np.ndarray | str:
+        if error:
+            return error
         try:
             content = images.read_content(Path(path), path)
             return transform(images.decode_image(content, path))
-        except images.ImageReadError as error:
-            return error.reason
-        except (ValueError, MemoryError) as error:
-            return str(error) or type(error).__name__
+        except images.ImageReadError as unreadable:
+            return unreadable.reason
+        except (ValueError, MemoryError) as fault:
+            return str(fault) or type(fault).__name__
 
     pool = ThreadPoolExecutor(num_threads)
     waiting: collections.deque[tuple[str, Future[np.ndarray | str]]]
     waiting = collections.deque()
     try:
         for path, error in files:
-            task = pool.submit(str, error) if error else pool.submit(pixels, path)
-            waiting.append((path, task))
+            waiting.append((path, pool.submit(pixels, path, error)))
             if len(waiting) == ahead:
                 path, task = waiting.popleft()
                 yield path, task.result()
@@ -165,10 +167,10 @@ def main(arguments: Sequence[str]) -> int:
     left_out: collections.Counter[str] = collections.Counter()
     try:
         found = _not_empty(_files(given.pictures, left_out))
-        with _output(given.out) as stream:
+        with _output(given.out) as write:
             keep_programs(given.workdir)
-            recognizer = vl_ltr_jax.load(given.workdir)
-            counts = _write(recognizer, found, stream, given)
+            recognizer = loading.load(given.workdir)
+            counts = _answer(recognizer, found, write, given)
     except BrokenPipeError:  # `| head` has seen enough
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -249,7 +251,9 @@ def _files(names: Sequence[str], left_out: collections.Counter[str]) -> Iterator
         if name != "-":
             yield from picture_files.find(name, left_out)
             continue
-        for line in picture_files.read_list(sys.stdin.buffer):
+        stdin = sys.stdin.buffer
+        # What a pipe has, and not as much as was asked for.
+        for line in picture_files.read_list(getattr(stdin, "read1", stdin.read)):
             yield from picture_files.find(line, left_out, patterns=False)
 
 
@@ -264,25 +268,26 @@ def _not_empty(found: Iterator[Found]) -> Iterator[Found]:
 
 
 @contextlib.contextmanager
-def _output(path: str | None) -> Iterator[TextIO]:
-    """Standard output or a file, of UTF-8 that gives back the bytes of paths."""
-    if path is None:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-        yield sys.stdout
+def _output(path: str | None) -> Iterator[Callable[[str], object]]:
+    """Writes UTF-8 that gives back the bytes of paths, into a file or to be seen."""
+    if path is not None:
+        with whole_file.write(path) as file:
+            yield lambda text: file.write(text.encode("utf-8", "surrogateescape"))
         return
-    with whole_file.write(path) as file:
-        stream = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
-        try:
-            yield stream
-        finally:
-            stream.detach()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+    def show(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    yield show
 
 
-def _write(
+def _answer(
     recognizer: Recognizer,
     found: Iterator[Found],
-    stream: TextIO,
+    write: Callable[[str], object],
     given: argparse.Namespace,
 ) -> collections.Counter[str]:
     """Writes answers as they come; counts those that are `good` and `bad`."""
@@ -290,7 +295,7 @@ def _write(
     form = _FORMATS[given.format]
     first = list(itertools.islice(found, _MANY + 1))
     if given.format == "csv":
-        stream.write(answers.CSV_HEADER)
+        write(answers.CSV_HEADER)
     answered = recognize_files(
         recognizer,
         itertools.chain(first, found),
@@ -309,13 +314,13 @@ def _write(
             count = functools.partial(_count, given.pictures, bar)
             threading.Thread(target=count, daemon=True).start()
         for answer in answered:
-            stream.write(form(answer))
-            stream.flush()
+            write(form(answer))
             if answer.error:
                 path, reason = map(answers.printable, (answer.path, answer.error))
                 bar.write(f"cannot read {path}: {reason}", file=sys.stderr)
             counts["bad" if answer.error else "good"] += 1
             bar.update()
+        bar.total = counts.total()
     return counts
 
 

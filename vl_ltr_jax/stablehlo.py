@@ -61,11 +61,9 @@ def write_program(directory: Path, recognizer: Recognizer) -> None:
     Raises:
       ArtifactError: if what was written, loaded again, gives other numbers.
     """
-    flat = named_arrays(recognizer)
-    used = {name: flat[name] for name in _used(recognizer, flat)}
-    program = _export(recognizer, flat, used).serialize()
-    (directory / PROGRAM).write_bytes(program)
-    save_file(used, directory / ARRAYS)
+    arrays = program_arrays(recognizer)
+    (directory / PROGRAM).write_bytes(_export(recognizer, arrays).serialize())
+    save_file(arrays, directory / ARRAYS)
     described = describe(recognizer)
     described |= {
         "program": PROGRAM,
@@ -104,7 +102,8 @@ def write_arrays(directory: Path, recognizer: Recognizer) -> None:
       directory: there, and empty.
       recognizer: the model.
     """
-    np.savez(directory / PLAIN_ARRAYS, **_flatten(recognizer.arrays))
+    flat = _flatten(recognizer.arrays)
+    np.savez(directory / PLAIN_ARRAYS, allow_pickle=False, **flat)
     described = {**describe(recognizer), "arrays": PLAIN_ARRAYS}
     _write_json(directory / DESCRIPTION, described)
 
@@ -165,14 +164,22 @@ def compare(exported: Callable[[Any], Answers], recognizer: Recognizer) -> float
     return worst
 
 
-def named_arrays(recognizer: Recognizer) -> Flat:
-    """What the program reads, by flat names: with what is computed of anchors once."""
+def program_arrays(recognizer: Recognizer) -> Flat:
+    """What the program reads, by flat names.
+
+    Without the text tower, which no picture meets, and with what is computed once of
+    the anchors.
+    """
     arrays = dict(recognizer.arrays)
     for name in arrays.keys() & {"anchors", "added"}:
         constants = lgr.anchor_constants(jnp.asarray(arrays[name]["embeddings"]))
         computed = jax.device_get(constants)._asdict()
         arrays[name] = {**arrays[name], "constants": computed}
-    return _flatten(arrays)
+    return {
+        name: array
+        for name, array in _flatten(arrays).items()
+        if not name.startswith("towers/params/text/")
+    }
 
 
 def describe(recognizer: Recognizer) -> dict[str, Any]:
@@ -202,19 +209,11 @@ def describe(recognizer: Recognizer) -> dict[str, Any]:
     }
 
 
-def _export(
-    recognizer: Recognizer, flat: Flat, used: Mapping[str, np.ndarray]
-) -> export.Exported:
-    """Lowers the recognizer for any number of images.
-
-    Args:
-      recognizer: the model.
-      flat: all arrays by name; of those that are not used, nothing but shapes is read.
-      used: those that become arguments.
-    """
+def _export(recognizer: Recognizer, arrays: Flat) -> export.Exported:
+    """Lowers the recognizer for any number of images."""
 
     def recognize(arrays: dict[str, Array], images: UInt8[Array, "b H W 3"]) -> Answers:
-        nested = traverse_util.unflatten_dict({**flat, **arrays}, sep="/")
+        nested = traverse_util.unflatten_dict(arrays, sep="/")
         for name in nested.keys() & {"anchors", "added"}:
             constants = lgr.AnchorConstants(**nested[name]["constants"])
             nested[name]["constants"] = constants
@@ -226,16 +225,9 @@ def _export(
     images = jax.ShapeDtypeStruct((number, size, size, 3), jnp.uint8)
     shapes = {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype)
-        for name, array in used.items()
+        for name, array in arrays.items()
     }
     return export.export(jax.jit(recognize), platforms=PLATFORMS)(shapes, images)
-
-
-def _used(recognizer: Recognizer, flat: Flat) -> list[str]:
-    """Names of the arrays that images meet: not the text tower's."""
-    kept = _export(recognizer, flat, flat).module_kept_var_idx
-    names = sorted(flat)  # as a dict is flattened
-    return [names[index] for index in kept if index < len(names)]
 
 
 def _flatten(arrays: Mapping[str, Any]) -> Flat:

@@ -8,8 +8,8 @@ import collections
 import glob
 import os
 import stat
-from collections.abc import Iterator
-from typing import IO, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from vl_ltr_jax.data.folders import EXTENSIONS
 
@@ -61,14 +61,15 @@ def find(
         yield Found(name, "neither a file nor a folder but a device or a socket")
 
 
-def read_list(stream: IO[bytes]) -> Iterator[str]:
+def read_list(read: Callable[[int], bytes]) -> Iterator[str]:
     """The paths of a list as they arrive: one a line, or each ended by a NUL.
 
     NULs must be met in the first bytes to be the separator, as `find -print0` has them.
     Empty lines are passed over.
+
+    Args:
+      read: gives up to so many bytes of the list, none at its end.
     """
-    # What a pipe has, and not until the block is full.
-    read = getattr(stream, "read1", stream.read)
     rest, separator = b"", b""
     while block := read(_BLOCK):
         rest += block
