@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import vl_ltr_jax
-from vl_ltr_jax import accuracy, heads, unseen
+from vl_ltr_jax import accuracy, heads, predict, unseen
 from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.data.images import ImageReadError
 from vl_ltr_jax.heads import RecognizerError
@@ -62,6 +62,23 @@ def test_it_predicts_what_the_evaluation_has_seen(finished, loaded):
     first = predictions[0]
     assert first.names == tuple(loaded.class_names[c] for c in first.classes)
     assert sum(first.probabilities) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.usefixtures("jax_cache")
+def test_the_command_says_what_the_evaluation_said(finished, capsys):
+    """Breaks with another transform, another order of files, or rows of the filling."""
+    root, workdir = finished
+    paths = list(map(str, test_images(root)))
+    assert predict.main(["--workdir", str(workdir), "--json", *paths]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["path"] for line in lines] == paths
+    for key, name in (("probability", "probabilities"), ("class", "classes")):
+        found = [[one[key] for one in line["predictions"]] for line in lines]
+        np.testing.assert_allclose(found, kept(workdir, name), rtol=1e-5)
+    sentences = json.loads((workdir / "anchors" / "sentences.json").read_text())
+    for line in lines:
+        texts = [spoken["text"] for spoken in line["sentences"]]
+        assert sorted(texts) == sorted(sentences[line["predictions"][0]["class"]])
 
 
 def test_what_evaluation_keeps_adds_up_to_its_accuracies(finished):

@@ -69,7 +69,8 @@ ORDER = (
         "stages",
         "main",
     ),
-    *("loading", "curves", "comparison", "compare", "export", "predict"),
+    *("loading", "curves", "comparison", "compare"),
+    *("stablehlo", "export", "answers", "predict"),
     *("data.check", "data.show"),
     *("tiny_clip", "benchmarks"),
 )

@@ -202,16 +202,25 @@ def write_lgr(
     )
 
 
+def check_free(destination: Path) -> None:
+    """Looks whether a directory can be made here.
+
+    Raises:
+        ValueError: If something lies there already.
+    """
+    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
+        raise ValueError(
+            f"{destination} is in use; nothing is overwritten, name another directory"
+        )
+
+
 def write_whole(destination: Path, write: Callable[[Path], None]) -> Path:
     """Lets `write` fill a directory beside the destination, then moves it there.
 
     Raises:
         ValueError: If the destination is in use.
     """
-    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
-        raise ValueError(
-            f"{destination} is in use; nothing is overwritten, name another directory"
-        )
+    check_free(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     partial = destination.with_name(f".{destination.name}-{uuid.uuid4().hex}")
     try:
