@@ -31,7 +31,7 @@ class Recorder(Logs):
     """Keeps what it is told."""
 
     def __init__(self):
-        self.written, self.progressed, self.messages = {}, [], []
+        self.written, self.progressed, self.warnings = {}, [], []
 
     def scalars(self, step, values):
         self.written.setdefault(step, {}).update(values)
@@ -40,8 +40,8 @@ class Recorder(Logs):
         self.progressed.append((step, num_steps))
         assert rates["images_per_second"] == 8 * rates["steps_per_second"] > 0
 
-    def message(self, text):
-        self.messages.append(text)
+    def warning(self, text):
+        self.warnings.append(text)
 
 
 @jax.jit
@@ -221,7 +221,7 @@ def test_sigterm_saves_and_the_next_run_goes_on(tmp_path):
     with pytest.raises(Preempted) as caught:
         run(tmp_path / "stopped", num_steps=10, **options)
     assert (caught.value.code, caught.value.step) == (143, 5)
-    assert logs.messages == ["stopped by SIGTERM; step 5 is saved"]
+    assert logs.warnings == ["stopped by SIGTERM; step 5 is saved"]
     assert signal.getsignal(signal.SIGTERM) is before
     resumed, _ = run(tmp_path / "stopped", num_steps=10)
     assert_bit_equal(resumed, whole)

@@ -25,7 +25,7 @@ ALL_PYTHON = [
 # A module imports only from modules before it. Those up to `models` know arrays and
 # plain arguments; configurations, meshes, checkpoints and logs come after them.
 ORDER = (
-    "whole_file",
+    *("whole_file", "terminal", "usage"),
     *("losses", "shots", "accuracy", "mixup", "anss", "optim", "train_state"),
     *("data", "models"),
     *(
@@ -65,10 +65,12 @@ ORDER = (
         "dashboard",
         "evaluation",
         "report",
+        "outcomes",
         "stages",
         "main",
     ),
-    *("loading", "curves", "comparison", "compare", "export", "predict"),
+    *("loading", "curves", "comparison", "compare"),
+    *("stablehlo", "export", "answers", "predict"),
     *("data.check", "data.show"),
     *("tiny_clip", "benchmarks"),
 )

@@ -1,4 +1,4 @@
-"""What a run says: event files for TensorBoard, progress on standard error.
+"""What a run writes for TensorBoard, and a training stage's line of progress.
 
 CLU writes the event files, and with it come TensorFlow and TensorBoard: all are
 imported here only, inside the functions that need them. Process 0 speaks; in every
@@ -16,14 +16,17 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Float64, Int64, UInt8
 
+from vl_ltr_jax import terminal
+
 PROFILE_AFTER_STEPS = 5
-CLEAR_LINE = "\r\x1b[K"
 
 
 class Logs:
     """The writers of one stage; a context manager that flushes and closes them."""
 
     _profile: Any = None
+    _line: terminal.Progress | None = None
+    _first_step = 0
 
     def __init__(
         self,
@@ -31,6 +34,7 @@ class Logs:
         *,
         title: str = "",
         profile_steps: int = 0,
+        plain_seconds: float = terminal.PLAIN_SECONDS,
     ):
         """Opens an event file.
 
@@ -38,9 +42,13 @@ class Logs:
             directory: where the event file goes, usually `workdir/STAGE`.
             title: begins each progress line, usually the name of the stage.
             profile_steps: how many steps :meth:`after_step` profiles, once.
+            plain_seconds: between progress lines where no terminal is.
+
+        Attributes:
+            losses: of the last :meth:`progress`.
         """
-        self._title = title
-        self._line_is_open = False
+        self._title, self._plain_seconds = title, plain_seconds
+        self.losses: dict[str, float] = {}
         self._speaks = jax.process_index() == 0
         self._writer = _event_writer(directory) if self._speaks else None
         if self._speaks and profile_steps:
@@ -55,8 +63,8 @@ class Logs:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._line_is_open:
-            self._print("\n")
+        if self._line is not None:
+            self._line.__exit__(kind, error, traceback)
         if self._profile is not None:
             self._profile(sys.maxsize)  # ends a profile that is being taken
         if self._writer is not None:
@@ -69,9 +77,16 @@ class Logs:
             self._writer.write_scalars(step, numbers)
 
     def after_step(self, step: int) -> None:
-        """To be called after each step: profiles some of them, if asked to."""
+        """To be called after each step: profiles some of them, if asked to.
+
+        Args:
+            step: steps since :meth:`expect`, this one included.
+        """
         if self._profile is not None:
             self._profile(step)
+        done = self._first_step + step - 1  # this one may be on its way
+        if self._line is not None and done > self._line.n:
+            self._line.update(done - self._line.n)
 
     def text(self, step: int, name: str, text: str) -> None:
         """Writes Markdown."""
@@ -113,11 +128,26 @@ class Logs:
         self.message(f"{count:,} parameters in {len(jax.tree.leaves(params))} arrays")
 
     def message(self, text: str) -> None:
-        """Prints one line."""
+        """Prints one line, after the title."""
         if self._speaks:
-            clear = CLEAR_LINE if self._line_is_open else ""
-            self._line_is_open = False
-            self._print(f"{clear}{text}\n")
+            terminal.say(text, stage=self._title)
+
+    def warning(self, text: str) -> None:
+        """Prints one line that quiet mode shows too."""
+        if self._speaks:
+            terminal.warn(f"{self._title}: {text}" if self._title else text)
+
+    def expect(self, first_step: int, num_steps: int) -> None:
+        """Shows the line of progress before the first step, which compiles."""
+        if self._speaks:
+            self._first_step = first_step
+            self._line = terminal.Progress(
+                self._title,
+                num_steps,
+                "steps",
+                done=first_step,
+                plain_seconds=self._plain_seconds,
+            )
 
     def progress(
         self,
@@ -128,54 +158,30 @@ class Logs:
         steps_per_second: float,
         images_per_second: float,
     ) -> None:
-        """Prints where training stands, in place on a terminal.
+        """Tells where training stands, see :class:`terminal.Progress`.
 
         Args:
             step: steps done.
             num_steps: steps in all.
             values: metrics of this step; the losses among them are shown.
-            steps_per_second: speed since the last line; the time left follows from it.
+            steps_per_second: the speed, from which the time left follows.
             images_per_second: the same speed in images of the global batch.
         """
         if not self._speaks:
             return
-        losses = [
-            f"{name.removeprefix('loss/')} {value:.4g}"
+        if self._line is None:
+            self.expect(0, num_steps)
+        losses = {
+            name.removeprefix("loss/"): value
             for name, value in values.items()
             if name.startswith("loss")
-        ]
-        parts = [
-            f"{self._title} {step:,}/{num_steps:,} ({step / num_steps:.0%})".lstrip(),
-            *losses,
-            f"{steps_per_second:.3g} steps/s",
-            f"{images_per_second:,.0f} images/s",
-            f"{format_duration((num_steps - step) / steps_per_second)} left",
-        ]
-        line = "  ".join(parts)
-        self._line_is_open = sys.stderr.isatty()
-        self._print(f"{CLEAR_LINE}{line}" if self._line_is_open else f"{line}\n")
-
-    def _print(self, text: str) -> None:
-        print(text, end="", file=sys.stderr, flush=True)
-
-
-def say(text: str) -> None:
-    """Prints one line to standard error, in process 0 only."""
-    if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)
-
-
-def format_duration(seconds: float) -> str:
-    """A duration in its two largest units: `2d 03h`, `1h 06m`, `4m 05s`, `12s`."""
-    seconds = round(seconds)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d {hours:02}h"
-    if hours:
-        return f"{hours}h {minutes:02}m"
-    return f"{minutes}m {seconds:02}s" if minutes else f"{seconds}s"
+        }
+        total = losses.pop("total", None)
+        self.losses = losses if total is None else {"loss": total, **losses}
+        if self._line is not None:
+            told = [f"{name} {value:.4g}" for name, value in self.losses.items()]
+            images = f"{terminal.format_rate(images_per_second)} images/s"
+            self._line.at(step, rate=steps_per_second, details=[images, *told])
 
 
 def read_scalars(

@@ -150,7 +150,7 @@ def train(
                     checkpoints.save(step, state, meta())
             if stopping:
                 checkpoints.wait()
-                logs.message(f"stopped by SIGTERM; step {step} is saved")
+                logs.warning(f"stopped by SIGTERM; step {step} is saved")
                 raise Preempted(step)
             due = evaluate_every_steps and step % evaluate_every_steps == 0
             if evaluate is not None and (last or due):
@@ -253,7 +253,7 @@ class _LateMetrics:
         self._logs.scalars(step, {**values, **measured})
         if told := self._pace.warning(seconds, idle["data"]):
             why = f"; {self._loading.explain()}" if self._loading else ""
-            self._logs.message(f"warning: {told}{why}")
+            self._logs.warning(f"{told}{why}")
         self._logs.progress(
             step,
             self._num_steps,

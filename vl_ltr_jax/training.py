@@ -95,8 +95,8 @@ def train(
         in, and what TensorBoard shows as hyper-parameters.
 
     Returns:
-      A summary: `steps` and `images_seen` over all starts, and `seconds_before` this
-      start.
+      A summary: `steps` and `images_seen` over all starts, `seconds_before` this
+      start, and the `losses` of the last step, if this start made it.
 
     Raises:
       ValueError: (a subclass) for a checkpoint that does not fit.
@@ -111,16 +111,20 @@ def train(
             keep=options.keep_checkpoints,
         ) as checkpoints,
         Logs(
-            directory, title=directory.name, profile_steps=options.profile_steps
+            directory,
+            title=directory.name,
+            profile_steps=options.profile_steps,
+            plain_seconds=options.progress_seconds,
         ) as logs,
         contextlib.ExitStack() as stack,
     ):
         if restored := checkpoints.restore_latest(state):
             state, meta = restored
             seconds_before = float(meta["seconds"])
-            logs.message(f"{directory.name}: resumes at step {int(state.step)}")
+            logs.message(f"resumes at step {int(state.step)}")
         first_step = int(state.step)
         logs.parameters(state.params)
+        logs.expect(first_step, plan.num_steps)
         logs.hparams(settings.flatten(config))
         # Closed in the other order: what puts batches on devices, then what makes them.
         host_batches = stack.enter_context(contextlib.closing(batches(first_step)))
@@ -155,6 +159,7 @@ def train(
         "steps": plan.num_steps,
         "images_seen": plan.num_steps * plan.global_batch_size,
         "seconds_before": seconds_before,
+        "losses": logs.losses,
     }
 
 
