@@ -25,7 +25,7 @@ ALL_PYTHON = [
 # A module imports only from modules before it. Those up to `models` know arrays and
 # plain arguments; configurations, meshes, checkpoints and logs come after them.
 ORDER = (
-    "whole_file",
+    *("whole_file", "terminal", "usage"),
     *("losses", "shots", "accuracy", "mixup", "anss", "optim", "train_state"),
     *("data", "models"),
     *(
@@ -48,6 +48,7 @@ ORDER = (
         "finetune",
         "embed",
         "evaluate",
+        "flops",
         "pace",
         "loop",
     ),
@@ -61,14 +62,17 @@ ORDER = (
         "recognition",
         "baselines",
         *("unseen", "heads", "recognizer_files", "predictions", "recognizer"),
+        "dashboard",
         *("evaluation", "loading"),
         "report",
         "curves",
         "page",
+        "outcomes",
         "stages",
         "main",
     ),
-    *("comparison", "compare", "export", "predict"),
+    *("comparison", "compare"),
+    *("stablehlo", "export", "answers", "predict"),
     *("data.check", "data.show"),
     *("tiny_clip", "benchmarks"),
 )

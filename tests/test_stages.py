@@ -28,7 +28,8 @@ def finished(tmp_path_factory):
 def test_results_have_the_documented_shape(finished):
     _, workdir, results = finished
     assert json.loads((workdir / "results.json").read_text()) == results
-    assert results.keys() == {"test", "val", "data", "anchors", "cost", "versions"}
+    known = {"test", "val", "predicted_by", "data", "anchors", "cost", "versions"}
+    assert results.keys() == known
     for split in ("test", "val"):
         assert results[split].keys() == {"lgr", "knn", "zero_shot"}
         for head in results[split].values():
@@ -177,7 +178,8 @@ def left_for_pytorch(finished, tmp_path_factory):
     _, workdir, _ = finished
     out = tmp_path_factory.mktemp("out")
     for family in ("hf", "openai", "vl_ltr"):
-        export.main([str(workdir), str(out / family), "--to", family])
+        made = str(out / family)
+        export.main(["--workdir", str(workdir), "--to", family, "--out", made])
     return out
 
 
@@ -256,8 +258,8 @@ def test_an_lgr_of_other_classes_is_refused(finished, left_for_pytorch, tmp_path
 def test_exporting_what_is_not_there(finished, tmp_path, capsys):
     _, workdir, _ = finished
     for arguments, words in (
-        ([str(tmp_path), str(tmp_path / "out")], "config.json cannot be read"),
-        ([str(workdir), str(workdir)], "is in use"),
+        (["--workdir", str(tmp_path)], "config.json cannot be read"),
+        (["--workdir", str(workdir), "--out", str(workdir)], "is in use"),
     ):
         with pytest.raises(SystemExit):
             export.main([*arguments, "--to", "hf"])

@@ -1,125 +1,189 @@
-"""Trained models leave a workdir for PyTorch.
+"""Trained models leave a workdir.
 
-    python -m vl_ltr_jax.export WORKDIR DEST --to hf|openai|vl_ltr
+    python -m vl_ltr_jax.export --workdir=DIR --to=FORM [--out=DEST]
 
-`hf` and `openai` write both towers, the image tower as fine-tuned where it was;
-`vl_ltr` writes the LGR as the state dict of the authors' model. DEST must not exist
-yet, and appears whole or not at all.
+- `stablehlo`: the recognizer as a program that JAX alone runs, its arrays beside it.
+- `npz`: all arrays in one file of NumPy's.
+- `hf`, `openai`: both towers, the image tower as fine-tuned where it was, for
+  `transformers.CLIPModel` and open_clip.
+- `vl_ltr`: the LGR as the state dict of the authors' model.
+
+DEST, by default DIR/export/FORM, must not exist yet, and appears whole or not at all.
 """
 
 import argparse
-import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import numpy as np
 from etils import epath
 
-from vl_ltr_jax.artifacts import Artifact, ArtifactError
+from vl_ltr_jax import config as configs
+from vl_ltr_jax import inputs, loading, recognizer_files, stablehlo, terminal
+from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.checkpoint import load_params
-from vl_ltr_jax.inputs import model_source
-from vl_ltr_jax.models import clip_files, port, vl_ltr
-from vl_ltr_jax.models.clip import PRESETS
+from vl_ltr_jax.models import port, vl_ltr
+from vl_ltr_jax.models.clip import PRESETS, ClipConfig
+from vl_ltr_jax.run import with_tuned_tower
+
+Write: TypeAlias = Callable[[Path], None]
+FORMS = ("stablehlo", *port.FAMILIES, "npz")
+_HELP = """\
+Writes the model that a run has trained for others to use: as a program, as arrays, or
+under the names that PyTorch's models have."""
+_FORM_HELP = (
+    "stablehlo: a program for JAX, any number of pictures; npz: all arrays; hf: "
+    "transformers.CLIPModel; openai: OpenAI's CLIP; vl_ltr: the authors' LGR"
+)
+_EXAMPLES = """\
+examples:
+  # a program that needs no more than JAX, under runs/shapes_lt/export/stablehlo
+  python -m vl_ltr_jax.export --workdir=runs/shapes_lt --to=stablehlo
+
+  # for transformers.CLIPModel.from_pretrained("shapes_clip")
+  python -m vl_ltr_jax.export --workdir=runs/shapes_lt --to=hf --out=shapes_clip"""
+
+
+class ExportError(ValueError):
+    """A model without the form asked for, or no place to put it."""
 
 
 def export(workdir: epath.Path, destination: Path, *, to: str) -> Path:
     """Writes the model of a finished run.
 
     Args:
-      workdir: of a run with pre-training, or that started from `init.clip`.
+      workdir: of a run, or a directory that a recognizer was saved into.
       destination: a directory that does not exist, or is empty.
-      to: `hf`, `openai` or `vl_ltr`.
+      to: one of `FORMS`.
 
     Returns:
       The destination.
 
     Raises:
-      ArtifactError: if the run has not come so far.
-      ValueError: (a subclass) if a file is broken or the model has no such form.
+      ArtifactError: if the run has not come so far, or a program does not give what
+        the model gives.
+      ExportError: if the model has no such form.
+      ValueError: (a subclass) if a file is broken.
     """
-    config = _read_config(workdir)
-    size = config["model"]["image_size"]
-    sizes = PRESETS[config["model"]["backbone"]].at_image_size(size)
-    clip, tokenizer = config["init"]["clip"], config["init"]["tokenizer"]
-    text_files = model_source(tokenizer or clip)
-    if config["pretrain"]["epochs"]:
-        towers = load_params(_finished(workdir, "pretrain") / "checkpoints")
+    port.check_free(destination)
+    if to in ("hf", "openai"):
+        write = _towers_as(workdir, to)
+    elif to == "vl_ltr":
+        write = _lgr(workdir)
     else:
-        towers = clip_files.load_clip(model_source(clip), image_size=size)[1]
-    tuned: dict[str, Any] = {}
-    if config["finetune"]["epochs"]:
-        directory = _finished(workdir, "finetune") / "checkpoints"
-        tuned = load_params(directory)["params"]
-    if "visual" in tuned:
-        params = {**towers["params"], "visual": tuned["visual"]}
-        towers = {**towers, "params": params}
+        recognizer = loading.load(workdir)
+        form = {"stablehlo": stablehlo.write_program, "npz": stablehlo.write_arrays}[to]
 
-    def write(directory: Path) -> None:
-        if to != "vl_ltr":
-            port.write_clip(
-                directory, sizes, towers, to=to, dtype="float32", beside=text_files
-            )
-            return
-        if "wq" not in tuned.get("head", {}):
-            raise ArtifactError(
-                f"{workdir} has no language-guided head: finetune.epochs="
-                f"{config['finetune']['epochs']}, finetune.head="
-                f"{config['finetune']['head']!r}"
-            )
-        padding = _array(workdir, "anchors", "padding")
-        sentences = _array(workdir, "embed", "sentences")
-        anchors = sentences[_array(workdir, "anchors", "indices")]
-        anchors = np.where(padding[..., None], 0, anchors).astype(np.float32)
-        recognizer = vl_ltr.Recognizer(tuned["head"], anchors, padding)
-        released = vl_ltr.Released(
-            sizes.vision, sizes.embed_dim, towers, recognizer=recognizer
-        )
-        port.write_lgr(directory, released, "float32")
+        def write(directory: Path) -> None:
+            form(directory, recognizer)
 
     return port.write_whole(destination, write)
 
 
-def _read_config(workdir: epath.Path) -> dict[str, Any]:
+def _towers_as(workdir: epath.Path, to: str) -> Write:
+    """The towers; a run need not have come further than these."""
+    if (workdir / recognizer_files.CARD).exists():
+        recognizer = loading.load(workdir)
+        sizes, towers = recognizer.card.clip_config, recognizer.arrays["towers"]
+        beside = recognizer.tokenizer_directory()
+    else:
+        sizes, towers, beside = _of_run(workdir)
+    if "text" not in towers["params"]:
+        raise ExportError(
+            f"{workdir} has no text tower, since it came from an LGR checkpoint: "
+            "--to=stablehlo and --to=vl_ltr fit it"
+        )
+
+    def write(directory: Path) -> None:
+        port.write_clip(directory, sizes, towers, to=to, dtype="float32", beside=beside)
+
+    return write
+
+
+def _of_run(workdir: epath.Path) -> tuple[ClipConfig, dict[str, Any], Path]:
+    """Sizes, variables, and where the tokenizer's files lie."""
     path = workdir / "config.json"
     try:
-        return json.loads(path.read_text())
+        config = configs.from_json(path.read_text())
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{path} cannot be read ({error}); is {workdir} the --workdir of a run?"
         ) from error
+    towers = loading.towers_of(workdir, config)
+    if config.finetune.epochs:
+        finetuned = loading.finished(workdir, "finetune").directory
+        tuned = load_params(finetuned / "checkpoints")["params"]
+        towers = with_tuned_tower(towers, tuned)
+    sizes = PRESETS[config.model.backbone].at_image_size(config.model.image_size)
+    return sizes, towers, inputs.model_source(config.init.tokenizer or config.init.clip)
 
 
-def _finished(workdir: epath.Path, stage: str) -> epath.Path:
-    artifact = Artifact(workdir / stage, {})
-    if not artifact.finished:
-        raise ArtifactError(
-            f"stage {stage!r} in {workdir} is not finished; the command that started "
-            "the run goes on with it"
+def _lgr(workdir: epath.Path) -> Write:
+    recognizer = loading.load(workdir)
+    card, arrays = recognizer.card, recognizer.arrays
+    if card.head != "lgr":
+        raise ExportError(
+            f"{workdir} has no language-guided head: it is of method {card.method!r}. "
+            "--to=stablehlo fits every head"
         )
-    return artifact.directory
+    if added := len(card.class_names) - card.num_trained:
+        raise ExportError(
+            f"{added} classes of {workdir} were added by their sentences, for which "
+            "the authors' model has no place; --to=stablehlo has"
+        )
+    anchors = arrays["anchors"]
+    released = vl_ltr.Released(
+        card.clip_config.vision,
+        card.clip_config.embed_dim,
+        arrays["towers"],
+        recognizer=vl_ltr.Recognizer(
+            arrays["head"], anchors["embeddings"], anchors["padding"]
+        ),
+    )
 
+    def write(directory: Path) -> None:
+        port.write_lgr(directory, released, "float32")
 
-def _array(workdir: epath.Path, stage: str, name: str) -> np.ndarray:
-    return Artifact(_finished(workdir, stage), {}).load_array(name)
+    return write
 
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m vl_ltr_jax.export", description=__doc__.split("\n")[0]
+        prog="python -m vl_ltr_jax.export",
+        description=_HELP,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("workdir", type=epath.Path, help="of a finished run")
-    parser.add_argument("destination", type=Path, help="a new directory")
-    parser.add_argument("--to", choices=port.FAMILIES, required=True)
+    parser.add_argument(
+        "--workdir",
+        type=epath.Path,
+        required=True,
+        help="of a finished run, or where a recognizer was saved",
+    )
+    parser.add_argument("--to", choices=FORMS, required=True, help=_FORM_HELP)
+    parser.add_argument(
+        "--out", type=Path, help="a new directory; by default DIR/export/FORM"
+    )
     given = parser.parse_args(arguments)
     try:
-        made = export(given.workdir, given.destination, to=given.to)
+        destination = given.out or _default(given.workdir, given.to)
+        made = export(given.workdir, destination, to=given.to)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.error(str(error))
         sys.exit(2)
     print(f"{made}: {', '.join(sorted(file.name for file in made.iterdir()))}")
+
+
+def _default(workdir: epath.Path, to: str) -> Path:
+    if "://" in os.fspath(workdir):
+        raise ExportError(
+            f"--workdir={workdir} is a bucket: name a local directory by --out"
+        )
+    return Path(workdir) / "export" / to
 
 
 if __name__ == "__main__":

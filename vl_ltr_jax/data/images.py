@@ -21,7 +21,13 @@ Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class ImageReadError(ValueError):
-    """An image file that is missing, cut short or not an image."""
+    """An image file that is missing, cut short or not an image.
+
+    Attributes:
+      reason: what is wrong, without the file's name and what to do about it.
+    """
+
+    reason = ""
 
 
 def read_image(path: Path, description: str) -> Image.Image:
@@ -124,12 +130,16 @@ def _with_pillow(content: bytes, description: str) -> Image.Image:
 
 def unreadable(description: str, reason: object) -> ImageReadError:
     """The error for an image that cannot be read."""
+    short = str(reason)
     if isinstance(reason, OSError):
+        short = reason.strerror or short
         reason = f"{type(reason).__name__}: {reason}"
-    return ImageReadError(
+    error = ImageReadError(
         f"cannot read the image {description}: {reason}. Replace the file, or remove "
         "its row from the list"
     )
+    error.reason = short
+    return error
 
 
 def _decode(content: bytes) -> Image.Image:

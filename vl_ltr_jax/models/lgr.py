@@ -246,8 +246,8 @@ class LanguageGuidedHead(nn.Module):
         parts = jax.lax.map(
             lambda index: visit(query, direction, index), jnp.arange(self.class_blocks)
         )
-        parts = parts.reshape(self.class_blocks, len(query), self.class_shards, -1)
-        return parts.transpose(1, 2, 0, 3).reshape(len(query), -1)
+        parts = parts.reshape(self.class_blocks, query.shape[0], self.class_shards, -1)
+        return parts.transpose(1, 2, 0, 3).reshape(query.shape[0], -1)
 
     def _cosines(
         self,
@@ -295,4 +295,4 @@ class LanguageGuidedHead(nn.Module):
         products = jnp.matmul(
             queries.astype(self.dtype), rows.T, preferred_element_type=jnp.float32
         )
-        return products.reshape(len(queries), *table.shape[:2])
+        return products.reshape(queries.shape[0], *table.shape[:2])

@@ -99,7 +99,7 @@ class AttentionPool(nn.Module):
         """Pools a feature map into one vector an image."""
         width = x.shape[-1]
         normal = nn.initializers.normal(width**-0.5)
-        x = x.reshape(len(x), -1, width)
+        x = x.reshape(x.shape[0], -1, width)
         x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1)
         positions = self.param("positional_embedding", normal, x.shape[1:])
         x = x + positions.astype(x.dtype)[None]

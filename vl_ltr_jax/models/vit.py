@@ -38,9 +38,9 @@ class VisionTransformer(nn.Module):
         patches = Conv(
             self.width, self.patch_size, self.patch_size, self.dtype, name="conv1"
         )(images)
-        x = patches.reshape(len(images), -1, self.width)  # [B, P, D]
+        x = patches.reshape(images.shape[0], -1, self.width)  # [B, P, D]
         token = self.param("class_embedding", scale, (self.width,)).astype(x.dtype)
-        token = jnp.broadcast_to(token, (len(x), 1, self.width))
+        token = jnp.broadcast_to(token, (x.shape[0], 1, self.width))
         x = jnp.concatenate([token, x], axis=1)
         positions = self.param("positional_embedding", scale, x.shape[1:])
         x = x + positions.astype(x.dtype)[None]

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from vl_ltr_jax import logs, report, settings, shots
+from vl_ltr_jax import report, settings, shots
 from vl_ltr_jax.page import learning, per_class, pictures, sentences, text
 from vl_ltr_jax.page.content import (
     GROUPS,
@@ -23,6 +23,7 @@ from vl_ltr_jax.page.content import (
 from vl_ltr_jax.page.per_class import RULE, Ranked
 from vl_ltr_jax.page.sentences import Selection
 from vl_ltr_jax.predictions import Explanation
+from vl_ltr_jax.terminal import format_duration
 
 SPLITS = ("test", "val")
 SPLIT_NAMES = {"test": "test", "val": "validation"}
@@ -112,7 +113,7 @@ def gather(
         explained=pictures.explained(explained),
         settings=_settings(configuration),
         costs=_costs(cost),
-        duration=logs.format_duration(cost["seconds"]),
+        duration=format_duration(cost["seconds"]),
         images_seen=int(cost["images_seen"]),
         versions=_versions(results["versions"]),
         made_on=text.line(made_on, 60),
@@ -278,7 +279,7 @@ def _costs(cost: Mapping[str, Any]) -> tuple[StageCost, ...]:
         StageCost(
             text.line(stage, 60),
             int(one["images_seen"]),
-            logs.format_duration(one["seconds"]),
+            format_duration(one["seconds"]),
             100 * one["seconds"] / total,
         )
         for stage, one in cost["stages"].items()

@@ -9,26 +9,25 @@ from PIL import Image
 from vl_ltr_jax import baselines, evaluation, loading, logs
 from vl_ltr_jax.artifacts import write_whole
 from vl_ltr_jax.page import gather, pictures
-from vl_ltr_jax.page.learning import Curves
 from vl_ltr_jax.page.per_class import Ranked
 from vl_ltr_jax.page.render import render
 from vl_ltr_jax.page.sentences import Selection
 from vl_ltr_jax.predictions import Explanation
 from vl_ltr_jax.run import Run
+from vl_ltr_jax.terminal import say
 
 NAME = "report.html"
 
 
-def write(run: Run, results: Mapping[str, Any], curves: Curves) -> None:
+def write(run: Run, results: Mapping[str, Any]) -> None:
     """Writes `workdir/report.html` (on one process only).
 
     Args:
       run: all of whose stages are finished.
       results: as in results.json.
-      curves: of each training stage, from its event files.
     """
     recipe, read = baselines.recipe_of(run.config), run.inputs
-    ranked = _ranked(run)
+    stages, ranked = results["cost"]["stages"], _ranked(run)
     content = gather.gather(
         results=results,
         configuration=dataclasses.asdict(run.config),
@@ -40,8 +39,12 @@ def write(run: Run, results: Mapping[str, Any], curves: Curves) -> None:
         class_names=read.data.class_names,
         train_counts=read.data.train_counts,
         ranked=ranked,
-        curves=curves,
-        selection=_selection(run) if "anchors" in results["cost"]["stages"] else None,
+        curves={
+            stage: logs.read_scalars(run.workdir / stage)
+            for stage, cost in stages.items()
+            if cost["images_seen"]
+        },
+        selection=_selection(run) if "anchors" in stages else None,
         explained=_explained(run, ranked),
     )
     write_whole(run.workdir / NAME, render(content))
@@ -83,7 +86,7 @@ def _explained(
         recognizer = loading.of_run(run.workdir)
         opened = [images.read(int(index)) for index in chosen]
     except ValueError as error:  # a head that cannot be loaded, an image that is gone
-        logs.say(f"{NAME} explains no prediction: {error}")
+        say(f"{NAME} explains no prediction: {error}")
         return []
     names = [data.class_names[label] for label in ranked[split].labels[chosen]]
     return list(zip(opened, names, recognizer.explain(opened), strict=True))

@@ -1,0 +1,69 @@
+"""Recognizers of three classes that nobody has trained, made in a second."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import unfreeze
+
+from vl_ltr_jax import inputs, unseen
+from vl_ltr_jax.heads import Card
+from vl_ltr_jax.models import clip_files
+from vl_ltr_jax.models.lgr import LanguageGuidedHead
+from vl_ltr_jax.recognizer import Recognizer
+
+NAMES = ("crimson", "azure", "moss")
+IMAGE_SIZE = 16
+
+
+def make(head="lgr"):
+    """The shipped tiny CLIP with a random head, `lgr` or `linear`.
+
+    The last class has one sentence, the others have two.
+    """
+    rng = np.random.default_rng(0)
+    source = inputs.model_source("tiny_clip")
+    config, towers = clip_files.load_clip(source, image_size=IMAGE_SIZE)
+    width = config.embed_dim
+    arrays = {"towers": towers}
+
+    def normal(*shape):
+        return rng.normal(0, 0.3, shape).astype(np.float32)
+
+    if head == "linear":
+        arrays["head"] = {"kernel": normal(width, len(NAMES)), "bias": normal(3)}
+    else:
+        embeddings = normal(len(NAMES), 2, width)
+        padding = np.array([[False, False], [False, False], [False, True]])
+        embeddings[padding] = 0
+        shapes = jax.eval_shape(
+            LanguageGuidedHead(len(NAMES), width, language_logit_scale=1.0).init,
+            jax.random.key(0),
+            jnp.zeros((1, width)),
+            embeddings,
+            padding,
+        )
+        params = jax.tree.map(lambda leaf: normal(*leaf.shape), shapes["params"])
+        arrays["head"] = unfreeze(params)
+        arrays["anchors"] = {"embeddings": embeddings, "padding": padding}
+        arrays["added"] = unseen.none(2, width)
+    card = Card(
+        method="vl_ltr" if head == "lgr" else "fc",
+        backbone="ViT-tiny",
+        image_size=IMAGE_SIZE,
+        compute_dtype="float32",
+        normalization="clip_4digit",
+        eval_recipe="vl_ltr",
+        context_length=77,
+        head=head,
+        prediction="mixture",
+        visual_weight=0.5,
+        language_logit_scale=1.0,
+        num_trained=len(NAMES),
+        class_names=NAMES,
+        sentences=(
+            (("It is red.", "It is warm."), ("It is blue.", "It is cold."), ("Moss.",))
+            if head == "lgr"
+            else ((),) * len(NAMES)
+        ),
+    )
+    return Recognizer(card, arrays, tokenizer=lambda: source)

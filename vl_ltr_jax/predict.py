@@ -1,0 +1,351 @@
+"""Pictures recognised from the command line.
+
+    python -m vl_ltr_jax.predict --workdir=DIR a.jpg FOLDER 'pictures/**/*.png'
+    find /pictures -name '*.jpg' -print0 | python -m vl_ltr_jax.predict --workdir=DIR -
+
+The likeliest classes of each picture, and the sentences that spoke for the first. A
+file that cannot be read is told on standard error and the rest is done; the exit code
+is 0 if all were recognised, 1 if some were not, 2 if there was nothing to do it with.
+"""
+
+import argparse
+import collections
+import contextlib
+import functools
+import io
+import itertools
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+from PIL import Image
+from tqdm import tqdm
+
+from vl_ltr_jax import answers, heap, loading, terminal, whole_file
+from vl_ltr_jax.answers import Answer
+from vl_ltr_jax.data import images, picture_files, token_cache
+from vl_ltr_jax.data.picture_files import Found
+from vl_ltr_jax.recognizer import Recognizer
+
+_MANY = 20  # files, from which on a bar is shown
+_FORMATS: dict[str, answers.Format] = {
+    "text": answers.to_text,
+    "json": answers.to_json,
+    "csv": answers.to_csv,
+}
+
+
+class NoInputError(ValueError):
+    """A command without anything to do."""
+
+
+def recognize_files(
+    recognizer: Recognizer,
+    files: Iterable[Found],
+    *,
+    top_k: int = 5,
+    num_sentences: int = 3,
+    batch_size: int = 64,
+    num_threads: int | None = None,
+) -> Generator[Answer, None, None]:
+    """Recognises files one after the other; threads decode ahead of the device.
+
+    Args:
+      recognizer: the model.
+      files: read as they are needed; a million take no memory.
+      top_k: classes of each picture.
+      num_sentences: sentences for the first of them.
+      batch_size: pictures that are recognised together. The first goes alone, so that
+        its answer is soon there.
+      num_threads: that decode; None: as many as there are cores.
+
+    Yields:
+      An answer for each file, in the order given.
+    """
+    num_threads = num_threads or len(os.sched_getaffinity(0))
+    batch: list[tuple[str, np.ndarray | str]] = []
+    limit, pictures = 1, 0
+
+    def answered() -> Iterator[Answer]:
+        pixels = [made for _, made in batch if not isinstance(made, str)]
+        explained = iter(
+            recognizer.explain_pixels(np.stack(pixels), top_k, num_sentences)
+            if pixels
+            else ()
+        )
+        for path, made in batch:
+            if isinstance(made, str):
+                yield Answer(path, error=made)
+                continue
+            explanation = next(explained)
+            if np.isfinite(explanation.prediction.probabilities).all():
+                yield Answer(path, explanation)
+            else:
+                yield Answer(path, error="the model gives no numbers for it")
+
+    for path, made in _decoded(
+        recognizer.transform, files, num_threads, 2 * batch_size + num_threads
+    ):
+        batch.append((path, made))
+        pictures += not isinstance(made, str)
+        if pictures == limit or len(batch) > batch_size:
+            yield from answered()
+            batch, limit, pictures = [], batch_size, 0
+    yield from answered()
+
+
+def _decoded(
+    transform: Callable[[images.Picture], UInt8[np.ndarray, "H W 3"]],
+    files: Iterable[Found],
+    num_threads: int,
+    ahead: int,
+) -> Iterator[tuple[str, np.ndarray | str]]:
+    """Pixels of each file, or why there are none; some files ahead of the reader."""
+
+    def pixels(path: str, error: str) -> np.ndarray | str:
+        if error:
+            return error
+        try:
+            content = images.read_content(Path(path), path)
+            return transform(images.decode_image(content, path))
+        except images.ImageReadError as unreadable:
+            return unreadable.reason
+        except (ValueError, MemoryError) as fault:
+            return str(fault) or type(fault).__name__
+
+    pool = ThreadPoolExecutor(num_threads)
+    waiting: collections.deque[tuple[str, Future[np.ndarray | str]]]
+    waiting = collections.deque()
+    try:
+        for path, error in files:
+            waiting.append((path, pool.submit(pixels, path, error)))
+            if len(waiting) == ahead:
+                path, task = waiting.popleft()
+                yield path, task.result()
+        while waiting:
+            path, task = waiting.popleft()
+            yield path, task.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def keep_programs(directory: epath.Path) -> None:
+    """Lets compiled programs, the small ones too, lie beside the model.
+
+    Where that directory cannot be written, in the user's cache. A place that the
+    environment names stays.
+    """
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    place = directory / "compiled"
+    if "://" not in os.fspath(place):
+        written = place if place.exists() else directory
+        if not os.access(written, os.W_OK | os.X_OK):
+            place = epath.Path(token_cache.default_directory()) / "compiled"
+    jax.config.update("jax_compilation_cache_dir", os.fspath(place))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command line.
+
+    Returns:
+      The exit code.
+    """
+    given = _parse(arguments)
+    # Pillow warns of what it decodes all the same, and refuses twice as much.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    left_out: collections.Counter[str] = collections.Counter()
+    try:
+        found = _not_empty(_files(given.pictures, left_out))
+        with _output(given.out) as write:
+            keep_programs(given.workdir)
+            recognizer = loading.load(given.workdir)
+            counts = _answer(recognizer, found, write, given)
+    except BrokenPipeError:  # `| head` has seen enough
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except (ValueError, OSError) as error:
+        ours = type(error).__module__.startswith("vl_ltr_jax")
+        if isinstance(error, ValueError) and not ours:
+            raise  # a library's own: a bug of ours, show where
+        terminal.error(str(error))
+        return 2
+    _tell(counts, left_out)
+    return 1 if counts["bad"] else 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m vl_ltr_jax.predict",
+        allow_abbrev=False,
+        description=__doc__.split("\n")[0],
+        epilog="The exit code is 0 if every picture was recognised, 1 if some were "
+        "not, 2 if nothing could be done.",
+    )
+    parser.add_argument(
+        "pictures",
+        nargs="+",
+        help="files; folders, searched to any depth; patterns in quotes, with ** for "
+        "any depth; - for paths on standard input, one a line or each ended by a NUL",
+    )
+    parser.add_argument(
+        "--workdir",
+        type=epath.Path,
+        required=True,
+        help="of a finished run, or where a recognizer was saved",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--json",
+        dest="format",
+        action="store_const",
+        const="json",
+        default="text",
+        help="JSON Lines, one object for each file: path, predictions (class, name, "
+        "probability) and sentences (text, weight, cosine), or path and error",
+    )
+    form.add_argument(
+        "--csv",
+        dest="format",
+        action="store_const",
+        const="csv",
+        help="a row for each picture and rank: " + answers.CSV_HEADER.strip(),
+    )
+    positive = _at_least(1)
+    for name, kind, default, text in (
+        ("top_k", positive, 5, "classes of each picture"),
+        ("sentences", _at_least(0), 3, "that spoke for the first class"),
+        ("batch_size", positive, 64, "pictures recognised together"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+    parser.add_argument("--out", help="file for the answers; it appears whole")
+    return parser.parse_args(arguments)
+
+
+def _at_least(smallest: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if (value := int(text)) < smallest:
+            raise argparse.ArgumentTypeError(f"{value} is less than {smallest}")
+        return value
+
+    number.__name__ = "whole number"  # as argparse calls it in its messages
+    return number
+
+
+def _files(names: Sequence[str], left_out: collections.Counter[str]) -> Iterator[Found]:
+    for name in names:
+        if name != "-":
+            yield from picture_files.find(name, left_out)
+            continue
+        stdin = sys.stdin.buffer
+        # What a pipe has, and not as much as was asked for.
+        for line in picture_files.read_list(getattr(stdin, "read1", stdin.read)):
+            yield from picture_files.find(line, left_out, patterns=False)
+
+
+def _not_empty(found: Iterator[Found]) -> Iterator[Found]:
+    first = next(found, None)
+    if first is None:
+        raise NoInputError(
+            "no picture is named: the list on standard input is empty; it has a path "
+            "on each line"
+        )
+    return itertools.chain([first], found)
+
+
+@contextlib.contextmanager
+def _output(path: str | None) -> Iterator[Callable[[str], object]]:
+    """Writes UTF-8 that gives back the bytes of paths, into a file or to be seen."""
+    if path is not None:
+        with whole_file.write(path) as file:
+            yield lambda text: file.write(text.encode("utf-8", "surrogateescape"))
+        return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+    def show(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    yield show
+
+
+def _answer(
+    recognizer: Recognizer,
+    found: Iterator[Found],
+    write: Callable[[str], object],
+    given: argparse.Namespace,
+) -> collections.Counter[str]:
+    """Writes answers as they come; counts those that are `good` and `bad`."""
+    counts: collections.Counter[str] = collections.Counter()
+    form = _FORMATS[given.format]
+    first = list(itertools.islice(found, _MANY + 1))
+    if given.format == "csv":
+        write(answers.CSV_HEADER)
+    answered = recognize_files(
+        recognizer,
+        itertools.chain(first, found),
+        top_k=given.top_k,
+        num_sentences=given.sentences,
+        batch_size=given.batch_size,
+    )
+    # Answers that scroll by on the same screen are a bar of their own.
+    seen = given.out is None and sys.stdout.isatty()
+    shows_bar = len(first) > _MANY and sys.stderr.isatty() and not seen
+    with (
+        contextlib.closing(answered),
+        tqdm(unit=" pictures", file=sys.stderr, disable=not shows_bar) as bar,
+    ):
+        if shows_bar and "-" not in given.pictures:
+            count = functools.partial(_count, given.pictures, bar)
+            threading.Thread(target=count, daemon=True).start()
+        for answer in answered:
+            write(form(answer))
+            if answer.error:
+                path, reason = map(answers.printable, (answer.path, answer.error))
+                bar.write(f"cannot read {path}: {reason}", file=sys.stderr)
+            counts["bad" if answer.error else "good"] += 1
+            bar.update()
+        bar.total = counts.total()
+    return counts
+
+
+def _count(names: Sequence[str], bar: tqdm) -> None:
+    """Looks for the bar how long the way is, while others are on it."""
+    bar.total = sum(1 for _ in _files(names, collections.Counter()))
+
+
+def _tell(counts: collections.Counter[str], left_out: collections.Counter[str]) -> None:
+    """Ends with how many were bad, and what was left out of folders."""
+    if counts["bad"]:
+        print(
+            f"{counts['good']:,} pictures recognised, {counts['bad']:,} could not be",
+            file=sys.stderr,
+        )
+    if left_out:
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in left_out.items())
+        print(
+            f"{left_out.total():,} other files left out of folders: "
+            f"{answers.printable(kinds)}",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    if heap.runs_on_cpu():
+        heap.keep()
+    sys.exit(main(sys.argv[1:]))
