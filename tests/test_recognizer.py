@@ -9,13 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 import vl_ltr_jax
-from vl_ltr_jax import accuracy, heads, predict, unseen
+from vl_ltr_jax import accuracy, heads, inputs, loading, predict, unseen
+from vl_ltr_jax import config as configs
+from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.data.images import ImageReadError
 from vl_ltr_jax.heads import RecognizerError
+from vl_ltr_jax.page import of_run
+from vl_ltr_jax.run import Run
 
 SENTENCES = ["A jade thing is jade.", "It looks  green \n and dull.", "A third one."]
 
@@ -292,3 +297,33 @@ def test_the_example_of_the_readme_runs(finished, tmp_path, monkeypatch, capsys)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + 2  # pictures, and sentences of the first's class
     assert vl_ltr_jax.load("runs/with_okapi").class_names[-1] == "okapi"
+
+
+def test_the_page_of_a_run_shows_what_its_stages_left(finished, loaded, monkeypatch):
+    """Breaks if an array is not found, or pictures and names go apart."""
+    root, workdir = finished
+    config = configs.from_json((workdir / "config.json").read_text())
+    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
+    this = Run(config, epath.Path(workdir), inputs.read(config), mesh)
+    results = json.loads((workdir / "results.json").read_text())
+    curves = {"finetune": {"loss/total": (np.arange(3), np.ones(3))}}
+    of_run.write(this, results, curves)
+    html = (workdir / of_run.NAME).read_text()
+    for part in ("classes", "confusion", "learning", "anchors", "predictions"):
+        assert f'<section id="{part}">' in html
+    explained = of_run._explained(this, of_run._ranked(this))
+    labels, classes = kept(workdir, "labels"), kept(workdir, "classes")
+    assert {name for _, name, _ in explained} <= set(loaded.class_names)
+    for picture, name, explanation in explained:
+        assert loaded.predict(picture)[0].classes == explanation.prediction.classes
+        answers = classes[labels == loaded.class_names.index(name), 0]
+        assert explanation.prediction.classes[0] in answers
+
+    def refuse(workdir):
+        raise ArtifactError("no head")
+
+    monkeypatch.setattr(loading, "of_run", refuse)
+    of_run.write(this, results, {})
+    html = (workdir / of_run.NAME).read_text()
+    assert '<section id="predictions">' not in html
+    assert '<section id="learning">' not in html and '<section id="anchors">' in html
