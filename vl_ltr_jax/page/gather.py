@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from vl_ltr_jax import logs, report, settings, shots
+from vl_ltr_jax import report, settings, shots, terminal
 from vl_ltr_jax.page import learning, per_class, pictures, sentences, text
 from vl_ltr_jax.page.content import (
     GROUPS,
@@ -112,7 +112,7 @@ def gather(
         explained=pictures.explained(explained),
         settings=_settings(configuration),
         costs=_costs(cost),
-        duration=logs.format_duration(cost["seconds"]),
+        duration=terminal.format_duration(cost["seconds"]),
         images_seen=int(cost["images_seen"]),
         versions=_versions(results["versions"]),
         made_on=text.line(made_on, 60),
@@ -278,7 +278,7 @@ def _costs(cost: Mapping[str, Any]) -> tuple[StageCost, ...]:
         StageCost(
             text.line(stage, 60),
             int(one["images_seen"]),
-            logs.format_duration(one["seconds"]),
+            terminal.format_duration(one["seconds"]),
             100 * one["seconds"] / total,
         )
         for stage, one in cost["stages"].items()
