@@ -306,7 +306,8 @@ def test_the_page_of_a_run_shows_what_its_stages_left(finished, loaded, monkeypa
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
     this = Run(config, epath.Path(workdir), inputs.read(config), mesh)
     results = json.loads((workdir / "results.json").read_text())
-    of_run.write(this, results)
+    curves = {"finetune": {"loss/total": (np.arange(3), np.ones(3))}}
+    of_run.write(this, results, curves)
     html = (workdir / of_run.NAME).read_text()
     for part in ("classes", "confusion", "learning", "anchors", "predictions"):
         assert f'<section id="{part}">' in html
@@ -322,7 +323,7 @@ def test_the_page_of_a_run_shows_what_its_stages_left(finished, loaded, monkeypa
         raise ArtifactError("no head")
 
     monkeypatch.setattr(loading, "of_run", refuse)
-    of_run.write(this, results)
+    of_run.write(this, results, {})
     html = (workdir / of_run.NAME).read_text()
     assert '<section id="predictions">' not in html
-    assert '<section id="anchors">' in html
+    assert '<section id="learning">' not in html and '<section id="anchors">' in html

@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -28,6 +28,9 @@ from vl_ltr_jax import (
     usage,
 )
 from vl_ltr_jax import config as configs
+from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.page import of_run
+from vl_ltr_jax.run import Run
 
 _CONFIG = configs.define_flag()
 _WORKDIR = flags.DEFINE_string(
@@ -170,6 +173,25 @@ def keep_programs(config: settings.Config, workdir: epath.Path) -> None:
         jax.config.update("jax_compilation_cache_dir", named)
 
 
+def write_page(
+    config: settings.Config,
+    workdir: epath.Path,
+    read: inputs.Inputs,
+    results: Mapping[str, Any],
+) -> None:
+    """Writes `workdir/report.html`.
+
+    Args:
+      config: of a run that has ended.
+      workdir: of the run.
+      read: its inputs.
+      results: what :func:`stages.run` returned.
+    """
+    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
+    run = Run(config, workdir, read, mesh)
+    of_run.write(run, results, of_run.curves_of(run, results))
+
+
 def refuse(error: Exception) -> NoReturn:
     """Ends the process with one message and exit code 2."""
     terminal.error(str(error))
@@ -195,6 +217,8 @@ def main(argv: Sequence[str]) -> None:
         refuse(error)  # only the user's flags and files have been looked at
     try:
         results = stages.run(config, workdir, read)
+        if jax.process_index() == 0:
+            write_page(config, workdir, read, results)
     except (ValueError, FloatingPointError) as error:
         if not type(error).__module__.startswith("vl_ltr_jax"):
             raise  # a library's own: a bug of ours, show where

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 # Share of the trained classes' validation images that one added class may take.
-MAX_TAKEN = 0.01
+MAX_TAKEN = 0.02
 
 
 def join(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from vl_ltr_jax import report, settings, shots
+from vl_ltr_jax import report, settings, shots, terminal
 from vl_ltr_jax.page import learning, per_class, pictures, sentences, text
 from vl_ltr_jax.page.content import (
     GROUPS,
@@ -23,7 +23,6 @@ from vl_ltr_jax.page.content import (
 from vl_ltr_jax.page.per_class import RULE, Ranked
 from vl_ltr_jax.page.sentences import Selection
 from vl_ltr_jax.predictions import Explanation
-from vl_ltr_jax.terminal import format_duration
 
 SPLITS = ("test", "val")
 SPLIT_NAMES = {"test": "test", "val": "validation"}
@@ -113,7 +112,7 @@ def gather(
         explained=pictures.explained(explained),
         settings=_settings(configuration),
         costs=_costs(cost),
-        duration=format_duration(cost["seconds"]),
+        duration=terminal.format_duration(cost["seconds"]),
         images_seen=int(cost["images_seen"]),
         versions=_versions(results["versions"]),
         made_on=text.line(made_on, 60),
@@ -279,7 +278,7 @@ def _costs(cost: Mapping[str, Any]) -> tuple[StageCost, ...]:
         StageCost(
             text.line(stage, 60),
             int(one["images_seen"]),
-            format_duration(one["seconds"]),
+            terminal.format_duration(one["seconds"]),
             100 * one["seconds"] / total,
         )
         for stage, one in cost["stages"].items()

@@ -6,28 +6,29 @@ from typing import Any
 
 from PIL import Image
 
-from vl_ltr_jax import baselines, evaluation, loading, logs
+from vl_ltr_jax import baselines, evaluation, loading, logs, terminal
 from vl_ltr_jax.artifacts import write_whole
 from vl_ltr_jax.page import gather, pictures
+from vl_ltr_jax.page.learning import Curves
 from vl_ltr_jax.page.per_class import Ranked
 from vl_ltr_jax.page.render import render
 from vl_ltr_jax.page.sentences import Selection
 from vl_ltr_jax.predictions import Explanation
 from vl_ltr_jax.run import Run
-from vl_ltr_jax.terminal import say
 
 NAME = "report.html"
 
 
-def write(run: Run, results: Mapping[str, Any]) -> None:
+def write(run: Run, results: Mapping[str, Any], curves: Curves) -> None:
     """Writes `workdir/report.html` (on one process only).
 
     Args:
       run: all of whose stages are finished.
       results: as in results.json.
+      curves: of each training stage, from its event files.
     """
     recipe, read = baselines.recipe_of(run.config), run.inputs
-    stages, ranked = results["cost"]["stages"], _ranked(run)
+    ranked = _ranked(run)
     content = gather.gather(
         results=results,
         configuration=dataclasses.asdict(run.config),
@@ -39,15 +40,25 @@ def write(run: Run, results: Mapping[str, Any]) -> None:
         class_names=read.data.class_names,
         train_counts=read.data.train_counts,
         ranked=ranked,
-        curves={
-            stage: logs.read_scalars(run.workdir / stage)
-            for stage, cost in stages.items()
-            if cost["images_seen"]
-        },
-        selection=_selection(run) if "anchors" in stages else None,
+        curves=curves,
+        selection=_selection(run) if "anchors" in results["cost"]["stages"] else None,
         explained=_explained(run, ranked),
     )
     write_whole(run.workdir / NAME, render(content))
+
+
+def curves_of(run: Run, results: Mapping[str, Any]) -> Curves:
+    """What the training stages have logged.
+
+    Args:
+      run: whose event files are read.
+      results: as in results.json.
+    """
+    return {
+        stage: logs.read_scalars(run.workdir / stage)
+        for stage, cost in results["cost"]["stages"].items()
+        if cost["images_seen"]
+    }
 
 
 def _ranked(run: Run) -> dict[str, Ranked]:
@@ -86,7 +97,7 @@ def _explained(
         recognizer = loading.of_run(run.workdir)
         opened = [images.read(int(index)) for index in chosen]
     except ValueError as error:  # a head that cannot be loaded, an image that is gone
-        say(f"{NAME} explains no prediction: {error}")
+        terminal.say(f"{NAME} explains no prediction: {error}")
         return []
     names = [data.class_names[label] for label in ranked[split].labels[chosen]]
     return list(zip(opened, names, recognizer.explain(opened), strict=True))
