@@ -149,10 +149,6 @@ def test_curves_are_thinned_and_hold_numbers_only():
     np.testing.assert_array_equal(curve.steps, curve.values)
 
 
-NOTHING = {"ranked": None, "curves": None, "selection": None, "explained": ()}
-ALWAYS = {"results", "data", "configuration", "cost"}
-
-
 def test_texts_are_shortened_and_can_be_written():
     assert text.line("a\n  b\tc", 10) == "a b c"
     assert text.line("abcdef", 5) == "abcd…"

@@ -160,6 +160,10 @@ def opened(uri):
     return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
 
 
+NOTHING = {"ranked": None, "curves": None, "selection": None, "explained": ()}
+ALWAYS = {"results", "data", "configuration", "cost"}
+
+
 @pytest.mark.parametrize(
     "changes, missing",
     [
