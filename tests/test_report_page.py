@@ -199,6 +199,18 @@ def test_the_confusion_matrix_is_bounded():
     np.testing.assert_allclose([sum(x.shares) + x.elsewhere for x in lines], 100)
 
 
+def test_pairs_are_ordered_by_number_and_share():
+    """12 of 100 are more than the only one, and 3 of 4 are more than both."""
+    labels = np.repeat([0, 1, 2], [100, 1, 4]).astype(np.int32)
+    answers = np.where(np.arange(105) < 12, 3, labels)
+    answers[100], answers[101:104] = 4, 5
+    given = ranked()._replace(labels=labels, classes=answers[:, None].astype(np.int32))
+    found = per_class.mistakes(given, 6)
+    assert found.true.tolist() == [2, 0, 1]
+    assert found.given.tolist() == [5, 3, 4]
+    assert found.images.tolist() == [3, 12, 1]
+
+
 def test_sentences_are_shown_from_good_to_bad_with_their_losses(page):
     first, *_ = examples = gather(**arguments()).anchors
     assert [one.group for one in examples] == [

@@ -81,7 +81,7 @@ def _spread(selection: Selection, num_classes: int) -> Float[np.ndarray, "C"]:
 def _class_sentences(
     selection: Selection, label: int, name: str, group: str, train_images: int
 ) -> ClassSentences:
-    mine = np.flatnonzero((selection.labels == label) & np.isfinite(selection.scores))
+    mine = np.flatnonzero(selection.labels == label)
     mine = mine[np.argsort(selection.scores[mine], kind="stable")]
     scores = np.asarray(selection.scores[mine], np.float64)
     anchors = selection.indices[label][~selection.padding[label]]
@@ -100,7 +100,7 @@ def _class_sentences(
         name=name,
         group=group,
         train_images=train_images,
-        num_sentences=int((selection.labels == label).sum()),
+        num_sentences=len(mine),
         num_anchors=len(anchors),
         best=tuple(scored[:num_best]),
         worst=tuple(scored[num_best:]),
