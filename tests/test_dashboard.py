@@ -190,7 +190,7 @@ def test_margins_are_shown_by_group(board):
     assert (bins[0][0], bins[-1][1]) == (-0.25, 0.5)
 
 
-def test_the_surest_mistakes_are_shown_with_both_names(board):
+def test_the_clearest_mistakes_are_shown_with_both_names(board):
     """Breaks if right ones are taken, or the order of margins turns round."""
     tags = board.ask("images", "tags")["evaluate"]
     assert set(tags) == {f"misclassified/{g}" for g in ("many", "medium", "few")}

@@ -71,6 +71,16 @@ def test_curves_of_a_resumed_run_are_joined(tmp_path):
     assert (steps.tolist(), values.tolist()) == ([30, 40], [1.0, 100.0])
 
 
+def test_curves_are_read_where_only_tensorflow_has_a_file_system():
+    """A bucket's URL reaches TensorFlow as it is; `ram://` is one without a network."""
+    import tensorflow
+
+    with tensorflow.summary.create_file_writer("ram://run/finetune").as_default():
+        tensorflow.summary.scalar("loss/total", 0.5, step=3)
+    steps, values = read_scalars("ram://run/finetune")["loss/total"]
+    assert (steps.tolist(), values.tolist()) == ([3], [0.5])
+
+
 @pytest.mark.parametrize("last_step", [8, 6])
 def test_steps_are_profiled_on_request(tmp_path, last_step):
     """Also where the stage ends before as many steps as were asked for."""

@@ -126,7 +126,7 @@ def write_mistakes(
     data: LongTailedData,
     transform: Transform,
 ) -> None:
-    """Writes the test pictures of a group that the head was surest of, and wrong.
+    """Writes the misclassified test pictures of a group that have the lowest margins.
 
     Pictures carry the names of both classes; a text has them too, whatever their
     script, and which images these are.
@@ -158,7 +158,7 @@ def write_mistakes(
     told = f"{len(mistakes):,} of {ours.sum():,} test images are misclassified"
     if rows:
         heading = (
-            f"{told}; the {len(rows)} surest:",
+            f"{told}; the {len(rows)} of the lowest margin:",
             "",
             "| | true | predicted | probability | image |",
             "|---|---|---|---|---|",

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from jaxtyping import Float, Float64, Int64, UInt8
 
 from vl_ltr_jax import terminal
@@ -198,13 +197,13 @@ def read_scalars(
     Returns:
       Name to steps, ascending, and their values; nothing where there are no files.
     """
-    files = epath.Path(directory).glob("*.tfevents.*")
-    if not any(True for _ in files):
-        return {}
     _quieten_tensorflow()
+    import tensorflow
     from tensorboard.backend.event_processing import event_accumulator
     from tensorboard.util import tensor_util
 
+    if not tensorflow.io.gfile.glob(f"{os.fspath(directory)}/*.tfevents.*"):
+        return {}
     keep_all = {event_accumulator.TENSORS: 0}
     events = event_accumulator.EventAccumulator(os.fspath(directory), keep_all)
     events.Reload()
