@@ -48,6 +48,13 @@ def test_accuracy_and_mistakes_of_a_class_are_counted():
     assert [line.train_images for line in shown.listed] == sorted(COUNTS)
 
 
+def test_of_equally_bad_classes_the_frequent_one_comes_first():
+    given = ranked(num_classes=3)
+    wrong = given._replace(classes=(given.labels[:, None] + 1) % 3)
+    shown = per_class.per_class("test", wrong, ["a", "b", "c"], np.array([5, 90, 20]))
+    assert [line.name for line in shown.worst] == ["b", "c", "a"]
+
+
 def test_the_confusion_matrix_begins_with_the_most_confused_pair():
     lines = gather(**arguments()).confusion
     assert [line.name for line in lines[:2]] == [text.name(n) for n in HOSTILE[5:3:-1]]
