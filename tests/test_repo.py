@@ -67,7 +67,7 @@ ORDER = (
         "main",
     ),
     *("loading", "curves", "comparison", "compare"),
-    *("stablehlo", "export", "answers", "predict"),
+    *("stablehlo", "export", "answers", "answer_formats", "predict"),
     *("data.check", "data.show"),
     *("tiny_clip", "benchmarks"),
 )
