@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +19,15 @@ import pytest  # noqa: E402
 from beartype import BeartypeConf, beartype  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
+
+
+def find_browser() -> str | None:
+    """A Chromium on the PATH."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+collect_ignore = [] if find_browser() else ["test_report_browser.py"]
 
 # As PEP 484 has it, an int is welcome where a float is asked for.
 check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))

@@ -63,6 +63,7 @@ def configure(root: Path):
     config.anchors.num_anchors = 2
     config.evaluate.batch_size = 8
     config.log.every_steps = 1
+    config.log.progress_seconds = 0.0
     config.log.checkpoint_every_steps = 2
     return config
 

@@ -4,8 +4,8 @@ import image_world
 import numpy as np
 from image_world import run
 
+from vl_ltr_jax import anchors, anss, inputs, report
 from vl_ltr_jax import config as configs
-from vl_ltr_jax import inputs, report
 
 
 def without_lines(path, word):
@@ -13,9 +13,13 @@ def without_lines(path, word):
     path.write_text("".join(line for line in lines if word not in line))
 
 
-def test_a_class_without_candidates_takes_its_prompts_and_the_report_says_so(tmp_path):
+def test_a_class_without_candidates_takes_its_prompts_and_the_report_says_so(
+    tmp_path, monkeypatch
+):
     """Breaks when the order of such a class is not that of its sentences, or when the
-    report leaves out who had nothing to choose by."""
+    report leaves out who had nothing to choose by; and, with seven sentences scored at
+    a time, when a part of them is scored otherwise than the whole."""
+    monkeypatch.setattr(anchors, "AT_ONCE", 7)
     root = image_world.write(tmp_path / "world")
     without_lines(root / "world_val.txt", "moss")
     with open(root / "wiki" / "desc_0.txt", "a") as file:
@@ -23,7 +27,8 @@ def test_a_class_without_candidates_takes_its_prompts_and_the_report_says_so(tmp
     config = image_world.configure(root)
     config.pretrain.epochs = config.finetune.epochs = 0
     config.evaluate.zero_shot_text = "anchors"  # nobody else would read them
-    counts = inputs.read(configs.from_config_dict(config)).corpus.counts
+    read = inputs.read(configs.from_config_dict(config))
+    counts = read.corpus.counts
     config.anchors.num_anchors = int(counts[0])
     results = run(config, tmp_path / "run")
     told = results["anchors"]
@@ -37,6 +42,21 @@ def test_a_class_without_candidates_takes_its_prompts_and_the_report_says_so(tmp
     padding = np.load(tmp_path / "run" / "anchors" / "padding.npy")
     chosen = indices[2][~padding[2]]
     np.testing.assert_array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen)))
+
+    left = {
+        name: np.load(tmp_path / "run" / f"{name}.npy")
+        for name in ("embed/sentences", "embed/images", "embed/image_labels")
+    }
+    whole = anss.score_sentences(
+        left["embed/sentences"],
+        read.corpus.labels,
+        left["embed/images"],
+        left["embed/image_labels"],
+        read.clip["params"]["logit_scale"],
+    )
+    scores = np.load(tmp_path / "run" / "anchors" / "scores.npy")
+    assert len(scores) % 7
+    np.testing.assert_allclose(scores, whole, rtol=1e-5)
 
 
 def test_only_the_first_classes_are_named():

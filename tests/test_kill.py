@@ -46,7 +46,7 @@ def start(
             *(f"--config={config}", f"--workdir={workdir}", *flags),
         ],
         env=environment,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -70,9 +70,10 @@ def kill_at(
         process.communicate(timeout=60)
 
 
-def finish(config: Path, workdir: Path) -> str:
-    process = start(config, workdir)
-    _, said = process.communicate(timeout=300)
+def finish(config: Path, workdir: Path, *flags: str) -> tuple[str, str]:
+    """Runs to the end; gives standard output and error."""
+    process = start(config, workdir, *flags)
+    said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     return said
 
@@ -88,7 +89,8 @@ def world(tmp_path_factory):
     root = image_world.write(directory / "world")
     config = directory / "config.py"
     config.write_text(CONFIG.format(root=str(root)))
-    finish(config, directory / "unbroken")
+    said = finish(config, directory / "unbroken", "--quiet")
+    (directory / "said.json").write_text(json.dumps(said))
     return config, directory / "unbroken"
 
 
@@ -105,9 +107,11 @@ def test_a_killed_run_ends_with_bit_equal_parameters(world, tmp_path):
     steps = {stage: draw.randint(7, 11) for stage in ("pretrain", "finetune")}
     for stage, step in steps.items():
         kill_at(config, tmp_path / "killed", stage, step)
-    said = finish(config, tmp_path / "killed")
+    report, said = finish(config, tmp_path / "killed")
+    assert report.strip() == (tmp_path / "killed" / "report.md").read_text().strip()
     assert "pretrain: finished before" in said
     assert "finetune: resumes at step" in said
+    assert "finetune: 12 steps, 96 images in " in said
     for stage in ("pretrain", "finetune"):
         equal = jax.tree.map(
             np.array_equal,
@@ -118,6 +122,16 @@ def test_a_killed_run_ends_with_bit_equal_parameters(world, tmp_path):
     killed, unbroken = results(tmp_path / "killed"), results(whole)
     assert killed["test"] == unbroken["test"]
     assert killed["cost"]["images_seen"] == unbroken["cost"]["images_seen"]
+
+
+def test_a_quiet_run_says_where_its_result_is_and_no_more(world):
+    _, whole = world
+    said, errors = json.loads((whole.parent / "said.json").read_text())
+    assert errors == ""
+    top1 = results(whole)["test"]["lgr"]["top1"]
+    assert said.startswith(f"test {top1:.1f} overall, ")
+    assert said.endswith(f" (VL-LTR (LGR)): {whole / 'report.md'}\n")
+    assert said.count("\n") == 1
 
 
 def start_two(config: Path, workdir: Path, *flags: str) -> list[subprocess.Popen]:

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -6,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vl_ltr_jax.logs import CLEAR_LINE, Logs, format_duration
+from vl_ltr_jax.logs import Logs, read_scalars
 
 
 def read_events(directory):
@@ -22,7 +23,7 @@ def test_event_files_read_back(tmp_path):
         logs.scalars(3, {"loss/visual": jnp.float32(0.5), "accuracy/top1": 71.25})
         logs.scalars(4, {"loss/visual": np.float64(0.25)})
         logs.text(0, "report", "many **few**")
-        logs.image(0, "batch", np.full((4, 6, 3), 255, np.uint8))
+        logs.images(0, "batch", np.full((2, 4, 6, 3), 255, np.uint8))
         logs.hparams({"seed": 1, "data": {"root": None, "sampling": "sqrt"}})
     events = read_events(tmp_path)
     tensors = {
@@ -36,11 +37,48 @@ def test_event_files_read_back(tmp_path):
     assert make_ndarray(tensors["loss/visual", 4]) == 0.25
     assert make_ndarray(tensors["accuracy/top1", 3]) == 71.25
     assert make_ndarray(tensors["report", 0]) == b"many **few**"
-    width, height, png = make_ndarray(tensors["batch", 0])
-    assert (width, height, png[1:4]) == (b"6", b"4", b"PNG")
+    width, height, *pngs = make_ndarray(tensors["batch", 0])
+    assert (width, height) == (b"6", b"4")
+    assert [png[1:4] for png in pngs] == [b"PNG"] * 2
     hparams = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
     for name in (b"seed", b"data.root", b"data.sampling", b"sqrt"):
         assert name in hparams
+
+
+def test_text_that_no_file_can_hold_is_written_all_the_same(tmp_path):
+    with Logs(tmp_path) as logs:
+        logs.text(0, "anchors", "half a pair \ud800")
+        logs.hparams({"data.name": "\udfff"})
+    (event,) = read_events(tmp_path).Tensors("anchors")
+    assert event.tensor_proto.string_val[0] == b"half a pair ?"
+
+
+def test_curves_of_a_resumed_run_are_joined(tmp_path):
+    """Breaks if the first file wins, or TensorBoard's sample of ten steps is read."""
+    assert read_scalars(tmp_path) == read_scalars(tmp_path / "none") == {}
+    for first, last, scale in ((1, 30, 1.0), (21, 40, 100.0)):
+        with Logs(tmp_path) as logs:
+            logs.text(0, "report", "no curve")
+            for step in range(first, last + 1):
+                logs.scalars(step, {"loss/total": scale * step})
+            logs.scalars(last, {"accuracy/top1": scale})
+    curves = read_scalars(tmp_path)
+    assert curves.keys() == {"loss/total", "accuracy/top1"}
+    steps, values = curves["loss/total"]
+    np.testing.assert_array_equal(steps, np.arange(1, 41))
+    np.testing.assert_array_equal(values, np.where(steps > 20, 100.0, 1.0) * steps)
+    steps, values = curves["accuracy/top1"]
+    assert (steps.tolist(), values.tolist()) == ([30, 40], [1.0, 100.0])
+
+
+def test_curves_are_read_where_only_tensorflow_has_a_file_system():
+    """A bucket's URL reaches TensorFlow as it is; `ram://` is one without a network."""
+    import tensorflow
+
+    with tensorflow.summary.create_file_writer("ram://run/finetune").as_default():
+        tensorflow.summary.scalar("loss/total", 0.5, step=3)
+    steps, values = read_scalars("ram://run/finetune")["loss/total"]
+    assert (steps.tolist(), values.tolist()) == ([3], [0.5])
 
 
 @pytest.mark.parametrize("last_step", [8, 6])
@@ -70,7 +108,7 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys):
     with Logs(tmp_path / "run") as logs:
         logs.scalars(1, {"loss": 1.0})
         logs.text(1, "report", "text")
-        logs.image(1, "batch", np.zeros((1, 1, 3), np.uint8))
+        logs.images(1, "batch", np.zeros((1, 1, 1, 3), np.uint8))
         logs.hparams({"seed": 0})
         logs.parameters({"bias": jnp.zeros(1)})
         logs.message("hello")
@@ -79,41 +117,36 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def write_progress(directory):
-    values = {"loss": 2.5, "loss/contrastive": 3.14159, "accuracy/top1": 50.0}
-    with Logs(directory, title="pretrain") as logs:
+VALUES = {"loss/contrastive": 3.14159, "loss/total": 2.5, "accuracy/top1": 50.0}
+
+
+def test_progress_tells_the_losses_the_total_first(tmp_path, capsys):
+    with Logs(tmp_path, title="pretrain", plain_seconds=0) as logs:
         logs.progress(
-            1000, 5000, values, steps_per_second=2.0, images_per_second=2048.0
+            1000, 5000, VALUES, steps_per_second=2.0, images_per_second=2048.0
         )
         logs.message("saved")
-        logs.progress(5000, 5000, {}, steps_per_second=2.5, images_per_second=2560.0)
+        logs.warning("slow")
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == "pretrain 0/5,000 (0%)"
+    assert lines[0] == (
+        "pretrain 1,000/5,000 (20%)  33m 20s left  2 steps/s  2,048 images/s"
+        "  loss 2.5  contrastive 3.142"
+    )
+    assert "pretrain: saved" in lines and "warning: pretrain: slow" in lines
+    assert logs.losses == {"loss": 2.5, "contrastive": 3.14159}
 
 
-FIRST = (
-    "pretrain 1,000/5,000 (20%)  loss 2.5  contrastive 3.142  2 steps/s"
-    "  2,048 images/s  33m 20s left"
-)
-LAST = "pretrain 5,000/5,000 (100%)  2.5 steps/s  2,560 images/s  0s left"
-
-
-def test_progress_is_plain_lines_in_a_file(tmp_path, capsys):
-    write_progress(tmp_path)
-    assert capsys.readouterr().err == f"{FIRST}\nsaved\n{LAST}\n"
-
-
-def test_progress_stays_in_place_on_a_terminal(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    write_progress(tmp_path)
-    want = f"{CLEAR_LINE}{FIRST}{CLEAR_LINE}saved\n{CLEAR_LINE}{LAST}\n"
-    assert capsys.readouterr().err == want
-
-
-@pytest.mark.parametrize(
-    ("seconds", "want"),
-    [(0.4, "0s"), (59.6, "1m 00s"), (3966, "1h 06m"), (187_200, "2d 04h")],
-)
-def test_durations_show_two_units(seconds, want):
-    assert format_duration(seconds) == want
+def test_progress_goes_on_between_two_logged_steps(tmp_path, capsys):
+    """A step that is on its way is not done; after a resume the first ones count."""
+    with Logs(tmp_path, title="pretrain", plain_seconds=0) as logs:
+        logs.expect(10, 20)
+        for step in range(1, 5):
+            logs.after_step(step)
+        logs.progress(14, 20, VALUES, steps_per_second=2.0, images_per_second=64.0)
+    said = capsys.readouterr().err
+    counts = re.findall(r"pretrain (\d+)/20", said)
+    assert counts == ["10", "11", "12", "13", "14"]
 
 
 def test_tensorflow_is_imported_late_and_silently(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from vl_ltr_jax import loop, pace
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.checkpoint import Checkpoints
 from vl_ltr_jax.logs import Logs
@@ -30,7 +31,7 @@ class Recorder(Logs):
     """Keeps what it is told."""
 
     def __init__(self):
-        self.written, self.progressed, self.messages = {}, [], []
+        self.written, self.progressed, self.warnings = {}, [], []
 
     def scalars(self, step, values):
         self.written.setdefault(step, {}).update(values)
@@ -39,8 +40,8 @@ class Recorder(Logs):
         self.progressed.append((step, num_steps))
         assert rates["images_per_second"] == 8 * rates["steps_per_second"] > 0
 
-    def message(self, text):
-        self.messages.append(text)
+    def warning(self, text):
+        self.warnings.append(text)
 
 
 @jax.jit
@@ -122,7 +123,11 @@ def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(tmp_path):
 
 
 def test_metrics_are_logged_at_the_interval_and_at_the_end(tmp_path):
-    _, logs = run(tmp_path, num_steps=8)
+    def rates(steps_per_second):
+        return {"throughput/model_teraflops_per_second": 5 * steps_per_second}
+
+    _, logs = run(tmp_path, num_steps=8, rates=rates)
+    parts = [f"step_time/{p}_ms" for p in ("data", "step", "log", "checkpoint")]
     assert logs.progressed == [(3, 8), (6, 8), (8, 8)]
     assert sorted(logs.written) == [3, 6, 8]
     assert set(logs.written[3]) == {
@@ -131,7 +136,16 @@ def test_metrics_are_logged_at_the_interval_and_at_the_end(tmp_path):
         "throughput/steps_per_second",
         "throughput/images_per_second",
         "throughput/waiting_for_data",
+        "throughput/model_teraflops_per_second",
+        *parts,
     }
+    for written in logs.written.values():
+        spent = [written[name] for name in parts]
+        assert min(spent) >= 0
+        steps_per_second = written["throughput/steps_per_second"]
+        assert sum(spent) == pytest.approx(1000 / steps_per_second)
+        rate = written["throughput/model_teraflops_per_second"]
+        assert rate == 5 * steps_per_second
     eager = new_state()
     for step, batch in zip(range(1, 7), batches(), strict=False):
         eager, metrics = step_fn(eager, batch)
@@ -207,7 +221,7 @@ def test_sigterm_saves_and_the_next_run_goes_on(tmp_path):
     with pytest.raises(Preempted) as caught:
         run(tmp_path / "stopped", num_steps=10, **options)
     assert (caught.value.code, caught.value.step) == (143, 5)
-    assert logs.messages == ["stopped by SIGTERM; step 5 is saved"]
+    assert logs.warnings == ["stopped by SIGTERM; step 5 is saved"]
     assert signal.getsignal(signal.SIGTERM) is before
     resumed, _ = run(tmp_path / "stopped", num_steps=10)
     assert_bit_equal(resumed, whole)
@@ -246,3 +260,102 @@ def test_host_arrays_do_not_reach_the_step_unseen(tmp_path):
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device"):
         run(tmp_path, num_steps=1, step=careless)
+
+
+class Hourglass:
+    """A loop whose time is told: batches, steps, logs and saves last what they say."""
+
+    def __init__(self, monkeypatch, *, data=0, step=0, log=0, checkpoint=0):
+        self.now, self.free_at, self.step_seconds = 0.0, 0.0, step
+        self.logs, self.checkpoints = SlowLogs(self, log), SlowSaves(self, checkpoint)
+        self.data = data
+        self.fetch = jax.device_get
+        monkeypatch.setattr(loop.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(pace, "_when_ready", lambda metrics: float(metrics["at"]))
+        monkeypatch.setattr(loop.jax, "device_get", self.device_get)
+
+    def device_get(self, values):
+        """Waits for the devices."""
+        fetched = self.fetch(values)
+        if isinstance(fetched, dict):
+            self.now = max(self.now, float(fetched["at"]))
+        return fetched
+
+    def batches(self):
+        while True:
+            self.now += self.data
+            yield {}
+
+    def run_step(self, state, batch):
+        self.free_at = max(self.free_at, self.now) + self.step_seconds
+        return state, {"at": jax.device_put(np.float32(self.free_at))}
+
+
+class SlowLogs(Recorder):
+    def __init__(self, clock, seconds):
+        super().__init__()
+        self.clock, self.seconds = clock, seconds
+
+    def scalars(self, step, values):
+        super().scalars(step, values)
+        self.clock.now += self.seconds
+
+    def progress(self, step, num_steps, values, **rates):
+        pass
+
+
+class SlowSaves(Checkpoints):
+    def __init__(self, clock, seconds):
+        self.clock, self.seconds = clock, seconds
+
+    def due(self, step):
+        return bool(self.seconds) and step % 4 == 0
+
+    def reached_preemption(self, step):
+        return False
+
+    def save(self, step, state, meta=None):
+        self.clock.now += self.seconds
+
+    def wait(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("seconds", "log_every_steps", "parts"),
+    [
+        # A batch that is made while a step runs costs nothing, nor does a log.
+        ({"data": 1, "step": 3, "log": 1}, 2, {"step": 3000}),
+        ({"data": 3, "step": 1}, 2, {"data": 2000, "step": 1000}),
+        # The next step hides a second of each log.
+        ({"step": 1, "log": 5}, 4, {"log": 1000, "step": 1000}),
+        ({"step": 1, "checkpoint": 6}, 4, {"checkpoint": 1500, "step": 1000}),
+    ],
+)
+def test_the_wall_time_of_a_step_is_split_by_what_the_devices_waited_for(
+    monkeypatch, seconds, log_every_steps, parts
+):
+    told = Hourglass(monkeypatch, **seconds)
+    state = State(jnp.int32(0), {}, {}, {})
+    train(
+        state,
+        told.run_step,
+        told.batches(),
+        first_step=0,
+        num_steps=14,
+        checkpoints=told.checkpoints,
+        logs=told.logs,
+        log_every_steps=log_every_steps,
+        images_per_step=8,
+    )
+    written = told.logs.written[12]
+    found = {
+        name.removeprefix("step_time/").removesuffix("_ms"): value
+        for name, value in written.items()
+        if name.startswith("step_time/")
+    }
+    assert found.keys() == {"data", "step", "log", "checkpoint"}
+    assert sum(found.values()) == pytest.approx(
+        1000 / written["throughput/steps_per_second"]
+    )
+    assert found == pytest.approx({**dict.fromkeys(found, 0.0), **parts})

@@ -31,13 +31,13 @@ def steps(device, tempo, waits, step_seconds):
     """Starts a step after each wait; gives the idle seconds when all have ended."""
     free_at = 0.0
     for wait in waits:
-        with tempo.waiting():
+        with tempo.at("data"):
             device.now += wait
         free_at = max(free_at, device.now) + step_seconds
         tempo.started(free_at)
     device.now = free_at
     tempo._watcher.shutdown(wait=True)
-    return tempo.idle_seconds()
+    return tempo.idle_seconds()["data"]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_loop_names_the_bottleneck(tmp_path, monkeypatch):
     test_loop.run(tmp_path, num_steps=8, logs=logs, loading=Slow())
     assert logs.written[3]["data/bad_images"] == 3.0
     assert 0 <= logs.written[8]["throughput/waiting_for_data"] <= 1
-    (warning,) = (text for text in logs.messages if text.startswith("warning"))
+    (warning,) = logs.warnings
     assert "stood still for data" in warning and "decoding them 90%" in warning
     assert isinstance(Slow(), loop.Loading)
 

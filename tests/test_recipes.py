@@ -339,8 +339,7 @@ class Heavy(baselines.Recipe):
             recognition.batches_of(run, options, with_text=False),
             directory=run.artifact("finetune").directory,
             mesh=run.mesh,
-            fsdp="none",
-            options=run.config.log,
+            config=run.config,
         )
 
     def weigh(self, run):

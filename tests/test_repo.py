@@ -25,7 +25,7 @@ ALL_PYTHON = [
 # A module imports only from modules before it. Those up to `models` know arrays and
 # plain arguments; configurations, meshes, checkpoints and logs come after them.
 ORDER = (
-    "whole_file",
+    *("whole_file", "terminal", "usage"),
     *("losses", "shots", "accuracy", "mixup", "anss", "optim", "train_state"),
     *("data", "models"),
     *(
@@ -48,6 +48,7 @@ ORDER = (
         "finetune",
         "embed",
         "evaluate",
+        "flops",
         "pace",
         "loop",
     ),
@@ -61,12 +62,15 @@ ORDER = (
         "recognition",
         "baselines",
         *("unseen", "heads", "recognizer_files", "predictions", "recognizer"),
-        "evaluation",
+        "dashboard",
+        *("evaluation", "loading"),
         "report",
+        *("curves", "page"),
+        "outcomes",
         "stages",
         "main",
     ),
-    *("loading", "curves", "comparison", "compare"),
+    *("comparison", "compare"),
     *("stablehlo", "export", "answers", "answer_formats", "predict"),
     *("data.check", "data.show"),
     *("tiny_clip", "benchmarks"),

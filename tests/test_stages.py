@@ -28,7 +28,8 @@ def finished(tmp_path_factory):
 def test_results_have_the_documented_shape(finished):
     _, workdir, results = finished
     assert json.loads((workdir / "results.json").read_text()) == results
-    assert results.keys() == {"test", "val", "data", "anchors", "cost", "versions"}
+    known = {"test", "val", "predicted_by", "data", "anchors", "cost", "versions"}
+    assert results.keys() == known
     for split in ("test", "val"):
         assert results[split].keys() == {"lgr", "knn", "zero_shot"}
         for head in results[split].values():

@@ -105,7 +105,7 @@ def test_training_lowers_the_loss_and_writes_a_clip(tmp_path, capsys):
     assert np.mean(losses[-6:]) < np.mean(losses[:6])
     config, _ = load_clip(tmp_path)
     assert config == PRESETS["ViT-tiny"]
-    assert "step 24/24 loss" in capsys.readouterr().out
+    assert "tiny CLIP: 24 steps in " in capsys.readouterr().err
 
 
 def test_training_refuses_empty_runs(tmp_path):

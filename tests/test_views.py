@@ -1,6 +1,7 @@
 """The head trained on features that the frozen tower made once."""
 
 import itertools
+import re
 
 import image_world
 import jax
@@ -60,6 +61,14 @@ def test_the_whole_road(root, tmp_path, capsys):
     said = capsys.readouterr().err
     for view in range(2):
         assert f"finetune: view {view + 1} of 2: 36 images embedded in " in said
+    top1 = results["test"]["lgr"]["top1"]
+    for stage, made in (
+        ("embed", r"\d+ sentences, \d+ images in \d+s"),
+        ("anchors", r"6 of \d+ sentences chosen in \d+s"),
+        ("finetune", r"12 steps, 96 images in \d+s, loss \d.*"),
+        ("evaluate", rf"test {top1:.1f} overall, .* \(VL-LTR \(LGR\)\), in \d+s"),
+    ):
+        assert re.search(f"^{stage}: {made}$", said, re.MULTILINE), stage
     other = configs.from_config_dict(configure(root, 3))
     with pytest.raises(ArtifactError, match="finetune.feature_views: 2 then, 3 now"):
         stages.check(other, workdir, read)

@@ -43,7 +43,7 @@ shardings = meshes.shard_largest_axis(mesh, state, min_elements=1)
 state = meshes.place(meshes.to_host(state), shardings)
 with (
     Checkpoints(f"{directory}/checkpoints", every_steps=1000) as checkpoints,
-    Logs(directory, title=f"process {process_id}") as logs,
+    Logs(directory, title=f"process {process_id}", plain_seconds=0) as logs,
 ):
     restored = checkpoints.restore_latest(state)
     state = restored[0] if restored else state

@@ -13,13 +13,15 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-from vl_ltr_jax import anss
+from vl_ltr_jax import anss, terminal
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import write_whole
 from vl_ltr_jax.run import Run
 
 # What the report tells of the choice: class names, but for the number of anchors.
 TOLD = ("num_anchors", "without_images", "with_fewer_sentences")
+# Sentences that a device scores between two looks at the progress.
+AT_ONCE = 8 * anss.BLOCKS[0]
 
 
 def select(run: Run) -> dict[str, Any]:
@@ -54,6 +56,7 @@ def select(run: Run) -> dict[str, Any]:
     by_images = options.selection == "anss"
     return {
         "anchors": int((~padding).sum()),
+        "sentences": len(corpus.sentences),
         "num_anchors": options.num_anchors,
         "without_images": names((images == 0) & by_images),
         "with_fewer_sentences": names(counts < options.num_anchors),
@@ -88,12 +91,29 @@ def score(run: Run, images: np.ndarray, image_labels: np.ndarray) -> np.ndarray:
         placed = meshes.shard_rows(run.mesh, classes + 1, axis)
         return meshes.shard_rows(run.mesh, embeddings, axis), placed - 1
 
-    texts, pictures = (
-        split(sentences, labels, "model"),
-        split(images, image_labels, "data"),
-    )
+    pictures = split(images, image_labels, "data")
     scale = run.towers()["params"]["logit_scale"]
-    scores = anss.score_sentences(
-        texts[0], texts[1], pictures[0], pictures[1], scale, mesh=run.mesh
-    )
-    return meshes.to_host(scores)[: len(labels)]
+    size = min(AT_ONCE * run.mesh.shape["model"], len(labels))
+    scores: list[np.ndarray] = []
+    starts = range(0, len(labels), size)
+    for start in terminal.progress(
+        starts, "anchors", len(labels), "sentences", each=size
+    ):
+        rows = slice(start, start + size)
+        added = size - len(labels[rows])  # one shape, one compiled program
+        texts = split(
+            np.pad(sentences[rows], [(0, added), (0, 0)]),
+            np.pad(labels[rows], (0, added), constant_values=-1),
+            "model",
+        )
+        found = anss.score_sentences(
+            texts[0],
+            texts[1],
+            pictures[0],
+            pictures[1],
+            scale,
+            num_classes=run.inputs.num_classes,
+            mesh=run.mesh,
+        )
+        scores.append(meshes.to_host(found)[:size])
+    return np.concatenate(scores)[: len(labels)]

@@ -32,6 +32,7 @@ def score_sentences(
     image_labels: Int[Array | np.ndarray, " N"],
     logit_scale: Float[Array | np.ndarray, ""] | float,
     *,
+    num_classes: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
     blocks: tuple[int, int] = BLOCKS,
 ) -> Float[Array, " S"]:
@@ -49,6 +50,7 @@ def score_sentences(
       image_emb: image embeddings, of any length.
       image_labels: class of each image; negative for padding, which has no effect.
       logit_scale: logarithm of the inverse temperature s.
+      num_classes: C; by default the labels say.
       mesh: devices with images split over `data` and sentences over `model`, which
         must divide; one device by default.
       blocks: sentences, and images, compared at a time.
@@ -61,9 +63,11 @@ def score_sentences(
             f"{len(sentence_labels)} sentences cannot be scored by "
             f"{len(image_labels)} images; both are needed"
         )
-    num_classes = 1 + max(
-        int(jnp.max(jnp.asarray(labels))) for labels in (sentence_labels, image_labels)
-    )
+    if num_classes is None:
+        num_classes = 1 + max(
+            int(jnp.max(jnp.asarray(labels)))
+            for labels in (sentence_labels, image_labels)
+        )
     score = _compiled(max(num_classes, 1), mesh, blocks)
     return score(sentence_emb, sentence_labels, image_emb, image_labels, logit_scale)
 

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from vl_ltr_jax import whole_file
-from vl_ltr_jax.logs import say
+from vl_ltr_jax import terminal, whole_file
 from vl_ltr_jax.settings import Config, flatten
 
 # What the digest of the inputs stands for; it is no key that could be set back.
@@ -168,7 +167,7 @@ def holds_array(path: epath.Path, shape: tuple[int, ...]) -> bool:
         fault = f"it holds {found.dtype}{list(found.shape)}"
     except (OSError, ValueError) as error:
         fault = str(error)
-    say(f"{os.fspath(path)} is made again: {fault}")
+    terminal.warn(f"{os.fspath(path)} is made again: {fault}")
     return False
 
 

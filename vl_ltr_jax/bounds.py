@@ -50,6 +50,7 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "log.every_steps": (1, None),
     "log.checkpoint_every_steps": (1, None),
     "log.keep_checkpoints": (1, None),
+    "log.progress_seconds": (0, None),
     "log.profile_steps": (0, None),
     "mesh.model": (1, None),
     "mesh.accumulation_steps": (1, None),

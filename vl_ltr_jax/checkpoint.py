@@ -243,7 +243,7 @@ def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
             f"no checkpoints: {path} is not a directory; delete the stage's directory "
             "and those of the stages after it, to make them again"
         )
-    with _open(path, ("model",), create=False) as manager:
+    with _open(path, create=False) as manager:
         steps = manager.all_steps()
         if not steps:
             raise CheckpointError(f"no checkpoint in {path}: has the stage finished?")

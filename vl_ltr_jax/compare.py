@@ -23,10 +23,11 @@ from vl_ltr_jax import (
     baselines,
     comparison,
     inputs,
-    logs,
     run,
     settings,
     stages,
+    terminal,
+    usage,
     whole_file,
 )
 from vl_ltr_jax import config as configs
@@ -42,6 +43,26 @@ _METHODS = flags.DEFINE_list(
     "methods", ["all"], "Names of methods; 'all', 'systems' or 'ablations' are groups."
 )
 _FREE = ("seed", "mesh", "log")  # what may differ from start to start
+COMMAND = usage.Command(
+    "vl_ltr_jax.compare",
+    "Runs several systems on one data set over several seeds, and writes their table: "
+    "compare.md, compare.csv and compare.svg. What is finished is not run again, and a "
+    "stage that systems have in common is run once.",
+    (
+        (
+            "two systems in minutes on a CPU, nothing to download",
+            "--config=configs/shapes_lt.py --workdir=runs/compare "
+            "--methods=vl_ltr,baseline --seeds=1",
+        ),
+        (
+            "all systems of the paper's tables, without the ablations",
+            "--config=configs/image_list.py --workdir=runs/compare_mine "
+            "--methods=systems --config.data.root=ROOT --config.data.name=NAME",
+        ),
+    ),
+    ("config", "workdir", "methods", "seeds", *vl_ltr_main.RUN_FLAGS[2:]),
+    workdir="runs/compare_{name}",
+)
 
 
 def methods_of(given: Sequence[str]) -> list[str]:
@@ -133,9 +154,9 @@ class Comparison:
                     # One process looks: file systems may show the others less.
                     finished = np.asarray(self._finished(name, seed))
                     if multihost_utils.broadcast_one_to_all(finished):
-                        logs.say(f"{what}: finished before")
+                        terminal.say("finished before", stage=what)
                         continue
-                    logs.say(what)
+                    terminal.say("starts", stage=what)
                     try:
                         self._run(name, seed)
                     except (
@@ -144,7 +165,7 @@ class Comparison:
                         NonFiniteFeatureError,
                     ) as error:
                         failed[what] = str(error)
-                        logs.say(f"{what}: has diverged: {error}")
+                        terminal.warn(f"{what}: has diverged: {error}")
                     self._write(with_figure=False)
                 self._write(with_figure=True)
         multihost_utils.sync_global_devices("tables are written")
@@ -315,9 +336,9 @@ def main(argv: Sequence[str]) -> None:
     try:
         names = methods_of(_METHODS.value)
         if vl_ltr_main.SHOW_CONFIG.value:
-            vl_ltr_main.show_config(names)
+            vl_ltr_main.show_config(names, command=COMMAND)
             return
-        config, directory = vl_ltr_main.checked_flags()
+        config, directory = vl_ltr_main.checked_flags(COMMAND)
         vl_ltr_main.join_processes()
         vl_ltr_main.keep_programs(config, directory)
         methods = Comparison(config, directory)
@@ -325,12 +346,13 @@ def main(argv: Sequence[str]) -> None:
     except (ValueError, OSError) as error:
         vl_ltr_main.refuse(error)  # only the user's flags and files have been looked at
     try:
-        print(methods.run(names, _SEEDS.value))
+        table = methods.run(names, _SEEDS.value)
     except (ValueError, FloatingPointError) as error:
         if not type(error).__module__.startswith("vl_ltr_jax"):
             raise
         vl_ltr_main.refuse(error)
+    terminal.result(table, os.fspath(directory / "compare.md"))
 
 
 if __name__ == "__main__":
-    vl_ltr_main.start(main)
+    vl_ltr_main.start(main, COMMAND)

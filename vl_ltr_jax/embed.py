@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
 from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax import terminal
 
 LENGTH_BUCKET = 8  # tokens; 77 tokens make ten compiled lengths
 
@@ -46,6 +47,7 @@ def embed_sentences(
     tokens: Integer[np.ndarray, "S L"],
     mesh: jax.sharding.Mesh,
     batch_size: int,
+    what: str = "embed",
 ) -> Float[np.ndarray, "S D"]:
     """Embeds tokenised sentences, the short ones in short batches.
 
@@ -57,6 +59,7 @@ def embed_sentences(
       tokens: zero-padded token ids.
       mesh: the devices; sentences are sharded over its data axis.
       batch_size: sentences in a global batch.
+      what: begins the line of progress.
 
     Returns:
       Embeddings [S, D], not normalised, in the order of `tokens`.
@@ -67,7 +70,10 @@ def embed_sentences(
     share = batch_size // jax.process_count()
     rows = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
     result: np.ndarray | None = None
-    for start in range(0, len(order), batch_size):
+    starts = range(0, len(order), batch_size)
+    for start in terminal.progress(
+        starts, what, len(order), "sentences", each=batch_size
+    ):
         chosen = order[start : start + batch_size]
         longest = int(lengths[chosen[-1]])
         length = min(-(-longest // LENGTH_BUCKET) * LENGTH_BUCKET, tokens.shape[1])

@@ -10,9 +10,10 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vl_ltr_jax import baselines, evaluate, inputs, logs
+from vl_ltr_jax import baselines, dashboard, evaluate, inputs, terminal
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import write_whole
+from vl_ltr_jax.logs import Logs
 from vl_ltr_jax.run import Run, with_tuned_tower
 from vl_ltr_jax.settings import Config, Evaluate
 
@@ -41,11 +42,12 @@ def evaluate_heads(run: Run) -> dict[str, Any]:
     )
     count = evaluate.make_count(scores, read.num_classes, _probabilities(run.config))
     summary: dict[str, Any] = {}
+    told: dict[str, dict[str, np.ndarray]] = {}
     for name in ("val", "test"):
         split = getattr(read.data, name)
         keep = (*KEPT, "features") if name == "val" else KEPT
         sums, images = evaluate.evaluate_split(
-            count, frozen, inputs.eval_batches(split, run.config), run.mesh, keep
+            count, frozen, run.eval_batches(split, f"evaluate: {name}"), run.mesh, keep
         )
         summary["predicted_by"] = own_head(run.config, sums)
         summary[name] = {
@@ -56,6 +58,7 @@ def evaluate_heads(run: Run) -> dict[str, Any]:
             )
             for head_name, head_sums in sums.items()
         }
+        told[name] = {key: images[key] for key in KEPT}
         if jax.process_index() == 0:
             left = run.artifact("evaluate")
             text = evaluate.per_class_csv(
@@ -63,6 +66,16 @@ def evaluate_heads(run: Run) -> dict[str, Any]:
             )
             write_whole(left.directory / f"per_class_{name}.csv", text)
             left.save_arrays(**{f"{name}_{key}": rows for key, rows in images.items()})
+    with Logs(run.artifact("evaluate").directory) as logs:
+        dashboard.write(
+            logs,
+            run.config,
+            read.data,
+            summary,
+            told,
+            inputs.eval_transform(run.config),
+            run.anchor_sentences(),
+        )
     return summary
 
 
@@ -76,7 +89,7 @@ def _options(run: Run) -> Evaluate:
     options = run.config.evaluate
     if run.inputs.recognizer is None:
         return options
-    logs.say("an LGR checkpoint has no text tower: no kNN, no zero-shot")
+    terminal.say("an LGR checkpoint has no text tower: no kNN, no zero-shot")
     return dataclasses.replace(options, knn=False, zero_shot=False)
 
 

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 from etils import epath
 
 from vl_ltr_jax import config as configs
-from vl_ltr_jax import inputs, loading, recognizer_files, stablehlo
+from vl_ltr_jax import inputs, loading, recognizer_files, stablehlo, terminal
 from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.checkpoint import load_params
 from vl_ltr_jax.models import port, vl_ltr
@@ -30,6 +30,20 @@ from vl_ltr_jax.run import with_tuned_tower
 
 Write: TypeAlias = Callable[[Path], None]
 FORMS = ("stablehlo", *port.FAMILIES, "npz")
+_HELP = """\
+Writes the model that a run has trained for others to use: as a program, as arrays, or
+under the names that PyTorch's models have."""
+_FORM_HELP = (
+    "stablehlo: a program for JAX, any number of pictures; npz: all arrays; hf: "
+    "transformers.CLIPModel; openai: OpenAI's CLIP; vl_ltr: the authors' LGR"
+)
+_EXAMPLES = """\
+examples:
+  # a program that needs no more than JAX, under runs/shapes_lt/export/stablehlo
+  python -m vl_ltr_jax.export --workdir=runs/shapes_lt --to=stablehlo
+
+  # for transformers.CLIPModel.from_pretrained("shapes_clip")
+  python -m vl_ltr_jax.export --workdir=runs/shapes_lt --to=hf --out=shapes_clip"""
 
 
 class ExportError(ValueError):
@@ -139,7 +153,9 @@ def main(arguments: Sequence[str]) -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vl_ltr_jax.export",
-        description=__doc__.split("\n")[0],
+        description=_HELP,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -148,7 +164,7 @@ def main(arguments: Sequence[str]) -> None:
         required=True,
         help="of a finished run, or where a recognizer was saved",
     )
-    parser.add_argument("--to", choices=FORMS, required=True)
+    parser.add_argument("--to", choices=FORMS, required=True, help=_FORM_HELP)
     parser.add_argument(
         "--out", type=Path, help="a new directory; by default DIR/export/FORM"
     )
@@ -157,7 +173,7 @@ def main(arguments: Sequence[str]) -> None:
         destination = given.out or _default(given.workdir, given.to)
         made = export(given.workdir, destination, to=given.to)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.error(str(error))
         sys.exit(2)
     print(f"{made}: {', '.join(sorted(file.name for file in made.iterdir()))}")
 

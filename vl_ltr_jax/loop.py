@@ -2,6 +2,13 @@
 
 Stages differ by the step function and the batches they pass in. Metrics are fetched
 one step late, so that the devices always have the next step to work on.
+
+Each interval's wall time is split into four parts, in milliseconds a step, which add up
+to it. `step_time/data_ms`, `log_ms` and `checkpoint_ms` are the time that the devices
+stood still while the host waited for a batch, wrote metrics, or saved; what it does
+while they work costs nothing and is not counted. `step_time/step_ms` is the rest: the
+devices at work, and the host handing them work. The first step of a start compiles: it
+is left out unless it is logged itself. Evaluation is left out too.
 """
 
 import contextlib
@@ -46,6 +53,7 @@ State = TypeVar("State", bound=HasStep)
 Batch = Mapping[str, jax.Array]
 StepFunction = Callable[[State, Batch], tuple[State, Mapping[str, jax.Array]]]
 Evaluation = Callable[[State, int], Mapping[str, float]]
+Rates = Callable[[float], Mapping[str, float]]  # of steps a second
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -75,6 +83,7 @@ def train(
     evaluate: Evaluation[State] | None = None,
     evaluate_every_steps: int | None = None,
     loading: Loading | None = None,
+    rates: Rates = lambda steps_per_second: {},
 ) -> State:
     """Trains from `first_step` to `num_steps` and leaves a checkpoint of the end.
 
@@ -92,6 +101,7 @@ def train(
         evaluate: called with the state and the steps done; its metrics are logged.
         evaluate_every_steps: interval of `evaluate`, which also runs at the end.
         loading: tells of the batches, with the metrics and when devices wait for them.
+        rates: from steps a second to what is logged with them, such as operations.
 
     Returns:
         The state after `num_steps` steps.
@@ -119,25 +129,28 @@ def train(
         logs,
         pace,
         loading,
+        rates,
     )
     with _sigterm_flag() as sigterm, contextlib.closing(pace):
         for step in range(first_step + 1, num_steps + 1):
-            with pace.waiting():
+            with pace.at("data"):
                 batch = _next(batches, step)
             # A host array handed to the step would stall the devices at every step.
             with jax.transfer_guard("disallow"):
                 state, metrics = step_fn(state, batch)
             pace.started(metrics)
             late.push(step, metrics)
-            logs.after_step(step - first_step)
+            with pace.at("log"):
+                logs.after_step(step - first_step)
             last = step == num_steps
             stopping = sigterm.is_set() or checkpoints.reached_preemption(step)
             if last or stopping or checkpoints.due(step):
                 late.flush()  # a state whose loss is not finite is not worth keeping
-                checkpoints.save(step, state, meta())
+                with pace.at("checkpoint"):
+                    checkpoints.save(step, state, meta())
             if stopping:
                 checkpoints.wait()
-                logs.message(f"stopped by SIGTERM; step {step} is saved")
+                logs.warning(f"stopped by SIGTERM; step {step} is saved")
                 raise Preempted(step)
             due = evaluate_every_steps and step % evaluate_every_steps == 0
             if evaluate is not None and (last or due):
@@ -161,6 +174,7 @@ class _LateMetrics:
         logs: Logs,
         pace: Pace,
         loading: Loading | None,
+        rates: Rates,
     ):
         self._compiled_step = first_step + 1
         self._num_steps = num_steps
@@ -168,10 +182,10 @@ class _LateMetrics:
         self._images_per_step = images_per_step
         self._checkpoints = checkpoints
         self._logs = logs
-        self._pace, self._loading = pace, loading
+        self._pace, self._loading, self._rates = pace, loading, rates
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self._clock = (first_step, time.perf_counter())
-        self._idle_seconds = 0.0
+        self._idle_seconds = pace.idle_seconds()
 
     def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         self.flush()
@@ -205,20 +219,41 @@ class _LateMetrics:
         now = time.perf_counter()
         previous_step, since = self._clock
         self._clock = (step, now)
-        steps_per_second = (step - previous_step) / (now - since)
+        seconds, num_steps = now - since, step - previous_step
+        before, self._idle_seconds = self._idle_seconds, self._pace.idle_seconds()
+        idle: dict[str, float] = {
+            work: self._idle_seconds[work] - before[work] for work in before
+        }
+        with self._pace.at("log"):
+            self._write(step, values, seconds, num_steps, idle)
+
+    def _write(
+        self,
+        step: int,
+        values: Mapping[str, float],
+        seconds: float,
+        num_steps: int,
+        idle: Mapping[str, float],
+    ) -> None:
+        """Logs an interval: the metrics of its last step, and where its time went."""
+        steps_per_second = num_steps / seconds
         images_per_second = steps_per_second * self._images_per_step
-        idle, self._idle_seconds = self._idle_seconds, self._pace.idle_seconds()
-        idle = self._idle_seconds - idle
+        parts = {**idle, "step": seconds - sum(idle.values())}
         measured = {
             "throughput/steps_per_second": steps_per_second,
             "throughput/images_per_second": images_per_second,
-            "throughput/waiting_for_data": min(idle / (now - since), 1.0),
+            "throughput/waiting_for_data": idle["data"] / seconds,
+            **self._rates(steps_per_second),
+            **{
+                f"step_time/{part}_ms": 1000 * spent / num_steps
+                for part, spent in parts.items()
+            },
             **(self._loading.metrics() if self._loading else {}),
         }
         self._logs.scalars(step, {**values, **measured})
-        if told := self._pace.warning(now - since, idle):
+        if told := self._pace.warning(seconds, idle["data"]):
             why = f"; {self._loading.explain()}" if self._loading else ""
-            self._logs.message(f"warning: {told}{why}")
+            self._logs.warning(f"{told}{why}")
         self._logs.progress(
             step,
             self._num_steps,

@@ -9,19 +9,35 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
 from etils import epath
 
-from vl_ltr_jax import baselines, cluster, heap, inputs, settings, stages
+from vl_ltr_jax import (
+    baselines,
+    cluster,
+    heap,
+    inputs,
+    outcomes,
+    settings,
+    stages,
+    terminal,
+    usage,
+)
 from vl_ltr_jax import config as configs
+from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.page import of_run
+from vl_ltr_jax.run import Run
 
 _CONFIG = configs.define_flag()
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of everything the run makes."
+    "workdir", None, "Directory of everything the command makes, local or a bucket."
+)
+_QUIET = flags.DEFINE_bool(
+    "quiet", False, "Print warnings, errors and where the result is, no more."
 )
 SHOW_CONFIG = flags.DEFINE_bool(
     "show_config", False, "Print the resolved configuration and end."
@@ -44,43 +60,80 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "Which one this is, from 0 (or JAX_PROCESS_ID)."
 )
+RUN_FLAGS = (
+    *("config", "workdir", "show_config", "quiet"),
+    *("distributed", "coordinator_address", "num_processes", "process_id"),
+)
+COMMAND = usage.Command(
+    "vl_ltr_jax.main",
+    "Trains and evaluates VL-LTR, or another system, on a long-tailed data set: from "
+    "images and texts to a report. The same command goes on where it was stopped.",
+    (
+        (
+            "a first run: minutes on a CPU, nothing to download",
+            "--config=configs/shapes_lt.py --workdir=runs/shapes_lt",
+        ),
+        (
+            "your own pictures; the head of the file says how they must lie under ROOT",
+            "--config=configs/image_list.py --workdir=runs/mine "
+            "--config.data.root=ROOT --config.data.name=NAME",
+        ),
+        (
+            "a benchmark by another system; prints all settings and ends",
+            "--config=configs/places_lt.py:backbone=RN50,method=crt --show_config",
+        ),
+    ),
+    RUN_FLAGS,
+)
 
 
-def checked_config() -> settings.Config:
+def checked_config(command: usage.Command = COMMAND) -> settings.Config:
     """The configuration that the flags name, for commands without a workdir.
+
+    Args:
+      command: that was called, for messages.
 
     Raises:
       ConfigError: if there is none, or it has faults.
     """
     if not _CONFIG.value:
-        raise configs.ConfigError("--config=FILE is needed")
+        raise configs.ConfigError(usage.without_config(command))
     config = configs.from_config_dict(_CONFIG.value)
     baselines.check(config)
     return config
 
 
-def checked_flags() -> tuple[settings.Config, epath.Path]:
+def checked_flags(
+    command: usage.Command = COMMAND,
+) -> tuple[settings.Config, epath.Path]:
     """The configuration and the workdir that the flags name.
+
+    Args:
+      command: that was called, for messages.
 
     Raises:
       ConfigError: if a flag is missing or the configuration has faults.
     """
-    if not _CONFIG.value or not _WORKDIR.value:
-        raise configs.ConfigError("both --config=FILE and --workdir=DIR are needed")
-    return checked_config(), epath.Path(_WORKDIR.value)
+    config = checked_config(command)
+    if not _WORKDIR.value:
+        raise configs.ConfigError(usage.without_workdir(command, sys.argv[1:]))
+    return config, epath.Path(_WORKDIR.value)
 
 
-def show_config(methods: Sequence[str] = ()) -> None:
+def show_config(
+    methods: Sequence[str] = (), *, command: usage.Command = COMMAND
+) -> None:
     """Prints the resolved configuration; paths in it need not be there.
 
     Args:
       methods: prints that of each of these, under their names.
+      command: that was called, for messages.
 
     Raises:
       ConfigError: if there is none, or a key, type or choice is wrong.
     """
     if not _CONFIG.value:
-        raise configs.ConfigError("--config=FILE is needed")
+        raise configs.ConfigError(usage.without_config(command))
     config = configs.resolve(_CONFIG.value)
     changed = {name: baselines.named(name).configure(config) for name in methods}
     if methods:
@@ -93,7 +146,7 @@ def show_config(methods: Sequence[str] = ()) -> None:
             configs.check(one)
             baselines.check(one)
         except configs.ConfigError as error:
-            print(f"note: {name} would end here: {error}", file=sys.stderr)
+            terminal.warn(f"{name} would end here: {error}")
 
 
 def join_processes() -> None:
@@ -120,9 +173,28 @@ def keep_programs(config: settings.Config, workdir: epath.Path) -> None:
         jax.config.update("jax_compilation_cache_dir", named)
 
 
+def write_page(
+    config: settings.Config,
+    workdir: epath.Path,
+    read: inputs.Inputs,
+    results: Mapping[str, Any],
+) -> None:
+    """Writes `workdir/report.html`.
+
+    Args:
+      config: of a run that has ended.
+      workdir: of the run.
+      read: its inputs.
+      results: what :func:`stages.run` returned.
+    """
+    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
+    run = Run(config, workdir, read, mesh)
+    of_run.write(run, results, of_run.curves_of(run, results))
+
+
 def refuse(error: Exception) -> NoReturn:
     """Ends the process with one message and exit code 2."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    terminal.error(str(error))
     if jax.distributed.is_initialized():
         # An orderly end would wait for processes that wait for this one.
         os._exit(2)
@@ -144,15 +216,28 @@ def main(argv: Sequence[str]) -> None:
     except (ValueError, OSError) as error:
         refuse(error)  # only the user's flags and files have been looked at
     try:
-        stages.run(config, workdir, read)
+        results = stages.run(config, workdir, read)
+        if jax.process_index() == 0:
+            write_page(config, workdir, read, results)
     except (ValueError, FloatingPointError) as error:
         if not type(error).__module__.startswith("vl_ltr_jax"):
             raise  # a library's own: a bug of ours, show where
         refuse(error)
+    outcomes.tell_end(workdir, results, outcomes.head_names(config))
 
 
-def start(entry: Callable[[Sequence[str]], None]) -> None:
-    """Checks the names of the --config flags, then hands over to absl."""
+def start(
+    entry: Callable[[Sequence[str]], None], command: usage.Command | None = None
+) -> None:
+    """Checks the names of the --config flags, then hands over to absl.
+
+    Args:
+      entry: the command, given what is left of its arguments.
+      command: what `--help` tells of it; without one, absl's list of flags.
+    """
+    if command is not None and set(sys.argv[1:]) & set(usage.HELP_FLAGS):
+        print(usage.help_text(command))
+        sys.exit(0)
     try:
         configs.check_flag_names(sys.argv[1:])
     except configs.ConfigError as error:
@@ -164,11 +249,10 @@ def start(entry: Callable[[Sequence[str]], None]) -> None:
     try:
         app.run(entry, flags_parser=_parse)
     except KeyboardInterrupt:  # a traceback would tell nobody anything
-        print(
-            "interrupted: the same command goes on from the last checkpoint",
-            file=sys.stderr,
-        )
+        terminal.error("interrupted: the same command goes on from the last checkpoint")
         sys.exit(128 + signal.SIGINT)
+    finally:
+        terminal.end_lines()  # above a traceback, where there is one
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -197,6 +281,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
                 "a configuration file defines get_config(), see configs/"
             )
         )
+    terminal.be_quiet(_QUIET.value)
+    logging.get_absl_handler().addFilter(terminal.make_room)
     if rest[1:]:
         refuse(
             configs.ConfigError(
@@ -207,4 +293,4 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    start(main)
+    start(main, COMMAND)

@@ -26,7 +26,7 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from vl_ltr_jax import answer_formats, heap, loading, whole_file
+from vl_ltr_jax import answer_formats, heap, loading, terminal, whole_file
 from vl_ltr_jax.answers import recognize_files
 from vl_ltr_jax.data import picture_files, token_cache
 from vl_ltr_jax.data.picture_files import Found
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
         ours = type(error).__module__.startswith("vl_ltr_jax")
         if isinstance(error, ValueError) and not ours:
             raise  # a library's own: a bug of ours, show where
-        print(f"error: {error}", file=sys.stderr)
+        terminal.error(str(error))
         return 2
     _tell(counts, left_out)
     return 1 if counts["bad"] else 0

@@ -99,6 +99,5 @@ def train(
         batches,
         directory=run.artifact(stage).directory,
         mesh=run.mesh,
-        fsdp=run.config.mesh.fsdp,
-        options=run.config.log,
+        config=run.config,
     )

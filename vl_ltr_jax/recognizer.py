@@ -250,9 +250,9 @@ class Recognizer:
     ) -> "Recognizer":
         """Adds a class that is recognised through its sentences alone.
 
-        The first M sentences are its anchors: without images there is nothing to choose
-        them by. Its logit is set so that at most `max_taken` of the validation images
-        of the trained classes turn to it, see `unseen`.
+        Its anchors are the M sentences that tell the trained classes' validation images
+        apart best, and its logit is set so that at most `max_taken` of these images
+        turn to it, see `unseen`.
 
         Args:
           name: of the class, not yet taken.
@@ -272,10 +272,12 @@ class Recognizer:
         num_anchors = 0
         if "anchors" in self.arrays:
             num_anchors = self.arrays["anchors"]["padding"].shape[1]
-        chosen = texts[:num_anchors]
-        card = self.card.with_class(name, chosen)
+        self.card.with_class(name, texts)  # refused before anything is computed
+        embedded = self.embed_texts(texts)
+        chosen = unseen.choose_anchors(embedded, self._references(), num_anchors)
+        card = self.card.with_class(name, [texts[index] for index in chosen])
         embeddings = np.zeros((1, num_anchors, width), np.float32)
-        embeddings[0, : len(chosen)] = self.embed_texts(chosen)
+        embeddings[0, : len(chosen)] = embedded[chosen]
         new = {
             "embeddings": embeddings,
             "padding": np.arange(num_anchors)[None] >= len(chosen),
@@ -297,16 +299,22 @@ class Recognizer:
             self._compile()
         return self
 
+    def _references(self) -> Float32[np.ndarray, "N D"]:
+        if self.reference is None:
+            return np.zeros((0, self.card.clip_config.embed_dim), np.float32)
+        return np.asarray(self.reference, np.float32)
+
     def _offset(self, max_taken: float) -> float:
         """Of the class that is the last, whose offset is still 0."""
-        if self.reference is None or not len(self.reference):
+        reference = self._references()
+        if not len(reference):
             return 0.0
         parts = [
             jax.tree.map(
                 lambda rows, size=size: rows[:size],
                 jax.device_get(self._classify(self._placed, block)),
             )
-            for block, size in _blocks(np.asarray(self.reference, np.float32))
+            for block, size in _blocks(reference)
         ]
         said = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
         trained = self.card.num_trained

@@ -67,7 +67,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for line in rows:
         cells = [line.method, line.backbone]
-        cells += map(_cell, (line.overall, line.many, line.medium, line.few))
+        cells += map(cell, (line.overall, line.many, line.medium, line.few))
         if line.cost:
             images = round(statistics.fmean(line.cost.images_seen))
             cells += [f"{images:,}", f"{statistics.fmean(line.cost.seconds):.0f}"]
@@ -76,7 +76,8 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _cell(values: Sequence[float | None]) -> str:
+def cell(values: Sequence[float | None]) -> str:
+    """An accuracy over runs as tables have it; `-` where no run has one."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"

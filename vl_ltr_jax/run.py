@@ -7,6 +7,7 @@ them, and the artifact each stage reads or leaves.
 import contextlib
 import fcntl
 import functools
+import json
 import os
 import socket
 import uuid
@@ -18,13 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from vl_ltr_jax import accuracy, embed, inputs, settings
+from vl_ltr_jax import accuracy, embed, inputs, settings, terminal
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import Artifact
 from vl_ltr_jax.checkpoint import load_params
 from vl_ltr_jax.data import corpus as corpora
 from vl_ltr_jax.data import transforms
 from vl_ltr_jax.data.prompts import ONE_PROMPT
+from vl_ltr_jax.data.sources import Split
 from vl_ltr_jax.models import encode, lgr
 from vl_ltr_jax.models.clip import Clip
 from vl_ltr_jax.models.lgr import LanguageGuidedHead
@@ -130,14 +132,31 @@ class Run:
         """Embeddings [B, D] of token ids."""
         return encode.text(self.model, variables, tokens)
 
-    def embed_sentences(self, variables: dict[str, Any]) -> np.ndarray:
-        """Embeddings [S, D] of the whole corpus, on the host."""
+    def eval_batches(self, split: Split, what: str) -> Iterator[dict[str, np.ndarray]]:
+        """See :func:`inputs.eval_batches`; shows progress while they are taken.
+
+        Args:
+          split: of its data.
+          what: is done with the images.
+        """
+        batches = inputs.eval_batches(split, self.config)
+        each = self.config.evaluate.batch_size
+        return terminal.progress(batches, what, len(split), "images", each=each)
+
+    def embed_sentences(self, variables: dict[str, Any], what: str) -> np.ndarray:
+        """Embeddings [S, D] of the whole corpus, on the host.
+
+        Args:
+          variables: of the towers.
+          what: begins the line of progress.
+        """
         encode = jax.jit(self.encode_text)
         return embed.embed_sentences(
             functools.partial(encode, variables),
             self.inputs.tokens,
             self.mesh,
             self.config.evaluate.batch_size,
+            what,
         )
 
     def head(self, towers: dict[str, Any]) -> LanguageGuidedHead | LinearHead:
@@ -198,6 +217,11 @@ class Run:
             "padding": ~present,
             "constants": jax.jit(lgr.anchor_constants)(anchors),
         }
+
+    def anchor_sentences(self) -> list[list[str]]:
+        """The anchor sentences of each class, best first; none without that stage."""
+        path = self.workdir / "anchors" / "sentences.json"
+        return json.loads(path.read_text()) if path.exists() else []
 
     def class_texts(self, sentences: np.ndarray) -> np.ndarray:
         """The text [C, D] each class is compared with in zero-shot recognition."""

@@ -201,6 +201,8 @@ class Log:
     every_steps: int = 20
     checkpoint_every_steps: int = 500
     keep_checkpoints: int = 2
+    # Between a training stage's progress lines, where no terminal has one in place.
+    progress_seconds: float = 30.0
     profile_steps: int = 0  # steps of each training stage to profile for TensorBoard
 
 

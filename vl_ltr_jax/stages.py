@@ -23,15 +23,16 @@ from vl_ltr_jax import (
     embed,
     evaluation,
     inputs,
-    logs,
     mixup,
     optim,
+    outcomes,
     pretrain,
     provenance,
     recognition,
     report,
     settings,
     teacher,
+    terminal,
     training,
 )
 from vl_ltr_jax import config as configs
@@ -73,8 +74,7 @@ def run_pretrain(run: Run) -> dict[str, Any]:
         recognition.batches_of(run, options, with_text=True),
         directory=run.artifact("pretrain").directory,
         mesh=run.mesh,
-        fsdp=run.config.mesh.fsdp,
-        options=run.config.log,
+        config=run.config,
     )
 
 
@@ -87,10 +87,10 @@ def run_embed(run: Run) -> dict[str, Any]:
     encode = jax.jit(run.encode_image)
     images, labels = embed.embed_images(
         functools.partial(encode, towers),
-        inputs.eval_batches(split.select(kept), run.config),
+        run.eval_batches(split.select(kept), "embed"),
         run.mesh,
     )
-    sentences = run.embed_sentences(towers)
+    sentences = run.embed_sentences(towers, "embed")
     if jax.process_index() == 0:
         run.artifact("embed").save_arrays(
             sentences=sentences, images=images, image_labels=labels
@@ -234,9 +234,9 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
         # One process looks: file systems may show the others an older state.
         if multihost_utils.broadcast_one_to_all(np.asarray(left.finished)):
             summary = left.summary()
-            logs.say(f"{name}: finished before, skipped")
+            terminal.say("finished before, skipped", stage=name)
         else:
-            logs.say(f"{name}: starts")
+            terminal.say("starts", stage=name)
             start = time.monotonic()
             if jax.process_index() == 0:
                 left.begin()
@@ -247,8 +247,8 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
             if jax.process_index() == 0:
                 left.finish(summary)
             multihost_utils.sync_global_devices(f"{name} ends")
-            duration = logs.format_duration(summary["seconds"])
-            logs.say(f"{name}: finished in {duration}")
+            made = outcomes.of_stage(summary, outcomes.head_names(config))
+            terminal.say(made, stage=name)
         costs[name] = {
             "images_seen": summary.get("images_seen", 0),
             "seconds": summary["seconds"],
@@ -259,6 +259,7 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
             told = {"anchors": {key: summary[key] for key in anchors.TOLD}}
     results = {
         **{split: summary[split] for split in ("test", "val")},
+        "predicted_by": summary.get("predicted_by"),
         "data": describe(this),
         **told,
         "cost": {
@@ -277,7 +278,6 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
             results, title, config.model.backbone, recipe.head_names()
         )
         write_whole(workdir / "report.md", text)
-        print(text)
     return results
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from vl_ltr_jax import terminal
 from vl_ltr_jax.data.shapes_captions import caption, truth
 from vl_ltr_jax.data.shapes_looks import WORDS, Looks, random_looks
 from vl_ltr_jax.data.shapes_render import Style, render
@@ -38,6 +39,7 @@ STUDIO_STYLE = Style(clutter=3, specks=3, occlusion=0.05, shade=9, noise=8)
 CONTEXT_LENGTH = 24
 _MAX_LOGIT_SCALE = float(np.log(100))  # as in CLIP's own training
 _PREFETCH = 4
+_RECENT = 50  # steps whose mean loss is shown
 
 Batch = dict[str, np.ndarray]
 Step = Callable[[Any, Any, Batch], tuple[Any, Any, Float[Array, ""]]]
@@ -146,7 +148,6 @@ def train(
     seed: int = 0,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
-    report_every: int = 50,
     config: ClipConfig = PRESETS["ViT-tiny"],
 ) -> list[float]:
     """Trains and writes a Hugging Face CLIP directory, also at every tenth of the way.
@@ -157,7 +158,6 @@ def train(
         seed: of parameters, pictures and captions.
         batch_size: pairs per update, B.
         learning_rate: peak; warm-up over a twentieth of the steps, then a cosine.
-        report_every: steps between printed lines.
         config: sizes of the model.
 
     Returns:
@@ -196,17 +196,16 @@ def train(
 
     losses: list[float] = []
     start = time.perf_counter()
-    for number, batch in enumerate(_prefetched(make, steps), 1):
-        trained, opt_state, loss = update(trained, opt_state, batch)
-        losses.append(float(loss))
-        if number % report_every == 0 or number == steps:
-            recent = float(np.mean(losses[-report_every:]))
-            seconds = time.perf_counter() - start
-            print(
-                f"step {number}/{steps} loss {recent:.3f} {seconds:.0f} s", flush=True
-            )
-        if number % max(1, steps // 10) == 0 or number == steps:
-            save_clip(out, config, {"params": trained[0]})
+    with terminal.Progress("tiny CLIP", steps, "steps") as line:
+        for number, batch in enumerate(_prefetched(make, steps), 1):
+            trained, opt_state, loss = update(trained, opt_state, batch)
+            losses.append(float(loss))
+            line.at(number, details=[f"loss {np.mean(losses[-_RECENT:]):.3f}"])
+            if number % max(1, steps // 10) == 0 or number == steps:
+                save_clip(out, config, {"params": trained[0]})
+    duration = terminal.format_duration(time.perf_counter() - start)
+    recent = f"loss {np.mean(losses[-_RECENT:]):.3f}"
+    terminal.say(f"{steps:,} steps in {duration}, {recent}", stage="tiny CLIP")
     return losses
 
 

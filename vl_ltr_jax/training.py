@@ -6,7 +6,6 @@ the batches they pass in.
 
 import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +14,13 @@ import jax
 import optax
 from etils import epath
 
-from vl_ltr_jax import loop, optim, settings, train_state
+from vl_ltr_jax import flops, loop, optim, settings, train_state
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.checkpoint import Checkpoints
 from vl_ltr_jax.data.loader import Batches
 from vl_ltr_jax.logs import Logs
 from vl_ltr_jax.pretrain import Step
-from vl_ltr_jax.settings import Finetune, Log
+from vl_ltr_jax.settings import Config, Finetune
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +78,7 @@ def train(
     *,
     directory: epath.Path,
     mesh: jax.sharding.Mesh,
-    fsdp: str,
-    options: Log,
+    config: Config,
 ) -> dict[str, Any]:
     """Trains to the plan's last step, from a checkpoint where there is one.
 
@@ -93,19 +91,18 @@ def train(
       batches: from a first step to this process's endless batches.
       directory: where checkpoints and event files go.
       mesh: the devices.
-      fsdp: axis that parameters and moments are split over, see
-        :func:`mesh.shard_largest_axis`.
-      options: the log section of the configuration.
+      config: of the run: logging, how parameters are split, what products are computed
+        in, and what TensorBoard shows as hyper-parameters.
 
     Returns:
-      A summary: `steps` and `images_seen` over all starts, and `seconds_before` this
-      start.
+      A summary: `steps` and `images_seen` over all starts, `seconds_before` this
+      start, and the `losses` of the last step, if this start made it.
 
     Raises:
       ValueError: (a subclass) for a checkpoint that does not fit.
     """
-    started = time.monotonic()
-    state, shardings = first_state(variables, optimizer, mesh, fsdp)
+    started, options = time.monotonic(), config.log
+    state, shardings = first_state(variables, optimizer, mesh, config.mesh.fsdp)
     seconds_before = 0.0
     with (
         Checkpoints(
@@ -114,31 +111,39 @@ def train(
             keep=options.keep_checkpoints,
         ) as checkpoints,
         Logs(
-            directory, title=directory.name, profile_steps=options.profile_steps
+            directory,
+            title=directory.name,
+            profile_steps=options.profile_steps,
+            plain_seconds=options.progress_seconds,
         ) as logs,
         contextlib.ExitStack() as stack,
     ):
         if restored := checkpoints.restore_latest(state):
             state, meta = restored
             seconds_before = float(meta["seconds"])
-            logs.message(f"{directory.name}: resumes at step {int(state.step)}")
+            logs.message(f"resumes at step {int(state.step)}")
         first_step = int(state.step)
         logs.parameters(state.params)
+        logs.expect(first_step, plan.num_steps)
+        logs.hparams(settings.flatten(config))
         # Closed in the other order: what puts batches on devices, then what makes them.
         host_batches = stack.enter_context(contextlib.closing(batches(first_step)))
         on_devices = stack.enter_context(
             contextlib.closing(meshes.prefetch(mesh, host_batches))
         )
+        counted = flops.CountedStep(
+            jax.jit(
+                step,
+                donate_argnums=1,
+                out_shardings=(shardings, meshes.replicated(mesh)),
+            ),
+            frozen,
+            mesh,
+            config.model.compute_dtype,
+        )
         loop.train(
             state,
-            functools.partial(
-                jax.jit(
-                    step,
-                    donate_argnums=1,
-                    out_shardings=(shardings, meshes.replicated(mesh)),
-                ),
-                frozen,
-            ),
+            counted,
             on_devices,
             first_step=first_step,
             num_steps=plan.num_steps,
@@ -147,12 +152,14 @@ def train(
             log_every_steps=options.every_steps,
             images_per_step=plan.global_batch_size,
             loading=host_batches.account,
+            rates=counted.rates,
             meta=lambda: {"seconds": seconds_before + time.monotonic() - started},
         )
     return {
         "steps": plan.num_steps,
         "images_seen": plan.num_steps * plan.global_batch_size,
         "seconds_before": seconds_before,
+        "losses": logs.losses,
     }
 
 

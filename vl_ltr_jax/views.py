@@ -21,11 +21,10 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Float32, Int, UInt8
 
-from vl_ltr_jax import inputs
+from vl_ltr_jax import inputs, terminal
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import ArtifactError, holds_array, write_array
 from vl_ltr_jax.data import loader
-from vl_ltr_jax.logs import format_duration, say
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.run import Run
 from vl_ltr_jax.settings import Classifier, Finetune
@@ -97,17 +96,18 @@ def make(run: Run, stage: str, count: int, towers: dict[str, Any]) -> None:
     shape = (len(run.inputs.data.train), run.inputs.clip_config.embed_dim)
     encode_view = jax.jit(make_encode(run))
     for view in range(count):
-        path, name = path_of(run, stage, view), f"{stage}: view {view + 1} of {count}"
+        path, name = path_of(run, stage, view), f"view {view + 1} of {count}"
         # One process looks: file systems may show the others an older state.
         if multihost_utils.broadcast_one_to_all(np.asarray(holds_array(path, shape))):
-            say(f"{name}: made before")
+            terminal.say(f"{name}: made before", stage=stage)
             continue
         start = time.monotonic()
-        features = embed_view(run, encode_view, towers, view)
+        features = embed_view(run, encode_view, towers, view, f"{stage}: {name}")
         if jax.process_index() == 0:
             write_array(path, features)
-        duration = format_duration(time.monotonic() - start)
-        say(f"{name}: {len(features)} images embedded in {duration}")
+        duration = terminal.format_duration(time.monotonic() - start)
+        told = f"{name}: {len(features):,} images embedded in {duration}"
+        terminal.say(told, stage=stage)
     multihost_utils.sync_global_devices("views are written")
 
 
@@ -148,7 +148,11 @@ def make_encode(run: Run) -> Encode:
 
 
 def embed_view(
-    run: Run, encode_view: Encode, towers: dict[str, Any], view: int
+    run: Run,
+    encode_view: Encode,
+    towers: dict[str, Any],
+    view: int,
+    what: str = "view",
 ) -> Float32[np.ndarray, "N D"]:
     """Features of one view of every training image, on every host, not normalised.
 
@@ -157,13 +161,16 @@ def embed_view(
       encode_view: what :func:`make_encode` built, jitted.
       towers: see :func:`batches_of`.
       view: number of the view, from 0.
+      what: begins the line of progress.
 
     Raises:
       NonFiniteFeatureError: if a feature is NaN or infinite.
     """
     size = (len(run.inputs.data.train), run.inputs.clip_config.embed_dim)
     features, first = np.empty(size, np.float32), 0
-    for batch in inputs.view_batches(run.inputs, run.config, view):
+    batches = inputs.view_batches(run.inputs, run.config, view)
+    each = run.config.evaluate.batch_size
+    for batch in terminal.progress(batches, what, len(features), "images", each=each):
         images = meshes.to_global(run.mesh, {"image": batch["image"]})["image"]
         embedded = meshes.to_host(
             encode_view(towers, np.int32(view), np.int32(first), images)

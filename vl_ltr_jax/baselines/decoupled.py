@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from vl_ltr_jax import embed, finetune, inputs, mixup, recognition
+from vl_ltr_jax import embed, finetune, mixup, recognition
 from vl_ltr_jax.baselines.baseline import Baseline
 from vl_ltr_jax.baselines.recipe import Stage
 from vl_ltr_jax.checkpoint import load_params
@@ -127,7 +127,7 @@ def embed_split(
     encode = jax.jit(run.encode_image)
     return embed.embed_images(
         functools.partial(encode, run.replicate(towers)),
-        inputs.eval_batches(split, run.config),
+        run.eval_batches(split, STAGE),
         run.mesh,
     )
 

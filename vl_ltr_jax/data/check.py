@@ -22,7 +22,7 @@ from absl import flags
 from etils import epath
 
 from vl_ltr_jax import config as configs
-from vl_ltr_jax import inputs, run
+from vl_ltr_jax import inputs, run, terminal, usage
 from vl_ltr_jax import main as vl_ltr_main
 from vl_ltr_jax.artifacts import write_whole
 from vl_ltr_jax.data import text_files
@@ -51,6 +51,26 @@ from vl_ltr_jax.settings import Config
 LEDGER = "images.jsonl"
 _SKIP_IMAGES = flags.DEFINE_bool(
     "skip_images", False, "Look at lists and texts only; decode no image."
+)
+COMMAND = usage.Command(
+    "vl_ltr_jax.data.check",
+    "Looks through a data set before a model is trained on it: damaged images, images "
+    "in two splits, texts of other classes and more, each with where it is and how to "
+    "mend it. A check that was stopped goes on. The exit code is 1 if there is an "
+    "error.",
+    (
+        (
+            "your own pictures",
+            "--config=configs/image_list.py --config.data.root=ROOT "
+            "--config.data.name=NAME",
+        ),
+        (
+            "lists and texts only, in seconds",
+            "--config=configs/places_lt.py --config.data.root=ROOT --skip_images",
+        ),
+    ),
+    ("config", "workdir", "skip_images", "quiet"),
+    workdir="runs/check/{name}",
 )
 
 
@@ -179,7 +199,7 @@ def _order_of_label_file(config: Config) -> dict[str, list[int]]:
 def _checked_flags() -> tuple[Config, Path, bool]:
     """The configuration, the workdir, and whether images are left out."""
     given = flags.FLAGS
-    config = vl_ltr_main.checked_config()
+    config = vl_ltr_main.checked_config(COMMAND)
     name = re.sub(r"[^\w.-]+", "_", config.data.name)
     workdir = given.workdir or os.path.join("runs", "check", name)
     if "://" in workdir:
@@ -208,10 +228,11 @@ def main(argv: Sequence[str]) -> None:
         write_whole(epath.Path(workdir / "findings.json"), content)
     except OSError as error:  # of the workdir; those of the data are findings
         vl_ltr_main.refuse(error)
-    print(report, end="")
-    print(f"the report is in {workdir / 'report.md'}", file=sys.stderr)
+    where = workdir / "report.md"
+    terminal.result(report.rstrip("\n"), os.fspath(where))
+    terminal.say(f"the report is in {where}")
     sys.exit(0 if checked.sound else 1)
 
 
 if __name__ == "__main__":
-    vl_ltr_main.start(main)
+    vl_ltr_main.start(main, COMMAND)

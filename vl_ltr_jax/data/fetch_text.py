@@ -20,13 +20,29 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+from vl_ltr_jax import terminal
 from vl_ltr_jax.data.class_names import LAYOUTS
 from vl_ltr_jax.data.text_files import text_path
 from vl_ltr_jax.data.wiki.class_pages import find_page, read_titles, searchable_names
 from vl_ltr_jax.data.wiki.mediawiki import WIKIPEDIA, MediaWiki, WikiError
 from vl_ltr_jax.data.wiki.provenance import Source, TextStore
+
+_HELP = """\
+Fetches a text for every class from Wikipedia, into ROOT/wiki/desc_LABEL.txt. A class
+that has a text is left alone: a stopped run goes on when it is started again. The exit
+code is 1 if a class has no text in the end."""
+_EXAMPLES = """\
+examples:
+  # classes are those of ROOT/labels.txt, rows `class name label`
+  python -m vl_ltr_jax.data.fetch_text --root=ROOT --contact=name@example.org
+
+  # species of iNaturalist 2018, from ROOT/categories.json
+  python -m vl_ltr_jax.data.fetch_text --root=ROOT --layout=inat18 --hint=species
+
+  # classes that were not found, or had another's page: rows `label<TAB>title`
+  python -m vl_ltr_jax.data.fetch_text --root=ROOT --titles=titles.txt
+
+README.md says more under "Texts from Wikipedia"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +102,10 @@ def fetch_texts(
     missing: dict[int, str] = {}
     with (
         store.open(),
-        tqdm(total=len(names), initial=counts["there"], unit="class") as bar,
+        terminal.Progress("texts", len(names), "classes", done=counts["there"]) as line,
     ):
         for label in lacking:
             name = names[label]
-            bar.set_postfix_str(name, refresh=False)
             page, how, asked = find_page(wiki, name, title=titles.get(label), hint=hint)
             if page is not None:
                 source = Source(
@@ -111,7 +126,7 @@ def fetch_texts(
                 if empty_where_missing and not store.has(label):
                     store.add("", Source(label, name, how, _today()))
             counts[how] += 1
-            bar.update()
+            line.at(line.n + 1, details=[name])
     return Outcome(counts, missing, store.same_page())
 
 
@@ -148,6 +163,7 @@ def main(arguments: Sequence[str]) -> None:
     what was given, and 130 when interrupted.
     """
     given = _parser().parse_args(arguments)
+    terminal.be_quiet(given.quiet)
     names: tuple[str, ...] = ()
     try:
         names = searchable_names(given.root, given.layout)
@@ -167,15 +183,14 @@ def main(arguments: Sequence[str]) -> None:
             empty_where_missing=given.missing == "empty",
         )
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.error(str(error))
         sys.exit(2)
     except (WikiError, OSError, KeyboardInterrupt) as error:
         interrupted = isinstance(error, KeyboardInterrupt)
-        print(
-            f"error: {'interrupted' if interrupted else error}\n"
+        terminal.error(
+            f"{'interrupted' if interrupted else error}\n"
             f"{_number_of_texts(given.root, names)} of {len(names)} classes have a "
-            "text; start the same command again to go on (--overwrite starts over)",
-            file=sys.stderr,
+            "text; start the same command again to go on (--overwrite starts over)"
         )
         sys.exit(130 if interrupted else 1)
     print(summary(outcome, names))
@@ -185,24 +200,53 @@ def main(arguments: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m vl_ltr_jax.data.fetch_text",
-        description=str(__doc__).split("\n")[0],
+        description=_HELP,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     option = parser.add_argument
-    option("--root", required=True, help="the data set's directory")
-    option("--layout", choices=LAYOUTS, default="plain", help="of its class names")
-    option("--api", default=WIKIPEDIA, help="api.php of a MediaWiki (%(default)s)")
-    option("--hint", default="", help="words for searches, such as 'species'")
-    option("--titles", help="a file with rows label<TAB>title")
-    option("--requests_per_second", type=float, default=5.0, help="at most")
-    option("--contact", default="", help="a mail address or URL, for the wiki's people")
+    option("--root", required=True, metavar="DIR", help="the data set's directory")
+    option(
+        "--layout",
+        choices=LAYOUTS,
+        default="plain",
+        help="whose file of class names it has (%(default)s: labels.txt)",
+    )
+    option(
+        "--api",
+        default=WIKIPEDIA,
+        metavar="URL",
+        help="api.php of another MediaWiki (%(default)s)",
+    )
+    option(
+        "--hint",
+        default="",
+        metavar="WORDS",
+        help="what searches are given besides the name, such as species",
+    )
+    option("--titles", metavar="FILE", help="pages of classes: rows label<TAB>title")
+    option(
+        "--requests_per_second",
+        type=float,
+        default=5.0,
+        metavar="N",
+        help="at most (%(default)s)",
+    )
+    option(
+        "--contact",
+        default="",
+        metavar="WHO",
+        help="a mail address or URL of yours, for the wiki's people",
+    )
     option("--overwrite", action="store_true", help="fetch all texts anew")
     option(
         "--missing",
         choices=("stop", "empty"),
         default="stop",
         help="where no page is found, have no text, which stops a training from "
-        "starting; or an empty one, which leaves prompts alone",
+        "starting (%(default)s); or an empty one, which leaves prompts alone",
     )
+    option("--quiet", action="store_true", help="show no progress")
     return parser
 
 

@@ -17,10 +17,10 @@ import numpy as np
 from absl import logging
 from etils import epath
 from jaxtyping import Int32
-from tqdm import tqdm
 
 from vl_ltr_jax import whole_file
 from vl_ltr_jax.data.sources import ListError
+from vl_ltr_jax.terminal import Progress
 
 _FORMAT = 1  # of the files with labels
 _THREADS, _AT_ONCE = 16, 64
@@ -127,7 +127,7 @@ def scan_labels(source: Any, where: str) -> Labels:
 
     Args:
       source: index to the features of a record.
-      where: name, version and split, for the bar and for messages.
+      where: name, version and split, for progress and messages.
 
     Returns:
       As :func:`read_labels` does.
@@ -147,13 +147,11 @@ def scan_labels(source: Any, where: str) -> Labels:
     rows: list[tuple[int, str | None]] = []
     with (
         concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
-        tqdm(
-            total=count, desc=f"labels of {where}", unit="record", disable=None
-        ) as bar,
+        Progress(f"labels of {where}", count, "records") as line,
     ):
         for block in pool.map(read, blocks):
             rows += block
-            bar.update(len(block))
+            line.update(len(block))
     names = tuple(name for _, name in rows if name is not None)
     labels = np.fromiter((label for label, _ in rows), np.int32, count)
     return labels, names if len(names) == count else ()

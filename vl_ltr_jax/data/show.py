@@ -20,7 +20,7 @@ from absl import flags
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from vl_ltr_jax import inputs, shots, whole_file
+from vl_ltr_jax import inputs, shots, terminal, usage, whole_file
 from vl_ltr_jax import main as vl_ltr_main
 from vl_ltr_jax.config import ConfigError
 from vl_ltr_jax.data import transforms
@@ -33,6 +33,23 @@ _EPOCH = flags.DEFINE_integer("epoch", 0, "Epoch of the first example.")
 _DRAW = flags.DEFINE_integer("draw", 0, "Its draw in that epoch, from 0.")
 _COUNT = flags.DEFINE_integer("count", 24, "Examples on the sheet.")
 _COLUMNS = flags.DEFINE_integer("columns", 3, "Examples in a row.")
+COMMAND = usage.Command(
+    "vl_ltr_jax.data.show",
+    "Draws training examples as the model sees them, beside the evaluation picture of "
+    "the same image and with their sentences, and prints which files they are.",
+    (
+        (
+            "the first examples of the embedded data set",
+            "--config=configs/shapes_lt.py --out=sheet.png",
+        ),
+        (
+            "later ones of your own pictures",
+            "--config=configs/image_list.py --config.data.root=ROOT "
+            "--config.data.name=NAME --out=sheet.png --epoch=3 --draw=512",
+        ),
+    ),
+    ("config", "out", "epoch", "draw", "count", "columns", "quiet"),
+)
 
 _MOST = 1000  # examples on a sheet
 _SMALLEST_SIDE, _LARGEST_SIDE = 112, 224  # of a picture on the sheet, in pixels
@@ -174,7 +191,7 @@ def contact_sheet(shown: Sequence[Shown], columns: int) -> Image.Image:
 
 def _checked_flags() -> tuple[Config, Path]:
     """The configuration, and the file to write."""
-    config = vl_ltr_main.checked_config()
+    config = vl_ltr_main.checked_config(COMMAND)
     if not _OUT.value:
         raise ConfigError("--out=FILE.png is needed")
     out = Path(_OUT.value)
@@ -207,10 +224,9 @@ def main(argv: Sequence[str]) -> None:
             sheet.save(file, Image.registered_extensions()[out.suffix.lower()])
     except (ValueError, OSError) as error:
         vl_ltr_main.refuse(error)
-    for example in examples:
-        print(f"{example.caption.split(':')[0]}: {example.where}")
-    print(out)
+    told = [f"{one.caption.split(':')[0]}: {one.where}" for one in examples]
+    terminal.result("\n".join([*told, str(out)]), str(out))
 
 
 if __name__ == "__main__":
-    vl_ltr_main.start(main)
+    vl_ltr_main.start(main, COMMAND)

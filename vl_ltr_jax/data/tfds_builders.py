@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int32
-from tqdm import tqdm
 
+from vl_ltr_jax import terminal
 from vl_ltr_jax.data import sources
 from vl_ltr_jax.data.class_names import near_name
 from vl_ltr_jax.data.record_labels import keep_labels, scan_labels
@@ -36,6 +36,20 @@ _NEEDS = {
     "cifar100": " It needs the network; where there is none, prepare it elsewhere and "
     "copy cifar100/ to --data_dir",
 }
+
+
+_HELP = """\
+Prepares a data set for training: many small files become a few large ones, which shared
+disks read faster. Nothing is overwritten. A run reads it with data.source=tfds."""
+_EXAMPLES = """\
+examples:
+  # Places-LT, from the lists and images under ROOT
+  python -m vl_ltr_jax.data.tfds_builders places_lt --root=ROOT --data_dir=DIR
+
+  # CIFAR-100, which is downloaded; configs/cifar100_lt.py trains on it
+  python -m vl_ltr_jax.data.tfds_builders cifar100 --data_dir=data/tensorflow_datasets
+
+README.md says more under "Prepared data sets"."""
 
 
 class PrepareError(ValueError):
@@ -208,19 +222,45 @@ def main(arguments: Sequence[str]) -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vl_ltr_jax.data.tfds_builders",
-        description=__doc__.split("\n")[0],
+        description=_HELP,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", metavar="NAME", help=f"{', '.join(PREPARABLE)} ...")
-    parser.add_argument("--root", type=Path, help="directory of the data set's files")
-    parser.add_argument("--data_dir", type=Path, required=True, help="where to prepare")
-    parser.add_argument("--num_shards", type=_count, help="files of each split")
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help=f"{', '.join(PREPARABLE)}, or any other of the catalogue",
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="the data set's files, or what has to be downloaded by hand",
+    )
+    parser.add_argument(
+        "--data_dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where NAME/VERSION appears, whole or not at all",
+    )
+    parser.add_argument(
+        "--num_shards",
+        type=_count,
+        metavar="N",
+        help=f"files of each split; by default one for {IMAGES_PER_SHARD:,} images",
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
     given = parser.parse_args(arguments)
+    terminal.be_quiet(given.quiet)
+    if given.quiet or not terminal.is_terminal():
+        tfds.disable_progress_bar()  # its bars are for terminals
     try:
         made = prepare(
             given.name, given.data_dir, root=given.root, num_shards=given.num_shards
         )
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.error(str(error))
         sys.exit(2)
     sizes = open_builder(made).info.splits
     counts = [f"{name} {split.num_examples:,}" for name, split in sizes.items()]
@@ -260,7 +300,7 @@ def _shards(
 
     def shard(number: int, indices: range) -> Iterator[Example]:
         what = f"{name} {number} of {count}"
-        for index in tqdm(indices, what, unit="image", leave=False, disable=None):
+        for index in terminal.progress(indices, what, len(indices), "images"):
             yield (
                 index,
                 {

@@ -8,6 +8,8 @@ A name is a local path where one exists, and else `owner/name` on the hub, with
 import re
 from pathlib import Path
 
+from vl_ltr_jax import terminal
+
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 _SMALL = ("*.json", "merges.txt")
 _SAFETENSORS = ("model*.safetensors", "open_clip_model.safetensors")
@@ -47,7 +49,10 @@ def _fetch(name: str, patterns: tuple[str, ...]) -> Path:
     # Imported late: only runs that name a hub id pay for it.
     import huggingface_hub
     from huggingface_hub import errors
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    if terminal.is_quiet():
+        disable_progress_bars()
     repo_id, _, revision = name.partition("@")
     how = (
         f"where there is a network, `hf download {repo_id} --local-dir DIR`, then name "

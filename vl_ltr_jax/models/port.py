@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from vl_ltr_jax import terminal
 from vl_ltr_jax.models import clip_files, vl_ltr
 from vl_ltr_jax.models.clip import ClipConfig, VisionConfig, variable_shapes
 from vl_ltr_jax.models.sizes import to_preprocessor_json
@@ -33,6 +34,17 @@ from vl_ltr_jax.models.weights import (
 )
 
 FAMILIES = {"hf": HUGGING_FACE, "openai": OPENAI, "vl_ltr": VL_LTR}
+_HELP = """\
+Looks into weights of CLIP or of an LGR, and writes them under other names."""
+_EXAMPLES = """\
+examples:
+  # every tensor and its place in the model
+  python -m vl_ltr_jax.models.port inspect openai/clip-vit-base-patch16
+
+  # a checkpoint of OpenAI's for transformers.CLIPModel
+  python -m vl_ltr_jax.models.port convert ViT-B-16.pt clip_vit_b16 --to hf
+
+`convert --help` lists what it takes."""
 _TITLES = {
     "hf": "CLIP, Hugging Face's names",
     "openai": "CLIP, OpenAI's names",
@@ -226,17 +238,44 @@ def write_whole(destination: Path, write: Callable[[Path], None]) -> Path:
 def main(arguments: Sequence[str]) -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m vl_ltr_jax.models.port", description=__doc__.split("\n")[0]
+        prog="python -m vl_ltr_jax.models.port",
+        description=_HELP,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     looking = commands.add_parser("inspect", help="list the tensors and their places")
     converting = commands.add_parser("convert", help="write under other names")
     for command in (looking, converting):
-        command.add_argument("source", help="directory, file or hub id")
-    converting.add_argument("destination", help="a new directory")
-    converting.add_argument("--to", choices=FAMILIES, required=True)
-    converting.add_argument("--dtype", choices=get_args(clip_files.Dtype))
-    converting.add_argument("--image_size", type=int, help="side in pixels")
+        command.add_argument(
+            "source",
+            metavar="SOURCE",
+            help="a directory, a file, or a hub id such as "
+            "openai/clip-vit-base-patch16",
+        )
+    converting.add_argument(
+        "destination",
+        metavar="DEST",
+        help="a new directory, which appears whole or not at all",
+    )
+    converting.add_argument(
+        "--to",
+        choices=FAMILIES,
+        required=True,
+        help="hf: transformers.CLIPModel; openai: OpenAI's CLIP; vl_ltr: the authors' "
+        "LGR",
+    )
+    converting.add_argument(
+        "--dtype",
+        choices=get_args(clip_files.Dtype),
+        help="of the weights; by default what they have",
+    )
+    converting.add_argument(
+        "--image_size",
+        type=int,
+        metavar="N",
+        help="side in pixels; position embeddings are interpolated",
+    )
     given = parser.parse_args(arguments)
     try:
         if given.command == "inspect":
@@ -251,7 +290,7 @@ def main(arguments: Sequence[str]) -> None:
         )
         print(f"{made}: {', '.join(sorted(file.name for file in made.iterdir()))}")
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.error(str(error))
         sys.exit(2)
 
 

@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import os
-import sys
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +17,11 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from vl_ltr_jax.data.checks.findings import Classes, Finding, Kind, Offender, gather
 from vl_ltr_jax.data.images import as_image
 from vl_ltr_jax.data.sources import Split
+from vl_ltr_jax.terminal import Progress
 
 SMALLEST_SIDE = 8  # pixels
 LARGEST_ASPECT = 32  # of which the middle square keeps 3 percent
@@ -114,7 +113,7 @@ def inspect(
     chunks, looked_at = _chunks(todo), _chunks(todo)
     file = _opened(ledger)
     try:
-        with tqdm(total=len(todo), unit=" images", file=sys.stderr) as progress:
+        with Progress("check", len(todo), "images") as progress:
             while True:
                 for chunk in itertools.islice(chunks, 2 * num_threads - len(waiting)):
                     jobs = [todo[key] for key in chunk]

@@ -1,0 +1,155 @@
+"""What a run leaves, made up: arguments of `gather` for tests of the report's page."""
+
+import numpy as np
+from PIL import Image
+
+from vl_ltr_jax.page.gather import Method
+from vl_ltr_jax.page.per_class import Ranked
+from vl_ltr_jax.page.sentences import Selection
+from vl_ltr_jax.predictions import Explanation, Prediction, Spoken
+
+HOSTILE = (
+    "<script>window.hacked = 1</script>",
+    '"><img src=x onerror="window.hacked = 2">',
+    "שועל אדום <b>",
+    "\u202eright to left override 'quoted'",
+    "🦊 & 狐 $x_1$ {{ 7 * 7 }} </title></style></svg>",
+    "javascript:alert(1)//` ${window.hacked = 3}",
+)
+COUNTS = (300, 120, 60, 20, 5, 2)
+
+
+def head(top1, shots, top5=95.0, prediction="argmax"):
+    groups = dict(zip(("many", "medium", "few"), shots, strict=True))
+    return {
+        "top1": top1,
+        "top5": top5,
+        "prediction": prediction,
+        "shots": {"standard": groups, "vl_ltr": {**groups, "few": 12.5}},
+    }
+
+
+def results(**changes):
+    heads = {
+        "lgr": head(71.25, (85.5, 76.25, 56.5), prediction="mixture"),
+        "zero_shot": head(21.5, (26.4, 77.1, None)),
+    }
+    return {
+        "test": heads,
+        "val": {"lgr": head(70.0, (80.0, 70.0, 60.0))},
+        "data": {
+            "name": "data <i>of</i> 'mine'",
+            "num_classes": len(COUNTS),
+            "train_images": sum(COUNTS),
+            "val_images": 12,
+            "test_images": 60,
+            "largest_class": max(COUNTS),
+            "smallest_class": min(COUNTS),
+            "sentences": 36,
+        },
+        "cost": {
+            "images_seen": 53760,
+            "seconds": 75.0,
+            "stages": {
+                "pretrain": {"images_seen": 53760, "seconds": 60.0},
+                "evaluate": {"images_seen": 0, "seconds": 15.0},
+            },
+        },
+        "versions": {"vl_ltr_jax": "0.1.0", "commit": "<unknown>"},
+        **changes,
+    }
+
+
+def configuration():
+    return {
+        "method": "vl_ltr",
+        "model": {"backbone": "ViT-tiny", "image_size": 32},
+        "data": {"root": "/home/<me>/", "context_length": 77, "flown": True},
+        "seed": 3,
+    }
+
+
+def ranked(num_classes=6, per_class=10, k=5):
+    """Of each class l, l images are taken for the class before, the rest is right."""
+    labels = np.repeat(np.arange(num_classes, dtype=np.int32), per_class)
+    place = np.tile(np.arange(per_class), num_classes)
+    answers = np.where(place < labels, labels - 1, labels)
+    following = (answers[:, None] + np.arange(min(k, num_classes))) % num_classes
+    wrong = answers != labels
+    return Ranked(
+        labels,
+        following.astype(np.int32),
+        np.tile(
+            np.float32(0.9) ** np.arange(1, 1 + following.shape[1]), (len(labels), 1)
+        ),
+        np.where(wrong, -1.0 - place, 1.0 + place).astype(np.float32),
+    )
+
+
+def selection(names=HOSTILE, per_class=6, num_anchors=2):
+    """Sentence j of class l has L_lin j + l / 8; the last class has no images."""
+    labels = np.repeat(np.arange(len(names), dtype=np.int32), per_class)
+    place = np.tile(np.arange(per_class), len(names))
+    scores = (place + labels / 8).astype(np.float32)
+    scores[labels == len(names) - 1] = np.inf
+    first = np.arange(len(names))[:, None] * per_class
+    return Selection(
+        sentences=[
+            f"Sentence {j} of {names[c]}" for c, j in zip(labels, place, strict=True)
+        ],
+        labels=labels,
+        scores=scores,
+        indices=first + np.arange(num_anchors),
+        padding=np.zeros((len(names), num_anchors), bool),
+    )
+
+
+def curves(num_points=30):
+    steps = np.arange(1, num_points + 1) * 10
+    falling = 4 * np.exp(-steps / steps[-1])
+    terms = ("total", "contrastive", "contrastive_image", "distillation")
+    return {
+        "pretrain": {
+            **{f"loss/{term}": (steps, falling + n) for n, term in enumerate(terms)},
+            "accuracy/batch_top1": (steps, 100 - 10 * falling),
+            "learning_rate": (steps, falling * 1e-4),
+            "throughput/images_per_second": (steps, 300 + falling),
+        }
+    }
+
+
+def explained(names=HOSTILE):
+    pixels = np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3)
+    spoken = (
+        Spoken(f"It looks like {names[0]}", 0.625, 0.31),
+        Spoken("It flies.", 0.25, 0.1),
+    )
+    prediction = Prediction((names[0], names[1]), (0.75, 0.125), (0, 1))
+    return [
+        (
+            Image.fromarray(pixels),
+            names[0],
+            Explanation(prediction, 0.5, 0.875, spoken),
+        ),
+        (
+            Image.new("RGB", (400, 300)),
+            names[2],
+            Explanation(prediction, None, None, ()),
+        ),
+    ]
+
+
+def arguments(**changes):
+    """Everything that `gather` takes."""
+    return {
+        "results": results(),
+        "configuration": configuration(),
+        "method": Method("VL-LTR <&>", "lgr"),
+        "class_names": HOSTILE,
+        "train_counts": np.array(COUNTS),
+        "ranked": {"test": ranked(), "val": ranked(per_class=2)},
+        "curves": curves(),
+        "selection": selection(),
+        "explained": explained(),
+        **changes,
+    }

@@ -1,0 +1,176 @@
+"""Operations of a step: XLA's count where it is right, and what it leaves out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vl_ltr_jax import chunks, flops
+from vl_ltr_jax import mesh as meshes
+
+SIDE = 32
+PRODUCT = 2 * SIDE**3
+
+
+def ones(*shape):
+    return jnp.ones(shape, jnp.float32)
+
+
+def counted(function, *arguments):
+    """Products by our count, and XLA's operations for one device."""
+    traced = jax.jit(function).trace(*arguments)
+    analysed = traced.lower().compile().cost_analysis()["flops"]
+    return flops.products(traced.jaxpr), analysed
+
+
+def twice(x):
+    return x @ (x @ x)
+
+
+def loop(x):
+    return jax.lax.scan(lambda carry, _: (carry @ x, None), x, None, length=7)[0]
+
+
+def branches(x):
+    return jax.lax.cond(x[0, 0] > 0, lambda: x @ x @ x, lambda: x @ x)
+
+
+def convolved(x):
+    image = jnp.tile(x[None, :, :, None], (1, 1, 1, 3))
+    kernel = ones(3, 3, 3, 8)
+    return jax.lax.conv_general_dilated(
+        image, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "once", "whole"),
+    [
+        (twice, 2 * PRODUCT, 2 * PRODUCT),
+        (jax.checkpoint(twice), 2 * PRODUCT, 2 * PRODUCT),
+        (loop, PRODUCT, 7 * PRODUCT),
+        (branches, 2 * PRODUCT, 2 * PRODUCT),
+        (convolved, 2 * 30 * 30 * 8 * 27, 2 * 30 * 30 * 8 * 27),
+    ],
+)
+def test_products_agree_with_xla_and_loops_are_counted_whole(function, once, whole):
+    found, analysed = counted(function, ones(SIDE, SIDE))
+    assert found == (once, whole)
+    # XLA adds the few other operations; its count of a loop is one pass.
+    assert analysed == pytest.approx(once, rel=0.02)
+    assert flops.of_step(analysed, 1, found) == pytest.approx(whole, rel=0.02)
+
+
+def test_a_partitioned_program_counts_on_all_devices():
+    """XLA's analysis is per device; a shard_map's shapes are a device's own."""
+    mesh = meshes.make_mesh()
+    rows = meshes.shard_rows(mesh, np.ones((8 * SIDE, SIDE), np.float32))
+    local = jax.shard_map(
+        twice,
+        mesh=mesh,
+        in_specs=jax.sharding.PartitionSpec(meshes.ROWS),
+        out_specs=jax.sharding.PartitionSpec(meshes.ROWS),
+    )
+    automatic, analysed = counted(lambda x: x @ ones(SIDE, SIDE), rows)
+    assert automatic.whole == 8 * PRODUCT
+    assert flops.of_step(analysed, 8, automatic) == pytest.approx(8 * PRODUCT, rel=0.02)
+    manual, analysed = counted(local, rows)
+    assert manual.whole == 8 * 2 * PRODUCT
+    assert flops.of_step(analysed, 8, manual) == pytest.approx(16 * PRODUCT, rel=0.02)
+
+
+def test_chunks_cost_one_more_forward_pass():
+    """Breaks where a loop's body counts once: four chunks would cost a third."""
+    mesh = meshes.make_mesh()
+    rows = meshes.shard_rows(mesh, np.ones((64, SIDE), np.float32))
+    whole = meshes.place(
+        [np.ones((SIDE, SIDE), np.float32)] * 3, meshes.replicated(mesh)
+    )
+
+    def tower(weights, x):
+        for weight in weights:
+            x = jnp.tanh(x @ weight)
+        return x
+
+    def operations(num_chunks):
+        def loss(weights, rows):
+            return jnp.sum(chunks.embed(tower, weights, rows, num_chunks, mesh))
+
+        found, analysed = counted(jax.value_and_grad(loss), whole, rows)
+        return flops.of_step(analysed, 8, found)
+
+    # Forward, and backward by weights and, but for the first, by activations.
+    assert operations(4) / operations(1) == pytest.approx((3 + 3 + 2 + 3) / 8, rel=0.06)
+
+
+def test_library_calls_that_xla_cannot_see_into_are_counted():
+    hidden = flops.Products(100.0, 300.0)
+    assert flops.of_step(-1.0, 8, hidden) == 300.0
+    assert flops.of_step(2.0, 8, hidden) == 300.0
+    assert flops.of_step(15.0, 8, hidden) == 320.0
+
+
+def test_peaks_are_known_for_accelerators_only():
+    assert flops.peak("TPU v5 lite", "bfloat16") == 197e12
+    assert flops.peak("NVIDIA H100 80GB HBM3", "float32") == 494.7e12
+    assert flops.peak("cpu", "float32") is None
+    assert flops.peak("TPU v99", "bfloat16") is None
+    assert jax.devices()[0].device_kind == "cpu"
+
+
+def new_step(mesh):
+    def step(frozen, state, batch):
+        state = state + jnp.sum(batch["x"] @ frozen["w"])
+        return state, {"loss": state}
+
+    jitted = jax.jit(step, donate_argnums=1)
+    frozen = meshes.place(
+        {"w": np.ones((SIDE, SIDE), np.float32)}, meshes.replicated(mesh)
+    )
+    return flops.CountedStep(jitted, frozen, mesh, "bfloat16")
+
+
+def batch(mesh, rows):
+    return meshes.to_global(mesh, {"x": np.ones((rows, SIDE), np.float32)})
+
+
+def test_a_step_is_compiled_once_for_each_form_of_a_batch():
+    """Breaks if the program is compiled for its count and again for its work."""
+    compiled = []
+
+    def note(event, seconds, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    mesh = meshes.make_mesh()
+    step = new_step(mesh)
+    state = meshes.place(np.float32(0), meshes.replicated(mesh))
+    batches = [batch(mesh, rows) for rows in (8, 8, 16, 8)]
+    jax.block_until_ready((state, batches))
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        with jax.transfer_guard("disallow"):
+            for number, given in enumerate(batches):
+                state, metrics = step(state, given)
+                assert len(compiled) == (1, 1, 2, 2)[number]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert float(metrics["loss"]) == (8 + 8 + 16 + 8) * SIDE * SIDE
+
+
+def test_utilisation_is_logged_where_the_peak_is_known(monkeypatch):
+    mesh = meshes.make_mesh()
+    state = meshes.place(np.float32(0), meshes.replicated(mesh))
+    step = new_step(mesh)
+    step(state, batch(mesh, 16))
+    operations = 2 * 16 * SIDE * SIDE
+    unknown = step.rates(1e6)
+    assert unknown.keys() == {"throughput/model_teraflops_per_second"}
+    (rate,) = unknown.values()
+    assert rate == pytest.approx(operations * 1e6 / 1e12, rel=0.1)
+    # Eight devices that each do 1e12 operations a second in bfloat16.
+    monkeypatch.setitem(flops._PEAKS, "cpu", (1e12, 5e11))
+    known = new_step(mesh)
+    known(meshes.place(np.float32(0), meshes.replicated(mesh)), batch(mesh, 16))
+    share = known.rates(1e6)["throughput/model_flops_utilization"]
+    assert share == pytest.approx(rate / 8)

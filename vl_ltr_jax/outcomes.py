@@ -1,0 +1,83 @@
+"""What a stage and a run came to, in a line each, and what to do with it next."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from vl_ltr_jax import baselines, report, terminal, usage
+from vl_ltr_jax.settings import Config
+
+# What a run leaves for people to read.
+_REPORTS = ("report.md", "report.html", "results.json")
+_RULE = "standard"
+
+
+def head_names(config: Config) -> dict[str, str]:
+    """What the heads of a method are called."""
+    return {**report.HEAD_NAMES, **baselines.recipe_of(config).head_names()}
+
+
+def of_stage(summary: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """What a stage has made, and how long it took.
+
+    Args:
+      summary: of its artifact.
+      names: see :func:`head_names`.
+    """
+    duration = f"in {terminal.format_duration(summary['seconds'])}"
+    if "test" in summary:
+        return f"{of_head(summary, names)}, {duration}"
+    if "steps" in summary:
+        losses = summary.get("losses") or {}
+        told = [f"{name} {value:.3g}" for name, value in losses.items()][:1]
+        made = f"{summary['steps']:,} steps, {summary['images_seen']:,} images"
+        return ", ".join([f"{made} {duration}", *told])
+    if "anchors" in summary:
+        chosen, known = summary["anchors"], summary["sentences"]
+        return f"{chosen:,} of {known:,} sentences chosen {duration}"
+    if "sentences" in summary:
+        made = f"{summary['sentences']:,} sentences, {summary['images']:,} images"
+        return f"{made} {duration}"
+    return f"finished {duration}"
+
+
+def of_head(told: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Test accuracies of the head a run was made for, in percent.
+
+    Args:
+      told: a summary of evaluation, or results: `test`, and `predicted_by`; without
+        that the first head is taken.
+      names: of heads.
+    """
+    head = told.get("predicted_by") or next(iter(told["test"]), None)
+    if head is None:
+        return "no head was evaluated"
+    result = told["test"][head]
+    groups = {"overall": result["top1"], **result["shots"][_RULE]}
+    known = [f"{v:.1f} {name}" for name, v in groups.items() if v is not None]
+    return f"test {', '.join(known)} ({names[head]})"
+
+
+def tell_end(
+    workdir: epath.Path, results: Mapping[str, Any], names: Mapping[str, str]
+) -> None:
+    """Prints the report of a run, which files it left, and what comes next.
+
+    Args:
+      workdir: of a finished run.
+      results: as in results.json.
+      names: of heads.
+    """
+    if not terminal.is_first_process():
+        return
+    path = workdir / "report.md"
+    terminal.result(path.read_text(), f"{of_head(results, names)}: {path}")
+    left = ", ".join(name for name in _REPORTS if (workdir / name).exists())
+    where = shlex.quote(str(workdir))
+    terminal.say(f"{workdir} has {left}")
+    terminal.say(
+        f"next: {usage.program('python')} -m vl_ltr_jax.predict --workdir={where} "
+        f"PICTURE.jpg\n      {usage.program('tensorboard')} --logdir {where}"
+    )

@@ -1,0 +1,103 @@
+"""The page of a run, from what its stages have left."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+
+from vl_ltr_jax import baselines, evaluation, loading, logs, terminal
+from vl_ltr_jax.artifacts import write_whole
+from vl_ltr_jax.page import gather, pictures
+from vl_ltr_jax.page.learning import Curves
+from vl_ltr_jax.page.per_class import Ranked
+from vl_ltr_jax.page.render import render
+from vl_ltr_jax.page.sentences import Selection
+from vl_ltr_jax.predictions import Explanation
+from vl_ltr_jax.run import Run
+
+NAME = "report.html"
+
+
+def write(run: Run, results: Mapping[str, Any], curves: Curves) -> None:
+    """Writes `workdir/report.html` (on one process only).
+
+    Args:
+      run: all of whose stages are finished.
+      results: as in results.json.
+      curves: of each training stage, from its event files.
+    """
+    recipe, read = baselines.recipe_of(run.config), run.inputs
+    ranked = _ranked(run)
+    content = gather.gather(
+        results=results,
+        configuration=dataclasses.asdict(run.config),
+        method=gather.Method(
+            recipe.title,
+            evaluation.own_head(run.config, results["test"]),
+            recipe.head_names(),
+        ),
+        class_names=read.data.class_names,
+        train_counts=read.data.train_counts,
+        ranked=ranked,
+        curves=curves,
+        selection=_selection(run) if "anchors" in results["cost"]["stages"] else None,
+        explained=_explained(run, ranked),
+    )
+    write_whole(run.workdir / NAME, render(content))
+
+
+def curves_of(run: Run, results: Mapping[str, Any]) -> Curves:
+    """What the training stages have logged.
+
+    Args:
+      run: whose event files are read.
+      results: as in results.json.
+    """
+    return {
+        stage: logs.read_scalars(run.workdir / stage)
+        for stage, cost in results["cost"]["stages"].items()
+        if cost["images_seen"]
+    }
+
+
+def _ranked(run: Run) -> dict[str, Ranked]:
+    """What evaluation has kept of each image; an older run kept nothing."""
+    left = run.artifact("evaluate")
+    return {
+        split: Ranked(*(left.load_array(f"{split}_{name}") for name in Ranked._fields))
+        for split in gather.SPLITS
+        if (left.directory / f"{split}_{Ranked._fields[-1]}.npy").exists()
+    }
+
+
+def _selection(run: Run) -> Selection:
+    left, corpus = run.artifact("anchors"), run.inputs.corpus
+    return Selection(
+        corpus.sentences,
+        corpus.labels,
+        scores=left.load_array("scores"),
+        indices=left.load_array("indices"),
+        padding=left.load_array("padding"),
+        name=run.config.anchors.selection,
+    )
+
+
+def _explained(
+    run: Run, ranked: Mapping[str, Ranked]
+) -> list[tuple[Image.Image, str, Explanation]]:
+    """Pictures of the test split, or of validation, with explanations."""
+    data = run.inputs.data
+    split = next((s for s in gather.SPLITS if s in ranked), None)
+    if split is None:
+        return []
+    images = getattr(data, split)
+    chosen = pictures.choose(ranked[split], data.train_counts)
+    try:
+        recognizer = loading.of_run(run.workdir)
+        opened = [images.read(int(index)) for index in chosen]
+    except ValueError as error:  # a head that cannot be loaded, an image that is gone
+        terminal.say(f"{NAME} explains no prediction: {error}")
+        return []
+    names = [data.class_names[label] for label in ranked[split].labels[chosen]]
+    return list(zip(opened, names, recognizer.explain(opened), strict=True))
