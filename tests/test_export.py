@@ -119,6 +119,8 @@ def test_the_description_says_how_a_picture_becomes_pixels(program):
     assert described["image_size"] == SIDE
     assert described["pixels"]["shorter_side_resized_to"] == 18
     assert described["outputs"]["probabilities"] == "float32 [b, 4]"
+    modes = {path.stat().st_mode & 0o777 for path in program.iterdir()}
+    assert modes == {program.stat().st_mode & 0o666}  # not for their owner alone
 
 
 def test_a_program_that_differs_is_refused_and_nothing_left(

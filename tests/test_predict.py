@@ -17,7 +17,8 @@ import small_recognizer
 from PIL import Image
 
 import vl_ltr_jax
-from vl_ltr_jax import answers, predict
+from vl_ltr_jax import answer_formats, predict
+from vl_ltr_jax.answers import Answer, recognize_files
 from vl_ltr_jax.data import images
 from vl_ltr_jax.data.picture_files import Found
 from vl_ltr_jax.predictions import Explanation, Prediction, Spoken
@@ -111,7 +112,7 @@ def test_a_picture_of_any_kind_is_seen_as_evaluation_sees_it(
     else:
         image = image.convert("RGBA")
     image.save(path, **options)
-    (answer,) = predict.recognize_files(recognizer, [Found(str(path))])
+    (answer,) = recognize_files(recognizer, [Found(str(path))])
     pixels = recognizer.transform(images.read_image(path, "a picture"))
     wanted = recognizer.probabilities_of(pixels[None])[0]
     found = answer.explanation.prediction
@@ -163,7 +164,7 @@ def test_json_and_csv_carry_any_name_and_any_bytes():
     path = os.fsdecode(b"caf\xe9 \xf0\x9f\x90\xa6.png")
     prediction = Prediction((HOSTILE, "b"), (0.75, 0.25), (1, 0))
     said = Explanation(prediction, None, 0.5, (Spoken(HOSTILE, 1.0, -0.5),))
-    text = answers.to_json(answers.Answer(path, said))
+    text = answer_formats.to_json(Answer(path, said))
     assert len(text.splitlines()) == 1 and "\U0001f426" in text
     text.encode()  # half characters are escapes
     content = json.loads(text)
@@ -171,13 +172,13 @@ def test_json_and_csv_carry_any_name_and_any_bytes():
     assert content["predictions"][0]["name"] == HOSTILE
     assert content["sentences"] == [{"text": HOSTILE, "weight": 1.0, "cosine": -0.5}]
 
-    rows = answers.CSV_HEADER + answers.to_csv(answers.Answer(path, said))
+    rows = answer_formats.CSV_HEADER + answer_formats.to_csv(Answer(path, said))
     rows = list(csv.DictReader(io.StringIO(rows, newline="")))
     assert [row["rank"] for row in rows] == ["1", "2"]
     assert rows[0]["path"] == path and rows[0]["name"] == HOSTILE
     assert (rows[0]["class"], rows[0]["probability"]) == ("1", "0.75")
 
-    shown = answers.to_text(answers.Answer(path, said))
+    shown = answer_formats.to_text(Answer(path, said))
     assert shown.count("\n") == 4 and "\\udce9 \U0001f426.png" in shown
     assert all(char.isprintable() or char == "\n" for char in shown)
 
@@ -269,7 +270,7 @@ def test_files_are_read_no_further_ahead_than_needed(recognizer, tmp_path):
     """Breaks if the list of files is read to its end, which here never comes."""
     path, taken = picture(tmp_path / "a.png"), itertools.count()
     files = (Found(str(path)) for _ in taken)
-    answered = predict.recognize_files(recognizer, files, batch_size=4, num_threads=2)
+    answered = recognize_files(recognizer, files, batch_size=4, num_threads=2)
     with contextlib.closing(answered):
         assert next(answered).path == str(path)
         assert next(taken) <= 2 * 4 + 2 + 1

@@ -71,7 +71,7 @@ ORDER = (
         "main",
     ),
     *("comparison", "compare"),
-    *("stablehlo", "export", "answers", "predict"),
+    *("stablehlo", "export", "answers", "answer_formats", "predict"),
     *("data.check", "data.show"),
     *("tiny_clip", "benchmarks"),
 )

@@ -1,21 +1,20 @@
-"""What was recognised, as text for people, JSON Lines or CSV.
+"""Files to answers: decoded ahead by threads, recognised together, told in order."""
 
-Names of files and classes may hold anything: text shows what could move a cursor as
-escapes, and bytes that are no UTF-8 come out of JSON and CSV as they went in.
-"""
+import collections
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
 
-import csv
-import io
-import json
-import re
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+import numpy as np
+from jaxtyping import UInt8
 
+from vl_ltr_jax.data import images
+from vl_ltr_jax.data.picture_files import Found
 from vl_ltr_jax.predictions import Explanation
-
-# Half of a character, which UTF-8 has no bytes for, and what some readers of lines
-# take for the end of one.
-_UNSAFE = re.compile("[\ud800-\udfff\x85\u2028\u2029]")
+from vl_ltr_jax.recognizer import Recognizer
 
 
 class Answer(NamedTuple):
@@ -32,82 +31,93 @@ class Answer(NamedTuple):
     error: str = ""
 
 
-Format: TypeAlias = Callable[[Answer], str]
+def recognize_files(
+    recognizer: Recognizer,
+    files: Iterable[Found],
+    *,
+    top_k: int = 5,
+    num_sentences: int = 3,
+    batch_size: int = 64,
+    num_threads: int | None = None,
+) -> Generator[Answer, None, None]:
+    """Recognises files one after the other; threads decode ahead of the device.
 
+    Args:
+      recognizer: the model.
+      files: read as they are needed; a million take no memory.
+      top_k: classes of each picture.
+      num_sentences: sentences for the first of them.
+      batch_size: pictures that are recognised together. The first goes alone, so that
+        its answer is soon there.
+      num_threads: that decode; None: as many as there are cores.
 
-def to_text(answer: Answer) -> str:
-    """A block for a person: classes, and the sentences that spoke for the first.
-
-    Empty for a file that could not be read: standard error has it.
+    Yields:
+      An answer for each file, in the order given.
     """
-    if answer.explanation is None:
-        return ""
-    prediction = answer.explanation.prediction
-    lines = [printable(answer.path)]
-    lines += [
-        f"  {100 * probability:5.1f} %  {printable(name)}"
-        for name, probability in zip(
-            prediction.names, prediction.probabilities, strict=True
+    num_threads = num_threads or len(os.sched_getaffinity(0))
+    batch: list[tuple[str, np.ndarray | str]] = []
+    limit, pictures = 1, 0
+
+    def answered() -> Iterator[Answer]:
+        pixels = [made for _, made in batch if not isinstance(made, str)]
+        explained = iter(
+            recognizer.explain_pixels(np.stack(pixels), top_k, num_sentences)
+            if pixels
+            else ()
         )
-    ]
-    lines += [
-        f"    {spoken.weight:.2f}  {printable(spoken.text)}"
-        for spoken in answer.explanation.sentences
-    ]
-    return "\n".join(lines) + "\n"
+        for path, made in batch:
+            if isinstance(made, str):
+                yield Answer(path, error=made)
+                continue
+            explanation = next(explained)
+            if np.isfinite(explanation.prediction.probabilities).all():
+                yield Answer(path, explanation)
+            else:
+                yield Answer(path, error="the model gives no numbers for it")
+
+    ahead = 2 * batch_size + num_threads
+    decoded = _decoded(recognizer.transform, files, num_threads, ahead)
+    with contextlib.closing(decoded):
+        for path, made in decoded:
+            batch.append((path, made))
+            pictures += not isinstance(made, str)
+            if pictures == limit or len(batch) > batch_size:
+                yield from answered()
+                limit = batch_size if pictures else limit
+                batch, pictures = [], 0
+        yield from answered()
 
 
-def to_json(answer: Answer) -> str:
-    """One line of strict JSON."""
-    content: dict[str, Any] = {"path": answer.path}
-    if answer.explanation is None:
-        content["error"] = answer.error
-    else:
-        prediction = answer.explanation.prediction
-        content["predictions"] = [
-            {"class": label, "name": name, "probability": probability}
-            for label, name, probability in zip(
-                prediction.classes,
-                prediction.names,
-                prediction.probabilities,
-                strict=True,
-            )
-        ]
-        content["sentences"] = [
-            {"text": spoken.text, "weight": spoken.weight, "cosine": spoken.cosine}
-            for spoken in answer.explanation.sentences
-        ]
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
+def _decoded(
+    transform: Callable[[images.Picture], UInt8[np.ndarray, "H W 3"]],
+    files: Iterable[Found],
+    num_threads: int,
+    ahead: int,
+) -> Generator[tuple[str, np.ndarray | str], None, None]:
+    """Pixels of each file, or why there are none; some files ahead of the reader."""
 
+    def pixels(path: str, error: str) -> np.ndarray | str:
+        if error:
+            return error
+        try:
+            content = images.read_content(Path(path), path)
+            return transform(images.decode_image(content, path))
+        except images.ImageReadError as unreadable:
+            return unreadable.reason
+        except (ValueError, MemoryError) as fault:
+            return str(fault) or type(fault).__name__
 
-CSV_HEADER = "path,rank,class,name,probability\n"
-
-
-def to_csv(answer: Answer) -> str:
-    """A row for each rank; none for a file that could not be read."""
-    if answer.explanation is None:
-        return ""
-    prediction = answer.explanation.prediction
-    rows = io.StringIO()
-    csv.writer(rows, lineterminator="\n").writerows(
-        (answer.path, rank, label, name, probability)
-        for rank, (label, name, probability) in enumerate(
-            zip(
-                prediction.classes,
-                prediction.names,
-                prediction.probabilities,
-                strict=True,
-            ),
-            start=1,
-        )
-    )
-    return rows.getvalue()
-
-
-def printable(text: str) -> str:
-    """The text with everything that is not seen written as an escape."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in text
-    )
+    pool = ThreadPoolExecutor(num_threads)
+    waiting: collections.deque[tuple[str, Future[np.ndarray | str]]]
+    waiting = collections.deque()
+    try:
+        for path, error in files:
+            waiting.append((path, pool.submit(pixels, path, error)))
+            if len(waiting) == ahead:
+                path, task = waiting.popleft()
+                yield path, task.result()
+        while waiting:
+            path, task = waiting.popleft()
+            yield path, task.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

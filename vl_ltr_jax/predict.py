@@ -19,123 +19,29 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
-import numpy as np
 from etils import epath
-from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from vl_ltr_jax import answers, heap, loading, terminal, whole_file
-from vl_ltr_jax.answers import Answer
-from vl_ltr_jax.data import images, picture_files, token_cache
+from vl_ltr_jax import answer_formats, heap, loading, terminal, whole_file
+from vl_ltr_jax.answers import recognize_files
+from vl_ltr_jax.data import picture_files, token_cache
 from vl_ltr_jax.data.picture_files import Found
 from vl_ltr_jax.recognizer import Recognizer
 
 _MANY = 20  # files, from which on a bar is shown
-_FORMATS: dict[str, answers.Format] = {
-    "text": answers.to_text,
-    "json": answers.to_json,
-    "csv": answers.to_csv,
+_FORMATS: dict[str, answer_formats.Format] = {
+    "text": answer_formats.to_text,
+    "json": answer_formats.to_json,
+    "csv": answer_formats.to_csv,
 }
 
 
 class NoInputError(ValueError):
     """A command without anything to do."""
-
-
-def recognize_files(
-    recognizer: Recognizer,
-    files: Iterable[Found],
-    *,
-    top_k: int = 5,
-    num_sentences: int = 3,
-    batch_size: int = 64,
-    num_threads: int | None = None,
-) -> Generator[Answer, None, None]:
-    """Recognises files one after the other; threads decode ahead of the device.
-
-    Args:
-      recognizer: the model.
-      files: read as they are needed; a million take no memory.
-      top_k: classes of each picture.
-      num_sentences: sentences for the first of them.
-      batch_size: pictures that are recognised together. The first goes alone, so that
-        its answer is soon there.
-      num_threads: that decode; None: as many as there are cores.
-
-    Yields:
-      An answer for each file, in the order given.
-    """
-    num_threads = num_threads or len(os.sched_getaffinity(0))
-    batch: list[tuple[str, np.ndarray | str]] = []
-    limit, pictures = 1, 0
-
-    def answered() -> Iterator[Answer]:
-        pixels = [made for _, made in batch if not isinstance(made, str)]
-        explained = iter(
-            recognizer.explain_pixels(np.stack(pixels), top_k, num_sentences)
-            if pixels
-            else ()
-        )
-        for path, made in batch:
-            if isinstance(made, str):
-                yield Answer(path, error=made)
-                continue
-            explanation = next(explained)
-            if np.isfinite(explanation.prediction.probabilities).all():
-                yield Answer(path, explanation)
-            else:
-                yield Answer(path, error="the model gives no numbers for it")
-
-    for path, made in _decoded(
-        recognizer.transform, files, num_threads, 2 * batch_size + num_threads
-    ):
-        batch.append((path, made))
-        pictures += not isinstance(made, str)
-        if pictures == limit or len(batch) > batch_size:
-            yield from answered()
-            batch, limit, pictures = [], batch_size, 0
-    yield from answered()
-
-
-def _decoded(
-    transform: Callable[[images.Picture], UInt8[np.ndarray, "H W 3"]],
-    files: Iterable[Found],
-    num_threads: int,
-    ahead: int,
-) -> Iterator[tuple[str, np.ndarray | str]]:
-    """Pixels of each file, or why there are none; some files ahead of the reader."""
-
-    def pixels(path: str, error: str) -> np.ndarray | str:
-        if error:
-            return error
-        try:
-            content = images.read_content(Path(path), path)
-            return transform(images.decode_image(content, path))
-        except images.ImageReadError as unreadable:
-            return unreadable.reason
-        except (ValueError, MemoryError) as fault:
-            return str(fault) or type(fault).__name__
-
-    pool = ThreadPoolExecutor(num_threads)
-    waiting: collections.deque[tuple[str, Future[np.ndarray | str]]]
-    waiting = collections.deque()
-    try:
-        for path, error in files:
-            waiting.append((path, pool.submit(pixels, path, error)))
-            if len(waiting) == ahead:
-                path, task = waiting.popleft()
-                yield path, task.result()
-        while waiting:
-            path, task = waiting.popleft()
-            yield path, task.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def keep_programs(directory: epath.Path) -> None:
@@ -223,15 +129,17 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         dest="format",
         action="store_const",
         const="csv",
-        help="a row for each picture and rank: " + answers.CSV_HEADER.strip(),
+        help="a row for each picture and rank: " + answer_formats.CSV_HEADER.strip(),
     )
     positive = _at_least(1)
     for name, kind, default, text in (
         ("top_k", positive, 5, "classes of each picture"),
-        ("sentences", _at_least(0), 3, "that spoke for the first class"),
+        ("sentences", _at_least(0), 3, "for the first class"),
         ("batch_size", positive, 64, "pictures recognised together"),
     ):
-        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+        parser.add_argument(
+            f"--{name}", type=kind, default=default, help=f"{text}; default {default}"
+        )
     parser.add_argument("--out", help="file for the answers; it appears whole")
     return parser.parse_args(arguments)
 
@@ -295,7 +203,7 @@ def _answer(
     form = _FORMATS[given.format]
     first = list(itertools.islice(found, _MANY + 1))
     if given.format == "csv":
-        write(answers.CSV_HEADER)
+        write(answer_formats.CSV_HEADER)
     answered = recognize_files(
         recognizer,
         itertools.chain(first, found),
@@ -316,7 +224,9 @@ def _answer(
         for answer in answered:
             write(form(answer))
             if answer.error:
-                path, reason = map(answers.printable, (answer.path, answer.error))
+                path, reason = map(
+                    answer_formats.printable, (answer.path, answer.error)
+                )
                 bar.write(f"cannot read {path}: {reason}", file=sys.stderr)
             counts["bad" if answer.error else "good"] += 1
             bar.update()
@@ -340,7 +250,7 @@ def _tell(counts: collections.Counter[str], left_out: collections.Counter[str]) 
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in left_out.items())
         print(
             f"{left_out.total():,} other files left out of folders: "
-            f"{answers.printable(kinds)}",
+            f"{answer_formats.printable(kinds)}",
             file=sys.stderr,
         )
 

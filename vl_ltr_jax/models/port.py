@@ -226,6 +226,8 @@ def write_whole(destination: Path, write: Callable[[Path], None]) -> Path:
     try:
         partial.mkdir()
         write(partial)
+        for path in partial.iterdir():  # safetensors are for their owner alone
+            path.chmod(partial.stat().st_mode & 0o666)
         partial.replace(destination)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
