@@ -144,7 +144,9 @@ def arguments(**changes):
     return {
         "results": results(),
         "configuration": configuration(),
-        "method": Method("VL-LTR <&>", "lgr"),
+        "method": Method(
+            "VL-LTR <&> whose title is longer than one line has room for", "lgr"
+        ),
         "class_names": HOSTILE,
         "train_counts": np.array(COUNTS),
         "ranked": {"test": ranked(), "val": ranked(per_class=2)},

@@ -118,12 +118,23 @@ def test_peaks_are_known_for_accelerators_only():
     assert jax.devices()[0].device_kind == "cpu"
 
 
-def new_step(mesh):
+class Watched:
+    """A jitted function that tells how often it was traced."""
+
+    def __init__(self, function, **options):
+        self.jitted, self.traces = jax.jit(function, **options), 0
+
+    def trace(self, *arguments):
+        self.traces += 1
+        return self.jitted.trace(*arguments)
+
+
+def new_step(mesh, jit=jax.jit):
     def step(frozen, state, batch):
         state = state + jnp.sum(batch["x"] @ frozen["w"])
         return state, {"loss": state}
 
-    jitted = jax.jit(step, donate_argnums=1)
+    jitted = jit(step, donate_argnums=1)
     frozen = meshes.place(
         {"w": np.ones((SIDE, SIDE), np.float32)}, meshes.replicated(mesh)
     )
@@ -143,7 +154,7 @@ def test_a_step_is_compiled_once_for_each_form_of_a_batch():
             compiled.append(event)
 
     mesh = meshes.make_mesh()
-    step = new_step(mesh)
+    step = new_step(mesh, Watched)
     state = meshes.place(np.float32(0), meshes.replicated(mesh))
     batches = [batch(mesh, rows) for rows in (8, 8, 16, 8)]
     jax.block_until_ready((state, batches))
@@ -153,6 +164,7 @@ def test_a_step_is_compiled_once_for_each_form_of_a_batch():
             for number, given in enumerate(batches):
                 state, metrics = step(state, given)
                 assert len(compiled) == (1, 1, 2, 2)[number]
+                assert step._jitted.traces == len(compiled)
     finally:
         jax.monitoring.unregister_event_duration_listener(note)
     assert float(metrics["loss"]) == (8 + 8 + 16 + 8) * SIDE * SIDE

@@ -115,6 +115,18 @@ def test_the_page_never_scrolls_sideways(opened):
     assert not outside
 
 
+def test_nothing_lies_over_the_title(opened):
+    page, *_ = opened
+    assert page.evaluate(
+        """() => {
+          const m = document.querySelector(".motif").getBoundingClientRect();
+          return [...document.querySelectorAll("h1 bdi, .facts bdi")].flatMap(
+            e => [...e.getClientRects()]).every(r => r.right <= m.left
+            || r.bottom <= m.top || r.top >= m.bottom);
+        }"""
+    )
+
+
 def test_text_stands_out_from_what_is_behind_it(opened):
     page, _, _, scheme = opened
     assert page.evaluate(CONTRASTS) == {}

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from vl_ltr_jax import checkpoint, export, inputs, stages
 from vl_ltr_jax import config as configs
 from vl_ltr_jax.artifacts import ArtifactError
+from vl_ltr_jax.logs import read_scalars
 from vl_ltr_jax.models import port
 from vl_ltr_jax.run import WorkdirError
 
@@ -60,6 +61,18 @@ def test_the_report_is_the_papers_table(finished):
     assert "| Method | Backbone | Overall | Many | Medium | Few |" in text
     top1 = finished[2]["test"]["lgr"]["top1"]
     assert f"| VL-LTR (LGR) | ViT-tiny | {top1:.1f} | - |" in text
+
+
+def test_event_files_tell_speed_operations_and_accuracies(finished):
+    _, workdir, results = finished
+    for stage in ("pretrain", "finetune"):
+        curves = read_scalars(workdir / stage)
+        steps, rates = curves["throughput/model_teraflops_per_second"]
+        assert steps[-1] == 12 and (rates > 0).all()
+        assert curves.keys() >= {"loss/total", "step_time/data_ms"}
+    top1 = results["test"]["lgr"]["top1"]
+    (told,) = read_scalars(workdir / "evaluate")["accuracy/top1"][1]
+    assert told == pytest.approx(top1)
 
 
 def test_finished_stages_are_skipped(finished, monkeypatch):

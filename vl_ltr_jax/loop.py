@@ -238,16 +238,13 @@ class _LateMetrics:
         """Logs an interval: the metrics of its last step, and where its time went."""
         steps_per_second = num_steps / seconds
         images_per_second = steps_per_second * self._images_per_step
-        parts = {**idle, "step": seconds - sum(idle.values())}
+        parts, ms = {**idle, "step": seconds - sum(idle.values())}, 1000 / num_steps
         measured = {
             "throughput/steps_per_second": steps_per_second,
             "throughput/images_per_second": images_per_second,
             "throughput/waiting_for_data": idle["data"] / seconds,
             **self._rates(steps_per_second),
-            **{
-                f"step_time/{part}_ms": 1000 * spent / num_steps
-                for part, spent in parts.items()
-            },
+            **{f"step_time/{part}_ms": ms * spent for part, spent in parts.items()},
             **(self._loading.metrics() if self._loading else {}),
         }
         self._logs.scalars(step, {**values, **measured})

@@ -86,7 +86,7 @@ def accuracy_by_count(per_class: PerClass) -> Drawn:
         )
     keys = [Key(group, group) for group in GROUPS if group in groups]
     if len(parts) > 1:
-        keys.append(Key(f"mean of 1 in {len(parts)} classes", "ink", "line"))
+        keys.append(Key(f"mean, {len(parts)} groups of equal size", "ink", "line"))
     return Drawn(drawn, tuple(keys))
 
 

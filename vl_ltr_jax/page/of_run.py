@@ -1,6 +1,7 @@
 """The page of a run, from what its stages have left."""
 
 import dataclasses
+import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,7 @@ def write(run: Run, results: Mapping[str, Any], curves: Curves) -> None:
         curves=curves,
         selection=_selection(run) if "anchors" in results["cost"]["stages"] else None,
         explained=_explained(run, ranked),
+        made_on=datetime.date.today().isoformat(),
     )
     write_whole(run.workdir / NAME, render(content))
 

@@ -113,8 +113,8 @@ def per_class(
         )
 
     with_images = np.flatnonzero(images > 0)
-    # Of equally bad ones, that with more images: its number is the surer one.
-    worst = with_images[np.lexsort((-images[with_images], percent[with_images]))]
+    # Of equally bad ones first that which had most to learn from.
+    worst = with_images[np.lexsort((-train_counts[with_images], percent[with_images]))]
     failing = worst[percent[worst] < 100]
     listed = with_images if num_classes <= MAX_LISTED else worst[:MAX_LISTED]
     listed = listed[np.argsort(train_counts[listed], kind="stable")]

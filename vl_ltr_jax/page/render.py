@@ -5,7 +5,6 @@ from typing import Any
 
 import jinja2
 
-from vl_ltr_jax.page import figures
 from vl_ltr_jax.page.content import Content
 
 TEMPLATE = "report.html.jinja"
@@ -21,6 +20,8 @@ def render(content: Content) -> str:
     Args:
       content: from `gather.gather`.
     """
+    from vl_ltr_jax.page import figures  # matplotlib takes a while
+
     return _template().render(
         content=content,
         motif=figures.motif(content.train_counts),
@@ -40,6 +41,8 @@ def render(content: Content) -> str:
 
 
 def _panel(key: str, title: str, lines: Any) -> dict[str, Any]:
+    from vl_ltr_jax.page import figures
+
     small = title not in _WIDE_PANELS
     drawn = figures.learning_curves(lines, key, title, small)
     return {"title": title, "small": small, "figure": drawn}
