@@ -180,6 +180,7 @@ def test_the_towers_of_a_saved_recognizer(saved, live, tmp_path):
         (["--workdir=SAVED", "--to=vl_ltr"], "1 classes.*were added"),
         (["--workdir=LINEAR", "--to=vl_ltr"], "no language-guided head"),
         (["--workdir=SAVED", "--to=npz", "--out=SAVED"], "is in use"),
+        (["--workdir=SAVED", "--to=npz", "--out=FILE/npz"], "cannot be written: Not a"),
         (["--workdir=SAVED", "--to=onnx"], "invalid choice: 'onnx'"),
         (["SAVED", "DEST", "--to=hf"], "--workdir"),
     ],
@@ -190,7 +191,8 @@ def test_what_cannot_be_exported_is_told(
     monkeypatch.chdir(tmp_path)
     linear = tmp_path / "linear"
     small_recognizer.make("linear").save(linear)
-    names = {"SAVED": str(saved), "LINEAR": str(linear)}
+    file = str(saved / "recognizer.json")
+    names = {"SAVED": str(saved), "LINEAR": str(linear), "FILE": file}
     for name, path in names.items():
         arguments = [argument.replace(name, path) for argument in arguments]
     with pytest.raises(SystemExit) as raised:

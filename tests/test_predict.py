@@ -230,7 +230,7 @@ def test_a_file_of_answers_appears_whole_or_not_at_all(
     ("arguments", "words"),
     [
         (["--workdir=absent", "a.png"], "no such directory"),
-        (["--workdir=SAVED", "--out=absent/a.csv", "a.png"], "absent/a.csv"),
+        (["--workdir=SAVED", "--out=absent/a.csv", "a.png"], "absent/a.csv cannot be"),
         (["--workdir=SAVED", "-"], "no picture is named"),
         (["--workdir=SAVED"], "the following arguments are required"),
         (["a.png"], "--workdir"),
@@ -277,6 +277,24 @@ def test_files_are_read_no_further_ahead_than_needed(recognizer, tmp_path):
         for _ in range(20):
             next(answered)
         assert next(taken) <= 21 + 4 + 2 * 4 + 2 + 2
+
+
+def test_the_first_picture_goes_alone_and_the_others_together(
+    recognizer, tmp_path, monkeypatch
+):
+    """Breaks if a first file that is bad takes its place."""
+    explain, sizes = recognizer.explain_pixels, []
+
+    def counted(pixels, *options):
+        sizes.append(len(pixels))
+        return explain(pixels, *options)
+
+    monkeypatch.setattr(recognizer, "explain_pixels", counted)
+    good, bad = Found(str(picture(tmp_path / "a.png"))), Found("b.png", "gone")
+    files = [*[bad] * 5, good, good, bad, *[good] * 4]
+    answers = list(recognize_files(recognizer, files, batch_size=4))
+    assert [answer.error for answer in answers] == [file.error for file in files]
+    assert sizes == [1, 4, 1]
 
 
 def test_a_bar_for_many_files_on_a_screen_alone(at_hand, tmp_path, capsys, monkeypatch):

@@ -40,8 +40,8 @@ _FORMATS: dict[str, answer_formats.Format] = {
 }
 
 
-class NoInputError(ValueError):
-    """A command without anything to do."""
+class UsageError(ValueError):
+    """A command without anything to do, or without a place for its answers."""
 
 
 def keep_programs(directory: epath.Path) -> None:
@@ -168,7 +168,7 @@ def _files(names: Sequence[str], left_out: collections.Counter[str]) -> Iterator
 def _not_empty(found: Iterator[Found]) -> Iterator[Found]:
     first = next(found, None)
     if first is None:
-        raise NoInputError(
+        raise UsageError(
             "no picture is named: the list on standard input is empty; it has a path "
             "on each line"
         )
@@ -179,7 +179,14 @@ def _not_empty(found: Iterator[Found]) -> Iterator[Found]:
 def _output(path: str | None) -> Iterator[Callable[[str], object]]:
     """Writes UTF-8 that gives back the bytes of paths, into a file or to be seen."""
     if path is not None:
-        with whole_file.write(path) as file:
+        with contextlib.ExitStack() as opened:
+            try:
+                file = opened.enter_context(whole_file.write(path))
+            except OSError as error:
+                raise UsageError(
+                    f"--out={path} cannot be written: {error.strerror or error}; name "
+                    "a file in a directory that you may write to"
+                ) from error
             yield lambda text: file.write(text.encode("utf-8", "surrogateescape"))
         return
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -218,13 +218,18 @@ def write_whole(destination: Path, write: Callable[[Path], None]) -> Path:
     """Lets `write` fill a directory beside the destination, then moves it there.
 
     Raises:
-        ValueError: If the destination is in use.
+        ValueError: If the destination is in use, or no directory can be made there.
     """
     check_free(destination)
-    destination.parent.mkdir(parents=True, exist_ok=True)
     partial = destination.with_name(f".{destination.name}-{uuid.uuid4().hex}")
     try:
-        partial.mkdir()
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(
+            f"{destination} cannot be written: {error.strerror or error}; name a "
+            "directory where you may write"
+        ) from error
+    try:
         write(partial)
         for path in partial.iterdir():  # safetensors are for their owner alone
             path.chmod(partial.stat().st_mode & 0o666)
