@@ -33,7 +33,7 @@ from vl_ltr_jax.predictions import (
     spoken,
 )
 
-# Each size is a program of its own; a batch is filled up to the next.
+# Each size is a program of its own.
 BATCH_SIZES = (1, 4, 16, 64)
 MAX_TAKEN = unseen.MAX_TAKEN
 
@@ -382,8 +382,12 @@ class Recognizer:
 
 def _blocks(rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
     """Rows in batches of `BATCH_SIZES`, and how many of each are no filling."""
-    for start in range(0, len(rows), BATCH_SIZES[-1]):
-        block = rows[start : start + BATCH_SIZES[-1]]
-        size = next(size for size in BATCH_SIZES if size >= len(block))
+    start = 0
+    while left := len(rows) - start:
+        # The next size up, unless more of it would be filling than not.
+        fitting = [size for size in BATCH_SIZES if size < 2 * left]
+        size = fitting[-1]
+        block = rows[start : start + size]
         filling = [(0, size - len(block))] + [(0, 0)] * (rows.ndim - 1)
         yield np.pad(block, filling), len(block)
+        start += len(block)
