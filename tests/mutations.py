@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from baseline_edits import BASELINE_EDITS
 from data_edits import DATA_EDITS
+from recognizer_edits import RECOGNIZER_EDITS
 
 ROOT = Path(__file__).parents[1]
 
@@ -352,7 +353,7 @@ EDITS = (
         "labels >= 0",
         "tests/test_accuracy.py",
     ),
-    *(Edit(*edit) for edit in (*DATA_EDITS, *BASELINE_EDITS)),
+    *(Edit(*e) for e in (*DATA_EDITS, *BASELINE_EDITS, *RECOGNIZER_EDITS)),
 )
 
 
