@@ -12,14 +12,16 @@ from report_world import (
     HOSTILE,
     arguments,
     curves,
+    explained,
     head,
     ranked,
     results,
     selection,
 )
 
-from vl_ltr_jax.page import text
+from vl_ltr_jax.page import figures, text
 from vl_ltr_jax.page.gather import Method, gather
+from vl_ltr_jax.page.per_class import per_class
 from vl_ltr_jax.page.render import render
 
 VOID = {"meta", "link", "img"}
@@ -219,6 +221,7 @@ def test_one_or_two_classes_have_a_page(num_classes):
         train_counts=np.zeros(num_classes, int),
         ranked={"test": ranked(num_classes)},
         selection=selection((*names, "")),
+        explained=explained()[:1],
     )
     given["results"]["data"]["num_classes"] = num_classes
     page = Page(render(gather(**given)))
@@ -232,6 +235,21 @@ def test_a_split_where_everything_is_right_confuses_nothing():
     content = gather(**arguments(ranked={"test": perfect}))
     assert not content.confusion and not content.per_class.worst
     assert "confusion" not in parts(Page(render(content)))
+
+
+@pytest.mark.parametrize("num_classes", [1, 2500])
+def test_classes_of_one_shot_group_alone_are_drawn(num_classes, monkeypatch):
+    """As cells, among which no class is of another group."""
+    monkeypatch.setattr(figures, "MAX_POINTS", 0)
+    drawn = figures.accuracy_by_count(
+        per_class(
+            "test",
+            ranked(num_classes, per_class=2),
+            [f"class {n}" for n in range(num_classes)],
+            np.full(num_classes, 7),
+        )
+    )
+    assert [key.label for key in drawn.keys if not key.dashes] == ["few"]
 
 
 def test_a_page_of_many_classes_is_small():

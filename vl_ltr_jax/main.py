@@ -112,11 +112,14 @@ def checked_flags(
       command: that was called, for messages.
 
     Raises:
-      ConfigError: if a flag is missing or the configuration has faults.
+      ConfigError: if a flag is missing, the configuration has faults, or the workdir
+        cannot be one.
     """
     config = checked_config(command)
     if not _WORKDIR.value:
         raise configs.ConfigError(usage.without_workdir(command, sys.argv[1:]))
+    if fault := usage.workdir_fault(_WORKDIR.value):
+        raise configs.ConfigError(fault)
     return config, epath.Path(_WORKDIR.value)
 
 

@@ -57,7 +57,7 @@ def gather(
     ranked: Mapping[str, Ranked] | None = None,
     curves: learning.Curves | None = None,
     selection: Selection | None = None,
-    explained: Sequence[tuple[Image.Image, str, Explanation]] = (),
+    explained: Sequence[tuple[Image.Image, int, Explanation]] = (),
     made_on: str = "",
 ) -> Content:
     """Everything that the page shows; what a run has not is left out.
@@ -71,7 +71,7 @@ def gather(
       ranked: under `test` and `val`, what is known of each image.
       curves: under the name of each stage and scalar, steps and values.
       selection: the corpus and its anchors.
-      explained: pictures, the names of their classes, and explanations.
+      explained: pictures, the labels of their classes, and explanations.
       made_on: the date, if the page is to have one.
     """
     ranked = {s: r for s, r in (ranked or {}).items() if len(r.labels)}
@@ -109,7 +109,7 @@ def gather(
         anchors=sentences.examples(selection, class_names, train_counts)
         if selection
         else (),
-        explained=pictures.explained(explained),
+        explained=pictures.explained(explained, class_names),
         settings=_settings(configuration),
         costs=_costs(cost),
         duration=terminal.format_duration(cost["seconds"]),

@@ -87,7 +87,7 @@ def _selection(run: Run) -> Selection:
 
 def _explained(
     run: Run, ranked: Mapping[str, Ranked]
-) -> list[tuple[Image.Image, str, Explanation]]:
+) -> list[tuple[Image.Image, int, Explanation]]:
     """Pictures of the test split, or of validation, with explanations."""
     data = run.inputs.data
     split = next((s for s in gather.SPLITS if s in ranked), None)
@@ -99,7 +99,7 @@ def _explained(
         recognizer = loading.of_run(run.workdir)
         opened = [images.read(int(index)) for index in chosen]
     except ValueError as error:  # a head that cannot be loaded, an image that is gone
-        terminal.say(f"{NAME} explains no prediction: {error}")
+        terminal.warn(f"{NAME} explains no prediction: {error}")
         return []
-    names = [data.class_names[label] for label in ranked[split].labels[chosen]]
-    return list(zip(opened, names, recognizer.explain(opened), strict=True))
+    labels = ranked[split].labels[chosen].tolist()
+    return list(zip(opened, labels, recognizer.explain(opened), strict=True))

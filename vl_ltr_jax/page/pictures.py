@@ -59,19 +59,30 @@ def _one_of_each_class(indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def explained(
-    pictures: Sequence[tuple[Image.Image, str, Explanation]],
+    pictures: Sequence[tuple[Image.Image, int, Explanation]],
+    class_names: Sequence[str],
 ) -> tuple[ExplainedPicture, ...]:
-    """Pictures with true class and explanation, as the page shows them."""
-    return tuple(_explained(*given) for given in pictures[:MAX_PICTURES])
+    """Pictures with true class and explanation, as the page shows them.
+
+    Args:
+      pictures: with the labels of their classes, and explanations.
+      class_names: of all labels; two may be the same.
+    """
+    return tuple(
+        _explained(picture, label, class_names[label], explanation)
+        for picture, label, explanation in pictures[:MAX_PICTURES]
+    )
 
 
 def _explained(
-    picture: Image.Image, true_name: str, explanation: Explanation
+    picture: Image.Image, label: int, true_name: str, explanation: Explanation
 ) -> ExplainedPicture:
     said = explanation.prediction
     answers = tuple(
-        Answer(text.name(name), 100 * share, name == true_name)
-        for name, share in zip(said.names, said.probabilities, strict=True)
+        Answer(text.name(name), 100 * share, answer == label)
+        for name, share, answer in zip(
+            said.names, said.probabilities, said.classes, strict=True
+        )
     )
     branches = {"visual": explanation.visual, "language": explanation.language}
     source, size, enlarged = data_uri(picture)
