@@ -131,7 +131,7 @@ def test_a_terminal_has_one_line_that_is_rewritten(screen):
 def test_a_terminal_is_written_to_some_times_a_second(screen):
     shown = screen()
     started = time.monotonic()
-    for _ in terminal.progress(range(20_000), "embed", 20_000, "images"):
+    for _ in terminal.progress(range(500), "embed", 500, "images"):
         pass
     seconds = time.monotonic() - started
     rewritten = shown.text().count("embed")
@@ -265,6 +265,17 @@ def test_items_pass_unchanged_and_the_last_may_have_fewer_units(screen):
     assert seen == list("abcd")
     counts = re.findall(r"embed\S* (\d+)/10", shown.text())
     assert list(dict.fromkeys(counts)) == ["0", "3", "6", "9"]
+
+
+def test_what_compiles_first_sets_no_rate(capsys):
+    """Breaks if the first step's half second counts: 50 done make 100 a second."""
+    with terminal.Progress("train", 1000, "steps", plain_seconds=0) as line:
+        time.sleep(0.5)
+        for _ in range(50):
+            line.update()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("train 50/1,000 (5%)")
+    assert float(last.split("  ")[-1].split(" ")[0].replace(",", "")) > 200
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 from tqdm import tqdm
-from tqdm.utils import disp_trim
+from tqdm.utils import disp_len, disp_trim
 
 IN_PLACE_SECONDS = 0.2  # between two looks of a line on a terminal
 PLAIN_SECONDS = 30.0  # between two lines in a file: shorter steps have none
@@ -152,7 +152,7 @@ class Progress(tqdm):
           done: how many of them were done before.
           plain_seconds: between two lines where no terminal is.
         """
-        self._in_place = is_terminal()
+        self._in_place, self._is_cold = is_terminal(), True
         self._plain_seconds, self._printed = plain_seconds, time.monotonic()
         self._rate: float | None = None
         self._details: Sequence[str] = ()
@@ -177,10 +177,20 @@ class Progress(tqdm):
         Args:
           done: units done, those before included.
           rate: units a second, where it is measured elsewhere.
-          details: for the end of the line, the first the last to be cut off.
+          details: for the end of the line; the last is left out first.
         """
-        self._rate, self._details = rate, details
+        self._rate, self._details = rate or self._rate, details or self._details
         self.update(done - self.n)
+
+    def update(self, n: float = 1) -> bool | None:
+        """Adds units; the first ones, which compile or open files, set no rate."""
+        if self.disable or n <= 0 or not self._is_cold:
+            return super().update(n)
+        self._is_cold = False
+        self.n = self.initial = self.last_print_n = self.n + n
+        self.unpause()
+        self.refresh()
+        return True
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         """Rewrites the line, or writes a plain one when it is time."""
@@ -227,8 +237,14 @@ class Progress(tqdm):
                 f"{format_duration(left)} left",
                 f"{format_rate(rate)} {self.unit}/s",
             ]
-        line = "  ".join([*parts, *self._details])
-        return disp_trim(line, _columns() - 1) if self._in_place else line
+        parts += self._details
+        if not self._in_place:
+            return "  ".join(parts)
+        # One that is as wide as the terminal would begin another line.
+        while (width := disp_len("  ".join(parts))) >= _columns() and len(parts) > 1:
+            parts.pop()
+        line = "  ".join(parts)
+        return line if width < _columns() else disp_trim(line, _columns() - 1)
 
 
 # Threads of one process speak, and no child of it: tqdm's own lock is for both.
