@@ -291,3 +291,15 @@ def test_durations_show_two_units(seconds, want):
 )
 def test_rates_have_three_digits_or_whole_numbers(rate, want):
     assert terminal.format_rate(rate) == want
+
+
+def test_what_nobody_has_counted_has_no_share_and_no_time_left(capsys):
+    with terminal.Progress("predict", None, "pictures", plain_seconds=0) as line:
+        line.at(3, rate=5.0)
+        line.total = 20
+        line.at(4, rate=5.0)
+    assert capsys.readouterr().err.splitlines() == [
+        "predict 0",
+        "predict 3  5 pictures/s",
+        "predict 4/20 (20%)  3s left  5 pictures/s",
+    ]

@@ -131,26 +131,30 @@ class Progress(tqdm):
     """
 
     leave: bool
+    n: float
     monitor_interval = 0  # no thread of tqdm's
     shown: list["Progress"] = []
 
     def __init__(
         self,
         what: str,
-        total: int,
+        total: int | None,
         unit: str,
         *,
         done: int = 0,
         plain_seconds: float = PLAIN_SECONDS,
+        hidden: bool = False,
     ) -> None:
         """Shows the line, on a terminal.
 
         Args:
           what: is done, such as the name of the stage.
-          total: how many units there are.
+          total: how many units there are; None while nobody knows, and the attribute
+            may be set later.
           unit: their name, in the plural.
           done: how many of them were done before.
           plain_seconds: between two lines where no terminal is.
+          hidden: shows nothing.
         """
         self._in_place, self._is_cold = is_terminal(), True
         self._plain_seconds, self._printed = plain_seconds, time.monotonic()
@@ -163,7 +167,7 @@ class Progress(tqdm):
             initial=done,
             leave=False,
             file=sys.stderr,
-            disable=_quiet or not is_first_process(),
+            disable=hidden or _quiet or not is_first_process(),
             miniters=0,  # each update looks at the clock
             mininterval=IN_PLACE_SECONDS if self._in_place else 0,
         )
@@ -223,20 +227,19 @@ class Progress(tqdm):
         super().__exit__(kind, error, traceback)
 
     def __str__(self) -> str:
-        told = self.format_dict
-        share = int(100 * self.n / max(self.total, 1))
-        parts = [
-            f"{styled(self.desc, 'bold')} {self.n:,}/{self.total:,} ({share}%)".lstrip()
-        ]
+        told, count = self.format_dict, f"{self.n:,}"
+        if self.total is not None:
+            share = int(100 * self.n / max(self.total, 1))
+            count += f"/{self.total:,} ({share}%)"
+        parts = [f"{styled(self.desc, 'bold')} {count}".lstrip()]
         rate = self._rate or told["rate"]
         if not rate and told["elapsed"]:
             rate = (self.n - self.initial) / told["elapsed"]
-        if rate:
+        if rate and self.total is not None:
             left = max(self.total - self.n, 0) / rate
-            parts += [
-                f"{format_duration(left)} left",
-                f"{format_rate(rate)} {self.unit}/s",
-            ]
+            parts.append(f"{format_duration(left)} left")
+        if rate:
+            parts.append(f"{format_rate(rate)} {self.unit}/s")
         parts += self._details
         if not self._in_place:
             return "  ".join(parts)
