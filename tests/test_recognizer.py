@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import image_world
@@ -268,13 +269,29 @@ def test_what_is_no_model_is_refused_with_what_to_do(finished, recognizer, tmp_p
     recognizer.save(kept)
     card = json.loads((kept / "recognizer.json").read_text())
     (kept / "recognizer.json").write_text(json.dumps({**card, "class_names": ["one"]}))
-    with pytest.raises(ArtifactError, match="1 class names, but arrays for .3."):
+    with pytest.raises(ArtifactError, match="1 class names, 3 of them trained"):
         vl_ltr_jax.load(kept)
     (kept / "recognizer.json").write_text(json.dumps(card))
     data = (kept / "recognizer.safetensors").read_bytes()
     (kept / "recognizer.safetensors").write_bytes(data[:1000])
     with pytest.raises(ArtifactError, match="save it again"):
         vl_ltr_jax.load(kept)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("classes.json", '{"names": ["a"], "train_counts": [1]}'),
+        ("anchors/sentences.json", "[[]]"),
+        ("anchors/sentences.json", "{"),
+        ("evaluate/artifact.json", '{"seconds": 1, "versions": {}}'),
+    ],
+)
+def test_a_damaged_run_is_refused(finished, tmp_path, file, content):
+    copy = shutil.copytree(finished[1], tmp_path / "copy")
+    (copy / file).write_text(content)
+    with pytest.raises(ArtifactError, match="copy"):
+        vl_ltr_jax.load(copy)
 
 
 def test_an_unfinished_run_is_refused(tmp_path):
