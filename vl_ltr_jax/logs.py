@@ -85,7 +85,7 @@ class Logs:
             self._profile(step)
         done = self._first_step + step - 1  # this one may be on its way
         if self._line is not None and done > self._line.n:
-            self._line.update(done - self._line.n)
+            self._line.at(done)
 
     def text(self, step: int, name: str, text: str) -> None:
         """Writes Markdown."""
@@ -123,7 +123,7 @@ class Logs:
         table = parameter_overview.get_parameter_overview(params, include_stats=False)
         indented = "\n".join(f"    {line}" for line in table.splitlines())
         self.text(0, "parameters", indented)
-        count = parameter_overview.count_parameters(params)
+        count = int(parameter_overview.count_parameters(params))
         self.message(f"{count:,} parameters in {len(jax.tree.leaves(params))} arrays")
 
     def message(self, text: str) -> None:
