@@ -27,7 +27,7 @@ EVALUATED = {
                 "losses": {"loss": 3.8321, "a": 1.0},
                 "seconds": 72.4,
             },
-            "1,800 steps, 230,400 images in 1m 12s, loss 3.83",
+            "1,800 steps, 230,400 images in 1m 12s, loss 3.832",
         ),
         (
             {"steps": 10, "images_seen": 80, "losses": {}, "seconds": 2.0},

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -297,14 +298,17 @@ def test_the_first_picture_goes_alone_and_the_others_together(
     assert sizes == [1, 4, 1]
 
 
-def test_a_bar_for_many_files_on_a_screen_alone(at_hand, tmp_path, capsys, monkeypatch):
+def test_progress_on_a_screen_alone(at_hand, tmp_path, capsys, monkeypatch):
     for index in range(22):
         picture(tmp_path / "pictures" / f"{index}.png")
     arguments = ("--workdir", at_hand, "--csv", tmp_path / "pictures")
     assert "pictures" not in answered(capsys, *arguments).err
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    told = answered(capsys, *arguments, "--out", tmp_path / "out.csv").err
-    assert "22/22" in told and "pictures/s" in told
+    monkeypatch.setenv("TERM", "xterm")
+    arguments += ("--out", tmp_path / "out.csv")
+    assert answered(capsys, *arguments, "--quiet").err == ""
+    told = re.sub(r"\x1b\[\d*m", "", answered(capsys, *arguments).err)
+    assert re.search(r"\rpredict 1(/22 \(4%\))?\s", told)
 
 
 def test_programs_lie_beside_the_model_or_in_the_users_cache(

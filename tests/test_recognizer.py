@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import image_world
@@ -268,13 +269,29 @@ def test_what_is_no_model_is_refused_with_what_to_do(finished, recognizer, tmp_p
     recognizer.save(kept)
     card = json.loads((kept / "recognizer.json").read_text())
     (kept / "recognizer.json").write_text(json.dumps({**card, "class_names": ["one"]}))
-    with pytest.raises(ArtifactError, match="1 class names, but arrays for .3."):
+    with pytest.raises(ArtifactError, match="1 class names, 3 of them trained"):
         vl_ltr_jax.load(kept)
     (kept / "recognizer.json").write_text(json.dumps(card))
     data = (kept / "recognizer.safetensors").read_bytes()
     (kept / "recognizer.safetensors").write_bytes(data[:1000])
     with pytest.raises(ArtifactError, match="save it again"):
         vl_ltr_jax.load(kept)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("classes.json", '{"names": ["a"], "train_counts": [1]}'),
+        ("anchors/sentences.json", "[[]]"),
+        ("anchors/sentences.json", "{"),
+        ("evaluate/artifact.json", '{"seconds": 1, "versions": {}}'),
+    ],
+)
+def test_a_damaged_run_is_refused(finished, tmp_path, file, content):
+    copy = shutil.copytree(finished[1], tmp_path / "copy")
+    (copy / file).write_text(content)
+    with pytest.raises(ArtifactError, match="copy"):
+        vl_ltr_jax.load(copy)
 
 
 def test_an_unfinished_run_is_refused(tmp_path):
@@ -306,12 +323,11 @@ def test_the_page_of_a_run_shows_what_its_stages_left(finished, loaded, monkeypa
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
     this = Run(config, epath.Path(workdir), inputs.read(config), mesh)
     results = json.loads((workdir / "results.json").read_text())
-    curves = {"finetune": {"loss/total": (np.arange(3), np.ones(3))}}
-    of_run.write(this, results, curves)
+    of_run.write(this, results)
     html = (workdir / of_run.NAME).read_text()
     for part in ("classes", "confusion", "learning", "anchors", "predictions"):
         assert f'<section id="{part}">' in html
-    explained = of_run._explained(this, of_run._ranked(this))
+    explained = of_run._explained(this, of_run._ranked(this), loaded)
     labels, classes = kept(workdir, "labels"), kept(workdir, "classes")
     for picture, label, explanation in explained:
         assert loaded.predict(picture)[0].classes == explanation.prediction.classes
@@ -322,7 +338,7 @@ def test_the_page_of_a_run_shows_what_its_stages_left(finished, loaded, monkeypa
         raise ArtifactError("no head")
 
     monkeypatch.setattr(loading, "of_run", refuse)
-    of_run.write(this, results, {})
+    of_run.write(this, results)
     html = (workdir / of_run.NAME).read_text()
     assert '<section id="predictions">' not in html
-    assert '<section id="learning">' not in html and '<section id="anchors">' in html
+    assert '<section id="anchors">' in html

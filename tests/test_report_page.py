@@ -19,9 +19,9 @@ from report_world import (
     selection,
 )
 
-from vl_ltr_jax.page import figures, text
+from vl_ltr_jax.page import text
 from vl_ltr_jax.page.gather import Method, gather
-from vl_ltr_jax.page.per_class import per_class
+from vl_ltr_jax.page.per_class import Ranked
 from vl_ltr_jax.page.render import render
 
 VOID = {"meta", "link", "img"}
@@ -237,19 +237,17 @@ def test_a_split_where_everything_is_right_confuses_nothing():
     assert "confusion" not in parts(Page(render(content)))
 
 
-@pytest.mark.parametrize("num_classes", [1, 2500])
-def test_classes_of_one_shot_group_alone_are_drawn(num_classes, monkeypatch):
-    """As cells, among which no class is of another group."""
-    monkeypatch.setattr(figures, "MAX_POINTS", 0)
-    drawn = figures.accuracy_by_count(
-        per_class(
-            "test",
-            ranked(num_classes, per_class=2),
-            [f"class {n}" for n in range(num_classes)],
-            np.full(num_classes, 7),
-        )
+def test_many_classes_of_one_group_have_a_page():
+    """Breaks if a group without classes is drawn."""
+    names = [f"class {number}" for number in range(2500)]
+    labels, ones = np.arange(2500, dtype=np.int32), np.ones((2500, 1))
+    given = arguments(
+        class_names=names,
+        train_counts=np.full(2500, 7),
+        ranked={"test": Ranked(labels, labels[:, None], ones, ones[:, 0])},
+        selection=None,
     )
-    assert [key.label for key in drawn.keys if not key.dashes] == ["few"]
+    assert "classes" in parts(Page(render(gather(**given))))
 
 
 def test_a_page_of_many_classes_is_small():

@@ -131,7 +131,7 @@ def test_a_terminal_has_one_line_that_is_rewritten(screen):
 def test_a_terminal_is_written_to_some_times_a_second(screen):
     shown = screen()
     started = time.monotonic()
-    for _ in terminal.progress(range(20_000), "embed", 20_000, "images"):
+    for _ in terminal.progress(range(500), "embed", 500, "images"):
         pass
     seconds = time.monotonic() - started
     rewritten = shown.text().count("embed")
@@ -267,6 +267,17 @@ def test_items_pass_unchanged_and_the_last_may_have_fewer_units(screen):
     assert list(dict.fromkeys(counts)) == ["0", "3", "6", "9"]
 
 
+def test_what_compiles_first_sets_no_rate(capsys):
+    """Breaks if the first step's half second counts: 50 done make 100 a second."""
+    with terminal.Progress("train", 1000, "steps", plain_seconds=0) as line:
+        time.sleep(0.5)
+        for _ in range(50):
+            line.update()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("train 50/1,000 (5%)")
+    assert float(last.split("  ")[-1].split(" ")[0].replace(",", "")) > 200
+
+
 @pytest.mark.parametrize(
     ("seconds", "want"),
     [(0.4, "0s"), (59.6, "1m 00s"), (3966, "1h 06m"), (187_200, "2d 04h")],
@@ -280,3 +291,15 @@ def test_durations_show_two_units(seconds, want):
 )
 def test_rates_have_three_digits_or_whole_numbers(rate, want):
     assert terminal.format_rate(rate) == want
+
+
+def test_what_nobody_has_counted_has_no_share_and_no_time_left(capsys):
+    with terminal.Progress("predict", None, "pictures", plain_seconds=0) as line:
+        line.at(3, rate=5.0)
+        line.total = 20
+        line.at(4, rate=5.0)
+    assert capsys.readouterr().err.splitlines() == [
+        "predict 0",
+        "predict 3  5 pictures/s",
+        "predict 4/20 (20%)  3s left  5 pictures/s",
+    ]

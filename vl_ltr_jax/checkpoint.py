@@ -243,7 +243,7 @@ def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
             f"no checkpoints: {path} is not a directory; delete the stage's directory "
             "and those of the stages after it, to make them again"
         )
-    with _open(path, create=False) as manager:
+    with _told_errors_only(), _open(path, ("model",), create=False) as manager:
         steps = manager.all_steps()
         if not steps:
             raise CheckpointError(f"no checkpoint in {path}: has the stage finished?")
@@ -262,6 +262,17 @@ def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
                 f"{where} cannot be read: {_first_line(error)}"
             ) from error
     return {name: value for name, value in model.items() if value}
+
+
+@contextlib.contextmanager
+def _told_errors_only() -> Iterator[None]:
+    """Orbax warns of every item of a checkpoint that nobody asks for."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _open(

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from vl_ltr_jax import baselines, inputs, recognizer_files, unseen
+from vl_ltr_jax import (
+    baselines,
+    inputs,
+    recognizer_checks,
+    recognizer_files,
+    unseen,
+)
 from vl_ltr_jax import config as configs
 from vl_ltr_jax.artifacts import Artifact, ArtifactError
 from vl_ltr_jax.baselines.decoupled import STAGE
@@ -42,7 +48,16 @@ def load(directory: str | os.PathLike[str]) -> Recognizer:
             card, arrays, reference=reference, tokenizer=lambda: Path(directory)
         )
     if (path / "config.json").exists():
-        return of_run(path)
+        try:
+            return of_run(path)
+        except (LookupError, TypeError, ValueError) as error:
+            if type(error).__module__.startswith("vl_ltr_jax"):
+                raise
+            raise ArtifactError(
+                f"{path} holds no run that can be loaded: {error!r}; a file of it is "
+                "damaged, or an older version of this package made it. Delete its "
+                "evaluate directory and start its command again"
+            ) from error
     raise ArtifactError(
         f"{path} has neither a config.json nor a {recognizer_files.CARD}: name the "
         "--workdir of a finished run, or a directory that a recognizer was saved into"
@@ -62,7 +77,7 @@ def of_run(workdir: epath.Path) -> Recognizer:
     try:
         config = configs.from_json((workdir / "config.json").read_text())
         classes = json.loads((workdir / "classes.json").read_text())
-        names = tuple(map(str, classes["names"]))
+        names = recognizer_files.names(classes["names"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{workdir} cannot be read ({error}); start its command again: finished "
@@ -111,6 +126,7 @@ def of_run(workdir: epath.Path) -> Recognizer:
         return source.parent if source.is_file() else source
 
     reference = evaluated.load_array("val_features")
+    recognizer_checks.check(card, arrays, reference)
     return Recognizer(card, arrays, reference=reference, tokenizer=tokenizer)
 
 

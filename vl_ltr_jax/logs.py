@@ -85,7 +85,7 @@ class Logs:
             self._profile(step)
         done = self._first_step + step - 1  # this one may be on its way
         if self._line is not None and done > self._line.n:
-            self._line.update(done - self._line.n)
+            self._line.at(done)
 
     def text(self, step: int, name: str, text: str) -> None:
         """Writes Markdown."""

@@ -31,7 +31,7 @@ def of_stage(summary: Mapping[str, Any], names: Mapping[str, str]) -> str:
         return f"{of_head(summary, names)}, {duration}"
     if "steps" in summary:
         losses = summary.get("losses") or {}
-        told = [f"{name} {value:.3g}" for name, value in losses.items()][:1]
+        told = [f"{name} {value:.4g}" for name, value in losses.items()][:1]
         made = f"{summary['steps']:,} steps, {summary['images_seen']:,} images"
         return ", ".join([f"{made} {duration}", *told])
     if "anchors" in summary:

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 from etils import epath
 from PIL import Image
-from tqdm import tqdm
 
 from vl_ltr_jax import answer_formats, heap, loading, terminal, whole_file
 from vl_ltr_jax.answers import recognize_files
@@ -32,7 +31,16 @@ from vl_ltr_jax.data import picture_files, token_cache
 from vl_ltr_jax.data.picture_files import Found
 from vl_ltr_jax.recognizer import Recognizer
 
-_MANY = 20  # files, from which on a bar is shown
+_EXAMPLES = """\
+examples:
+  # the five likeliest classes of each picture, and why the first
+  python -m vl_ltr_jax.predict --workdir=runs/shapes_lt a.jpg FOLDER
+
+  # a table of many, for other programs
+  python -m vl_ltr_jax.predict --workdir=runs/shapes_lt --csv --out=answers.csv FOLDER
+
+The exit code is 0 if every picture was recognised, 1 if some were not, 2 if nothing
+could be done."""
 _FORMATS: dict[str, answer_formats.Format] = {
     "text": answer_formats.to_text,
     "json": answer_formats.to_json,
@@ -68,6 +76,7 @@ def main(arguments: Sequence[str]) -> int:
       The exit code.
     """
     given = _parse(arguments)
+    terminal.be_quiet(given.quiet)
     # Pillow warns of what it decodes all the same, and refuses twice as much.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     left_out: collections.Counter[str] = collections.Counter()
@@ -82,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        terminal.error("interrupted")
         return 128 + signal.SIGINT
     except (ValueError, OSError) as error:
         ours = type(error).__module__.startswith("vl_ltr_jax")
@@ -99,8 +108,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="python -m vl_ltr_jax.predict",
         allow_abbrev=False,
         description=__doc__.split("\n")[0],
-        epilog="The exit code is 0 if every picture was recognised, 1 if some were "
-        "not, 2 if nothing could be done.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "pictures",
@@ -141,6 +150,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
             f"--{name}", type=kind, default=default, help=f"{text}; default {default}"
         )
     parser.add_argument("--out", help="file for the answers; it appears whole")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
     return parser.parse_args(arguments)
 
 
@@ -208,25 +218,23 @@ def _answer(
     """Writes answers as they come; counts those that are `good` and `bad`."""
     counts: collections.Counter[str] = collections.Counter()
     form = _FORMATS[given.format]
-    first = list(itertools.islice(found, _MANY + 1))
     if given.format == "csv":
         write(answer_formats.CSV_HEADER)
     answered = recognize_files(
         recognizer,
-        itertools.chain(first, found),
+        found,
         top_k=given.top_k,
         num_sentences=given.sentences,
         batch_size=given.batch_size,
     )
-    # Answers that scroll by on the same screen are a bar of their own.
+    # Answers that scroll by on the same screen are progress enough.
     seen = given.out is None and sys.stdout.isatty()
-    shows_bar = len(first) > _MANY and sys.stderr.isatty() and not seen
     with (
         contextlib.closing(answered),
-        tqdm(unit=" pictures", file=sys.stderr, disable=not shows_bar) as bar,
+        terminal.Progress("predict", None, "pictures", hidden=seen) as line,
     ):
-        if shows_bar and "-" not in given.pictures:
-            count = functools.partial(_count, given.pictures, bar)
+        if not line.disable and "-" not in given.pictures:
+            count = functools.partial(_count, given.pictures, line)
             threading.Thread(target=count, daemon=True).start()
         for answer in answered:
             write(form(answer))
@@ -234,31 +242,28 @@ def _answer(
                 path, reason = map(
                     answer_formats.printable, (answer.path, answer.error)
                 )
-                bar.write(f"cannot read {path}: {reason}", file=sys.stderr)
+                terminal.warn(f"cannot read {path}: {reason}")
             counts["bad" if answer.error else "good"] += 1
-            bar.update()
-        bar.total = counts.total()
+            line.update()
     return counts
 
 
-def _count(names: Sequence[str], bar: tqdm) -> None:
-    """Looks for the bar how long the way is, while others are on it."""
-    bar.total = sum(1 for _ in _files(names, collections.Counter()))
+def _count(names: Sequence[str], line: terminal.Progress) -> None:
+    """Looks how long the way is, while others are on it."""
+    line.total = sum(1 for _ in _files(names, collections.Counter()))
 
 
 def _tell(counts: collections.Counter[str], left_out: collections.Counter[str]) -> None:
     """Ends with how many were bad, and what was left out of folders."""
     if counts["bad"]:
-        print(
-            f"{counts['good']:,} pictures recognised, {counts['bad']:,} could not be",
-            file=sys.stderr,
+        terminal.warn(
+            f"{counts['good']:,} pictures recognised, {counts['bad']:,} could not be"
         )
     if left_out:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in left_out.items())
-        print(
+        terminal.say(
             f"{left_out.total():,} other files left out of folders: "
-            f"{answer_formats.printable(kinds)}",
-            file=sys.stderr,
+            f"{answer_formats.printable(kinds)}"
         )
 
 

@@ -67,9 +67,27 @@ def listed(given: Any) -> list[Any]:
     """One as a list of one."""
     if isinstance(given, str | os.PathLike | Image.Image):
         return [given]
-    if isinstance(given, np.ndarray) and given.ndim == 3:
+    if getattr(given, "ndim", None) == 3:
         return [given]
-    return list(given)
+    try:
+        return list(given)
+    except TypeError:
+        return [given]
+
+
+def one_line(text: str) -> str:
+    """A text without line ends and doubled blanks.
+
+    Raises:
+      RecognizerError: if it is no text, or holds half of a surrogate pair.
+    """
+    try:
+        text.encode()
+    except (AttributeError, TypeError, UnicodeEncodeError):
+        raise RecognizerError(
+            f"{text!r} is no text: give str, in whole Unicode"
+        ) from None
+    return " ".join(text.split())
 
 
 def opened(image: Picture) -> images.Picture:
@@ -79,18 +97,34 @@ def opened(image: Picture) -> images.Picture:
       ImageReadError: if a file is missing, or no image.
       RecognizerError: for what is no picture.
     """
-    if isinstance(image, Image.Image):
+    if isinstance(image, str | os.PathLike):
+        return _read(image)
+    if not isinstance(image, Image.Image):
+        image = _from_array(image)
+    if 0 in image.size:
+        raise RecognizerError(f"a picture of {image.width} x {image.height} pixels")
+    try:
         return images.to_rgb(image)
-    if isinstance(image, np.ndarray):
-        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-            return Image.fromarray(image)
-        raise RecognizerError(
-            f"a picture given as {image.dtype}{list(image.shape)}; as an array it is "
-            "uint8 of shape [height, width, 3]"
-        )
-    path = Path(image)
-    content = images.read_content(path, str(path))
-    return images.decode_image(content, str(path))
+    except (OSError, ValueError) as error:
+        raise RecognizerError(f"a picture that cannot be decoded: {error}") from error
+
+
+def _read(path: str | os.PathLike[str]) -> images.Picture:
+    name = os.fsdecode(path)
+    if "\0" in name:
+        raise RecognizerError(f"{name!r} is no path: it has a NUL")
+    return images.decode_image(images.read_content(Path(name), name), name)
+
+
+def _from_array(given: Any) -> Image.Image:
+    pixels = np.asarray(given)
+    if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3:
+        return Image.fromarray(pixels)
+    what = f"{pixels.dtype}{list(pixels.shape)}"
+    raise RecognizerError(
+        f"a picture given as {type(given).__name__} ({what}); give a path, a PIL image "
+        "or a uint8 array [height, width, 3]"
+    )
 
 
 def spoken(

@@ -28,6 +28,7 @@ from vl_ltr_jax.predictions import (
     Picture,
     Prediction,
     listed,
+    one_line,
     opened,
     softmax,
     spoken,
@@ -188,6 +189,8 @@ class Recognizer:
         num_sentences: int = 3,
     ) -> list[Explanation]:
         """:meth:`explain` for pixels of :attr:`transform`."""
+        if num_sentences < 0:
+            raise RecognizerError(f"num_sentences={num_sentences}: at least 0")
         features, probabilities = self._run(pixels)
         predictions = [self._top(row, top_k) for row in probabilities]
         if self.card.head == "linear":
@@ -266,8 +269,10 @@ class Recognizer:
           RecognizerError: if the model has no language branch, the name is taken, or
             there is no sentence.
         """
-        texts = [" ".join(text.split()) for text in listed(sentences)]
-        texts = [text for text in texts if text]
+        if not 0 <= max_taken <= 1:
+            raise RecognizerError(f"max_taken={max_taken}: a share, from 0 to 1")
+        texts = [text for text in map(one_line, listed(sentences)) if text]
+        name = one_line(name)
         width = self.card.clip_config.embed_dim
         num_anchors = 0
         if "anchors" in self.arrays:
@@ -372,6 +377,8 @@ class Recognizer:
         return np.concatenate(features), np.concatenate(probabilities)
 
     def _top(self, row: Float32[np.ndarray, "C"], top_k: int) -> Prediction:
+        if top_k < 1:
+            raise RecognizerError(f"top_k={top_k}: at least 1")
         order = np.argsort(-row, kind="stable")[:top_k]
         return Prediction(
             tuple(self.class_names[label] for label in order),

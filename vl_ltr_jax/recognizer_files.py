@@ -15,10 +15,10 @@ from flax import traverse_util
 from jaxtyping import Float32
 from safetensors.numpy import load_file, save_file
 
+from vl_ltr_jax import recognizer_checks
 from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.heads import Card
 from vl_ltr_jax.models import port
-from vl_ltr_jax.models.clip import variable_shapes
 
 CARD, WEIGHTS = "recognizer.json", "recognizer.safetensors"
 _FORMAT = 1
@@ -74,13 +74,13 @@ def read(
         content = json.loads((directory / CARD).read_text(encoding="utf-8"))
         if content.pop("format") != _FORMAT:
             raise ValueError("another version of this package wrote it")
-        content["class_names"] = tuple(map(str, content["class_names"]))
+        content["class_names"] = names(content["class_names"])
         content["sentences"] = texts(content["sentences"])
         card = Card(**content)
         flat = load_file(directory / WEIGHTS)
         arrays = traverse_util.unflatten_dict(flat, sep="/")
         reference = arrays.pop("reference", None)
-        _check(card, arrays)
+        recognizer_checks.check(card, arrays, reference)
     except Exception as error:  # safetensors and damaged JSON raise many kinds
         raise ArtifactError(
             f"{directory} holds no recognizer that can be read: {error}; save it again"
@@ -88,38 +88,17 @@ def read(
     return card, arrays, reference
 
 
+def names(given: Any) -> tuple[str, ...]:
+    """Class names, from JSON.
+
+    Raises:
+      ValueError: if they are none.
+    """
+    if not isinstance(given, list):
+        raise ValueError(f"the class names are a {type(given).__name__}, not a list")
+    return tuple(map(str, given))
+
+
 def texts(given: Any) -> tuple[tuple[str, ...], ...]:
     """The sentences of each class, from JSON."""
     return tuple(tuple(map(str, sentences)) for sentences in given)
-
-
-def _check(card: Card, arrays: dict[str, Any]) -> None:
-    """Compares the arrays with what the card says.
-
-    Raises:
-      ValueError: for the first that differs.
-    """
-    expected = dict(
-        traverse_util.flatten_dict(variable_shapes(card.clip_config), sep="/")
-    )
-    found = traverse_util.flatten_dict(arrays["towers"], sep="/")
-    for name, wanted in expected.items():
-        # An LGR of the authors has no text tower.
-        if name not in found and name.startswith("params/text/"):
-            continue
-        if name not in found or found[name].shape != wanted.shape:
-            shape = list(found[name].shape) if name in found else "absent"
-            raise ValueError(f"{name} is {shape}, not {list(wanted.shape)}")
-    num_classes = len(card.class_names)
-    if card.head == "linear":
-        counts = {len(arrays["head"]["bias"]), arrays["head"]["kernel"].shape[1]}
-    else:
-        counts = {
-            len(arrays["anchors"][name]) + len(arrays["added"][name])
-            for name in ("embeddings", "padding")
-        }
-    if counts != {num_classes} or len(card.sentences) != num_classes:
-        raise ValueError(
-            f"{num_classes} class names, but arrays for {sorted(counts)} and sentences "
-            f"for {len(card.sentences)} classes"
-        )

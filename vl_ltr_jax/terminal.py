@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 from tqdm import tqdm
-from tqdm.utils import disp_trim
+from tqdm.utils import disp_len, disp_trim
 
 IN_PLACE_SECONDS = 0.2  # between two looks of a line on a terminal
 PLAIN_SECONDS = 30.0  # between two lines in a file: shorter steps have none
@@ -131,28 +131,32 @@ class Progress(tqdm):
     """
 
     leave: bool
+    n: float
     monitor_interval = 0  # no thread of tqdm's
     shown: list["Progress"] = []
 
     def __init__(
         self,
         what: str,
-        total: int,
+        total: int | None,
         unit: str,
         *,
         done: int = 0,
         plain_seconds: float = PLAIN_SECONDS,
+        hidden: bool = False,
     ) -> None:
         """Shows the line, on a terminal.
 
         Args:
           what: is done, such as the name of the stage.
-          total: how many units there are.
+          total: how many units there are; None while nobody knows, and the attribute
+            may be set later.
           unit: their name, in the plural.
           done: how many of them were done before.
           plain_seconds: between two lines where no terminal is.
+          hidden: shows nothing.
         """
-        self._in_place = is_terminal()
+        self._in_place, self._is_cold = is_terminal(), True
         self._plain_seconds, self._printed = plain_seconds, time.monotonic()
         self._rate: float | None = None
         self._details: Sequence[str] = ()
@@ -163,7 +167,7 @@ class Progress(tqdm):
             initial=done,
             leave=False,
             file=sys.stderr,
-            disable=_quiet or not is_first_process(),
+            disable=hidden or _quiet or not is_first_process(),
             miniters=0,  # each update looks at the clock
             mininterval=IN_PLACE_SECONDS if self._in_place else 0,
         )
@@ -177,10 +181,20 @@ class Progress(tqdm):
         Args:
           done: units done, those before included.
           rate: units a second, where it is measured elsewhere.
-          details: for the end of the line, the first the last to be cut off.
+          details: for the end of the line; the last is left out first.
         """
-        self._rate, self._details = rate, details
+        self._rate, self._details = rate or self._rate, details or self._details
         self.update(done - self.n)
+
+    def update(self, n: float = 1) -> bool | None:
+        """Adds units; the first ones, which compile or open files, set no rate."""
+        if self.disable or n <= 0 or not self._is_cold:
+            return super().update(n)
+        self._is_cold = False
+        self.n = self.initial = self.last_print_n = self.n + n
+        self.unpause()
+        self.refresh()
+        return True
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         """Rewrites the line, or writes a plain one when it is time."""
@@ -213,22 +227,27 @@ class Progress(tqdm):
         super().__exit__(kind, error, traceback)
 
     def __str__(self) -> str:
-        told = self.format_dict
-        share = int(100 * self.n / max(self.total, 1))
-        parts = [
-            f"{styled(self.desc, 'bold')} {self.n:,}/{self.total:,} ({share}%)".lstrip()
-        ]
+        told, count = self.format_dict, f"{self.n:,}"
+        if self.total is not None:
+            share = int(100 * self.n / max(self.total, 1))
+            count += f"/{self.total:,} ({share}%)"
+        parts = [f"{styled(self.desc, 'bold')} {count}".lstrip()]
         rate = self._rate or told["rate"]
         if not rate and told["elapsed"]:
             rate = (self.n - self.initial) / told["elapsed"]
-        if rate:
+        if rate and self.total is not None:
             left = max(self.total - self.n, 0) / rate
-            parts += [
-                f"{format_duration(left)} left",
-                f"{format_rate(rate)} {self.unit}/s",
-            ]
-        line = "  ".join([*parts, *self._details])
-        return disp_trim(line, _columns() - 1) if self._in_place else line
+            parts.append(f"{format_duration(left)} left")
+        if rate:
+            parts.append(f"{format_rate(rate)} {self.unit}/s")
+        parts += self._details
+        if not self._in_place:
+            return "  ".join(parts)
+        # One that is as wide as the terminal would begin another line.
+        while (width := disp_len("  ".join(parts))) >= _columns() and len(parts) > 1:
+            parts.pop()
+        line = "  ".join(parts)
+        return line if width < _columns() else disp_trim(line, _columns() - 1)
 
 
 # Threads of one process speak, and no child of it: tqdm's own lock is for both.

@@ -14,6 +14,7 @@ from absl import flags
 
 HELP_FLAGS = ("--help", "-help", "--helpshort", "-h", "-?")
 _WIDTH = 88
+_COLUMN = 24  # where the words on a flag begin
 _INDENT = " " * 2
 # What stands behind `=` in the list of flags; a number where nothing else does.
 _VALUES = {
@@ -214,15 +215,18 @@ def _described(path: Path) -> str:
 def _flag_lines(name: str) -> str:
     flag = flags.FLAGS[name]
     value = "" if flag.boolean else f"={_VALUES.get(name, 'N')}"
-    head = f"{_INDENT}--{name}{value}"
-    indent = " " * 24
-    return textwrap.fill(
+    indent = " " * _COLUMN
+    told = textwrap.fill(
         flag.help,
         _WIDTH,
-        initial_indent=f"{head:<23} ",
+        initial_indent=indent,
         subsequent_indent=indent,
         break_on_hyphens=False,
     )
+    head = f"{_INDENT}--{name}{value}"
+    if len(head) < _COLUMN:
+        return head.ljust(_COLUMN) + told[_COLUMN:]
+    return f"{head}\n{told}"
 
 
 def _repository() -> Path:

@@ -1,0 +1,109 @@
+"""Whether the parts of a recognizer fit each other, before anything is computed."""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jaxtyping import Float32
+
+from vl_ltr_jax.data import transforms
+from vl_ltr_jax.heads import Card
+from vl_ltr_jax.models.clip import PRESETS, variable_shapes
+from vl_ltr_jax.models.lgr import LanguageGuidedHead
+
+_CHOICES: dict[str, Collection[str]] = {
+    "backbone": PRESETS,
+    "compute_dtype": ("float32", "bfloat16"),
+    "normalization": transforms.NORMALIZATIONS,
+    "eval_recipe": transforms.EVAL_RECIPES,
+    "head": ("lgr", "linear"),
+    "prediction": ("mixture", "sum"),
+}
+_KINDS: dict[Any, Any] = {str: str, int: int, float: (int, float)}
+_TEXT = "towers/params/text/"
+
+
+def check(
+    card: Card,
+    arrays: Mapping[str, Any],
+    reference: Float32[np.ndarray, "N D"] | None,
+) -> None:
+    """Compares a card, the arrays and the reference with each other.
+
+    Raises:
+      ValueError: naming the first that does not fit.
+    """
+    _check_card(card)
+    found = _flat(arrays)
+    for name, shape in _expected(card, found).items():
+        if name not in found or found[name].shape != shape:
+            given = list(found[name].shape) if name in found else "absent"
+            raise ValueError(f"{name} is {given}, not {list(shape)}")
+        # The towers are large, and their checkpoints are told apart from damage.
+        if not name.startswith("towers/") and np.isnan(found[name]).any():
+            raise ValueError(f"{name} has values that are not numbers")
+    if reference is None:
+        return
+    width = card.clip_config.embed_dim
+    if reference.ndim != 2 or reference.shape[1] != width:
+        raise ValueError(f"reference is {list(reference.shape)}, not [N, {width}]")
+    if not np.isfinite(reference).all():
+        raise ValueError("reference has values that are not numbers")
+
+
+def _check_card(card: Card) -> None:
+    hints = get_type_hints(Card)
+    for field in dataclasses.fields(card):
+        value = getattr(card, field.name)
+        kind = _KINDS[hints[field.name]] if hints[field.name] in _KINDS else object
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{field.name} is {value!r}")
+        if field.name in _CHOICES and value not in _CHOICES[field.name]:
+            allowed = ", ".join(_CHOICES[field.name])
+            raise ValueError(f"{field.name} is {value!r}; allowed are {allowed}")
+    num_classes = len(card.class_names)
+    if not 0 < card.num_trained <= num_classes or len(card.sentences) != num_classes:
+        raise ValueError(
+            f"{num_classes} class names, {card.num_trained} of them trained, but "
+            f"sentences of {len(card.sentences)} classes"
+        )
+    if card.head == "linear" and card.num_trained != num_classes:
+        raise ValueError("a linear head has trained classes only")
+
+
+def _expected(card: Card, found: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes by flat name."""
+    width, trained = card.clip_config.embed_dim, card.num_trained
+    towers: Any = _flat({"towers": variable_shapes(card.clip_config)})
+    if not any(name.startswith(_TEXT) for name in found):
+        # An LGR of the authors has no text tower.
+        towers = {n: s for n, s in towers.items() if not n.startswith(_TEXT)}
+    shapes = {name: tuple(leaf.shape) for name, leaf in towers.items()}
+    if card.head == "linear":
+        shapes |= {"head/kernel": (width, trained), "head/bias": (trained,)}
+        return shapes | ({"head/centre": (width,)} if "head/centre" in found else {})
+    head = jax.eval_shape(
+        LanguageGuidedHead(trained, width, language_logit_scale=0.0).init,
+        jax.eval_shape(lambda: jax.random.key(0)),
+        jax.ShapeDtypeStruct((1, width), jnp.float32),
+        jax.ShapeDtypeStruct((trained, 1, width), jnp.float32),
+        jax.ShapeDtypeStruct((trained, 1), jnp.bool_),
+    )["params"]
+    shapes |= {name: leaf.shape for name, leaf in _flat({"head": head}).items()}
+    padding = found["anchors/padding"] if "anchors/padding" in found else np.zeros(0)
+    num_anchors = padding.shape[-1]
+    for part, count in (
+        ("anchors", trained),
+        ("added", len(card.class_names) - trained),
+    ):
+        shapes[f"{part}/embeddings"] = (count, num_anchors, width)
+        shapes[f"{part}/padding"] = (count, num_anchors)
+    return {**shapes, "added/offsets": (len(card.class_names) - trained,)}
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    return dict(traverse_util.flatten_dict(tree, sep="/"))
