@@ -327,6 +327,48 @@ def test_programs_lie_beside_the_model_or_in_the_users_cache(
     assert jax.config.jax_compilation_cache_dir == places[1]
 
 
+def test_answers_go_into_a_pipe_and_through_a_link(at_hand, tmp_path, capsys):
+    """Breaks if a device, a pipe or a link is replaced by a file."""
+    path, pipe = picture(tmp_path / "a.png"), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    answered(capsys, "--workdir", at_hand, "--csv", "--out", pipe, path)
+    assert os.read(reader, 9999).count(b"\n") == 4 and pipe.is_fifo()
+    os.close(reader)
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to(target)
+    answered(capsys, "--workdir", at_hand, "--csv", "--out", link, path)
+    assert link.is_symlink() and len(target.read_text().splitlines()) == 4
+
+
+def test_a_directory_to_write_into_is_refused_before_the_model_is_loaded(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(predict.loading, "load", None)
+    path = picture(tmp_path / "a.png")
+    arguments = ("--workdir", tmp_path, "--out", tmp_path, path)
+    assert "Is a directory" in answered(capsys, *arguments, code=2).err
+
+
+def test_a_pattern_does_not_wait_for_a_pipe(at_hand, tmp_path, capsys):
+    os.mkfifo(tmp_path / "a.png")
+    told = answered(capsys, "--workdir", at_hand, tmp_path / "*.png", code=1)
+    assert "a.png: no file" in told.err
+
+
+def test_closed_streams_are_no_fault(at_hand, tmp_path, monkeypatch):
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    path, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    arguments = [f"--workdir={at_hand}", f"--out={out}", str(path), "bad"]
+    try:
+        assert predict.main([*arguments, "--json"]) == 1
+    finally:
+        for name in ("stdin", "stdout", "stderr"):
+            getattr(sys, name).close()
+    assert len(out.read_text().splitlines()) == 2
+
+
 def test_it_starts_without_what_training_needs():
     """Breaks when an import at the top brings TensorFlow or transformers along."""
     code = (

@@ -11,6 +11,7 @@ is 0 if all were recognised, 1 if some were not, 2 if there was nothing to do it
 import argparse
 import collections
 import contextlib
+import errno
 import functools
 import io
 import itertools
@@ -20,6 +21,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import IO
 
 import jax
 from etils import epath
@@ -75,6 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
       The exit code.
     """
+    _open_closed_streams()
     given = _parse(arguments)
     terminal.be_quiet(given.quiet)
     # Pillow warns of what it decodes all the same, and refuses twice as much.
@@ -101,6 +104,14 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     _tell(counts, left_out)
     return 1 if counts["bad"] else 0
+
+
+def _open_closed_streams() -> None:
+    """Of a process that was started without some: what is said there goes nowhere."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -185,13 +196,22 @@ def _not_empty(found: Iterator[Found]) -> Iterator[Found]:
     return itertools.chain([first], found)
 
 
+def _opened(path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """A file that appears whole; a device or a pipe, which must stay what it is."""
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if os.path.exists(path) and not os.path.isfile(path):
+        return open(path, "wb", buffering=0)
+    return whole_file.write(path)
+
+
 @contextlib.contextmanager
 def _output(path: str | None) -> Iterator[Callable[[str], object]]:
     """Writes UTF-8 that gives back the bytes of paths, into a file or to be seen."""
     if path is not None:
         with contextlib.ExitStack() as opened:
             try:
-                file = opened.enter_context(whole_file.write(path))
+                file = opened.enter_context(_opened(os.path.realpath(path)))
             except OSError as error:
                 raise UsageError(
                     f"--out={path} cannot be written: {error.strerror or error}; name "

@@ -100,7 +100,8 @@ def _matches(pattern: str, left_out: collections.Counter[str]) -> Iterator[Found
                 continue
             yield from _in_folder(path, left_out)
         elif any_suffix or _is_picture(path, left_out):
-            yield Found(path)
+            # A pipe would be waited for, a device read for ever.
+            yield Found(path, "" if os.path.isfile(path) else "no file")
         else:
             continue
         empty = False

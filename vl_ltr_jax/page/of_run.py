@@ -64,7 +64,7 @@ def page(run: Run, results: Mapping[str, Any], recognizer: Recognizer | None) ->
 
 def _recognizer(run: Run) -> Recognizer | None:
     try:
-        return loading.of_run(run.workdir)
+        return loading.load(run.workdir)
     except ValueError as error:  # a head that cannot be loaded
         terminal.warn(f"{NAME} explains no prediction: {error}")
         return None
