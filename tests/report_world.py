@@ -128,12 +128,12 @@ def explained(names=HOSTILE):
     return [
         (
             Image.fromarray(pixels),
-            names[0],
+            0,
             Explanation(prediction, 0.5, 0.875, spoken),
         ),
         (
             Image.new("RGB", (400, 300)),
-            names[2],
+            2,
             Explanation(prediction, None, None, ()),
         ),
     ]

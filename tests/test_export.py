@@ -203,6 +203,13 @@ def test_what_cannot_be_exported_is_told(
     assert os.listdir(tmp_path) == ["linear"]
 
 
+def test_a_link_to_nowhere_is_in_use(saved, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(SystemExit):
+        export.main(["--workdir", str(saved), "--to=npz", f"--out={tmp_path / 'link'}"])
+    assert "link is in use; nothing is overwritten" in capsys.readouterr().err
+
+
 def test_an_lgr_without_text_tower_has_no_clip_to_write(tmp_path, capsys):
     recognizer = small_recognizer.make()
     del recognizer.arrays["towers"]["params"]["text"]

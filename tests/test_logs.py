@@ -71,6 +71,12 @@ def test_curves_of_a_resumed_run_are_joined(tmp_path):
     assert (steps.tolist(), values.tolist()) == ([30, 40], [1.0, 100.0])
 
 
+def test_curves_are_read_where_the_path_looks_like_a_pattern(tmp_path):
+    with Logs(tmp_path / "run [1]") as logs:
+        logs.scalars(3, {"loss/total": 0.5})
+    assert read_scalars(tmp_path / "run [1]").keys() == {"loss/total"}
+
+
 def test_curves_are_read_where_only_tensorflow_has_a_file_system():
     """A bucket's URL reaches TensorFlow as it is; `ram://` is one without a network."""
     import tensorflow
@@ -95,9 +101,10 @@ def test_steps_are_profiled_on_request(tmp_path, last_step):
 
 def test_the_parameter_table_is_written_and_its_total_said(tmp_path, capsys):
     params = {"visual": {"kernel": jnp.zeros((3, 400)), "bias": jnp.zeros(400)}}
+    params["scale"] = jnp.zeros(())
     with Logs(tmp_path) as logs:
         logs.parameters(params)
-    assert capsys.readouterr().err == "1,600 parameters in 2 arrays\n"
+    assert capsys.readouterr().err == "1,601 parameters in 3 arrays\n"
     (event,) = read_events(tmp_path).Tensors("parameters")
     table = event.tensor_proto.string_val[0].decode()
     assert "visual/kernel | (3, 400) | float32 | 1,200" in " ".join(table.split())

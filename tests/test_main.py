@@ -2,11 +2,13 @@
 
 import dataclasses
 import os
+import types
 
 import jax
 import pytest
 from etils import epath
 
+from vl_ltr_jax import config as configs
 from vl_ltr_jax import main, settings
 
 
@@ -37,6 +39,26 @@ def test_the_variable_of_jax_goes_first(cache_directory, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
     main.keep_programs(settings.Config(), epath.Path(os.sep) / "run")
     assert cache_directory() is None
+
+
+@pytest.mark.parametrize("character", "[]*?")
+def test_a_workdir_that_reads_as_a_pattern_is_refused(monkeypatch, tmp_path, character):
+    """Its checkpoints would be lost, without a word."""
+    monkeypatch.setattr(main, "checked_config", lambda command: settings.Config())
+
+    def checked(workdir):
+        monkeypatch.setattr(main, "_WORKDIR", types.SimpleNamespace(value=workdir))
+        return main.checked_flags()[1]
+
+    with pytest.raises(configs.ConfigError) as told:
+        checked(f"{tmp_path}/run{character}1")
+    assert f"/run{character}1 has {character} in its path: Orbax" in str(told.value)
+    for workdir in (f"{tmp_path}/run-1", f"gs://b/run{character}"):
+        assert checked(workdir) == epath.Path(workdir)
+    (tmp_path / character).mkdir()
+    monkeypatch.chdir(tmp_path / character)
+    with pytest.raises(configs.ConfigError, match="--workdir=run, which is /"):
+        checked("run")
 
 
 def test_one_of_many_processes_does_not_wait_for_the_others(monkeypatch, capsys):

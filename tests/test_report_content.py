@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from report_world import COUNTS, HOSTILE, arguments, ranked, selection
+from report_world import COUNTS, HOSTILE, arguments, explained, ranked, selection
 
 from vl_ltr_jax.page import learning, per_class, pictures, sentences, text
 from vl_ltr_jax.page.gather import gather
@@ -116,6 +116,11 @@ def test_predictions_say_what_the_head_attended_to():
     assert right.branches == {"visual": 50.0, "language": 87.5}
     assert not wrong.branches and not wrong.sentences
     assert [answer.percent for answer in right.answers] == [75.0, 12.5]
+    # Two classes of one name, as ImageNet has them: only the true one is right.
+    same = [HOSTILE[0]] * len(HOSTILE)
+    given = arguments(class_names=same, explained=explained(same))
+    right, wrong = gather(**given).explained
+    assert right.right and not wrong.right
 
 
 def test_pictures_to_explain_are_of_every_group_right_and_wrong():

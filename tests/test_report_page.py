@@ -12,6 +12,7 @@ from report_world import (
     HOSTILE,
     arguments,
     curves,
+    explained,
     head,
     ranked,
     results,
@@ -20,6 +21,7 @@ from report_world import (
 
 from vl_ltr_jax.page import text
 from vl_ltr_jax.page.gather import Method, gather
+from vl_ltr_jax.page.per_class import Ranked
 from vl_ltr_jax.page.render import render
 
 VOID = {"meta", "link", "img"}
@@ -219,6 +221,7 @@ def test_one_or_two_classes_have_a_page(num_classes):
         train_counts=np.zeros(num_classes, int),
         ranked={"test": ranked(num_classes)},
         selection=selection((*names, "")),
+        explained=explained()[:1],
     )
     given["results"]["data"]["num_classes"] = num_classes
     page = Page(render(gather(**given)))
@@ -232,6 +235,19 @@ def test_a_split_where_everything_is_right_confuses_nothing():
     content = gather(**arguments(ranked={"test": perfect}))
     assert not content.confusion and not content.per_class.worst
     assert "confusion" not in parts(Page(render(content)))
+
+
+def test_many_classes_of_one_group_have_a_page():
+    """Breaks if a group without classes is drawn."""
+    names = [f"class {number}" for number in range(2500)]
+    labels, ones = np.arange(2500, dtype=np.int32), np.ones((2500, 1))
+    given = arguments(
+        class_names=names,
+        train_counts=np.full(2500, 7),
+        ranked={"test": Ranked(labels, labels[:, None], ones, ones[:, 0])},
+        selection=None,
+    )
+    assert "classes" in parts(Page(render(gather(**given))))
 
 
 def test_a_page_of_many_classes_is_small():

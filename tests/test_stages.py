@@ -198,7 +198,7 @@ def left_for_pytorch(finished, tmp_path_factory):
 
 @pytest.mark.parametrize("form", ["safetensors", "pth"])
 def test_an_lgr_checkpoint_is_evaluated_without_training(
-    finished, left_for_pytorch, tmp_path, form
+    finished, left_for_pytorch, tmp_path, form, capsys
 ):
     """The run's own LGR, out under the authors' names and in again: the same figures.
 
@@ -213,13 +213,16 @@ def test_an_lgr_checkpoint_is_evaluated_without_training(
         torch.save({"model": state, "epoch": 2}, path)
     config = image_world.configure(root)
     config.init.vl_ltr = str(path)
-    config.init.clip = ""
+    config.init.clip = config.init.tokenizer = ""
     found = run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "pretrain").exists()
     for split in ("test", "val"):
         assert found[split].keys() == {"lgr"}
         assert found[split]["lgr"] == results[split]["lgr"]
     assert found["cost"]["images_seen"] == 0
+    with pytest.raises(SystemExit):
+        export.main(["--workdir", str(tmp_path / "run"), "--to=hf"])
+    assert "no text tower" in capsys.readouterr().err
 
 
 def test_a_cvlp_checkpoint_is_evaluated_without_training(
@@ -237,6 +240,12 @@ def test_a_cvlp_checkpoint_is_evaluated_without_training(
     found = run(config, tmp_path / "run")
     assert found["test"].keys() == {"knn", "zero_shot"}
     assert found["test"] == {name: results["test"][name] for name in found["test"]}
+    out = tmp_path / "out"
+    export.main(["--workdir", str(tmp_path / "run"), "--to=openai", f"--out={out}"])
+    wanted, again = load_file(openai), load_file(out / openai.name)
+    assert again.keys() == wanted.keys()
+    for name, tensor in again.items():
+        np.testing.assert_array_equal(tensor, wanted[name])
 
 
 def test_a_trained_tower_opens_in_transformers(finished, left_for_pytorch):

@@ -87,14 +87,15 @@ def _towers_as(workdir: epath.Path, to: str) -> Write:
     if (workdir / recognizer_files.CARD).exists():
         recognizer = loading.load(workdir)
         sizes, towers = recognizer.card.clip_config, recognizer.arrays["towers"]
-        beside = recognizer.tokenizer_directory()
+        source = recognizer.tokenizer_directory
     else:
-        sizes, towers, beside = _of_run(workdir)
+        sizes, towers, source = _of_run(workdir)
     if "text" not in towers["params"]:
         raise ExportError(
             f"{workdir} has no text tower, since it came from an LGR checkpoint: "
             "--to=stablehlo and --to=vl_ltr fit it"
         )
+    beside = source()
 
     def write(directory: Path) -> None:
         port.write_clip(directory, sizes, towers, to=to, dtype="float32", beside=beside)
@@ -102,8 +103,10 @@ def _towers_as(workdir: epath.Path, to: str) -> Write:
     return write
 
 
-def _of_run(workdir: epath.Path) -> tuple[ClipConfig, dict[str, Any], Path]:
-    """Sizes, variables, and where the tokenizer's files lie."""
+def _of_run(
+    workdir: epath.Path,
+) -> tuple[ClipConfig, dict[str, Any], Callable[[], Path]]:
+    """Sizes, variables, and what finds the tokenizer's files: an LGR may name none."""
     path = workdir / "config.json"
     try:
         config = configs.from_json(path.read_text())
@@ -111,13 +114,15 @@ def _of_run(workdir: epath.Path) -> tuple[ClipConfig, dict[str, Any], Path]:
         raise ArtifactError(
             f"{path} cannot be read ({error}); is {workdir} the --workdir of a run?"
         ) from error
-    towers = loading.towers_of(workdir, config)
+    authors = loading.released(config)
+    towers = authors.variables if authors else loading.towers_of(workdir, config)
     if config.finetune.epochs:
         finetuned = loading.finished(workdir, "finetune").directory
         tuned = load_params(finetuned / "checkpoints")["params"]
         towers = with_tuned_tower(towers, tuned)
     sizes = PRESETS[config.model.backbone].at_image_size(config.model.image_size)
-    return sizes, towers, inputs.model_source(config.init.tokenizer or config.init.clip)
+    name = config.init.tokenizer or config.init.clip
+    return sizes, towers, lambda: inputs.model_source(name)
 
 
 def _lgr(workdir: epath.Path) -> Write:

@@ -90,14 +90,14 @@ def of_run(workdir: epath.Path) -> Recognizer:
             f"{workdir} recognises by the nearest of all sentences (kNN), which is no "
             "model to be loaded; give it a head, or evaluate.zero_shot=True"
         )
-    released = _released(config)
+    authors = released(config)
     tuned: dict[str, Any] = {}
     if config.finetune.epochs:
         directory = finished(workdir, "finetune").directory / "checkpoints"
         tuned = load_params(directory)["params"]
-    towers = released.variables if released else towers_of(workdir, config)
+    towers = authors.variables if authors else towers_of(workdir, config)
     arrays: dict[str, Any] = {"towers": with_tuned_tower(towers, tuned)}
-    recognizer = released.recognizer if released else None
+    recognizer = authors.recognizer if authors else None
     if own != "lgr":
         arrays["head"] = _linear(workdir, config, own, towers, tuned)
     else:
@@ -161,12 +161,16 @@ def towers_of(workdir: epath.Path, config: Config) -> dict[str, Any]:
     return random_towers(Clip(sizes), config.seed)
 
 
-def _released(config: Config) -> vl_ltr.Released | None:
-    """The authors' checkpoint that the run evaluated, if it did."""
+def released(config: Config) -> vl_ltr.Released | None:
+    """The authors' checkpoint that the run evaluated, if it did.
+
+    Raises:
+      ValueError: (a subclass) if its file is gone or broken.
+    """
     if not config.init.vl_ltr:
         return None
-    released = vl_ltr.load(Path(config.init.vl_ltr))
-    return released.at_image_size(config.model.image_size)
+    checkpoint = vl_ltr.load(Path(config.init.vl_ltr))
+    return checkpoint.at_image_size(config.model.image_size)
 
 
 def _linear(

@@ -123,6 +123,7 @@ class Logs:
         table = parameter_overview.get_parameter_overview(params, include_stats=False)
         indented = "\n".join(f"    {line}" for line in table.splitlines())
         self.text(0, "parameters", indented)
+        # A parameter without axes makes theirs a float.
         count = int(parameter_overview.count_parameters(params))
         self.message(f"{count:,} parameters in {len(jax.tree.leaves(params))} arrays")
 
@@ -202,10 +203,12 @@ def read_scalars(
     from tensorboard.backend.event_processing import event_accumulator
     from tensorboard.util import tensor_util
 
-    if not tensorflow.io.gfile.glob(f"{os.fspath(directory)}/*.tfevents.*"):
+    path, files = os.fspath(directory), tensorflow.io.gfile
+    # Listed, since a glob takes characters of the path itself for a pattern.
+    if not files.isdir(path) or not any(".tfevents." in n for n in files.listdir(path)):
         return {}
     keep_all = {event_accumulator.TENSORS: 0}
-    events = event_accumulator.EventAccumulator(os.fspath(directory), keep_all)
+    events = event_accumulator.EventAccumulator(path, keep_all)
     events.Reload()
     curves = {}
     for name in events.Tags()[event_accumulator.TENSORS]:

@@ -112,11 +112,14 @@ def checked_flags(
       command: that was called, for messages.
 
     Raises:
-      ConfigError: if a flag is missing or the configuration has faults.
+      ConfigError: if a flag is missing, the configuration has faults, or the workdir
+        cannot be one.
     """
     config = checked_config(command)
     if not _WORKDIR.value:
         raise configs.ConfigError(usage.without_workdir(command, sys.argv[1:]))
+    if fault := usage.workdir_fault(_WORKDIR.value):
+        raise configs.ConfigError(fault)
     return config, epath.Path(_WORKDIR.value)
 
 
@@ -179,7 +182,7 @@ def write_page(
     read: inputs.Inputs,
     results: Mapping[str, Any],
 ) -> None:
-    """Writes `workdir/report.html`.
+    """Writes `workdir/report.html`; to be called on every process.
 
     Args:
       config: of a run that has ended.
@@ -189,7 +192,7 @@ def write_page(
     """
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
     run = Run(config, workdir, read, mesh)
-    of_run.write(run, results, of_run.curves_of(run, results))
+    of_run.write(run, results)
 
 
 def refuse(error: Exception) -> NoReturn:
@@ -217,8 +220,7 @@ def main(argv: Sequence[str]) -> None:
         refuse(error)  # only the user's flags and files have been looked at
     try:
         results = stages.run(config, workdir, read)
-        if jax.process_index() == 0:
-            write_page(config, workdir, read, results)
+        write_page(config, workdir, read, results)
     except (ValueError, FloatingPointError) as error:
         if not type(error).__module__.startswith("vl_ltr_jax"):
             raise  # a library's own: a bug of ours, show where

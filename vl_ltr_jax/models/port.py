@@ -208,7 +208,9 @@ def check_free(destination: Path) -> None:
     Raises:
         ValueError: If something lies there already.
     """
-    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
+    dangling = destination.is_symlink() and not destination.exists()
+    filled = destination.is_dir() and any(destination.iterdir())
+    if dangling or filled or destination.is_file():
         raise ValueError(
             f"{destination} is in use; nothing is overwritten, name another directory"
         )

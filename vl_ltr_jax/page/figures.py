@@ -107,6 +107,8 @@ def _cells(
     alpha = 0.15 + 0.85 * np.log1p(number) / np.log1p(number.max())
     for group in GROUPS:  # a colour for each point and a transparency do not mix
         mine = np.array([name == group for name in groups])
+        if not mine.any():
+            continue
         axes.scatter(
             x[mine],
             (cells[mine] % rows + 0.5) * 100 / rows,

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from PIL import Image
 
 from vl_ltr_jax import report, settings, shots, terminal
 from vl_ltr_jax.page import learning, per_class, pictures, sentences, text
@@ -22,7 +21,6 @@ from vl_ltr_jax.page.content import (
 )
 from vl_ltr_jax.page.per_class import RULE, Ranked
 from vl_ltr_jax.page.sentences import Selection
-from vl_ltr_jax.predictions import Explanation
 
 SPLITS = ("test", "val")
 SPLIT_NAMES = {"test": "test", "val": "validation"}
@@ -57,7 +55,7 @@ def gather(
     ranked: Mapping[str, Ranked] | None = None,
     curves: learning.Curves | None = None,
     selection: Selection | None = None,
-    explained: Sequence[tuple[Image.Image, str, Explanation]] = (),
+    explained: Sequence[pictures.Explained] = (),
     made_on: str = "",
 ) -> Content:
     """Everything that the page shows; what a run has not is left out.
@@ -71,7 +69,7 @@ def gather(
       ranked: under `test` and `val`, what is known of each image.
       curves: under the name of each stage and scalar, steps and values.
       selection: the corpus and its anchors.
-      explained: pictures, the names of their classes, and explanations.
+      explained: pictures, their classes, and explanations.
       made_on: the date, if the page is to have one.
     """
     ranked = {s: r for s, r in (ranked or {}).items() if len(r.labels)}
@@ -109,7 +107,7 @@ def gather(
         anchors=sentences.examples(selection, class_names, train_counts)
         if selection
         else (),
-        explained=pictures.explained(explained),
+        explained=pictures.explained(explained, class_names),
         settings=_settings(configuration),
         costs=_costs(cost),
         duration=terminal.format_duration(cost["seconds"]),

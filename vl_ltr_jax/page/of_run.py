@@ -5,28 +5,41 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from PIL import Image
+import jax
 
 from vl_ltr_jax import baselines, evaluation, loading, logs, terminal
 from vl_ltr_jax.artifacts import write_whole
+from vl_ltr_jax.data.images import ImageReadError
 from vl_ltr_jax.page import gather, pictures
 from vl_ltr_jax.page.learning import Curves
 from vl_ltr_jax.page.per_class import Ranked
 from vl_ltr_jax.page.render import render
 from vl_ltr_jax.page.sentences import Selection
-from vl_ltr_jax.predictions import Explanation
+from vl_ltr_jax.recognizer import Recognizer
 from vl_ltr_jax.run import Run
 
 NAME = "report.html"
 
 
-def write(run: Run, results: Mapping[str, Any], curves: Curves) -> None:
-    """Writes `workdir/report.html` (on one process only).
+def write(run: Run, results: Mapping[str, Any]) -> None:
+    """Writes `workdir/report.html`; to be called on every process.
 
     Args:
       run: all of whose stages are finished.
       results: as in results.json.
-      curves: of each training stage, from its event files.
+    """
+    recognizer = _recognizer(run)  # a checkpoint is read by all processes together
+    if jax.process_index() == 0:
+        write_whole(run.workdir / NAME, page(run, results, recognizer))
+
+
+def page(run: Run, results: Mapping[str, Any], recognizer: Recognizer | None) -> str:
+    """The page as HTML.
+
+    Args:
+      run: all of whose stages are finished.
+      results: as in results.json.
+      recognizer: of the run; without one no prediction is explained.
     """
     recipe, read = baselines.recipe_of(run.config), run.inputs
     ranked = _ranked(run)
@@ -41,21 +54,24 @@ def write(run: Run, results: Mapping[str, Any], curves: Curves) -> None:
         class_names=read.data.class_names,
         train_counts=read.data.train_counts,
         ranked=ranked,
-        curves=curves,
+        curves=_curves(run, results),
         selection=_selection(run) if "anchors" in results["cost"]["stages"] else None,
-        explained=_explained(run, ranked),
+        explained=_explained(run, ranked, recognizer) if recognizer else [],
         made_on=datetime.date.today().isoformat(),
     )
-    write_whole(run.workdir / NAME, render(content))
+    return render(content)
 
 
-def curves_of(run: Run, results: Mapping[str, Any]) -> Curves:
-    """What the training stages have logged.
+def _recognizer(run: Run) -> Recognizer | None:
+    try:
+        return loading.of_run(run.workdir)
+    except ValueError as error:  # a head that cannot be loaded
+        terminal.warn(f"{NAME} explains no prediction: {error}")
+        return None
 
-    Args:
-      run: whose event files are read.
-      results: as in results.json.
-    """
+
+def _curves(run: Run, results: Mapping[str, Any]) -> Curves:
+    """What the training stages have logged."""
     return {
         stage: logs.read_scalars(run.workdir / stage)
         for stage, cost in results["cost"]["stages"].items()
@@ -86,8 +102,8 @@ def _selection(run: Run) -> Selection:
 
 
 def _explained(
-    run: Run, ranked: Mapping[str, Ranked]
-) -> list[tuple[Image.Image, str, Explanation]]:
+    run: Run, ranked: Mapping[str, Ranked], recognizer: Recognizer
+) -> list[pictures.Explained]:
     """Pictures of the test split, or of validation, with explanations."""
     data = run.inputs.data
     split = next((s for s in gather.SPLITS if s in ranked), None)
@@ -96,10 +112,9 @@ def _explained(
     images = getattr(data, split)
     chosen = pictures.choose(ranked[split], data.train_counts)
     try:
-        recognizer = loading.of_run(run.workdir)
         opened = [images.read(int(index)) for index in chosen]
-    except ValueError as error:  # a head that cannot be loaded, an image that is gone
-        terminal.say(f"{NAME} explains no prediction: {error}")
+    except ImageReadError as error:  # it was there a moment ago
+        terminal.warn(f"{NAME} explains no prediction: {error}")
         return []
-    names = [data.class_names[label] for label in ranked[split].labels[chosen]]
-    return list(zip(opened, names, recognizer.explain(opened), strict=True))
+    labels = ranked[split].labels[chosen].tolist()
+    return list(zip(opened, labels, recognizer.explain(opened), strict=True))

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Int
@@ -18,6 +19,8 @@ from vl_ltr_jax.page.content import (
 from vl_ltr_jax.page.per_class import Ranked, group_names
 from vl_ltr_jax.predictions import Explanation
 
+# A picture, its true class, and what was said of it.
+Explained: TypeAlias = tuple[Image.Image, int, Explanation]
 MAX_PICTURES = 12
 MAX_SIDE = 160  # pixels
 _TINY_SIDE = 80  # a picture that is smaller is shown enlarged, pixel by pixel
@@ -59,19 +62,29 @@ def _one_of_each_class(indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def explained(
-    pictures: Sequence[tuple[Image.Image, str, Explanation]],
+    pictures: Sequence[Explained], class_names: Sequence[str]
 ) -> tuple[ExplainedPicture, ...]:
-    """Pictures with true class and explanation, as the page shows them."""
-    return tuple(_explained(*given) for given in pictures[:MAX_PICTURES])
+    """Pictures with true class and explanation, as the page shows them.
+
+    Args:
+      pictures: of which the first `MAX_PICTURES` are shown.
+      class_names: C names, of which several may be the same.
+    """
+    return tuple(
+        _explained(picture, label, class_names[label], explanation)
+        for picture, label, explanation in pictures[:MAX_PICTURES]
+    )
 
 
 def _explained(
-    picture: Image.Image, true_name: str, explanation: Explanation
+    picture: Image.Image, label: int, true_name: str, explanation: Explanation
 ) -> ExplainedPicture:
     said = explanation.prediction
     answers = tuple(
-        Answer(text.name(name), 100 * share, name == true_name)
-        for name, share in zip(said.names, said.probabilities, strict=True)
+        Answer(text.name(name), 100 * share, answer == label)
+        for name, share, answer in zip(
+            said.names, said.probabilities, said.classes, strict=True
+        )
     )
     branches = {"visual": explanation.visual, "language": explanation.language}
     source, size, enlarged = data_uri(picture)
