@@ -41,8 +41,8 @@ examples:
   # a table of many, for other programs
   python -m vl_ltr_jax.predict --workdir=runs/shapes_lt --csv --out=answers.csv FOLDER
 
-The exit code is 0 if every picture was recognised, 1 if some were not, 2 if nothing
-could be done."""
+The exit code is 0 if every picture was recognised, 1 if some were not, 2 if there
+is no run or no picture is named."""
 _FORMATS: dict[str, answer_formats.Format] = {
     "text": answer_formats.to_text,
     "json": answer_formats.to_json,

@@ -167,6 +167,7 @@ class Progress(tqdm):
             initial=done,
             leave=False,
             file=sys.stderr,
+            nrows=20,  # some terminals say that they have none, and had no line then
             disable=hidden or _quiet or not is_first_process(),
             miniters=0,  # each update looks at the clock
             mininterval=IN_PLACE_SECONDS if self._in_place else 0,
