@@ -207,8 +207,11 @@ def read_scalars(
     # Listed, since a glob takes characters of the path itself for a pattern.
     if not files.isdir(path) or not any(".tfevents." in n for n in files.listdir(path)):
         return {}
-    keep_all = {event_accumulator.TENSORS: 0}
-    events = event_accumulator.EventAccumulator(path, keep_all)
+    events = event_accumulator.EventAccumulator(
+        path,
+        {event_accumulator.TENSORS: 0},  # all, in place of a sample
+        purge_orphaned_data=False,  # files of one second are not read in their order
+    )
     events.Reload()
     curves = {}
     for name in events.Tags()[event_accumulator.TENSORS]:
@@ -216,7 +219,7 @@ def read_scalars(
             continue
         latest = {
             event.step: float(tensor_util.make_ndarray(event.tensor_proto))
-            for event in events.Tensors(name)
+            for event in sorted(events.Tensors(name), key=lambda one: one.wall_time)
         }
         steps = np.array(sorted(latest), np.int64)
         curves[name] = steps, np.array([latest[int(step)] for step in steps])
