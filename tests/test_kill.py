@@ -127,7 +127,9 @@ def test_a_killed_run_ends_with_bit_equal_parameters(world, tmp_path):
 def test_a_quiet_run_says_where_its_result_is_and_no_more(world):
     _, whole = world
     said, errors = json.loads((whole.parent / "said.json").read_text())
-    assert errors == ""
+    # Orbax may warn that a disk is slow; warnings are never silenced.
+    ours = [line for line in errors.splitlines() if "Waiting for previous" not in line]
+    assert ours == []
     top1 = results(whole)["test"]["lgr"]["top1"]
     assert said.startswith(f"test {top1:.1f} overall, ")
     assert said.endswith(f" (VL-LTR (LGR)): {whole / 'report.md'}\n")
