@@ -83,6 +83,13 @@ def test_a_device_is_no_picture():
     assert "device" in error
 
 
+def test_a_pattern_reads_no_pipe_and_no_device_through_a_link(folder):
+    os.mkfifo(folder / "pipe.bmp")
+    (folder / "zero.bmp").symlink_to("/dev/zero")
+    told, _ = found_in(folder / "*.bmp", folder)
+    assert told == [("pipe.bmp", "no file"), ("zero.bmp", "no file")]
+
+
 def test_a_folder_that_cannot_be_read_is_told_and_the_rest_goes_on(folder, monkeypatch):
     scandir = os.scandir
 

@@ -341,6 +341,25 @@ def test_answers_go_into_a_pipe_and_through_a_link(at_hand, tmp_path, capsys):
     assert link.is_symlink() and len(target.read_text().splitlines()) == 4
 
 
+def test_two_commands_with_one_place_for_answers_do_not_mix(
+    at_hand, tmp_path, monkeypatch
+):
+    """Breaks if the second writes into the partial file of the first."""
+    path, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    arguments = [f"--workdir={at_hand}", f"--out={out}", "--csv", str(path)]
+
+    def again(*given, **options):
+        with monkeypatch.context() as patched:
+            patched.setattr(predict, "recognize_files", recognize_files)
+            assert predict.main(arguments) == 0
+        return recognize_files(*given, **options)
+
+    monkeypatch.setattr(predict, "recognize_files", again)
+    assert predict.main(arguments) == 0
+    assert len(out.read_text().splitlines()) == 4
+    assert not list(tmp_path.glob("*partial"))
+
+
 def test_a_directory_to_write_into_is_refused_before_the_model_is_loaded(
     tmp_path, capsys, monkeypatch
 ):

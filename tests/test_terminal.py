@@ -266,6 +266,13 @@ def test_quiet_mode_leaves_warnings_errors_and_where_the_result_is(capsys):
     assert said.err == "warning: late\nerror: no image\n"
 
 
+def test_names_in_messages_move_no_cursor(capsys):
+    hostile = "a\x1b[2J\r\udce9\n  é"
+    for tell in (terminal.say, terminal.warn, terminal.error):
+        tell(hostile)
+        assert capsys.readouterr().err.endswith("a\\x1b[2J\\r\\udce9\n  é\n")
+
+
 def test_one_of_many_processes_says_only_why_it_ends(monkeypatch, capsys):
     import jax
 

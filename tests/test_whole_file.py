@@ -58,3 +58,16 @@ def test_of_several_writers_the_first_stays(tmp_path, monkeypatch, links):
     assert path.read_bytes() == b"same"
     assert (path.stat().st_ino == inode) == links
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_writers_of_their_own_contents_do_not_mix_and_the_last_stays(tmp_path):
+    """Breaks if they share a partial file, or if a file that is there stays."""
+    path = tmp_path / "a.txt"
+    with whole_file.write(path, own_partial=True) as slow:
+        slow.write(b"slow, ")
+        slow.flush()
+        write(path, b"fast", own_partial=True)
+        assert path.read_bytes() == b"fast"
+        slow.write(b"and whole")
+    assert path.read_bytes() == b"slow, and whole"
+    assert os.listdir(tmp_path) == ["a.txt"]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from vl_ltr_jax.answers import Answer
+from vl_ltr_jax.terminal import printable
 
 # Half of a character, which UTF-8 has no bytes for, and what some readers of lines
 # take for the end of one.
@@ -89,11 +90,3 @@ def to_csv(answer: Answer) -> str:
         )
     )
     return rows.getvalue()
-
-
-def printable(text: str) -> str:
-    """The text with everything that is not seen written as an escape."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in text
-    )

@@ -202,7 +202,7 @@ def _opened(path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if os.path.exists(path) and not os.path.isfile(path):
         return open(path, "wb", buffering=0)
-    return whole_file.write(path)
+    return whole_file.write(path, own_partial=True)
 
 
 @contextlib.contextmanager
@@ -259,9 +259,7 @@ def _answer(
         for answer in answered:
             write(form(answer))
             if answer.error:
-                path, reason = map(
-                    answer_formats.printable, (answer.path, answer.error)
-                )
+                path, reason = map(terminal.printable, (answer.path, answer.error))
                 terminal.warn(f"cannot read {path}: {reason}")
             counts["bad" if answer.error else "good"] += 1
             line.update()
@@ -283,7 +281,7 @@ def _tell(counts: collections.Counter[str], left_out: collections.Counter[str]) 
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in left_out.items())
         terminal.say(
             f"{left_out.total():,} other files left out of folders: "
-            f"{answer_formats.printable(kinds)}"
+            f"{terminal.printable(kinds)}"
         )
 
 

@@ -61,6 +61,16 @@ def styled(text: str, style: Literal["bold", "red", "yellow"]) -> str:
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
 
 
+def printable(text: str, keep: str = "") -> str:
+    """The text with what is not seen written as escapes, but for characters to keep."""
+    return "".join(
+        char
+        if char.isprintable() or char in keep
+        else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
 def say(text: str, *, stage: str = "") -> None:
     """Prints one line, in process 0 only; nothing in quiet mode.
 
@@ -68,6 +78,7 @@ def say(text: str, *, stage: str = "") -> None:
       text: the line.
       stage: begins it, before a colon.
     """
+    text = printable(text, "\n")
     if is_first_process() and not _quiet:
         _write(f"{styled(stage, 'bold')}: {text}" if stage else text)
 
@@ -75,13 +86,13 @@ def say(text: str, *, stage: str = "") -> None:
 def warn(text: str) -> None:
     """Prints `warning: ...`, in process 0 only; in quiet mode too."""
     if is_first_process():
-        _write(styled(f"warning: {text}", "yellow"))
+        _write(styled(printable(f"warning: {text}", "\n"), "yellow"))
 
 
 def error(text: str) -> None:
     """Prints `error: ...`, in any process, below what lines of progress came to."""
     end_lines()
-    head, _, rest = f"error: {text}".partition("\n")
+    head, _, rest = printable(f"error: {text}", "\n").partition("\n")
     _write("\n".join([styled(head, "red"), rest]) if rest else styled(head, "red"))
 
 

@@ -10,7 +10,9 @@ from etils import epath
 
 
 @contextlib.contextmanager
-def write(path: str | os.PathLike[str], *, shared: bool = False) -> Iterator[IO[Any]]:
+def write(
+    path: str | os.PathLike[str], *, shared: bool = False, own_partial: bool = False
+) -> Iterator[IO[Any]]:
     """Opens a file for bytes that has its name once it is whole and on the disk.
 
     A reader sees the old file or the new one, after a kill or a power loss too. What a
@@ -21,13 +23,15 @@ def write(path: str | os.PathLike[str], *, shared: bool = False) -> Iterator[IO[
       shared: several processes may write the same content at once. Each has a partial
         file of its own, and a file that is there stays: a rename would take it, over
         NFS, from hosts that have mapped it.
+      own_partial: several processes may write at once, each its own content. The last
+        to end replaces the others' files.
 
     Raises:
       OSError: (or a bucket's own errors) if it cannot be written; nothing is left.
     """
     target = epath.Path(path)
     local = "://" not in os.fspath(target)
-    mark = f"{uuid.uuid4().hex}." if shared else ""
+    mark = f"{uuid.uuid4().hex}." if shared or own_partial else ""
     partial = target.with_name(f"{target.name}.{mark}partial")
     try:
         with partial.open("wb") as file:
