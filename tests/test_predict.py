@@ -341,17 +341,14 @@ def test_answers_go_into_a_pipe_and_through_a_link(at_hand, tmp_path, capsys):
     assert link.is_symlink() and len(target.read_text().splitlines()) == 4
 
 
-def test_two_commands_with_one_place_for_answers_do_not_mix(
-    at_hand, tmp_path, monkeypatch
-):
+def test_two_commands_with_one_place_do_not_mix(at_hand, tmp_path, monkeypatch):
     """Breaks if the second writes into the partial file of the first."""
     path, out = picture(tmp_path / "a.png"), tmp_path / "out"
     arguments = [f"--workdir={at_hand}", f"--out={out}", "--csv", str(path)]
 
     def again(*given, **options):
-        with monkeypatch.context() as patched:
-            patched.setattr(predict, "recognize_files", recognize_files)
-            assert predict.main(arguments) == 0
+        monkeypatch.undo()
+        assert predict.main(arguments) == 0
         return recognize_files(*given, **options)
 
     monkeypatch.setattr(predict, "recognize_files", again)
