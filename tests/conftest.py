@@ -83,3 +83,15 @@ _lookup = socket.getaddrinfo
 socket.getaddrinfo = _guarded_lookup
 socket.socket.connect = _guarded(socket.socket.connect, "connect")
 socket.socket.connect_ex = _guarded(socket.socket.connect_ex, "connect_ex")
+
+
+# Few tests, many minutes: last, they would leave one worker without company.
+_LONG = ("kill", "launch", "processes", "compare", "recipes", "benchmarks", "layouts")
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    def place(item: Any) -> int:
+        name = item.path.stem.removeprefix("test_")
+        return _LONG.index(name) if name in _LONG else len(_LONG)
+
+    items.sort(key=place)
