@@ -4,9 +4,8 @@ import numpy as np
 from PIL import Image
 
 from vl_ltr_jax.page.gather import Method
-from vl_ltr_jax.page.per_class import Ranked
 from vl_ltr_jax.page.sentences import Selection
-from vl_ltr_jax.predictions import Explanation, Prediction, Spoken
+from vl_ltr_jax.predictions import Explanation, Prediction, Ranked, Spoken
 
 HOSTILE = (
     "<script>window.hacked = 1</script>",

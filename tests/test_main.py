@@ -8,8 +8,8 @@ import jax
 import pytest
 from etils import epath
 
-from vl_ltr_jax import config as configs
 from vl_ltr_jax import main, settings
+from vl_ltr_jax.run import WorkdirError
 
 
 @pytest.fixture
@@ -50,14 +50,14 @@ def test_a_workdir_that_reads_as_a_pattern_is_refused(monkeypatch, tmp_path, cha
         monkeypatch.setattr(main, "_WORKDIR", types.SimpleNamespace(value=workdir))
         return main.checked_flags()[1]
 
-    with pytest.raises(configs.ConfigError) as told:
+    with pytest.raises(WorkdirError) as told:
         checked(f"{tmp_path}/run{character}1")
     assert f"/run{character}1 has {character} in its path: Orbax" in str(told.value)
     for workdir in (f"{tmp_path}/run-1", f"gs://b/run{character}"):
         assert checked(workdir) == epath.Path(workdir)
     (tmp_path / character).mkdir()
     monkeypatch.chdir(tmp_path / character)
-    with pytest.raises(configs.ConfigError, match="--workdir=run, which is /"):
+    with pytest.raises(WorkdirError, match="--workdir=run, which is /"):
         checked("run")
 
 

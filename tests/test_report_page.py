@@ -21,8 +21,8 @@ from report_world import (
 
 from vl_ltr_jax.page import text
 from vl_ltr_jax.page.gather import Method, gather
-from vl_ltr_jax.page.per_class import Ranked
 from vl_ltr_jax.page.render import render
+from vl_ltr_jax.predictions import Ranked
 
 VOID = {"meta", "link", "img"}
 KNOWN = set(

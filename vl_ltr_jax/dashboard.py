@@ -15,17 +15,18 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from vl_ltr_jax import settings, shots
 from vl_ltr_jax.data.images import ImageReadError
 from vl_ltr_jax.data.sources import LongTailedData
 from vl_ltr_jax.logs import Logs
+from vl_ltr_jax.predictions import Ranked
 
 RULE = "standard"
 SHOWN_MISTAKES = 8  # of each group
@@ -36,27 +37,6 @@ _SIDE, _LINE, _LINES_EACH, _FONT_SIZE = 224, 15, 2, 12
 _PAPER, _INK = (255, 255, 255), (0, 0, 0)
 
 Transform = Callable[[Image.Image], UInt8[np.ndarray, "H W 3"]]
-
-
-class Predictions(NamedTuple):
-    """What the run's own head says of each image of a split.
-
-    Attributes:
-      labels: true classes.
-      classes: the likeliest, best first.
-      probabilities: of these.
-      margins: log-probability of the true class less that of the best other one.
-    """
-
-    labels: Int[np.ndarray, " N"]
-    classes: Int[np.ndarray, "N K"]
-    probabilities: Float[np.ndarray, "N K"]
-    margins: Float[np.ndarray, " N"]
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray]) -> "Predictions":
-        """Of arrays under these names; others are left."""
-        return cls(*(arrays[name] for name in cls._fields))
 
 
 def write(
@@ -76,7 +56,7 @@ def write(
       data: names, counts and the test pictures.
       summary: what the stage gives: `predicted_by`, and for `val` and `test` the
         accuracies of each head, see `evaluate.summarise`.
-      images: for `val` and `test` the arrays of :class:`Predictions`.
+      images: for `val` and `test` the arrays of :class:`Ranked`.
       transform: from a picture to the pixels that evaluation sees.
       anchors: of each class its sentences, best first; none where there are no anchors.
     """
@@ -86,12 +66,12 @@ def write(
     logs.scalars(0, accuracies(summary))
     groups = shots.shot_groups(data.train_counts, RULE)
     for split, arrays in images.items():
-        found = Predictions.of(arrays)
+        found = Ranked.of(arrays)
         for group, members in groups.items():
             margins = found.margins[members[found.labels]]
             if len(margins):
                 logs.histogram(0, f"{split}/margin/{group}", margins)
-    found = Predictions.of(images["test"])
+    found = Ranked.of(images["test"])
     for group, members in groups.items():
         if not members.any():
             continue
@@ -122,7 +102,7 @@ def write_mistakes(
     logs: Logs,
     group: str,
     members: Bool[np.ndarray, " C"],
-    found: Predictions,
+    found: Ranked,
     data: LongTailedData,
     transform: Transform,
 ) -> None:

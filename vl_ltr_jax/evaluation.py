@@ -14,7 +14,7 @@ from vl_ltr_jax import baselines, dashboard, evaluate, inputs, terminal
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import write_whole
 from vl_ltr_jax.logs import Logs
-from vl_ltr_jax.run import Run, with_tuned_tower
+from vl_ltr_jax.run import Run, anchor_sentences, with_tuned_tower
 from vl_ltr_jax.settings import Config, Evaluate
 
 # Of each image, see `accuracy.Ranking`; written as `SPLIT_NAME.npy`.
@@ -74,7 +74,7 @@ def evaluate_heads(run: Run) -> dict[str, Any]:
             summary,
             told,
             inputs.eval_transform(run.config),
-            run.anchor_sentences(),
+            anchor_sentences(run.workdir),
         )
     return summary
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from vl_ltr_jax import accuracy, unseen
 from vl_ltr_jax.models import linear
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
-from vl_ltr_jax.models.lgr import LanguageGuidedHead
+from vl_ltr_jax.models.lgr import LanguageGuidedHead, anchor_constants
 
 
 class RecognizerError(ValueError):
@@ -109,6 +109,18 @@ class Said(NamedTuple):
     trained: Float[Array, "b T"]
     visual: Float[Array, "b T"] | None = None
     language: Float[Array, "b C"] | None = None
+
+
+def with_constants(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Arrays with what :func:`apply` would compute of an LGR's anchors each time."""
+    computed = {
+        name: {
+            **arrays[name],
+            "constants": anchor_constants(jnp.asarray(arrays[name]["embeddings"])),
+        }
+        for name in arrays.keys() & {"anchors", "added"}
+    }
+    return {**arrays, **computed}
 
 
 def apply(card: Card, arrays: dict[str, Any], features: Float[Array, "b D"]) -> Said:

@@ -23,7 +23,7 @@ from vl_ltr_jax.heads import Card
 from vl_ltr_jax.models import clip_files, linear, vl_ltr
 from vl_ltr_jax.models.clip import PRESETS, Clip
 from vl_ltr_jax.recognizer import Recognizer
-from vl_ltr_jax.run import random_towers, with_tuned_tower
+from vl_ltr_jax.run import anchor_sentences, random_towers, with_tuned_tower
 from vl_ltr_jax.settings import DECOUPLED, Config
 
 
@@ -117,7 +117,9 @@ def of_run(workdir: epath.Path) -> Recognizer:
         language_logit_scale=float(towers["params"]["logit_scale"]),
         num_trained=len(names),
         class_names=names,
-        sentences=_sentences(workdir, len(names)),
+        sentences=recognizer_files.texts(
+            anchor_sentences(workdir) or [[]] * len(names)
+        ),
     )
     name = config.init.tokenizer or config.init.clip
 
@@ -213,11 +215,3 @@ def _anchored(
         "anchors": {"embeddings": embeddings, "padding": padding},
         "added": unseen.none(*embeddings.shape[1:]),
     }
-
-
-def _sentences(workdir: epath.Path, num_classes: int) -> tuple[tuple[str, ...], ...]:
-    """Anchor sentences of each class; none where the run chose none."""
-    path = workdir / "anchors" / "sentences.json"
-    if not path.exists():
-        return ((),) * num_classes
-    return recognizer_files.texts(json.loads(path.read_text()))

@@ -30,7 +30,7 @@ from vl_ltr_jax import (
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.page import of_run
-from vl_ltr_jax.run import Run
+from vl_ltr_jax.run import Run, check_path
 
 _CONFIG = configs.define_flag()
 _WORKDIR = flags.DEFINE_string(
@@ -112,15 +112,15 @@ def checked_flags(
       command: that was called, for messages.
 
     Raises:
-      ConfigError: if a flag is missing, the configuration has faults, or the workdir
-        cannot be one.
+      ConfigError: if a flag is missing, or the configuration has faults.
+      WorkdirError: if the workdir cannot be one.
     """
     config = checked_config(command)
     if not _WORKDIR.value:
         raise configs.ConfigError(usage.without_workdir(command, sys.argv[1:]))
-    if fault := usage.workdir_fault(_WORKDIR.value):
-        raise configs.ConfigError(fault)
-    return config, epath.Path(_WORKDIR.value)
+    workdir = epath.Path(_WORKDIR.value)
+    check_path(workdir)
+    return config, workdir
 
 
 def show_config(

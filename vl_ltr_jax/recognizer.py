@@ -44,8 +44,8 @@ class Recognizer:
 
     Attributes:
       card: what is known of it.
-      arrays: its numbers, a nested dict: `towers`, `head`, and of an LGR `anchors`
-        (with what is computed of them) and `added`, the classes known by sentences.
+      arrays: its numbers on the host, a nested dict: `towers`, `head`, and of an LGR
+        `anchors` and `added`, the classes known by sentences; see `heads.apply`.
     """
 
     def __init__(
@@ -77,11 +77,7 @@ class Recognizer:
         """To be called when the classes have changed."""
         self._forward = jax.jit(self.forward)
         self._classify = jax.jit(functools.partial(heads.apply, self.card))
-        arrays = jax.device_put(self.arrays)
-        for name in arrays.keys() & {"anchors", "added"}:
-            constants = lgr.anchor_constants(arrays[name]["embeddings"])
-            arrays[name] = {**arrays[name], "constants": constants}
-        self._placed = arrays
+        self._placed = heads.with_constants(jax.device_put(self.arrays))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -288,20 +284,19 @@ class Recognizer:
             "padding": np.arange(num_anchors)[None] >= len(chosen),
             "offsets": np.zeros(1, np.float32),
         }
-        before = self.card, self.arrays
         added = {
             key: np.concatenate([rows, new[key]])
             for key, rows in self.arrays["added"].items()
         }
-        self.card, self.arrays = card, {**self.arrays, "added": added}
+        larger = Recognizer(
+            card,
+            {**self.arrays, "added": added},
+            reference=self.reference,
+            tokenizer=self.tokenizer_directory,
+        )
+        added["offsets"][-1] = larger._offset(max_taken)
+        self.card, self.arrays = card, larger.arrays
         self._compile()
-        try:
-            added["offsets"][-1] = self._offset(max_taken)
-        except BaseException:
-            self.card, self.arrays = before
-            raise
-        finally:
-            self._compile()
         return self
 
     def _references(self) -> Float32[np.ndarray, "N D"]:

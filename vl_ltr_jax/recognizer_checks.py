@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any, get_type_hints
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jaxtyping import Float32
@@ -13,7 +11,7 @@ from jaxtyping import Float32
 from vl_ltr_jax.data import transforms
 from vl_ltr_jax.heads import Card
 from vl_ltr_jax.models.clip import PRESETS, variable_shapes
-from vl_ltr_jax.models.lgr import LanguageGuidedHead
+from vl_ltr_jax.models.lgr import head_shapes
 
 _CHOICES: dict[str, Collection[str]] = {
     "backbone": PRESETS,
@@ -86,13 +84,7 @@ def _expected(card: Card, found: Mapping[str, Any]) -> dict[str, tuple[int, ...]
     if card.head == "linear":
         shapes |= {"head/kernel": (width, trained), "head/bias": (trained,)}
         return shapes | ({"head/centre": (width,)} if "head/centre" in found else {})
-    head = jax.eval_shape(
-        LanguageGuidedHead(trained, width, language_logit_scale=0.0).init,
-        jax.eval_shape(lambda: jax.random.key(0)),
-        jax.ShapeDtypeStruct((1, width), jnp.float32),
-        jax.ShapeDtypeStruct((trained, 1, width), jnp.float32),
-        jax.ShapeDtypeStruct((trained, 1), jnp.bool_),
-    )["params"]
+    head = head_shapes(trained, width)
     shapes |= {name: leaf.shape for name, leaf in _flat({"head": head}).items()}
     padding = found["anchors/padding"] if "anchors/padding" in found else np.zeros(0)
     num_anchors = padding.shape[-1]

@@ -218,11 +218,6 @@ class Run:
             "constants": jax.jit(lgr.anchor_constants)(anchors),
         }
 
-    def anchor_sentences(self) -> list[list[str]]:
-        """The anchor sentences of each class, best first; none without that stage."""
-        path = self.workdir / "anchors" / "sentences.json"
-        return json.loads(path.read_text()) if path.exists() else []
-
     def class_texts(self, sentences: np.ndarray) -> np.ndarray:
         """The text [C, D] each class is compared with in zero-shot recognition."""
         choice, read = self.config.evaluate.zero_shot_text, self.inputs
@@ -255,6 +250,12 @@ def random_towers(model: Clip, seed: int) -> dict[str, Any]:
         np.zeros((1, 1), np.int32),
     )
     return jax.tree.map(np.asarray, dict(variables))
+
+
+def anchor_sentences(workdir: epath.Path) -> list[list[str]]:
+    """The anchor sentences of each class, best first; none where a run chose none."""
+    path = workdir / "anchors" / "sentences.json"
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def with_tuned_tower(towers: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:
@@ -317,6 +318,26 @@ def sole_user(workdir: epath.Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def check_path(workdir: epath.Path) -> None:
+    """Refuses a local workdir whose path Orbax takes for a pattern.
+
+    Raises:
+      WorkdirError: if it has characters of patterns.
+    """
+    if "://" in os.fspath(workdir):
+        return
+    path = os.path.abspath(workdir)
+    found = [character for character in "[]*?" if character in path]
+    if not found:
+        return
+    beyond = "" if path == os.fspath(workdir) else f", which is {path},"
+    raise WorkdirError(
+        f"--workdir={workdir}{beyond} has {' '.join(found)} in its path: Orbax, which "
+        "keeps the checkpoints, reads these as a pattern and would lose them; name a "
+        "directory without [ ] * ?"
+    )
 
 
 def check_writable(workdir: epath.Path) -> None:

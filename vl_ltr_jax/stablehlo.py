@@ -17,7 +17,7 @@ from jax import export
 from jaxtyping import Array, UInt8
 from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax import __version__
+from vl_ltr_jax import __version__, heads
 from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.data import transforms
 from vl_ltr_jax.models import lgr
@@ -175,11 +175,9 @@ def program_arrays(recognizer: Recognizer) -> Flat:
     Without the text tower, which no picture meets, and with what is computed once of
     the anchors.
     """
-    arrays = dict(recognizer.arrays)
+    arrays = heads.with_constants(recognizer.arrays)
     for name in arrays.keys() & {"anchors", "added"}:
-        constants = lgr.anchor_constants(jnp.asarray(arrays[name]["embeddings"]))
-        computed = jax.device_get(constants)._asdict()
-        arrays[name] = {**arrays[name], "constants": computed}
+        arrays[name]["constants"] = arrays[name]["constants"]._asdict()
     return {
         name: array
         for name, array in _flatten(arrays).items()

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import os
 import shlex
 import shutil
 import sys
@@ -124,29 +123,6 @@ def without_workdir(command: Command, arguments: Sequence[str]) -> str:
     return (
         "--workdir=DIR is missing: it names the directory of everything the run makes. "
         f"The whole command line:\n\n{_INDENT}{command.line(mended)}"
-    )
-
-
-def workdir_fault(workdir: str) -> str:
-    """What is wrong with a local workdir whose path has characters of patterns.
-
-    Args:
-      workdir: as given, or a bucket, of which nothing is said.
-
-    Returns:
-      The message, empty if nothing is wrong.
-    """
-    if "://" in workdir:
-        return ""
-    path = os.path.abspath(workdir)
-    found = [character for character in "[]*?" if character in path]
-    if not found:
-        return ""
-    beyond = "" if path == workdir else f", which is {path},"
-    return (
-        f"--workdir={workdir}{beyond} has {' '.join(found)} in its path: Orbax, which "
-        "keeps the checkpoints, reads these as a pattern and would lose them; name a "
-        "directory without [ ] * ?"
     )
 
 

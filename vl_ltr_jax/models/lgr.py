@@ -54,6 +54,20 @@ def anchor_constants(anchors: Float[Array, "C M D"]) -> AnchorConstants:
     )
 
 
+def head_shapes(num_classes: int, embed_dim: int) -> dict[str, Any]:
+    """The parameters of a :class:`LanguageGuidedHead` as shapes and dtypes."""
+    head = LanguageGuidedHead(num_classes, embed_dim, language_logit_scale=0.0)
+    # Shapes all the way: a real key would start the devices.
+    variables = jax.eval_shape(
+        head.init,
+        jax.eval_shape(lambda: jax.random.key(0)),
+        jax.ShapeDtypeStruct((1, embed_dim), jnp.float32),
+        jax.ShapeDtypeStruct((num_classes, 1, embed_dim), jnp.float32),
+        jax.ShapeDtypeStruct((num_classes, 1), jnp.bool_),
+    )
+    return dict(variables["params"])
+
+
 def attention(
     params: Mapping[str, Any],
     image_features: Float[Array, "B D"],

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -22,7 +20,7 @@ from vl_ltr_jax.models.clip import (
     VisionConfig,
     variable_shapes,
 )
-from vl_ltr_jax.models.lgr import LanguageGuidedHead
+from vl_ltr_jax.models.lgr import head_shapes
 from vl_ltr_jax.models.positions import resize_tower
 from vl_ltr_jax.models.sizes import from_shapes, vision_from_shapes
 from vl_ltr_jax.models.tensor_files import read_tensors
@@ -134,14 +132,8 @@ def lgr_shapes(
     one_token = TextConfig(64, 1, 1, context_length=1, vocab_size=1)
     shapes = variable_shapes(ClipConfig(vision, one_token, embed_dim))
     params = {name: shapes["params"][name] for name in ("visual", "logit_scale")}
-    head = jax.eval_shape(
-        LanguageGuidedHead(num_classes, embed_dim, language_logit_scale=0.0).init,
-        jax.eval_shape(lambda: jax.random.key(0)),
-        jax.ShapeDtypeStruct((1, embed_dim), jnp.float32),
-        jax.ShapeDtypeStruct((num_classes, 1, embed_dim), jnp.float32),
-        jax.ShapeDtypeStruct((num_classes, 1), jnp.bool_),
-    )
-    return {**shapes, "params": {**params, "head": head["params"]}}
+    head = head_shapes(num_classes, embed_dim)
+    return {**shapes, "params": {**params, "head": head}}
 
 
 def lgr_tensors(

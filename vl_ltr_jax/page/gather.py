@@ -19,8 +19,9 @@ from vl_ltr_jax.page.content import (
     StageCost,
     Table,
 )
-from vl_ltr_jax.page.per_class import RULE, Ranked
+from vl_ltr_jax.page.per_class import RULE
 from vl_ltr_jax.page.sentences import Selection
+from vl_ltr_jax.predictions import Ranked
 
 SPLITS = ("test", "val")
 SPLIT_NAMES = {"test": "test", "val": "validation"}

@@ -12,9 +12,9 @@ from vl_ltr_jax.artifacts import write_whole
 from vl_ltr_jax.data.images import ImageReadError
 from vl_ltr_jax.page import gather, pictures
 from vl_ltr_jax.page.learning import Curves
-from vl_ltr_jax.page.per_class import Ranked
 from vl_ltr_jax.page.render import render
 from vl_ltr_jax.page.sentences import Selection
+from vl_ltr_jax.predictions import Ranked
 from vl_ltr_jax.recognizer import Recognizer
 from vl_ltr_jax.run import Run
 

@@ -4,32 +4,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from vl_ltr_jax import shots
 from vl_ltr_jax.page import text
 from vl_ltr_jax.page.content import ClassLine, ConfusionLine, PerClass
+from vl_ltr_jax.predictions import Ranked
 
 RULE = "standard"  # of the groups that the page colours by
 MAX_CONFUSED = 12  # classes of the matrix, and of the table of the worst
 MAX_LISTED = 300  # classes that the page lists
 _TAKEN_FOR = 3  # wrong answers that are named
-
-
-class Ranked(NamedTuple):
-    """What is known of each image of a split, as `evaluate/SPLIT_*.npy` has it.
-
-    Attributes:
-      labels: true classes.
-      classes: the k likeliest, best first.
-      probabilities: of these.
-      margins: log-probability of the true class less that of the best other one.
-    """
-
-    labels: Int[np.ndarray, " N"]
-    classes: Int[np.ndarray, "N k"]
-    probabilities: Float[np.ndarray, "N k"]
-    margins: Float[np.ndarray, " N"]
 
 
 class Mistakes(NamedTuple):

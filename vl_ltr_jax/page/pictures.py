@@ -16,8 +16,8 @@ from vl_ltr_jax.page.content import (
     AttendedSentence,
     ExplainedPicture,
 )
-from vl_ltr_jax.page.per_class import Ranked, group_names
-from vl_ltr_jax.predictions import Explanation
+from vl_ltr_jax.page.per_class import group_names
+from vl_ltr_jax.predictions import Explanation, Ranked
 
 # A picture, its true class, and what was said of it.
 Explained: TypeAlias = tuple[Image.Image, int, Explanation]
