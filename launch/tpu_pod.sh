@@ -166,7 +166,8 @@ run() {
       failures=0
       continue
     fi
-    if grep -q 'exit code 143$' <<<"$said"; then
+    # 143: SIGTERM came before there was anything to save.
+    if grep -qE 'exit code (75|143)$' <<<"$said"; then
       say "stopped and saved; going on"
       continue
     fi

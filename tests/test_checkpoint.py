@@ -203,7 +203,9 @@ def test_a_donated_state_is_saved_as_it_was(tmp_path):
 @pytest.mark.parametrize("call", ["save", "wait_until_finished"])
 def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path, monkeypatch, call):
     def fail(*args, **kwargs):
-        raise ValueError("RESOURCE_EXHAUSTED: ... No space left on device [os_error")
+        raise ValueError(
+            "RESOURCE_EXHAUSTED: to file 4: No space left on device [os_error"
+        )
 
     with Checkpoints(tmp_path / "run", every_steps=1) as checkpoints:
         checkpoints.save(1, one_array(1))

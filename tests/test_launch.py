@@ -245,7 +245,7 @@ from pathlib import Path
 index, here = os.environ["JAX_PROCESS_ID"], Path(__file__).parent
 def stop(signum, frame):
     (here / f"stopped{{index}}").touch()
-    sys.exit(143)
+    sys.exit(75)
 signal.signal(signal.SIGTERM, stop)
 (here / f"started{{index}}").touch()
 while len(list(here.glob("started*"))) < 3:
@@ -275,7 +275,7 @@ def test_local_processes_end_together(tmp_path, flags):
             while len(list(tmp_path.glob("started*"))) < 3:
                 assert process.poll() is None
             process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == (7 if flags else 143)
+        assert process.wait(timeout=60) == (7 if flags else 75)
     finally:
         process.kill()
     stopped = {path.name for path in tmp_path.glob("stopped*")}

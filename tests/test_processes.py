@@ -62,7 +62,7 @@ def test_two_processes_stop_together_resume_and_equal_one(tmp_path):
     finally:
         for process in stopped:
             process.kill()
-    assert [process.returncode for process in stopped] == [143, 143], outputs
+    assert [process.returncode for process in stopped] == [75, 75], outputs
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     step = int(checkpoint.name)
 

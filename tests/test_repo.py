@@ -35,7 +35,7 @@ ORDER = (
         "heap",
         "cluster",
         "mesh",
-        "checkpoint",
+        *("checksums", "misfits", "checkpoint", "preemption", "saves"),
         "logs",
         "provenance",
         "artifacts",
@@ -50,6 +50,7 @@ ORDER = (
         "evaluate",
         "flops",
         "pace",
+        *("non_finite", "train_metrics"),
         "loop",
     ),
     *(

@@ -2,17 +2,18 @@
 
 A checkpoint is a directory named by its step with three items: `model` (params and
 batch_stats, all that a later stage reads), `training` (every other field of the
-state) and `meta` (a JSON mapping of the caller's). Saves are committed whole or not
-at all. Orbax casts a restored array to the dtype asked for without a word, so shapes
-and dtypes are compared before anything is read.
+state) and `meta` (JSON: a mapping of the caller's, and the arrays' checksums). Saves
+are committed whole or not at all. Orbax casts a restored array to the dtype asked for
+without a word, so shapes and dtypes are compared before anything is read; it reads
+damaged arrays without a word too, so checksums are compared after.
 """
 
 import contextlib
 import dataclasses
-import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from logging import ERROR, LogRecord
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -24,8 +25,10 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import LatestN
 
+from vl_ltr_jax import checksums, misfits
+from vl_ltr_jax.checksums import Record
+
 MODEL_FIELDS = ("params", "batch_stats")
-SHOWN_DIFFERENCES = 12
 HANDLERS = {
     "model": ocp.StandardCheckpointHandler,
     "training": ocp.StandardCheckpointHandler,
@@ -37,7 +40,24 @@ PathLike = str | os.PathLike[str]
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is absent, unreadable or of another model."""
+    """A checkpoint is absent, unreadable, of another model, or cannot be written."""
+
+
+class MisfitError(CheckpointError):
+    """A checkpoint has other arrays than the run."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint cannot be read, or is not what was saved.
+
+    Attributes:
+      directory: that it lies in.
+    """
+
+    def __init__(self, message: str, directory: epath.Path) -> None:
+        """Binds where it is."""
+        super().__init__(message)
+        self.directory = directory
 
 
 class Checkpoints:
@@ -75,8 +95,13 @@ class Checkpoints:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with self._writing():
-            self._manager.close()
+        try:
+            with self._writing():
+                self._manager.close()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            logging.warning("%s", failure)  # the first error is the one to tell
 
     @property
     def directory(self) -> str:
@@ -117,22 +142,36 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         model, training = _split(state)
+        record = Record(dict(meta or {}), checksums.of(_fields(state)))
         args = ocp.args.Composite(
             model=ocp.args.StandardSave(model),
             training=ocp.args.StandardSave(training),
-            meta=ocp.args.JsonSave(dict(meta or {})),
+            meta=ocp.args.JsonSave(record.to_json()),
         )
         with self._writing():
             self._manager.save(step, force=True, args=args)
 
     def wait(self) -> None:
-        """Blocks until every save is committed.
+        """Blocks until every save is committed, in all processes or in none.
 
         Raises:
-            CheckpointError: one could not be written.
+            CheckpointError: one could not be written; what there is of it is deleted.
         """
-        with self._writing():
-            self._manager.wait_until_finished()
+        failure: CheckpointError | None = None
+        try:
+            with self._writing():
+                self._manager.wait_until_finished()
+        except CheckpointError as error:
+            failure = error
+        if _in_every_process(failure is None):
+            return
+        if jax.process_index() == 0:
+            for unfinished in self._manager.directory.glob("*.orbax-checkpoint-tmp*"):
+                unfinished.rmtree(missing_ok=True)
+        self._manager.reload()
+        raise failure or CheckpointError(
+            f"another process cannot write its part of a checkpoint to {self.directory}"
+        )
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -140,16 +179,15 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax and TensorStore raise many kinds
             raise CheckpointError(
-                f"cannot write a checkpoint to {self.directory}: {_reason(error)}. "
-                "Those written before are whole: mend the cause (a full disk?), and "
-                "the same command goes on from the last"
+                f"cannot write a checkpoint to {self.directory}: {_reason(error)}; "
+                "those written before are whole"
             ) from error
 
     def restore_latest(self, template: State) -> tuple[State, dict[str, Any]] | None:
         """Reads the newest checkpoint that can be read.
 
-        An unreadable one is named in a warning and moved aside, to `unreadable-STEP`,
-        and the one before it is read.
+        One that is unreadable, or not what was saved, is named in a warning and moved
+        aside, to `unreadable-STEP`, and the one before it is read.
 
         Args:
             template: a state of the same structure: arrays or `ShapeDtypeStruct`s,
@@ -166,14 +204,15 @@ class Checkpoints:
         failures: dict[int, Exception] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                restored = self._restore(step, template)
-            except CheckpointError:
-                raise
+                state, record = self._restore(step, template)
             except Exception as error:  # Orbax and TensorStore raise many kinds
                 failures[step] = error
             if _in_every_process(step not in failures):
-                self._set_aside(failures)
-                return restored
+                found = checksums.of(_fields(state))  # of all processes together
+                if not (damaged := checksums.damaged(found, record.checksums)):
+                    self._set_aside(failures)
+                    return state, record.meta
+                failures[step] = ValueError(_told(damaged))
             failures.setdefault(step, OSError("unreadable in another process"))
             logging.warning(
                 "checkpoint %d in %s cannot be read, trying the one before it: %s",
@@ -181,18 +220,21 @@ class Checkpoints:
                 self.directory,
                 _first_line(failures[step]),
             )
-        if failures:
-            raise CheckpointError(
-                f"none of the checkpoints {sorted(failures)} in {self.directory} can be"
-                f" read; the newest says: {_first_line(failures[max(failures)])}. Move"
-                " the directory away to start the stage afresh"
-            ) from failures[max(failures)]
-        return None
+        if not failures:
+            return None
+        newest = failures[max(failures)]
+        if isinstance(newest, MisfitError):  # it is the run that is another
+            raise newest
+        raise CheckpointError(
+            f"none of the checkpoints {sorted(failures)} in {self.directory} can be"
+            f" read; the newest says: {_first_line(newest)}. Move the directory away to"
+            " start the stage afresh"
+        ) from newest
 
-    def _restore(self, step: int, template: Any) -> tuple[Any, dict[str, Any]]:
+    def _restore(self, step: int, template: Any) -> tuple[Any, Record]:
         model, training = map(_abstract, _split(template))
         saved = self._manager.item_metadata(step)
-        _compare(
+        _check_fit(
             {**saved.model.tree, **saved.training.tree},
             {**model, **training},
             f"checkpoint {step} in {self.directory}",
@@ -206,7 +248,7 @@ class Checkpoints:
             ),
         )
         state = dataclasses.replace(template, **items.model, **items.training)
-        return state, dict(items.meta)
+        return state, Record.of(items.meta)
 
     def _set_aside(self, unreadable: Mapping[int, Exception]) -> None:
         """Clears the way for this run to reach, and save, these steps again."""
@@ -234,8 +276,9 @@ def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
         `batch_stats` is absent where the model has none.
 
     Raises:
-        CheckpointError: no checkpoint, one that cannot be read, or another structure,
-            shape or dtype than the template's.
+        DamagedError: one that cannot be read, or is not what was saved.
+        CheckpointError: no checkpoint, or another structure, shape or dtype than the
+            template's.
     """
     path = epath.Path(directory)
     if not path.is_dir():
@@ -243,7 +286,7 @@ def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
             f"no checkpoints: {path} is not a directory; delete the stage's directory "
             "and those of the stages after it, to make them again"
         )
-    with _told_errors_only(), _open(path, ("model",), create=False) as manager:
+    with _told_errors_only(), _open(path, ("model", "meta"), create=False) as manager:
         steps = manager.all_steps()
         if not steps:
             raise CheckpointError(f"no checkpoint in {path}: has the stage finished?")
@@ -251,15 +294,25 @@ def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
         try:
             tree = manager.item_metadata(max(steps)).model.tree
             if template is not None:
-                _compare(tree, {"batch_stats": {}, **template}, where)
+                _check_fit(tree, {"batch_stats": {}, **template}, where)
             blank = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
-            args = ocp.args.Composite(model=ocp.args.StandardRestore(blank))
-            model = manager.restore(max(steps), args=args).model
-        except CheckpointError:
+            items = manager.restore(
+                max(steps),
+                args=ocp.args.Composite(
+                    model=ocp.args.StandardRestore(blank), meta=ocp.args.JsonRestore()
+                ),
+            )
+            model, saved = items.model, Record.of(items.meta).checksums
+            if damaged := checksums.damaged(checksums.of(model), saved):
+                raise ValueError(_told(damaged))
+        except MisfitError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            raise CheckpointError(
-                f"{where} cannot be read: {_first_line(error)}"
+            raise DamagedError(
+                f"{where} cannot be read: {_first_line(error)}. To make it again from "
+                f"the checkpoint before it, delete artifact.json in {path.parent} and "
+                "the directories of the stages after it",
+                path,
             ) from error
     return {name: value for name, value in model.items() if value}
 
@@ -279,11 +332,18 @@ def _open(
     directory: PathLike, items: Iterable[str] = tuple(HANDLERS), **options: Any
 ) -> ocp.CheckpointManager:
     path = os.fspath(directory)
+    logging.get_absl_logger().addFilter(_is_no_echo)
     return ocp.CheckpointManager(
         path if "://" in path else os.path.abspath(path),
         options=ocp.CheckpointManagerOptions(**options),
         item_handlers={name: HANDLERS[name]() for name in items},
     )
+
+
+def _is_no_echo(record: LogRecord) -> bool:
+    """Each of Orbax's threads logs the traceback of a failure that we tell of."""
+    told = record.levelno >= ERROR and record.exc_info and "orbax" in record.pathname
+    return not told
 
 
 def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -303,40 +363,21 @@ def _abstract(tree: Any) -> Any:
     return jax.tree.map(describe, tree)
 
 
-def _describe(tree: Any) -> dict[str, str]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (
-            f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
-        )
-        for path, leaf in leaves
-    }
+def _fields(state: Any) -> dict[str, Any]:
+    model, training = _split(state)
+    return {**model, **training}
 
 
-def _compare(saved_tree: Any, wanted_tree: Any, where: str) -> None:
-    saved, wanted = _describe(saved_tree), _describe(wanted_tree)
-    differences = [
-        f"{name}: saved {saved[name]}, the run has {wanted[name]}"
-        for name in wanted
-        if name in saved and saved[name] != wanted[name]
-    ]
-    for name in wanted.keys() - saved.keys():
-        near = difflib.get_close_matches(name, saved.keys() - wanted.keys(), n=1)
-        hint = f" (the nearest saved name is {near[0]})" if near else ""
-        differences.append(f"{name}: the run has {wanted[name]}, not saved{hint}")
-    differences += [
-        f"{name}: saved {saved[name]}, not in the run"
-        for name in saved.keys() - wanted.keys()
-    ]
-    if differences:
-        shown = sorted(differences)[:SHOWN_DIFFERENCES]
-        more = len(differences) - len(shown)
-        raise CheckpointError(
-            f"{where} does not fit this run in {len(differences)} arrays:\n  "
-            + "\n  ".join(shown)
-            + (f"\n  and {more} more" if more else "")
-            + "\nResume with the configuration that wrote it, or use another workdir."
+def _check_fit(saved_tree: Any, wanted_tree: Any, where: str) -> None:
+    if found := misfits.between(saved_tree, wanted_tree):
+        raise MisfitError(
+            f"{where} does not fit this run in {found}\nResume with the configuration "
+            "that wrote it, or use another workdir."
         )
+
+
+def _told(damaged: list[str]) -> str:
+    return f"{len(damaged)} arrays are not what was saved, the first is {damaged[0]}"
 
 
 def _in_every_process(fact: bool) -> bool:
@@ -347,8 +388,8 @@ def _in_every_process(fact: bool) -> bool:
 
 def _reason(error: Exception) -> str:
     """The operating system's words where it has any: TensorStore's are long."""
-    found = re.search(r"(No space left on device|Disk quota exceeded)", str(error))
-    return found[0] if found else _first_line(error)
+    found = re.search(r"([A-Z][^:]*?) *\[os_error", str(error))
+    return found[1] if found else _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

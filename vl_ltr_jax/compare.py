@@ -23,6 +23,7 @@ from vl_ltr_jax import (
     baselines,
     comparison,
     inputs,
+    preemption,
     run,
     settings,
     stages,
@@ -333,6 +334,7 @@ def _copy(source: epath.Path, target: epath.Path) -> None:
 def main(argv: Sequence[str]) -> None:
     """Runs the comparison and prints the tables."""
     del argv
+    preemption.end_on_sigterm(terminal.warn)
     try:
         names = methods_of(_METHODS.value)
         if vl_ltr_main.SHOW_CONFIG.value:

@@ -22,6 +22,7 @@ from vl_ltr_jax import (
     heap,
     inputs,
     outcomes,
+    preemption,
     settings,
     stages,
     terminal,
@@ -207,6 +208,7 @@ def refuse(error: Exception) -> NoReturn:
 def main(argv: Sequence[str]) -> None:
     """Runs all stages."""
     del argv
+    preemption.end_on_sigterm(terminal.warn)
     try:
         if SHOW_CONFIG.value:
             show_config()

@@ -5,6 +5,7 @@ batch; towers may embed it in chunks.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +56,7 @@ def make_step(
 
     Differs from VL-LTR: with `train_batch_norm`, BatchNorm sees the global batch, or a
     whole chunk of it where the batch is accumulated; chunks update the running
-    statistics one after the other.
+    statistics one after the other. The logit scale is clamped, as CLIP's is.
 
     Args:
       model: both towers, in training.
@@ -174,11 +175,14 @@ def make_step(
             "gradient_norm": optax.tree.norm(gradients),
             "logit_scale": jnp.exp(state.params["logit_scale"]),
         }
+        params = optax.apply_updates(state.params, updates)
+        if most := options.max_logit_scale:
+            params["logit_scale"] = jnp.minimum(params["logit_scale"], math.log(most))
         return (
             dataclasses.replace(
                 state,
                 step=state.step + 1,
-                params=optax.apply_updates(state.params, updates),
+                params=params,
                 batch_stats=batch_stats,
                 opt_state=opt_state,
             ),

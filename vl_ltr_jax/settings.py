@@ -121,6 +121,7 @@ class Pretrain(Training):
     distillation_temperature: float = 1.0
     train_batch_norm: bool = False
     loss_form: Literal["auto", "rows", "streaming"] = "auto"
+    max_logit_scale: float = 100.0  # after each step, as CLIP's; 0: none, as VL-LTR's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +208,15 @@ class Log:
 
 
 @dataclasses.dataclass(frozen=True)
+class Faults:
+    """What a run does when something goes wrong; images have a limit in `data`."""
+
+    non_finite: Literal["stop", "skip"] = "stop"  # a step's loss or gradient
+    max_skipped_steps: int = 10  # of a training stage; the next one stops it
+    max_failed_saves: int = 0  # in a row, with which training stops; 0: it tries on
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Everything a run needs."""
 
@@ -222,6 +232,7 @@ class Config:
     evaluate: Evaluate = Evaluate()
     mesh: Mesh = Mesh()
     log: Log = Log()
+    faults: Faults = Faults()
     seed: int = 0
 
 

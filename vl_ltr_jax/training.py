@@ -14,7 +14,7 @@ import jax
 import optax
 from etils import epath
 
-from vl_ltr_jax import flops, loop, optim, settings, train_state
+from vl_ltr_jax import flops, loop, non_finite, optim, settings, train_state
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.checkpoint import Checkpoints
 from vl_ltr_jax.data.loader import Batches
@@ -96,14 +96,17 @@ def train(
 
     Returns:
       A summary: `steps` and `images_seen` over all starts, `seconds_before` this
-      start, and the `losses` of the last step, if this start made it.
+      start, the `losses` of the last step, if this start made it, and
+      `skipped_steps`, if there were any.
 
     Raises:
-      ValueError: (a subclass) for a checkpoint that does not fit.
+      ValueError: (a subclass) for a checkpoint that does not fit, or saves that fail.
+      NonFiniteLossError: a loss or gradient is not finite.
     """
-    started, options = time.monotonic(), config.log
+    started, options, faults = time.monotonic(), config.log, config.faults
     state, shardings = first_state(variables, optimizer, mesh, config.mesh.fsdp)
-    seconds_before = 0.0
+    seconds_before, skipped = 0.0, []
+    skips = faults.non_finite == "skip"
     with (
         Checkpoints(
             directory / "checkpoints",
@@ -121,6 +124,7 @@ def train(
         if restored := checkpoints.restore_latest(state):
             state, meta = restored
             seconds_before = float(meta["seconds"])
+            skipped = [int(number) for number in meta.get("skipped_steps", [])]
             logs.message(f"resumes at step {int(state.step)}")
         first_step = int(state.step)
         logs.parameters(state.params)
@@ -133,13 +137,19 @@ def train(
         )
         counted = flops.CountedStep(
             jax.jit(
-                step,
+                non_finite.skipped(step) if skips else step,
                 donate_argnums=1,
                 out_shardings=(shardings, meshes.replicated(mesh)),
             ),
             frozen,
             mesh,
             config.model.compute_dtype,
+        )
+        guard = non_finite.NonFiniteSteps(
+            directory,
+            host_batches.drawn,
+            faults.max_skipped_steps if skips else 0,
+            skipped,
         )
         loop.train(
             state,
@@ -153,13 +163,19 @@ def train(
             images_per_step=plan.global_batch_size,
             loading=host_batches.account,
             rates=counted.rates,
-            meta=lambda: {"seconds": seconds_before + time.monotonic() - started},
+            meta=lambda: {
+                "seconds": seconds_before + time.monotonic() - started,
+                "skipped_steps": guard.skipped,
+            },
+            non_finite=guard,
+            max_failed_saves=faults.max_failed_saves,
         )
     return {
         "steps": plan.num_steps,
         "images_seen": plan.num_steps * plan.global_batch_size,
         "seconds_before": seconds_before,
         "losses": logs.losses,
+        **({"skipped_steps": guard.skipped} if guard.skipped else {}),
     }
 
 

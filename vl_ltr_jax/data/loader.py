@@ -22,7 +22,7 @@ from jaxtyping import Float32, Int, Integer, UInt8
 from vl_ltr_jax.data.examples import Account, OrderedExamples, TrainExamples
 from vl_ltr_jax.data.images import Picture
 from vl_ltr_jax.data.packing import Packer
-from vl_ltr_jax.data.sampler import BatchSampler
+from vl_ltr_jax.data.sampler import BatchDraw, BatchSampler
 from vl_ltr_jax.data.sources import Split
 from vl_ltr_jax.data.transforms import EvalTransform, TrainTransform
 
@@ -37,22 +37,25 @@ class WorkerDiedError(RuntimeError):
 
 
 class Batches(Iterator[Batch]):
-    """An iterator over batches of training, with the account of what they cost."""
+    """An iterator over batches of training, with what they cost and are drawn of."""
 
     def __init__(
         self,
         batches: Iterable[Batch],
         account: Account,
+        drawn: Callable[[int], BatchDraw],
         close: Callable[[], object] = lambda: None,
     ) -> None:
-        """Joins the two.
+        """Joins the three.
 
         Args:
           batches: endless.
           account: kept while they are made.
+          drawn: from the number of steps before to images and sentences of a step.
           close: ends what makes them.
         """
         self._batches, self.account, self.close = iter(batches), account, close
+        self.drawn = drawn
 
     def __next__(self) -> Batch:
         return next(self._batches)
@@ -132,7 +135,7 @@ def train_batches(
     made = _batches(positions.map(examples), len(rows), num_threads, num_workers)
     batches = map(account.take, made)
     if packing is None or tokens is None:
-        return Batches(batches, account, made.close)
+        return Batches(batches, account, sampler.draw, made.close)
     packer = Packer(
         tokens,
         global_batch_size,
@@ -143,7 +146,7 @@ def train_batches(
         {**batch, **packer.pack(step, process_index, process_count)}
         for step, batch in enumerate(batches, start_step)
     )
-    return Batches(packed, account, made.close)
+    return Batches(packed, account, sampler.draw, made.close)
 
 
 def eval_batches(
@@ -285,7 +288,8 @@ def feature_batches(
             features[here] = table[images[here]]
         return {"features": features, "label": labels[images].astype(np.int32)}
 
-    return Batches(map(batch, itertools.count(start_step)), Account())
+    batches = map(batch, itertools.count(start_step))
+    return Batches(batches, Account(), sampler.draw)
 
 
 def _in_order(
