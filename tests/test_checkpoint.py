@@ -7,9 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 
 from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.checkpoint import CheckpointError, Checkpoints, load_params
+from vl_ltr_jax.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    DamagedError,
+    load_params,
+)
+from vl_ltr_jax.checksums import Record
 
 
 @flax.struct.dataclass
@@ -142,6 +149,82 @@ def test_an_unreadable_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
         assert_equal(restored, one_array(5))
     assert f"checkpoint 3 in {tmp_path} cannot be read" in caplog.text
     assert (tmp_path / "unreadable-3").is_dir()
+
+
+def flip(path):
+    """One bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def largest_file(directory):
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def random_state(step):
+    """Larger than what describes it, and incompressible."""
+    values = np.random.default_rng(step).normal(size=(256, 64)).astype(np.float32)
+    return State(jnp.int32(step), {"kernel": jnp.asarray(values)}, {}, {})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        lambda path: path.write_bytes(path.read_bytes()[:30_000]),
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    ],
+    ids=["flipped", "truncated", "missing", "zeros"],
+)
+def test_a_checkpoint_that_is_not_what_was_saved_gives_way(tmp_path, caplog, damage):
+    """A bit of an array: without checksums Orbax restores it as if nothing was."""
+    with Checkpoints(tmp_path / "run", every_steps=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, random_state(step))
+    damage(largest_file(tmp_path / "run" / "2" / "model"))
+    with pytest.raises(DamagedError, match="checkpoint 2 in .* cannot be read") as told:
+        load_params(tmp_path / "run")
+    assert told.value.directory == epath.Path(tmp_path / "run")
+    with Checkpoints(tmp_path / "run", every_steps=1) as checkpoints:
+        restored, _ = checkpoints.restore_latest(random_state(0))
+    assert_equal(restored, random_state(1))
+    assert f"checkpoint 2 in {tmp_path / 'run'} cannot be read" in caplog.text
+
+
+def test_meta_that_is_not_what_was_saved_gives_way(tmp_path, caplog):
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, one_array(step), {"seconds": 100 + step})
+    (path,) = (tmp_path / "2" / "meta").glob("metadata")
+    path.write_text(path.read_text().replace("102", "902"))
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        restored, meta = checkpoints.restore_latest(one_array(0))
+    assert (int(restored.step), meta) == (1, {"seconds": 101})
+    assert "meta is not what was saved" in caplog.text
+
+
+def test_one_misfit_among_those_that_fit_is_damage(tmp_path, caplog):
+    """A flipped byte in what describes the arrays may well be readable."""
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, one_array(1))
+        checkpoints.save(2, make_state(2))
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        restored, _ = checkpoints.restore_latest(one_array(0))
+    assert_equal(restored, one_array(1))
+    assert "does not fit this run" in caplog.text
+
+
+def test_checkpoints_of_before_there_were_checksums_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(Record, "to_json", lambda record: record.meta)
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, one_array(1), {"seconds": 3.5})
+        restored, meta = checkpoints.restore_latest(one_array(0))
+    assert_equal(restored, one_array(1))
+    assert meta == {"seconds": 3.5}
+    assert_equal(load_params(tmp_path)["params"], one_array(1).params)
 
 
 def test_no_readable_checkpoint_is_an_error_not_a_fresh_start(tmp_path):

@@ -10,8 +10,10 @@ damaged arrays without a word too, so checksums are compared after.
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from logging import ERROR, LogRecord
 from types import TracebackType
@@ -22,10 +24,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import LatestN
 
 from vl_ltr_jax import checksums, misfits
+from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.checksums import Record
 
 MODEL_FIELDS = ("params", "batch_stats")
@@ -34,6 +36,8 @@ HANDLERS = {
     "training": ocp.StandardCheckpointHandler,
     "meta": ocp.JsonCheckpointHandler,
 }
+
+_MOST_FAULTS_OF_A_SAVE, _UNFINISHED = 20, "*.orbax-checkpoint-tmp*"
 
 State = TypeVar("State")
 PathLike = str | os.PathLike[str]
@@ -80,11 +84,10 @@ class Checkpoints:
                 " must be at least 1"
             )
         self._every_steps = every_steps
-        self._manager = _open(
-            directory,
-            preservation_policy=LatestN(keep),
-            cleanup_tmp_directories=True,
+        self._open = functools.partial(
+            _open, directory, preservation_policy=LatestN(keep)
         )
+        self._manager = self._open(cleanup_tmp_directories=True)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -163,15 +166,26 @@ class Checkpoints:
                 self._manager.wait_until_finished()
         except CheckpointError as error:
             failure = error
-        if _in_every_process(failure is None):
+        if meshes.in_every_process(failure is None):
             return
-        if jax.process_index() == 0:
-            for unfinished in self._manager.directory.glob("*.orbax-checkpoint-tmp*"):
-                unfinished.rmtree(missing_ok=True)
-        self._manager.reload()
+        self._start_anew()
         raise failure or CheckpointError(
             f"another process cannot write its part of a checkpoint to {self.directory}"
         )
+
+    def _start_anew(self) -> None:
+        """Leaves a failed save behind: its manager might tell of it at the next one."""
+        for _ in range(_MOST_FAULTS_OF_A_SAVE):
+            with contextlib.suppress(Exception):  # each call tells of one more
+                self._manager.close()
+                break
+        self._manager = self._open()
+        for _ in range(_MOST_FAULTS_OF_A_SAVE if jax.process_index() == 0 else 0):
+            with contextlib.suppress(OSError):  # a thread may be at work there still
+                for unfinished in self._manager.directory.glob(_UNFINISHED):
+                    unfinished.rmtree()
+                break
+            time.sleep(0.1)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -184,10 +198,9 @@ class Checkpoints:
             ) from error
 
     def restore_latest(self, template: State) -> tuple[State, dict[str, Any]] | None:
-        """Reads the newest checkpoint that can be read.
+        """Reads the newest checkpoint that can be read, and is what was saved.
 
-        One that is unreadable, or not what was saved, is named in a warning and moved
-        aside, to `unreadable-STEP`, and the one before it is read.
+        Others are named in a warning and moved aside, to `unreadable-STEP`.
 
         Args:
             template: a state of the same structure: arrays or `ShapeDtypeStruct`s,
@@ -207,12 +220,12 @@ class Checkpoints:
                 state, record = self._restore(step, template)
             except Exception as error:  # Orbax and TensorStore raise many kinds
                 failures[step] = error
-            if _in_every_process(step not in failures):
+            if meshes.in_every_process(step not in failures):
                 found = checksums.of(_fields(state))  # of all processes together
-                if not (damaged := checksums.damaged(found, record.checksums)):
+                if not (damage := checksums.damage(found, record.checksums)):
                     self._set_aside(failures)
                     return state, record.meta
-                failures[step] = ValueError(_told(damaged))
+                failures[step] = ValueError(damage)
             failures.setdefault(step, OSError("unreadable in another process"))
             logging.warning(
                 "checkpoint %d in %s cannot be read, trying the one before it: %s",
@@ -259,7 +272,7 @@ class Checkpoints:
                 aside = self._manager.directory / f"unreadable-{step}"
                 aside.rmtree(missing_ok=True)
                 (self._manager.directory / str(step)).rename(aside)
-        _in_every_process(True)
+        meshes.in_every_process(True)
         self._manager.reload()
 
 
@@ -286,7 +299,7 @@ def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
             f"no checkpoints: {path} is not a directory; delete the stage's directory "
             "and those of the stages after it, to make them again"
         )
-    with _told_errors_only(), _open(path, ("model", "meta"), create=False) as manager:
+    with _open(path, ("model", "meta"), create=False) as manager:
         steps = manager.all_steps()
         if not steps:
             raise CheckpointError(f"no checkpoint in {path}: has the stage finished?")
@@ -303,8 +316,8 @@ def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
                 ),
             )
             model, saved = items.model, Record.of(items.meta).checksums
-            if damaged := checksums.damaged(checksums.of(model), saved):
-                raise ValueError(_told(damaged))
+            if damage := checksums.damage(checksums.of(model), saved):
+                raise ValueError(damage)
         except MisfitError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds
@@ -317,22 +330,11 @@ def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
     return {name: value for name, value in model.items() if value}
 
 
-@contextlib.contextmanager
-def _told_errors_only() -> Iterator[None]:
-    """Orbax warns of every item of a checkpoint that nobody asks for."""
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
 def _open(
     directory: PathLike, items: Iterable[str] = tuple(HANDLERS), **options: Any
 ) -> ocp.CheckpointManager:
     path = os.fspath(directory)
-    logging.get_absl_logger().addFilter(_is_no_echo)
+    logging.get_absl_logger().addFilter(_is_worth_telling)
     return ocp.CheckpointManager(
         path if "://" in path else os.path.abspath(path),
         options=ocp.CheckpointManagerOptions(**options),
@@ -340,10 +342,12 @@ def _open(
     )
 
 
-def _is_no_echo(record: LogRecord) -> bool:
-    """Each of Orbax's threads logs the traceback of a failure that we tell of."""
-    told = record.levelno >= ERROR and record.exc_info and "orbax" in record.pathname
-    return not told
+def _is_worth_telling(record: LogRecord) -> bool:
+    """Not the tracebacks of a failure that we tell of, nor items nobody asked for."""
+    if "orbax" not in record.pathname:
+        return True
+    echo = record.levelno >= ERROR and record.exc_info
+    return not echo and "could not be restored" not in str(record.msg)
 
 
 def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -376,18 +380,10 @@ def _check_fit(saved_tree: Any, wanted_tree: Any, where: str) -> None:
         )
 
 
-def _told(damaged: list[str]) -> str:
-    return f"{len(damaged)} arrays are not what was saved, the first is {damaged[0]}"
-
-
-def _in_every_process(fact: bool) -> bool:
-    if jax.process_count() == 1:
-        return fact
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(fact))))
-
-
 def _reason(error: Exception) -> str:
     """The operating system's words where it has any: TensorStore's are long."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     found = re.search(r"([A-Z][^:]*?) *\[os_error", str(error))
     return found[1] if found else _first_line(error)
 

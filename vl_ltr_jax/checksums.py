@@ -55,9 +55,17 @@ def of(tree: Any) -> dict[str, int]:
     return {name: int(one) for name, one in zip(names, sums, strict=True)}
 
 
-def damaged(found: Mapping[str, int], saved: Mapping[str, int]) -> list[str]:
-    """Paths of `found` whose checksum is not the one that was saved."""
-    return [name for name, one in found.items() if saved.get(name, one) != one]
+def damage(found: Mapping[str, int], saved: Mapping[str, int]) -> str:
+    """Which arrays are not what was saved, in words, or nothing.
+
+    Args:
+      found: checksums of arrays that were read.
+      saved: those that were saved with them; one that is missing is not compared.
+    """
+    damaged = [name for name, one in found.items() if saved.get(name, one) != one]
+    if not damaged:
+        return ""
+    return f"{len(damaged)} arrays are not what was saved, the first is {damaged[0]}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -258,3 +258,10 @@ def to_host(tree: Any) -> Any:
         return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
     return jax.tree.map(fetch, tree)
+
+
+def in_every_process(fact: bool) -> bool:
+    """Whether something holds in all processes, which all have to call this."""
+    if jax.process_count() == 1:
+        return fact
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(fact))))

@@ -80,13 +80,12 @@ def deferred() -> Iterator[Request]:
     shared = jax.distributed.is_initialized()
 
     def note(signum: int, frame: FrameType | None) -> None:
-        by = signal.Signals(signum)
-        if by == signal.SIGINT:
-            if request.by == signal.SIGINT:
-                raise KeyboardInterrupt
+        if signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             if shared:  # one process alone cannot save: JAX tells the others
                 os.kill(os.getpid(), signal.SIGTERM)
-        request.note(by)
+                return
+        request.note(signal.Signals(signum))
 
     watched = [] if shared else [signal.SIGTERM]
     # A shell that puts a job in the background lets it ignore Ctrl-C.

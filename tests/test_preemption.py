@@ -1,0 +1,69 @@
+"""SIGTERM and Ctrl-C: noted in training, elsewhere the end."""
+
+import os
+import signal
+
+import pytest
+
+from vl_ltr_jax import preemption
+from vl_ltr_jax.preemption import Preempted
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Those of the tests come back."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield before
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_sigterm_ends_the_process_with_a_code_of_its_own():
+    """Breaks if a launcher cannot tell this end from a failure (1, 2) or a kill."""
+    told = []
+    preemption.end_on_sigterm(told.append)
+    with pytest.raises(Preempted) as caught:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert (caught.value.code, caught.value.step) == (75, None)
+    assert told == ["stopped by SIGTERM: the same command goes on where it was"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # a second one kills
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_in_training_is_noted(handlers, number):
+    preemption.end_on_sigterm()
+    outside = signal.getsignal(signal.SIGTERM)
+    with preemption.deferred() as asked:
+        assert asked.by is None and not asked.wait(0)
+        os.kill(os.getpid(), number)
+        assert asked.by == number and asked.wait(60)
+    assert signal.getsignal(signal.SIGTERM) is outside
+    assert signal.getsignal(signal.SIGINT) is handlers[signal.SIGINT]
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with preemption.deferred() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert asked.by == signal.SIGINT
+
+
+def test_ctrl_c_that_a_shell_has_switched_off_stays_off():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with preemption.deferred() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert asked.by is None
+
+
+def test_ctrl_c_in_one_of_many_processes_is_told_to_all(monkeypatch):
+    """One process cannot save alone: JAX, which watches for SIGTERM, tells the rest."""
+    monkeypatch.setattr(preemption.jax.distributed, "is_initialized", lambda: True)
+    seen = []
+    signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    with preemption.deferred() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+    assert seen == [signal.SIGTERM]
+    assert asked.by is None
