@@ -1,7 +1,6 @@
 """Every mistake with the user's files is named: which file, which line, what to do."""
 
 import gc
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.data.images import ImageReadError, read_image
 from vl_ltr_jax.data.tokenizer import Tokenizer
 from vl_ltr_jax.models import clip_files
-from vl_ltr_jax.run import WorkdirError, artifact, sole_user
+from vl_ltr_jax.run import artifact
 
 
 @pytest.fixture
@@ -278,15 +277,6 @@ def test_16_bit_pictures_keep_their_range(tmp_path):
     Image.fromarray(values.astype(np.float32)).save(tmp_path / "deep.tiff")
     with pytest.raises(ImageReadError, match="32 bits, whose range is not known"):
         read_image(tmp_path / "deep.tiff", "deep.tiff")
-
-
-def test_two_runs_in_one_workdir_are_refused(tmp_path):
-    with sole_user(epath.Path(tmp_path)):
-        with pytest.raises(WorkdirError, match=f"another run .process {os.getpid()} "):
-            with sole_user(epath.Path(tmp_path)):
-                pass
-    with sole_user(epath.Path(tmp_path)):
-        pass
 
 
 def test_a_stage_made_anew_under_a_finished_one_is_refused(world, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from vl_ltr_jax import main, settings
-from vl_ltr_jax.run import WorkdirError
+from vl_ltr_jax.workdir import WorkdirError
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ ORDER = (
         *("checksums", "misfits", "checkpoint", "preemption", "saves"),
         "logs",
         "provenance",
-        "artifacts",
+        *("artifacts", "workdir"),
     ),
     *(
         "pair_sums",

@@ -16,7 +16,7 @@ from vl_ltr_jax import config as configs
 from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.logs import read_scalars
 from vl_ltr_jax.models import port
-from vl_ltr_jax.run import WorkdirError
+from vl_ltr_jax.workdir import WorkdirError
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,8 @@ HANDLERS = {
     "meta": ocp.JsonCheckpointHandler,
 }
 
-_MOST_FAULTS_OF_A_SAVE, _UNFINISHED = 20, "*.orbax-checkpoint-tmp*"
+_MOST_FAULTS_OF_A_SAVE = 20
+_UNFINISHED, _ASIDE = "*.orbax-checkpoint-tmp*", "unreadable-"
 
 State = TypeVar("State")
 PathLike = str | os.PathLike[str]
@@ -52,11 +53,7 @@ class MisfitError(CheckpointError):
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint cannot be read, or is not what was saved.
-
-    Attributes:
-      directory: that it lies in.
-    """
+    """A checkpoint in a directory cannot be read, or is not what was saved."""
 
     def __init__(self, message: str, directory: epath.Path) -> None:
         """Binds where it is."""
@@ -269,7 +266,7 @@ class Checkpoints:
             return
         if jax.process_index() == 0:
             for step in unreadable:
-                aside = self._manager.directory / f"unreadable-{step}"
+                aside = self._manager.directory / f"{_ASIDE}{step}"
                 aside.rmtree(missing_ok=True)
                 (self._manager.directory / str(step)).rename(aside)
         meshes.in_every_process(True)
@@ -305,6 +302,8 @@ def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
             raise CheckpointError(f"no checkpoint in {path}: has the stage finished?")
         where = f"checkpoint {max(steps)} in {path}"
         try:
+            if aside := [name for name in _set_aside(path) if name > max(steps)]:
+                raise ValueError(f"that of step {max(aside)}, the last, was damaged")
             tree = manager.item_metadata(max(steps)).model.tree
             if template is not None:
                 _check_fit(tree, {"batch_stats": {}, **template}, where)
@@ -350,8 +349,12 @@ def _is_worth_telling(record: LogRecord) -> bool:
     return not echo and "could not be restored" not in str(record.msg)
 
 
+def _fields(state: Any) -> dict[str, Any]:
+    return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+
+
 def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    fields = _fields(state)
     model = {name: fields.pop(name) for name in MODEL_FIELDS if name in fields}
     return model, fields
 
@@ -367,9 +370,10 @@ def _abstract(tree: Any) -> Any:
     return jax.tree.map(describe, tree)
 
 
-def _fields(state: Any) -> dict[str, Any]:
-    model, training = _split(state)
-    return {**model, **training}
+def _set_aside(path: epath.Path) -> list[int]:
+    """Steps whose checkpoints could not be read, and were moved away."""
+    names = (one.name.removeprefix(_ASIDE) for one in path.glob(f"{_ASIDE}*"))
+    return [int(name) for name in names if name.isdecimal()]
 
 
 def _check_fit(saved_tree: Any, wanted_tree: Any, where: str) -> None:

@@ -33,6 +33,7 @@ from vl_ltr_jax import (
 )
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import main as vl_ltr_main
+from vl_ltr_jax import workdir as workdirs
 from vl_ltr_jax.artifacts import Artifact, ArtifactError, write_whole
 from vl_ltr_jax.bounds import nearest
 from vl_ltr_jax.evaluate import NonFiniteScoreError
@@ -146,7 +147,7 @@ class Comparison:
           NonFiniteScoreError: at the end, naming the methods that diverged.
         """
         failed: dict[str, str] = {}
-        with run.sole_user(self.workdir):
+        with workdirs.sole_user(self.workdir):
             if jax.process_index() == 0:
                 self._made_of.begin()
             for seed in range(num_seeds):
@@ -295,7 +296,7 @@ def share(
             _copy(theirs.directory, partial)
             partial.rename(mine.directory)
         except OSError as error:
-            raise run.WorkdirError(
+            raise workdirs.WorkdirError(
                 f"{theirs.directory} cannot be copied to {mine.directory} ({error})"
             ) from error
 

@@ -31,7 +31,8 @@ from vl_ltr_jax import (
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.page import of_run
-from vl_ltr_jax.run import Run, check_path
+from vl_ltr_jax.run import Run
+from vl_ltr_jax.workdir import check_path
 
 _CONFIG = configs.define_flag()
 _WORKDIR = flags.DEFINE_string(

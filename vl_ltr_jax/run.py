@@ -4,13 +4,8 @@ What the stages share: the towers at each point of the road, functions that embe
 them, and the artifact each stage reads or leaves.
 """
 
-import contextlib
-import fcntl
 import functools
 import json
-import os
-import socket
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,10 +49,6 @@ NEUTRAL = (
     "model.remat",
     "pretrain.loss_form",
 )
-
-
-class WorkdirError(ValueError):
-    """A workdir that cannot be used."""
 
 
 class Run:
@@ -287,72 +278,3 @@ def artifact(
         and any(key == d or key.startswith(d + ".") for d in depends)
     }
     return Artifact(workdir / stage, {**kept, "inputs": read.digest})
-
-
-@contextlib.contextmanager
-def sole_user(workdir: epath.Path) -> Iterator[None]:
-    """Keeps other runs out of the workdir, on process 0.
-
-    The lock is the operating system's and dies with the process. Buckets have none.
-
-    Raises:
-      WorkdirError: if another run is at work there.
-    """
-    if jax.process_index() != 0 or "://" in os.fspath(workdir):
-        yield
-        return
-    path = workdir / ".lock"
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise WorkdirError(
-                f"--workdir={workdir} is in use by another run ({file.read().strip()})"
-                "; wait for it, stop it, or name another directory"
-            ) from None
-        except OSError:  # a file system without locks
-            yield
-            return
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
-
-
-def check_path(workdir: epath.Path) -> None:
-    """Refuses a local workdir whose path Orbax takes for a pattern.
-
-    Raises:
-      WorkdirError: if it has characters of patterns.
-    """
-    if "://" in os.fspath(workdir):
-        return
-    path = os.path.abspath(workdir)
-    found = [character for character in "[]*?" if character in path]
-    if not found:
-        return
-    beyond = "" if path == os.fspath(workdir) else f", which is {path},"
-    raise WorkdirError(
-        f"--workdir={workdir}{beyond} has {' '.join(found)} in its path: Orbax, which "
-        "keeps the checkpoints, reads these as a pattern and would lose them; name a "
-        "directory without [ ] * ?"
-    )
-
-
-def check_writable(workdir: epath.Path) -> None:
-    """Makes the workdir and tries to write a file in it.
-
-    Raises:
-      WorkdirError: if that fails.
-    """
-    probe = workdir / f".writable-{uuid.uuid4().hex}"  # processes may probe at once
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise WorkdirError(
-            f"--workdir={workdir} cannot be written: {error.strerror or error}; name a "
-            "directory you may write to"
-        ) from error

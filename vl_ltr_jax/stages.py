@@ -20,6 +20,7 @@ from vl_ltr_jax import (
     anchors,
     anss,
     baselines,
+    checkpoint,
     embed,
     evaluation,
     inputs,
@@ -38,13 +39,9 @@ from vl_ltr_jax import (
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import ArtifactError, write_whole
-from vl_ltr_jax.run import (
-    Run,
-    artifact,
-    check_writable,
-    sole_user,
-)
+from vl_ltr_jax.run import Run, artifact
 from vl_ltr_jax.settings import Config
+from vl_ltr_jax.workdir import check_writable, sole_user
 
 
 def run_pretrain(run: Run) -> dict[str, Any]:
@@ -226,29 +223,11 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
         write_whole(workdir / "config.json", settings.to_json(config))
         write_whole(workdir / "versions.json", report.to_json(versions))
         write_whole(workdir / "classes.json", report.to_json(classes(read)))
-    recipe, road = baselines.recipe_of(config), stages_of(config)
+    recipe = baselines.recipe_of(config)
     costs: dict[str, dict[str, float]] = {}
     told: dict[str, Any] = {}
     for name in planned(config, read):
-        left = this.artifact(name)
-        # One process looks: file systems may show the others an older state.
-        if multihost_utils.broadcast_one_to_all(np.asarray(left.finished)):
-            summary = left.summary()
-            terminal.say("finished before, skipped", stage=name)
-        else:
-            terminal.say("starts", stage=name)
-            start = time.monotonic()
-            if jax.process_index() == 0:
-                left.begin()
-            multihost_utils.sync_global_devices(f"{name} begins")
-            summary = {**road[name](this), "versions": versions}
-            before = summary.pop("seconds_before", 0.0)
-            summary["seconds"] = before + time.monotonic() - start
-            if jax.process_index() == 0:
-                left.finish(summary)
-            multihost_utils.sync_global_devices(f"{name} ends")
-            made = outcomes.of_stage(summary, outcomes.head_names(config))
-            terminal.say(made, stage=name)
+        summary = _made(this, name, versions)
         costs[name] = {
             "images_seen": summary.get("images_seen", 0),
             "seconds": summary["seconds"],
@@ -279,6 +258,40 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
         )
         write_whole(workdir / "report.md", text)
     return results
+
+
+def _made(run: Run, name: str, versions: dict[str, Any]) -> dict[str, Any]:
+    """The summary of a stage, which is made unless it is finished."""
+    left = run.artifact(name)
+    # One process looks: file systems may show the others an older state.
+    if multihost_utils.broadcast_one_to_all(np.asarray(left.finished)):
+        terminal.say("finished before, skipped", stage=name)
+        return left.summary()
+    try:
+        return _make(run, name, versions)
+    except checkpoint.DamagedError as error:
+        damaged = error.directory.parent.name
+        terminal.warn(f"{error}. {damaged} goes on from the checkpoint before it")
+        _make(run, damaged, versions)
+        return _make(run, name, versions)
+
+
+def _make(run: Run, name: str, versions: dict[str, Any]) -> dict[str, Any]:
+    left = run.artifact(name)
+    terminal.say("starts", stage=name)
+    start = time.monotonic()
+    if jax.process_index() == 0:
+        left.begin()
+    multihost_utils.sync_global_devices(f"{name} begins")
+    summary = {**stages_of(run.config)[name](run), "versions": versions}
+    before = summary.pop("seconds_before", 0.0)
+    summary["seconds"] = before + time.monotonic() - start
+    if jax.process_index() == 0:
+        left.finish(summary)
+    multihost_utils.sync_global_devices(f"{name} ends")
+    made = outcomes.of_stage(summary, outcomes.head_names(run.config))
+    terminal.say(made, stage=name)
+    return summary
 
 
 def classes(read: inputs.Inputs) -> dict[str, Any]:

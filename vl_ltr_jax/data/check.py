@@ -22,7 +22,7 @@ from absl import flags
 from etils import epath
 
 from vl_ltr_jax import config as configs
-from vl_ltr_jax import inputs, run, terminal, usage
+from vl_ltr_jax import inputs, terminal, usage
 from vl_ltr_jax import main as vl_ltr_main
 from vl_ltr_jax.artifacts import write_whole
 from vl_ltr_jax.data import text_files
@@ -47,6 +47,7 @@ from vl_ltr_jax.data.checks.salvaged_rows import Place
 from vl_ltr_jax.data.class_names import read_wnids
 from vl_ltr_jax.data.sources import SPLITS, LongTailedData
 from vl_ltr_jax.settings import Config
+from vl_ltr_jax.workdir import check_writable
 
 LEDGER = "images.jsonl"
 _SKIP_IMAGES = flags.DEFINE_bool(
@@ -208,7 +209,7 @@ def _checked_flags() -> tuple[Config, Path, bool]:
             "appends what it knows of each image"
         )
     text_files.check_encoding(config.data.text_encoding)
-    run.check_writable(epath.Path(workdir))
+    check_writable(epath.Path(workdir))
     return config, Path(workdir), given.skip_images
 
 

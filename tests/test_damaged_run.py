@@ -1,0 +1,38 @@
+"""A finished stage whose checkpoint has been damaged since."""
+
+import image_world
+import jax
+import numpy as np
+import pytest
+from test_checkpoint import flip, largest_file
+
+from vl_ltr_jax import checkpoint
+
+
+def trained(workdir):
+    return checkpoint.load_params(workdir / "pretrain" / "checkpoints")["params"]
+
+
+def test_it_goes_on_from_the_checkpoint_before(tmp_path, capsys):
+    """Breaks if the next stage takes older weights, or damaged ones, or gives up; and
+    if a kill, while the stage is made again, makes the next start do so."""
+    root, workdir = image_world.write(tmp_path / "world"), tmp_path / "run"
+    config = image_world.configure(root)
+    config.finetune.epochs = 0
+    results = image_world.run(config, workdir)
+    whole = trained(workdir)
+    for stage in ("embed", "evaluate"):
+        (workdir / stage).rename(tmp_path / stage)
+    flip(largest_file(workdir / "pretrain" / "checkpoints" / "12" / "model"))
+    with pytest.raises(checkpoint.DamagedError, match="delete artifact.json in"):
+        trained(workdir)
+    # What a kill leaves that comes when the damaged one has just been moved aside.
+    checkpoints = workdir / "pretrain" / "checkpoints"
+    (checkpoints / "12").rename(checkpoints / "unreadable-12")
+    with pytest.raises(checkpoint.DamagedError, match="step 12, the last, was damaged"):
+        trained(workdir)
+    again = image_world.run(config, workdir)
+    assert "pretrain goes on from the checkpoint before it" in capsys.readouterr().err
+    assert again["test"] == results["test"]
+    equal = jax.tree.map(np.array_equal, trained(workdir), whole)
+    assert all(jax.tree.leaves(equal))
