@@ -227,6 +227,15 @@ def test_checkpoints_of_before_there_were_checksums_are_read(tmp_path, monkeypat
     assert_equal(load_params(tmp_path)["params"], one_array(1).params)
 
 
+def test_what_a_kill_has_left_too_many_is_deleted(tmp_path):
+    with Checkpoints(tmp_path, every_steps=1, keep=3) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, one_array(step))
+    with Checkpoints(tmp_path, every_steps=1, keep=2) as checkpoints:
+        checkpoints.restore_latest(one_array(0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+
+
 def test_no_readable_checkpoint_is_an_error_not_a_fresh_start(tmp_path):
     with Checkpoints(tmp_path, every_steps=1) as checkpoints:
         checkpoints.save(1, one_array(1))

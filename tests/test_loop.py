@@ -15,7 +15,7 @@ from vl_ltr_jax.checkpoint import Checkpoints
 from vl_ltr_jax.logs import Logs
 from vl_ltr_jax.loop import train
 from vl_ltr_jax.non_finite import NonFiniteLossError
-from vl_ltr_jax.preemption import EXIT_CODE, Preempted
+from vl_ltr_jax.preemption import Preempted
 
 OPTIMIZER = optax.adamw(optax.cosine_decay_schedule(1e-2, 40))
 
@@ -206,26 +206,30 @@ def test_evaluation_runs_at_its_interval_and_at_the_end(tmp_path):
     assert logs.written[6]["loss"] > 0
 
 
-def test_sigterm_saves_and_the_next_run_goes_on(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "what", "code"),
+    [(signal.SIGTERM, "SIGTERM", 75), (signal.SIGINT, "Ctrl-C", 130)],
+)
+def test_a_request_saves_and_the_next_run_goes_on(tmp_path, number, what, code):
     whole, _ = run(tmp_path / "whole", num_steps=10)
     compiled = jax.jit(step_fn)
     calls = itertools.count(1)
 
     def interrupted(state, batch):
         if next(calls) == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return compiled(state, batch)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     logs = Recorder()
     options = {"checkpoint_every_steps": 100, "step": interrupted, "logs": logs}
     with pytest.raises(Preempted) as caught:
         run(tmp_path / "stopped", num_steps=10, **options)
-    assert (caught.value.code, caught.value.step) == (EXIT_CODE, 5)
+    assert (caught.value.code, caught.value.step) == (code, 5)
     assert logs.warnings == [
-        "stopped by SIGTERM; step 5 is saved; the same command goes on from there"
+        f"stopped by {what}; step 5 is saved; the same command goes on from there"
     ]
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
     resumed, _ = run(tmp_path / "stopped", num_steps=10)
     assert_bit_equal(resumed, whole)
 

@@ -80,7 +80,7 @@ class Checkpoints:
                 f"checkpoints every {every_steps} steps, keeping {keep}: both counts"
                 " must be at least 1"
             )
-        self._every_steps = every_steps
+        self._every_steps, self._keep = every_steps, keep
         self._open = functools.partial(
             _open, directory, preservation_policy=LatestN(keep)
         )
@@ -221,6 +221,8 @@ class Checkpoints:
                 found = checksums.of(_fields(state))  # of all processes together
                 if not (damage := checksums.damage(found, record.checksums)):
                     self._set_aside(failures)
+                    for old in sorted(self._manager.all_steps())[: -self._keep]:
+                        self._manager.delete(old)  # a kill was faster than Orbax
                     return state, record.meta
                 failures[step] = ValueError(damage)
             failures.setdefault(step, OSError("unreadable in another process"))
