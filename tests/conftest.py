@@ -12,6 +12,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Programs here are small: compiling them takes longer than running them unoptimised.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 # What one test has compiled, the others and their processes load; none outlives them.
