@@ -48,29 +48,27 @@ done
 
 status=0
 killer=
-running=${#pids[@]}
-while ((running > 0)); do
-  code=0
-  finished=
-  wait -n -p finished "${pids[@]}" || code=$?
-  if [[ -z ${finished:-} ]]; then
-    continue # a signal woke this script; the processes are saving
-  fi
-  running=$((running - 1))
+while ((${#pids[@]} > 0)); do
+  # Not `wait -n`: it never tells of one that ends while a signal is handled.
+  sleep 0.2 || true
+  running=" $(jobs -pr | tr '\n' ' ') "
   for index in "${!pids[@]}"; do
-    if [[ ${pids[index]} == "$finished" ]]; then
-      unset 'pids[index]'
+    if [[ $running == *" ${pids[index]} "* ]]; then
+      continue
+    fi
+    code=0
+    wait "${pids[index]}" || code=$?
+    unset 'pids[index]'
+    if ((code != 0 && status == 0)); then
+      status=$code
+      if ((${#pids[@]} > 0)); then
+        # The others would wait for the one that is gone.
+        ask_to_stop
+        (sleep "$GRACE_SECONDS" && kill -KILL "${pids[@]}" 2>/dev/null) &
+        killer=$!
+      fi
     fi
   done
-  if ((code != 0 && status == 0)); then
-    status=$code
-    if ((running > 0)); then
-      # The others would wait for the one that is gone.
-      ask_to_stop
-      (sleep "$GRACE_SECONDS" && kill -KILL "${pids[@]}" 2>/dev/null) &
-      killer=$!
-    fi
-  fi
 done
 if [[ -n $killer ]]; then
   kill "$killer" 2>/dev/null || true # its numbers may belong to others by then
