@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import image_world
@@ -117,7 +118,8 @@ def environment_of(directory, **variables):
         "PYTHONPATH": os.pathsep.join([str(tests), str(ROOT)]),
         "JAX_COMPILATION_CACHE_DIR": str(directory / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']}"
+        " --xla_force_host_platform_device_count=1",
         **variables,
     }
 
@@ -197,7 +199,7 @@ def pod(tmp_path, *flags, config):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=600,
     )
     calls = map(json.loads, (tmp_path / "calls").read_text().splitlines())
     return done, [call[3] for call in calls]
@@ -252,7 +254,7 @@ while len(list(here.glob("started*"))) < 3:
     time.sleep(0.01)
 if index == "1" and "--fail" in sys.argv:
     sys.exit(7)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -268,15 +270,17 @@ def test_local_processes_end_together(tmp_path, flags):
     (tmp_path / "play.py").write_text(PLAYER.format(python=sys.executable))
     process = subprocess.Popen(
         ["bash", LAUNCH / "local.sh", "3", *flags],
-        env=environment_of(tmp_path, PYTHON=str(player), GRACE_SECONDS="30"),
+        env=environment_of(tmp_path, PYTHON=str(player), GRACE_SECONDS="300"),
     )
     try:
         if not flags:
             while len(list(tmp_path.glob("started*"))) < 3:
                 assert process.poll() is None
+                time.sleep(0.01)
             process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == (7 if flags else 75)
+        assert process.wait(timeout=300) == (7 if flags else 75)
     finally:
         process.kill()
+        process.wait()
     stopped = {path.name for path in tmp_path.glob("stopped*")}
     assert stopped == {f"stopped{i}" for i in ("02" if flags else "012")}

@@ -13,11 +13,9 @@ from vl_ltr_jax.workdir import WorkdirError
 
 
 @pytest.fixture
-def cache_directory():
-    """Reads JAX's setting, and leaves it as it was."""
-    before = jax.config.jax_compilation_cache_dir
-    yield lambda: jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", before)
+def cache_directory(jax_cache):
+    """Reads JAX's setting, which is none to begin with."""
+    return lambda: jax.config.jax_compilation_cache_dir
 
 
 @pytest.mark.parametrize(
@@ -25,9 +23,8 @@ def cache_directory():
     [("workdir", "gs://b/run/compiled"), ("gs://b/all", "gs://b/all"), ("", None)],
 )
 def test_compiled_programs_are_kept_where_the_configuration_says(
-    named, expected, cache_directory, monkeypatch
+    named, expected, cache_directory
 ):
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     config = dataclasses.replace(
         settings.Config(), mesh=settings.Mesh(compilation_cache=named)
     )
