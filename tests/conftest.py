@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, exact matrix products, checked annotations, no network."""
 
+import gc
 import ipaddress
 import os
 import shutil
@@ -45,13 +46,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture
 def jax_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A command may name a cache of programs; the tests after it have none."""
+    """A command may name a cache of programs; the tests after it have the session's."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     names = (
         "jax_compilation_cache_dir",
         "jax_persistent_cache_min_compile_time_secs",
     )
     before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
     yield
     for name, value in before.items():
         jax.config.update(name, value)
@@ -102,3 +105,12 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
         return _LONG.index(name) if name in _LONG else len(_LONG)
 
     items.sort(key=place)
+
+
+# What is imported stays: no collection of garbage has to look at it.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()

@@ -21,7 +21,8 @@ def start(directory, *, num_steps, pause=0.0, count=2):
     environment = {
         **os.environ,
         "PYTHONPATH": str(PROGRAM.parents[1]),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // count}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']}"
+        f" --xla_force_host_platform_device_count={8 // count}",
     }
     return [
         subprocess.Popen(
@@ -38,7 +39,7 @@ def start(directory, *, num_steps, pause=0.0, count=2):
 
 def finish(processes):
     try:
-        return [process.communicate(timeout=240) for process in processes]
+        return [process.communicate(timeout=600) for process in processes]
     finally:
         for process in processes:
             process.kill()
