@@ -64,7 +64,7 @@ def configure(root: Path):
     config.evaluate.batch_size = 8
     config.log.every_steps = 1
     config.log.progress_seconds = 0.0
-    config.log.checkpoint_every_steps = 2
+    config.log.checkpoint_every_steps = 1000  # at the end: to save takes longest here
     return config
 
 

@@ -19,6 +19,7 @@ def test_it_goes_on_from_the_checkpoint_before(tmp_path, capsys):
     root, workdir = image_world.write(tmp_path / "world"), tmp_path / "run"
     config = image_world.configure(root)
     config.finetune.epochs = 0
+    config.log.checkpoint_every_steps = 2
     results = image_world.run(config, workdir)
     whole = trained(workdir)
     for stage in ("embed", "evaluate"):

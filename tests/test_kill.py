@@ -22,7 +22,9 @@ from pathlib import Path
 import image_world
 
 def get_config():
-    return image_world.configure(Path({root!r}))
+    config = image_world.configure(Path({root!r}))
+    config.log.checkpoint_every_steps = 2
+    return config
 """
 
 

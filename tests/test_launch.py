@@ -23,6 +23,7 @@ import image_world
 def get_config():
     config = image_world.configure(Path({root!r}))
     config.finetune.epochs = 0
+    config.log.checkpoint_every_steps = 2
     config.evaluate.zero_shot = False
     return config
 """
