@@ -1,0 +1,60 @@
+"""A run killed at moments at which it might lose something ends as one that was not."""
+
+import random
+
+import image_world
+import moments
+import pytest
+import same_bits
+import soak
+from watched_run import Job
+
+CONFIG = """
+from pathlib import Path
+import image_world
+
+def get_config():
+    return image_world.configure(Path({root!r}))
+"""
+FLAGS = ("--config.finetune.feature_views=1",)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """What all runs here have in common; the unbroken one lies beside its file."""
+    directory = tmp_path_factory.mktemp("soak")
+    root = image_world.write(directory / "world")
+    config = directory / "config.py"
+    config.write_text(CONFIG.format(root=str(root)))
+    job = Job(config, FLAGS, directory / "compiled", devices=2, optimized=False)
+    assert soak.finish(job, directory / "unbroken") == []
+    return job
+
+
+def test_two_runs_have_the_same_bits(job, tmp_path):
+    """Breaks if anything hangs on the clock, on threads or on the process."""
+    assert soak.finish(job, tmp_path / "again") == []
+    whole = job.config.parent / "unbroken"
+    assert list(same_bits.differences(whole, tmp_path / "again")) == []
+
+
+def test_a_killed_run_loses_nothing_and_leaves_nothing(job, tmp_path):
+    """While a checkpoint is written, when a stage hands over, in the report, and asked
+    to end in training, in embedding and in evaluation."""
+    whole, killed = job.config.parent / "unbroken", tmp_path / "killed"
+    draw, resumed = random.Random(0), {}
+    for moment, action in (
+        (moments.saving("pretrain"), "KILL"),
+        (moments.step("pretrain", 2), "TERM"),
+        (moments.ending("pretrain", 12), "KILL"),
+        (moments.arrays("embed"), "TERM"),
+        (moments.handing_over("finetune"), "KILL"),
+        (moments.under_way("evaluate", after=0.5), "TERM"),
+        (moments.page(), "KILL"),
+    ):
+        done, run = soak.kill_at(job, killed, moment, action, draw)
+        assert done.faults == [] and done.code is not None, (done, run.lines)
+        resumed |= soak.resumed_steps(run)
+    assert soak.finish(job, killed) == []
+    assert same_bits.leftovers(killed) == []
+    assert list(same_bits.differences(whole, killed, resumed)) == []
