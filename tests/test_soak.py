@@ -1,9 +1,11 @@
 """A run killed at moments at which it might lose something ends as one that was not."""
 
 import random
+import shutil
 
 import image_world
 import moments
+import numpy as np
 import pytest
 import same_bits
 import soak
@@ -62,3 +64,29 @@ def test_a_killed_run_loses_nothing_and_leaves_nothing(job, tmp_path):
     assert soak.finish(job, killed) == []
     assert same_bits.leftovers(killed) == []
     assert list(same_bits.differences(whole, killed, resumed)) == []
+
+
+def test_the_comparison_sees_what_is_lost_and_what_is_let_in(job, tmp_path):
+    whole, other = job.config.parent / "unbroken", tmp_path / "other"
+    shutil.copytree(whole, other)
+    (other / "embed" / "images.npy.partial").touch()
+    (other / "teacher" / "added.txt").touch()
+    (other / "report.md").unlink()
+    images = np.load(other / "embed" / "images.npy")
+    images[0, 0] = np.nextafter(images[0, 0], 2)
+    np.save(other / "embed" / "images.npy", images)
+    checkpoints = other / "pretrain" / "checkpoints"
+    shutil.rmtree(checkpoints / "8")
+    shutil.copytree(checkpoints / "4", checkpoints / "8")
+    [events] = (other / "finetune").glob("events.*")
+    events.unlink()
+    assert same_bits.leftovers(other) == ["left behind: embed/images.npy.partial"]
+    told = "\n".join(same_bits.differences(whole, other))
+    for words in (
+        "not there: report.md",
+        "not in the unbroken run: teacher/added.txt",
+        "differs: embed/images.npy",
+        "arrays of checkpoint 8 differ",
+        "finetune: no event of loss/total",
+    ):
+        assert words in told, told
