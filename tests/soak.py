@@ -215,6 +215,9 @@ def plan(whole: Path, kills: int, draw: random.Random) -> Iterator[tuple[Moment,
         else:
             moment = moments.under_way(stage, seconds[stage])
         more.append((moment, draw.choice(["KILL", "KILL", "TERM", "TERM", "INT"])))
+    while len(chosen) > max(kills, len(STAGES) + 2):  # each has one
+        stages = collections.Counter(moment.stage for moment, _ in chosen)
+        chosen.remove(draw.choice([one for one in chosen if stages[one[0].stage] > 1]))
     road, ends = (*STAGES, "report"), ("before artifact", "artifact")
 
     def place(one: tuple[Moment, str]) -> tuple[float, int]:

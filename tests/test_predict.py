@@ -212,8 +212,6 @@ def test_a_file_of_answers_appears_whole_or_not_at_all(
 ):
     out, path = tmp_path / "answers.csv", picture(tmp_path / "a.png")
     out.write_text("before")
-    left_by_a_kill = tmp_path / f"answers.csv.{'0' * 32}.partial"
-    left_by_a_kill.write_text("half")
     arguments = ("--workdir", at_hand, "--csv", "--out", out, path)
 
     def stop(*_, **__):
