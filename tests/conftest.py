@@ -96,7 +96,16 @@ socket.socket.connect_ex = _guarded(socket.socket.connect_ex, "connect_ex")
 
 
 # Few tests, many minutes: last, they would leave one worker without company.
-_LONG = ("kill", "launch", "processes", "compare", "recipes", "benchmarks", "layouts")
+_LONG = (
+    "kill",
+    "soak",
+    "launch",
+    "processes",
+    "compare",
+    "recipes",
+    "benchmarks",
+    "layouts",
+)
 
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:

@@ -64,6 +64,15 @@ def test_our_weights_come_back_bit_for_bit(tmp_path, family):
     jax.tree.map(np.testing.assert_array_equal, back, variables)
 
 
+def test_what_a_kill_left_goes_with_the_next_model(tmp_path):
+    left = tmp_path / f".out-{'0' * 32}"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    made = port.write_whole(tmp_path / "out", lambda path: (path / "a").touch())
+    assert [path.name for path in made.iterdir()] == ["a"]
+    assert list(tmp_path.iterdir()) == [made]
+
+
 def test_shards_are_one_model(tmp_path):
     whole = save_hugging_face(tmp_path / "whole")
     shards = save_hugging_face(tmp_path / "shards", max_shard_size="200KB")

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +70,40 @@ def test_ctrl_c_in_one_of_many_processes_is_told_to_all(monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
     assert seen == [signal.SIGTERM]
     assert asked.by is None
+
+
+ASKED_IN_A_CALLBACK = """
+import gc, os, time
+from vl_ltr_jax import preemption
+
+def callback(phase, info):
+    gc.callbacks.clear()
+    os.kill(os.getpid(), {number})
+    sum(range(1000))  # the handler runs
+
+preemption.end_on_sigterm(print)
+gc.callbacks.append(callback)
+gc.collect()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "number, code",
+    [
+        (signal.SIGTERM, preemption.EXIT_CODE),
+        (signal.SIGINT, -signal.SIGINT),  # as Python ends; main has its own code
+    ],
+)
+def test_a_signal_is_not_lost_in_garbage_collection(number, code):
+    """Breaks if what the handler raises stays where Python ignores it."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ASKED_IN_A_CALLBACK.format(number=int(number))],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == code, ended.stderr
+    assert "ignored" not in ended.stderr

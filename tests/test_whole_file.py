@@ -1,10 +1,15 @@
 """Files appear whole, and once: kills, faults, and several writers."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from vl_ltr_jax import whole_file
+
+ROOT = Path(__file__).parents[1]
 
 
 def write(path, content, **options):
@@ -71,3 +76,47 @@ def test_writers_of_their_own_contents_do_not_mix_and_the_last_stays(tmp_path):
         slow.write(b"and whole")
     assert path.read_bytes() == b"slow, and whole"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def kill_while_writing(path, *, how="write"):
+    """Leaves what a killed process leaves."""
+    name = "write_directory" if how == "directory" else "write"
+    options = "" if how == "directory" else ", own_partial=True"
+    code = (
+        "import os, pathlib, signal\n"
+        "from vl_ltr_jax import whole_file\n"
+        f"with whole_file.{name}(pathlib.Path({str(path)!r}){options}):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+
+
+@pytest.mark.parametrize("kind", ["own_partial", "shared"])
+def test_what_a_kill_left_goes_and_what_is_alive_stays(tmp_path, kind):
+    """Breaks if the lock is not held until the file has its name, or is not looked
+    at: then the dead stay, or the living lose their file."""
+    path, other = tmp_path / "a.txt", tmp_path / f"a.txt.b.{'0' * 32}.partial"
+    other.write_bytes(b"of another file")
+    kill_while_writing(path)
+    assert len(os.listdir(tmp_path)) == 2
+    with whole_file.write(path, own_partial=True) as alive:
+        write(path, b"fast", **{kind: True})
+        assert len(os.listdir(tmp_path)) == 3
+        alive.write(b"slow")
+    assert path.read_bytes() == b"slow"
+    assert sorted(os.listdir(tmp_path)) == ["a.txt", other.name]
+
+
+def test_a_directory_is_whole_or_absent_and_the_dead_ones_go(tmp_path):
+    made = tmp_path / "made"
+    kill_while_writing(made, how="directory")
+    assert len(os.listdir(tmp_path)) == 1
+    with pytest.raises(OSError), whole_file.write_directory(made) as partial:
+        raise OSError
+    assert os.listdir(tmp_path) == []
+    with whole_file.write_directory(made) as partial:
+        (partial / "file").write_bytes(b"")
+        with whole_file.write_directory(made):
+            pass
+        assert os.listdir(partial) == ["file"]
+    assert os.listdir(tmp_path) == ["made"] and os.listdir(made) == ["file"]

@@ -23,6 +23,7 @@ from vl_ltr_jax import (
     inputs,
     outcomes,
     preemption,
+    programs,
     settings,
     stages,
     terminal,
@@ -175,6 +176,7 @@ def keep_programs(config: settings.Config, workdir: epath.Path) -> None:
         named = os.fspath(workdir / "compiled")
     # The variable is JAX's own; who sets it has another place in mind.
     if named and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        programs.clear_torn(named)
         jax.config.update("jax_compilation_cache_dir", named)
 
 

@@ -27,7 +27,14 @@ import jax
 from etils import epath
 from PIL import Image
 
-from vl_ltr_jax import answer_formats, heap, loading, terminal, whole_file
+from vl_ltr_jax import (
+    answer_formats,
+    heap,
+    loading,
+    programs,
+    terminal,
+    whole_file,
+)
 from vl_ltr_jax.answers import recognize_files
 from vl_ltr_jax.data import picture_files, token_cache
 from vl_ltr_jax.data.picture_files import Found
@@ -68,6 +75,7 @@ def keep_programs(directory: epath.Path) -> None:
         written = place if place.exists() else directory
         if not os.access(written, os.W_OK | os.X_OK):
             place = epath.Path(token_cache.default_directory()) / "compiled"
+    programs.clear_torn(place)
     jax.config.update("jax_compilation_cache_dir", os.fspath(place))
 
 

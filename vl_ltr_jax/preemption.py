@@ -8,8 +8,10 @@ step; see :meth:`checkpoint.Checkpoints.reached_preemption`.
 """
 
 import contextlib
+import functools
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -18,6 +20,7 @@ import jax
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start it again
 INTERRUPTED_CODE = 128 + signal.SIGINT  # a person's wish: stay down
+_AGAIN_SECONDS = 0.05
 
 
 class Preempted(SystemExit):
@@ -68,6 +71,30 @@ def end_on_sigterm(tell: Callable[[str], None] = lambda text: None) -> None:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end)
+        before = sys.unraisablehook
+        if getattr(before, "func", None) is not _raise_again:
+            sys.unraisablehook = functools.partial(_raise_again, before)
+
+
+def _raise_again(
+    before: Callable[["sys.UnraisableHookArgs"], object],
+    unraisable: "sys.UnraisableHookArgs",
+) -> None:
+    """Ends the process a little later, if a signal has come in a bad moment.
+
+    What is raised in a callback of garbage collection, of which JAX has one, Python
+    only tells of, and goes on.
+    """
+    swallowed = unraisable.exc_value
+    if not isinstance(swallowed, Preempted | KeyboardInterrupt):
+        before(unraisable)
+        return
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        raise type(swallowed)
+
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
 
 
 @contextlib.contextmanager

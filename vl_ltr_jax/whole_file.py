@@ -1,9 +1,18 @@
-"""Files that appear under their name whole, or not at all."""
+"""Files and directories that appear under their name whole, or not at all.
+
+Where several processes may write at once, each has a partial file of its own and holds
+a lock on it, which is the operating system's and dies with the process: so the next
+writer knows what a kill has left, and takes it away. Buckets have no locks.
+"""
 
 import contextlib
+import fcntl
 import os
+import re
+import shutil
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 from etils import epath
@@ -16,7 +25,7 @@ def write(
     """Opens a file for bytes that has its name once it is whole and on the disk.
 
     A reader sees the old file or the new one, after a kill or a power loss too. What a
-    kill leaves has the name with `.partial` behind it.
+    kill leaves has the name with `.partial` behind it, until the next writer comes.
 
     Args:
       path: local, or in a bucket.
@@ -31,23 +40,114 @@ def write(
     """
     target = epath.Path(path)
     local = "://" not in os.fspath(target)
-    mark = f"{uuid.uuid4().hex}." if shared or own_partial else ""
-    partial = target.with_name(f"{target.name}.{mark}partial")
+    with contextlib.ExitStack() as held:
+        opened: IO[Any]
+        if local and (shared or own_partial):
+            partial, number = held.enter_context(
+                _own(Path(target).parent, f"{target.name}.", ".partial")
+            )
+            opened = os.fdopen(number, "wb", closefd=False)
+        else:
+            mark = f"{uuid.uuid4().hex}." if shared or own_partial else ""
+            partial = target.with_name(f"{target.name}.{mark}partial")
+            opened = partial.open("wb")
+        try:
+            with opened as file:
+                yield file
+                if local:
+                    file.flush()
+                    os.fsync(file.fileno())
+            if not (shared and local and _linked(partial, target)):
+                partial.replace(target)
+        except BaseException:
+            _remove(partial)
+            raise
+
+
+@contextlib.contextmanager
+def write_directory(destination: Path) -> Iterator[Path]:
+    """Makes a directory that has its name once it is filled.
+
+    Args:
+      destination: a name that is free, or of an empty directory.
+
+    Yields:
+      Where to fill it; `.NAME-...` beside the destination.
+
+    Raises:
+      OSError: if it cannot be made; nothing is left.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    before = f".{destination.name}-"
+    with _own(destination.parent, before, directory=True) as (partial, _):
+        try:
+            yield partial
+            partial.replace(destination)
+        except BaseException:
+            _remove(partial)
+            raise
+
+
+@contextlib.contextmanager
+def _own(
+    parent: Path, before: str, after: str = "", *, directory: bool = False
+) -> Iterator[tuple[Path, int]]:
+    """Makes a locked file or directory that no other process has; gives its number.
+
+    Those that dead processes have left go first.
+    """
+    name = re.compile(re.escape(before) + "[0-9a-f]{32}" + re.escape(after))
+    with contextlib.suppress(OSError):  # a directory that cannot be listed
+        for left in filter(name.fullmatch, os.listdir(parent)):
+            _remove_dead(parent / left)
+    while True:
+        path = parent / f"{before}{uuid.uuid4().hex}{after}"
+        if directory:
+            path.mkdir()
+        number = _open(path, 0 if directory else os.O_CREAT | os.O_EXCL)
+        try:
+            _lock(number, fcntl.LOCK_EX)
+            if path.exists():  # nobody has found it unlocked, and taken it for dead
+                yield path, number
+                return
+        finally:
+            os.close(number)
+
+
+def _remove_dead(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        number = _open(path)
+        try:
+            if _lock(number, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                _remove(path)
+        finally:
+            os.close(number)
+
+
+def _open(path: Path, flags: int = 0) -> int:
+    # NFS locks what may be written, which no directory is.
+    mode = os.O_RDONLY if path.is_dir() else os.O_RDWR
+    return os.open(path, mode | flags, 0o666)
+
+
+def _lock(number: int, operation: int) -> bool:
+    """Whether there is a lock now: another process has it, or there are none here."""
     try:
-        with partial.open("wb") as file:
-            yield file
-            if local:
-                file.flush()
-                os.fsync(file.fileno())
-        if not (shared and local and _linked(partial, target)):
-            partial.replace(target)
-    except BaseException:
-        with contextlib.suppress(Exception):
-            partial.unlink(missing_ok=True)
-        raise
+        fcntl.flock(number, operation)
+    except OSError:
+        return False
+    return True
 
 
-def _linked(partial: epath.Path, path: epath.Path) -> bool:
+def _remove(path: Path | epath.Path) -> None:
+    with contextlib.suppress(Exception):
+        if path.is_dir():
+            shutil.rmtree(os.fspath(path), ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _linked(partial: Path | epath.Path, path: epath.Path) -> bool:
     """Gives a file its name unless that is taken; False: no hard links here."""
     try:
         os.link(partial, path)

@@ -9,9 +9,9 @@ that does not exist yet, which appears whole or not at all.
 
 import argparse
 import collections
+import contextlib
 import shutil
 import sys
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from vl_ltr_jax import terminal
+from vl_ltr_jax import terminal, whole_file
 from vl_ltr_jax.models import clip_files, vl_ltr
 from vl_ltr_jax.models.clip import ClipConfig, VisionConfig, variable_shapes
 from vl_ltr_jax.models.sizes import to_preprocessor_json
@@ -223,22 +223,17 @@ def write_whole(destination: Path, write: Callable[[Path], None]) -> Path:
         ValueError: If the destination is in use, or no directory can be made there.
     """
     check_free(destination)
-    partial = destination.with_name(f".{destination.name}-{uuid.uuid4().hex}")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise ValueError(
-            f"{destination} cannot be written: {error.strerror or error}; name a "
-            "directory where you may write"
-        ) from error
-    try:
+    with contextlib.ExitStack() as whole:
+        try:
+            partial = whole.enter_context(whole_file.write_directory(destination))
+        except OSError as error:
+            raise ValueError(
+                f"{destination} cannot be written: {error.strerror or error}; name a "
+                "directory where you may write"
+            ) from error
         write(partial)
         for path in partial.iterdir():  # safetensors are for their owner alone
             path.chmod(partial.stat().st_mode & 0o666)
-        partial.replace(destination)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return destination
 
 
