@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from vl_ltr_jax import terminal, whole_file
+from vl_ltr_jax import json_text, terminal, whole_file
 from vl_ltr_jax.settings import Config, flatten
 
 # What the digest of the inputs stands for; it is no key that could be set back.
@@ -173,7 +173,7 @@ def holds_array(path: epath.Path, shape: tuple[int, ...]) -> bool:
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json_text.parse(path.read_bytes())
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not an object")
     except (OSError, ValueError) as error:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vl_ltr_jax import json_text
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 Merges = list[tuple[str, str]]
 
@@ -140,11 +142,13 @@ def _read_whole(path: Path) -> tuple[dict[str, int], Merges]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json_text.parse(path.read_bytes())
     except json.JSONDecodeError as fault:
         raise ValueError(f"{path}:{fault.lineno}: not JSON: {fault.msg}") from None
     except UnicodeDecodeError as fault:
         raise ValueError(f"{path}: not UTF-8: {fault}") from None
+    except ValueError as fault:
+        raise ValueError(f"{path}: {fault}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: holds {type(value).__name__}, not an object")
     return value
