@@ -64,7 +64,7 @@ def outcome(load, path):
 
 @st.composite
 def damaged_bytes(draw, data):
-    """A few bytes flipped, cut, repeated, swapped, filled in, or hostile ones put in."""
+    """A few bytes flipped, cut, repeated, swapped or blank, or hostile ones put in."""
     data = bytearray(data)
     for _ in range(draw(st.sampled_from((1, 1, 1, 2, 5)))):
         place = st.integers(0, max(len(data) - 1, 0))
@@ -106,28 +106,26 @@ def _paths(tree, here=()):
 
 @st.composite
 def damaged_tree(draw, content):
-    """JSON with a part that is another, gone, misnamed, or twice there."""
-    content = json.loads(json.dumps(content))
+    """JSON with a part that is another, gone, misnamed, or longer."""
+    root = {0: json.loads(json.dumps(content))}
     for _ in range(draw(st.sampled_from((1, 1, 2)))):
-        *path, last = draw(st.sampled_from([p for p in _paths({0: content})][1:]))
-        owner = root = {0: content}
+        *path, last = draw(st.sampled_from(list(_paths(root))[1:]))
+        owner = root
         for key in path:
             owner = owner[key]
-        how = draw(st.integers(0, 5))
+        how, value = draw(st.integers(0, 4)), owner[last]
         if how == 0 and path:
             del owner[last]
         elif how == 1 and isinstance(last, str):
-            owner[draw(st.sampled_from(("", "x", "\ud800", last + " ")))] = owner[last]
+            owner[draw(st.sampled_from(("", "x", "\ud800", last + " ")))] = value
             del owner[last]
-        elif how == 2:
-            *_, other = draw(st.sampled_from([p for p in _paths(root)]))
-            owner[last] = [owner[last], other]
-        elif how == 3 and isinstance(owner[last], int | float | list | str):
-            owner[last] = owner[last] * draw(st.sampled_from((2, 0, -1, 1000)))
+        elif how == 2 and isinstance(value, int | float | list | str):
+            owner[last] = value * draw(st.sampled_from((2, 0, 50)))
+        elif how == 3 and isinstance(value, list) and value:
+            value[draw(st.integers(0, len(value) - 1))] = value[0]
         else:
             owner[last] = draw(st.sampled_from(VALUES))
-        content = root[0]
-    return content
+    return root[0]
 
 
 def damaged_json(data):

@@ -8,6 +8,7 @@ Starting again with other settings is refused, since the rest would not belong t
 import io
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,9 +82,9 @@ class Artifact:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Declares the artifact whole (on one process only)."""
-        write_whole(
-            self.directory / "artifact.json", json.dumps(dict(summary), indent=2)
-        )
+        content = json.loads(json.dumps(dict(summary)))  # as it will be read
+        content["crc32"] = _crc32(content)
+        write_whole(self.directory / "artifact.json", json.dumps(content, indent=2))
 
     def summary(self) -> dict[str, Any]:
         """What :meth:`finish` was given.
@@ -97,6 +98,12 @@ class Artifact:
             raise ArtifactError(
                 f"{path} has no {' and no '.join(absent)}; delete {self.directory} to "
                 "make this stage again"
+            )
+        # Older ones have no checksum.
+        if summary.pop("crc32", wanted := _crc32(summary)) != wanted:
+            raise ArtifactError(
+                f"{path} is not what was written; delete {self.directory} to make this "
+                "stage again"
             )
         return summary
 
@@ -169,6 +176,11 @@ def holds_array(path: epath.Path, shape: tuple[int, ...]) -> bool:
         fault = str(error)
     terminal.warn(f"{os.fspath(path)} is made again: {fault}")
     return False
+
+
+def _crc32(summary: Mapping[str, Any]) -> int:
+    kept = {key: value for key, value in summary.items() if key != "crc32"}
+    return zlib.crc32(json.dumps(kept, sort_keys=True).encode())
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:

@@ -125,6 +125,20 @@ def markdown(
     return "\n\n".join(parts) + "\n"
 
 
+def check(result: Any) -> None:
+    """Looks whether the results of one head are what :func:`row` reads.
+
+    Raises:
+      LookupError, TypeError: if parts are missing.
+      ValueError: if an accuracy is none.
+    """
+    for rule in RULE_NAMES:
+        groups = result["shots"][rule]
+        for value in (result["top1"], *(groups[n] for n in ("many", "medium", "few"))):
+            if value is not None and not 0 <= float(value) <= 100:
+                raise ValueError(f"an accuracy is {value!r}")
+
+
 def anchor_notes(told: Mapping[str, Any]) -> list[str]:
     """What classes lack for anchors of their own choice, in a sentence each."""
     num_anchors = told["num_anchors"]

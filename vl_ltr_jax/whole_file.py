@@ -3,6 +3,7 @@
 import contextlib
 import os
 import uuid
+import zlib
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -45,6 +46,19 @@ def write(
         with contextlib.suppress(Exception):
             partial.unlink(missing_ok=True)
         raise
+
+
+def crc32(path: str | os.PathLike[str]) -> int:
+    """The checksum of a file, read in parts.
+
+    Raises:
+      OSError: if it cannot be read.
+    """
+    found = 0
+    with epath.Path(path).open("rb") as file:
+        while part := file.read(2**20):
+            found = zlib.crc32(part, found)
+    return found
 
 
 def _linked(partial: epath.Path, path: epath.Path) -> bool:

@@ -7,6 +7,7 @@
   file is run.
 """
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ class _Safetensors(ExitStack):
                 if whole:
                     self._shard_of = dict.fromkeys(self._files[shard].keys(), shard)
             self._check_shards()
+            self._check_sizes()
         except TensorFileError:
             self.close()
             raise
@@ -90,10 +92,10 @@ class _Safetensors(ExitStack):
         return self._files[self._shard_of[name]].get_tensor(name)
 
     def _open(self, shard: Path) -> Any:
-        if not shard.is_file():
+        if not os.path.isfile(shard):
             raise TensorFileError(
-                f"{shard}: no such file, though {self._path.name} lists it; copy all "
-                "the shards of the model"
+                f"{self._path}: lists {shard.name[:100]}, which is no file beside it; "
+                "copy all the shards of the model"
             )
         try:
             return self.enter_context(safe_open(shard, framework="np"))
@@ -102,6 +104,15 @@ class _Safetensors(ExitStack):
                 f"{shard}: not a whole safetensors file ({error}). It is "
                 f"{shard.stat().st_size} bytes long; was it cut off while copying?"
             ) from error
+
+    def _check_sizes(self) -> None:
+        """A tensor without numbers may have a shape of any size."""
+        for name in self.names():
+            if 0 in self.shape(name):
+                raise TensorFileError(
+                    f"{self._path}: {name} {list(self.shape(name))} holds no number; "
+                    "download the file again"
+                )
 
     def _check_shards(self) -> None:
         held = {shard: set(file.keys()) for shard, file in self._files.items()}
@@ -124,11 +135,16 @@ def _read_index(path: Path) -> dict[str, Path]:
     """Tensor name -> shard."""
     try:
         listed = json_text.parse(path.read_bytes())["weight_map"]
-        return {name: path.parent / Path(file).name for name, file in listed.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if not listed:
+            raise ValueError("it lists no tensor")
+        for file in listed.values():
+            if not file.endswith(SAFETENSORS) or Path(file).name != file:
+                raise ValueError(f"{file[:100]!r} is no *{SAFETENSORS} file beside it")
+        return {name: path.parent / file for name, file in listed.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise TensorFileError(
             f"{path}: not an index of shards, an object with weight_map: name -> file "
-            f"({error!r})"
+            f"({error!r}); download it again"
         ) from error
 
 

@@ -195,8 +195,8 @@ def _to_numpy(tensor: Any) -> np.ndarray:
         raise ValueError(f"a tensor is {tensor.layout} on {tensor.device}")
     tensor = tensor.detach()
     size = tensor.numel() * tensor.element_size()
-    if size > tensor.untyped_storage().nbytes():
-        raise ValueError(f"a tensor {list(tensor.shape)} claims more than is there")
+    if not 0 < size <= tensor.untyped_storage().nbytes():
+        raise ValueError(f"{list(tensor.shape)} numbers of a tensor are not there")
     if tensor.dtype == torch.bfloat16:  # numpy has no such dtype, but ours does
         return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
     return tensor.numpy()
