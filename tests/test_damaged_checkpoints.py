@@ -1,5 +1,6 @@
 """Checkpoints of which any file is damaged: a state that was saved, or a refusal."""
 
+import gc
 import shutil
 from typing import Any
 
@@ -19,6 +20,13 @@ STEPS = (1, 2)
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )
+
+
+@pytest.fixture(autouse=True)
+def dropped():
+    """They warn when they are collected: here, and not in another test."""
+    yield
+    gc.collect()
 
 
 @flax.struct.dataclass

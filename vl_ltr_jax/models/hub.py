@@ -6,6 +6,7 @@ and merges, never pickles or code. With `HF_HUB_OFFLINE=1`, or with no network, 
 cache holds is used.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class HubError(ValueError):
 
 def is_there_or_id(name: str) -> bool:
     """Whether a name is an existing path or could be a hub id."""
-    return Path(name).expanduser().exists() or bool(_ID.fullmatch(name))
+    return os.path.exists(os.path.expanduser(name)) or bool(_ID.fullmatch(name))
 
 
 def local_path(name: str) -> Path:
@@ -39,9 +40,9 @@ def local_path(name: str) -> Path:
         HubError: If the hub does not have it, or cannot be reached and the cache is
             without it.
     """
-    path = Path(name).expanduser()
-    if path.exists() or not _ID.fullmatch(name):
-        return path
+    path = os.path.expanduser(name)
+    if os.path.exists(path) or not _ID.fullmatch(name):
+        return Path(path)
     directory = _fetch(name)
     if not any(directory.glob("*.safetensors")):
         repo_id = name.partition("@")[0]
