@@ -132,14 +132,15 @@ def check(result: Any) -> None:
     """Looks whether the results of one head are what :func:`row` reads.
 
     Raises:
-      LookupError, TypeError: if parts are missing.
+      LookupError: (or a TypeError) if parts are missing.
       ValueError: if an accuracy is none.
     """
     for rule in RULE_NAMES:
         groups = result["shots"][rule]
         for value in (result["top1"], *(groups[n] for n in ("many", "medium", "few"))):
-            if value is not None and not 0 <= float(value) <= 100:
-                raise ValueError(f"an accuracy is {value!r}")
+            number = isinstance(value, int | float)
+            if value is not None and not (number and 0 <= value <= 100):
+                raise ValueError(f"an accuracy is {str(value)[:50]}")
 
 
 def anchor_notes(told: Mapping[str, Any]) -> list[str]:
