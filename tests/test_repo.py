@@ -25,7 +25,7 @@ ALL_PYTHON = [
 # A module imports only from modules before it. Those up to `models` know arrays and
 # plain arguments; configurations, meshes, checkpoints and logs come after them.
 ORDER = (
-    *("whole_file", "programs", "terminal", "usage"),
+    *("whole_file", "json_text", "programs", "terminal", "usage"),
     *("losses", "shots", "accuracy", "mixup", "anss", "optim", "train_state"),
     *("data", "models"),
     *(
@@ -83,7 +83,7 @@ SOLE_IMPORTERS = {
     "tensorflow": "logs",
     "tensorboard": "logs",
     "ml_collections": "config",
-    "torch": "models.tensor_files",
+    "torch": "models.torch_files",
 }
 OPTIONAL = ("torch",)  # an extra; where it is absent, an error says what to install
 SHARDING_BUILDERS = {

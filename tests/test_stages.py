@@ -7,6 +7,7 @@ import image_world
 import jax
 import numpy as np
 import pytest
+import secret_run
 import torch
 from image_world import run
 from safetensors.numpy import load_file, save_file
@@ -20,10 +21,22 @@ from vl_ltr_jax.workdir import WorkdirError
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def listened():
+    """Sockets that the run below has listened on."""
+    return set()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, listened):
     root = image_world.write(tmp_path_factory.mktemp("data") / "world")
     workdir = tmp_path_factory.mktemp("run")
-    return root, workdir, run(image_world.configure(root), workdir)
+    with secret_run.watched(listened):
+        return root, workdir, run(image_world.configure(root), workdir)
+
+
+def test_a_run_keeps_secrets_and_listens_to_nobody(finished, listened):
+    secret_run.check_files(finished[1])
+    assert not listened
 
 
 def test_results_have_the_documented_shape(finished):

@@ -8,13 +8,14 @@ Starting again with other settings is refused, since the rest would not belong t
 import io
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from vl_ltr_jax import terminal, whole_file
+from vl_ltr_jax import json_text, terminal, whole_file
 from vl_ltr_jax.settings import Config, flatten
 
 # What the digest of the inputs stands for; it is no key that could be set back.
@@ -81,9 +82,9 @@ class Artifact:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Declares the artifact whole (on one process only)."""
-        write_whole(
-            self.directory / "artifact.json", json.dumps(dict(summary), indent=2)
-        )
+        content = json.loads(json.dumps(dict(summary)))  # as it will be read
+        content["crc32"] = _crc32(content)
+        write_whole(self.directory / "artifact.json", json.dumps(content, indent=2))
 
     def summary(self) -> dict[str, Any]:
         """What :meth:`finish` was given.
@@ -97,6 +98,12 @@ class Artifact:
             raise ArtifactError(
                 f"{path} has no {' and no '.join(absent)}; delete {self.directory} to "
                 "make this stage again"
+            )
+        # Older ones have no checksum.
+        if summary.pop("crc32", wanted := _crc32(summary)) != wanted:
+            raise ArtifactError(
+                f"{path} is not what was written; delete {self.directory} to make this "
+                "stage again"
             )
         return summary
 
@@ -171,9 +178,14 @@ def holds_array(path: epath.Path, shape: tuple[int, ...]) -> bool:
     return False
 
 
+def _crc32(summary: Mapping[str, Any]) -> int:
+    kept = {key: value for key, value in summary.items() if key != "crc32"}
+    return zlib.crc32(json.dumps(kept, sort_keys=True).encode())
+
+
 def _read_json(path: epath.Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json_text.parse(path.read_bytes())
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not an object")
     except (OSError, ValueError) as error:

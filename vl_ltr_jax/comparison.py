@@ -3,14 +3,15 @@
 import csv
 import dataclasses
 import io
-import json
+import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from vl_ltr_jax import baselines, curves, report
+from vl_ltr_jax import baselines, curves, json_text, report
 from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.baselines import ablations
 
@@ -60,19 +61,21 @@ def line_of(method: str, seed: int, directory: epath.Path) -> Line:
     """
     head = baselines.METHODS[method].result
     try:
-        results = json.loads((directory / "results.json").read_text())
+        results = json_text.parse((directory / "results.json").read_bytes())
+        report.check(results["test"][head])
         costs = results["cost"]["stages"]
+        seconds = [cost["seconds"] for n, cost in costs.items() if n != "evaluate"]
+        table = (directory / "evaluate" / "per_class_test.csv").read_text()
+        per_class = accuracy_per_class(table, head)
+        if len(per_class) != results["data"]["num_classes"]:
+            raise ValueError(f"per_class_test.csv has {len(per_class)} classes")
+        if not 0 <= sum(seconds) < math.inf:
+            raise ValueError(f"it took {sum(seconds)} seconds")
+        images_seen = operator.index(results["cost"]["images_seen"])
         return Line(
-            method,
-            seed,
-            results["test"][head],
-            results["cost"]["images_seen"],
-            sum(cost["seconds"] for name, cost in costs.items() if name != "evaluate"),
-            accuracy_per_class(
-                (directory / "evaluate" / "per_class_test.csv").read_text(), head
-            ),
+            method, seed, results["test"][head], images_seen, sum(seconds), per_class
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # csv has one of its own, damaged values lead to others
         raise ArtifactError(
             f"the results in {directory} cannot be read "
             f"({type(error).__name__}: {error}); delete {directory / 'evaluate'} to "
@@ -81,9 +84,15 @@ def line_of(method: str, seed: int, directory: epath.Path) -> Line:
 
 
 def accuracy_per_class(text: str, head: str) -> np.ndarray:
-    """Percentages [C] of a head in `per_class_SPLIT.csv`; NaN for no image."""
+    """Percentages [C] of a head in `per_class_SPLIT.csv`; NaN for no image.
+
+    Raises:
+      ValueError: if a class has more hits than images.
+    """
     rows = [row for row in csv.DictReader(io.StringIO(text)) if row["head"] == head]
     hits, images = (np.array([int(r[k]) for r in rows]) for k in ("top1", "images"))
+    if not ((hits >= 0) & (hits <= images) & (images < 2**31)).all():
+        raise ValueError("per_class_test.csv has more hits than images")
     return np.where(images > 0, 100 * hits / np.maximum(images, 1), np.nan)
 
 

@@ -7,7 +7,6 @@ A configuration file starts from :func:`default_config` and changes values;
 import dataclasses
 import difflib
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -15,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 import ml_collections
 from ml_collections import config_flags
 
-from vl_ltr_jax import bounds, settings
+from vl_ltr_jax import bounds, json_text, settings
 from vl_ltr_jax.bounds import nearest
 from vl_ltr_jax.settings import Config, flatten
 
@@ -121,7 +120,7 @@ def from_json(text: str) -> Config:
       ConfigError: as :func:`resolve` does, or if it is no JSON object.
     """
     try:
-        given = json.loads(text)
+        given = json_text.parse(text)
         if not isinstance(given, dict):
             raise ValueError(f"it is a {type(given).__name__}, not an object")
     except ValueError as error:

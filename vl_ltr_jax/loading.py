@@ -1,6 +1,5 @@
 """Recognizers of finished runs, and those that were saved."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from etils import epath
 from vl_ltr_jax import (
     baselines,
     inputs,
+    json_text,
     recognizer_checks,
     recognizer_files,
     unseen,
@@ -50,7 +50,7 @@ def load(directory: str | os.PathLike[str]) -> Recognizer:
     if (path / "config.json").exists():
         try:
             return of_run(path)
-        except (LookupError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever a damaged file leads to
             if type(error).__module__.startswith("vl_ltr_jax"):
                 raise
             raise ArtifactError(
@@ -76,7 +76,7 @@ def of_run(workdir: epath.Path) -> Recognizer:
     """
     try:
         config = configs.from_json((workdir / "config.json").read_text())
-        classes = json.loads((workdir / "classes.json").read_text())
+        classes = json_text.parse((workdir / "classes.json").read_bytes())
         names = recognizer_files.names(classes["names"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(

@@ -23,6 +23,7 @@ _CHOICES: dict[str, Collection[str]] = {
 }
 _KINDS: dict[Any, Any] = {str: str, int: int, float: (int, float)}
 _TEXT = "towers/params/text/"
+_LARGEST_LOG = 80.0  # float32 has no larger exponential by far
 
 
 def check(
@@ -37,11 +38,17 @@ def check(
     """
     _check_card(card)
     found = _flat(arrays)
-    for name, shape in _expected(card, found).items():
+    expected = _expected(card, found)
+    if unknown := sorted(found.keys() - expected.keys()):
+        raise ValueError(f"{unknown[0][:100]} belongs to no recognizer")
+    for name, shape in expected.items():
         if name not in found or found[name].shape != shape:
             given = list(found[name].shape) if name in found else "absent"
             raise ValueError(f"{name} is {given}, not {list(shape)}")
-        # The towers are large, and their checkpoints are told apart from damage.
+        kind = np.bool_ if name.endswith("/padding") else np.floating
+        if not np.issubdtype(found[name].dtype, kind):
+            raise ValueError(f"{name} is of {found[name].dtype}")
+        # The towers are large, and have checksums that tell them from damage.
         if not name.startswith("towers/") and np.isnan(found[name]).any():
             raise ValueError(f"{name} has values that are not numbers")
     if reference is None:
@@ -63,6 +70,13 @@ def _check_card(card: Card) -> None:
         if field.name in _CHOICES and value not in _CHOICES[field.name]:
             allowed = ", ".join(_CHOICES[field.name])
             raise ValueError(f"{field.name} is {value!r}; allowed are {allowed}")
+    if not 0 <= card.visual_weight <= 1:
+        raise ValueError(f"visual_weight is {card.visual_weight}, not from 0 to 1")
+    if not abs(card.language_logit_scale) <= _LARGEST_LOG:
+        raise ValueError(f"language_logit_scale is {card.language_logit_scale}")
+    most = card.clip_config.text.context_length
+    if not 2 <= card.context_length <= most:
+        raise ValueError(f"context_length is {card.context_length}, not 2 to {most}")
     num_classes = len(card.class_names)
     if not 0 < card.num_trained <= num_classes or len(card.sentences) != num_classes:
         raise ValueError(
@@ -88,6 +102,8 @@ def _expected(card: Card, found: Mapping[str, Any]) -> dict[str, tuple[int, ...]
     shapes |= {name: leaf.shape for name, leaf in _flat({"head": head}).items()}
     padding = found["anchors/padding"] if "anchors/padding" in found else np.zeros(0)
     num_anchors = padding.shape[-1]
+    if padding.ndim != 2 or not num_anchors:
+        raise ValueError("anchors/padding is no table of classes and anchors")
     for part, count in (
         ("anchors", trained),
         ("added", len(card.class_names) - trained),

@@ -1,7 +1,8 @@
 """Recognizers on disk: a card, the arrays, and the tokenizer's files.
 
 A directory holds `recognizer.json`, `recognizer.safetensors` and what the tokenizer
-reads. It needs neither the run it came from nor its data.
+reads. It needs neither the run it came from nor its data. The card has the checksums of
+the other files.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from flax import traverse_util
 from jaxtyping import Float32
 from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax import recognizer_checks
+from vl_ltr_jax import json_text, recognizer_checks, whole_file
 from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.heads import Card
 from vl_ltr_jax.models import port
@@ -48,9 +49,6 @@ def write(
     flat = traverse_util.flatten_dict(arrays, sep="/")
 
     def fill(partial: Path) -> None:
-        content = {"format": _FORMAT, **dataclasses.asdict(card)}
-        text = json.dumps(content, indent=1, ensure_ascii=False)
-        (partial / CARD).write_text(text, encoding="utf-8")
         save_file(
             {name: np.asarray(array, order="C") for name, array in flat.items()},
             partial / WEIGHTS,
@@ -58,6 +56,13 @@ def write(
         for name in port.COMPANIONS:
             if beside is not None and (beside / name).is_file():
                 shutil.copy(beside / name, partial / name)
+        content = {
+            "format": _FORMAT,
+            "crc32": {file.name: whole_file.crc32(file) for file in partial.iterdir()},
+            **dataclasses.asdict(card),
+        }
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        (partial / CARD).write_text(text, encoding="utf-8")
 
     port.write_whole(directory, fill)
 
@@ -71,9 +76,13 @@ def read(
       ArtifactError: if a file is missing, damaged, or does not fit the others.
     """
     try:
-        content = json.loads((directory / CARD).read_text(encoding="utf-8"))
+        content = json_text.parse((directory / CARD).read_bytes())
         if content.pop("format") != _FORMAT:
             raise ValueError("another version of this package wrote it")
+        saved = content.pop("crc32", {})  # older ones have none
+        for name in saved.keys() & {WEIGHTS, *port.COMPANIONS}:
+            if whole_file.crc32(directory / name) != saved[name]:
+                raise ValueError(f"{name} is not what was saved")
         content["class_names"] = names(content["class_names"])
         content["sentences"] = texts(content["sentences"])
         card = Card(**content)
@@ -94,11 +103,23 @@ def names(given: Any) -> tuple[str, ...]:
     Raises:
       ValueError: if they are none.
     """
-    if not isinstance(given, list):
-        raise ValueError(f"the class names are a {type(given).__name__}, not a list")
-    return tuple(map(str, given))
+    return _strings(given, "the class names")
 
 
 def texts(given: Any) -> tuple[tuple[str, ...], ...]:
-    """The sentences of each class, from JSON."""
-    return tuple(tuple(map(str, sentences)) for sentences in given)
+    """The sentences of each class, from JSON.
+
+    Raises:
+      ValueError: if they are none.
+    """
+    if not isinstance(given, list):
+        raise ValueError(f"the sentences are a {type(given).__name__}, not a list")
+    return tuple(_strings(sentences, "the sentences of a class") for sentences in given)
+
+
+def _strings(given: Any, what: str) -> tuple[str, ...]:
+    if not isinstance(given, list):
+        raise ValueError(f"{what} are a {type(given).__name__}, not a list")
+    if odd := [one for one in given if not isinstance(one, str)]:
+        raise ValueError(f"{what} have {str(odd[0])[:100]}, which is no text")
+    return tuple(given)

@@ -1,7 +1,9 @@
 """The end of a run: results.json and a table in the paper's column order."""
 
 import dataclasses
+import html
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +18,7 @@ RULE_NAMES = {
     "standard": "standard rule (many > 100, medium 20..100, few < 20)",
     "vl_ltr": "VL-LTR's rule (many > 99, medium 21..99, few <= 20)",
 }
+_MARKUP = re.compile(r"([\\`*\[\]|])")
 _NAMED = 10  # classes that a sentence of the report names
 
 
@@ -99,14 +102,14 @@ def markdown(
     head_names = {**HEAD_NAMES, **names}
     data, cost = results["data"], results["cost"]
     parts = [
-        f"# {title}",
+        f"# {_escaped(title)}",
         f"{data['num_classes']} classes, {data['train_images']} training images "
         f"({data['largest_class']} to {data['smallest_class']} per class), "
         f"{data['sentences']} sentences. {cost['images_seen']} images seen in "
         f"training, {cost['seconds']:.0f} seconds in all. Accuracies in percent.",
     ]
     if "anchors" in results:
-        parts += anchor_notes(results["anchors"])
+        parts += map(_escaped, anchor_notes(results["anchors"]))
     for split in ("test", "val"):
         heads = results[split]
         for rule, rule_name in RULE_NAMES.items():
@@ -123,6 +126,21 @@ def markdown(
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
     parts.append(f"Made with {versions}.")
     return "\n\n".join(parts) + "\n"
+
+
+def check(result: Any) -> None:
+    """Looks whether the results of one head are what :func:`row` reads.
+
+    Raises:
+      LookupError: (or a TypeError) if parts are missing.
+      ValueError: if an accuracy is none.
+    """
+    for rule in RULE_NAMES:
+        groups = result["shots"][rule]
+        for value in (result["top1"], *(groups[n] for n in ("many", "medium", "few"))):
+            number = isinstance(value, int | float)
+            if value is not None and not (number and 0 <= value <= 100):
+                raise ValueError(f"an accuracy is {str(value)[:50]}")
 
 
 def anchor_notes(told: Mapping[str, Any]) -> list[str]:
@@ -142,6 +160,11 @@ def _classes(names: Sequence[str]) -> str:
     """How many, and the first of their names."""
     named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
     return f"{len(names)} class{'es' if len(names) > 1 else ''} ({named})"
+
+
+def _escaped(text: str) -> str:
+    """Names of others in Markdown: no markup, one line."""
+    return _MARKUP.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def to_json(results: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ them, and the artifact each stage reads or leaves.
 """
 
 import functools
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from vl_ltr_jax import accuracy, embed, inputs, settings, terminal
+from vl_ltr_jax import accuracy, embed, inputs, json_text, settings, terminal
 from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.artifacts import Artifact
+from vl_ltr_jax.artifacts import Artifact, ArtifactError
 from vl_ltr_jax.checkpoint import load_params
 from vl_ltr_jax.data import corpus as corpora
 from vl_ltr_jax.data import transforms
@@ -244,9 +243,25 @@ def random_towers(model: Clip, seed: int) -> dict[str, Any]:
 
 
 def anchor_sentences(workdir: epath.Path) -> list[list[str]]:
-    """The anchor sentences of each class, best first; none where a run chose none."""
+    """The anchor sentences of each class, best first; none where a run chose none.
+
+    Raises:
+      ArtifactError: if the file cannot be read, or holds something else.
+    """
     path = workdir / "anchors" / "sentences.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        content = json_text.parse(path.read_bytes())
+        for given in content if isinstance(content, list) else [content]:
+            if not isinstance(given, list) or {type(one) for one in given} - {str}:
+                raise ValueError("it holds no list of sentences for each class")
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({error}); delete {path.parent} and the "
+            "directories of the stages after it, to make them again"
+        ) from error
+    return content
 
 
 def with_tuned_tower(towers: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from jax import export
 from jaxtyping import Array, UInt8
 from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax import __version__, heads
+from vl_ltr_jax import __version__, heads, json_text, whole_file
 from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.data import transforms
 from vl_ltr_jax.models import lgr
@@ -72,6 +72,7 @@ def write_program(directory: Path, recognizer: Recognizer) -> None:
         "program": PROGRAM,
         "arrays": ARRAYS,
         "platforms": PLATFORMS,
+        "crc32": {n: whole_file.crc32(directory / n) for n in (PROGRAM, ARRAYS)},
         "inputs": {
             "arrays": "all arrays by name",
             "images": f"uint8 {described['images']}",
@@ -128,6 +129,10 @@ def load_exported(directory: str | Path) -> Callable[[Any], Answers]:
     """
     directory = Path(directory)
     try:
+        saved = json_text.parse((directory / DESCRIPTION).read_bytes())["crc32"]
+        for name in (PROGRAM, ARRAYS):  # XLA trusts a program's bytes
+            if whole_file.crc32(directory / name) != saved[name]:
+                raise ValueError(f"{name} is not what was written")
         program = export.deserialize(bytearray((directory / PROGRAM).read_bytes()))
         arrays = jax.device_put(load_file(directory / ARRAYS))
     except Exception as error:  # flatbuffers and safetensors raise many kinds

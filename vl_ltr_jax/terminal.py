@@ -8,6 +8,7 @@ speaks; quiet mode leaves warnings and errors.
 
 import logging
 import os
+import re
 import shutil
 import sys
 import threading
@@ -25,6 +26,7 @@ _STYLES = {"bold": 1, "red": 31, "yellow": 33}
 
 Item = TypeVar("Item")
 _quiet = False
+_USER = re.compile(r"//[^\s/@'\"]+@")
 
 
 def be_quiet(quiet: bool = True) -> None:
@@ -61,6 +63,11 @@ def styled(text: str, style: Literal["bold", "red", "yellow"]) -> str:
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
 
 
+def without_passwords(text: str) -> str:
+    """The text, in which `//user:password@host` has become `//***@host`."""
+    return _USER.sub("//***@", text)
+
+
 def printable(text: str, keep: str = "") -> str:
     """The text with what is not seen written as escapes, but for characters to keep."""
     return "".join(
@@ -78,7 +85,7 @@ def say(text: str, *, stage: str = "") -> None:
       text: the line.
       stage: begins it, before a colon.
     """
-    text = printable(text, "\n")
+    text = printable(without_passwords(text), "\n")
     if is_first_process() and not _quiet:
         _write(f"{styled(stage, 'bold')}: {text}" if stage else text)
 
@@ -86,13 +93,15 @@ def say(text: str, *, stage: str = "") -> None:
 def warn(text: str) -> None:
     """Prints `warning: ...`, in process 0 only; in quiet mode too."""
     if is_first_process():
-        _write(styled(printable(f"warning: {text}", "\n"), "yellow"))
+        text = printable(f"warning: {without_passwords(text)}", "\n")
+        _write(styled(text, "yellow"))
 
 
 def error(text: str) -> None:
     """Prints `error: ...`, in any process, below what lines of progress came to."""
     end_lines()
-    head, _, rest = printable(f"error: {text}", "\n").partition("\n")
+    text = printable(f"error: {without_passwords(text)}", "\n")
+    head, _, rest = text.partition("\n")
     _write("\n".join([styled(head, "red"), rest]) if rest else styled(head, "red"))
 
 
@@ -104,7 +113,7 @@ def result(text: str, brief: str) -> None:
       brief: the one line that is left of it in quiet mode.
     """
     if is_first_process():
-        print(brief if _quiet else text, flush=True)
+        print(printable(brief if _quiet else text, "\n\t"), flush=True)
 
 
 def make_room(record: logging.LogRecord) -> bool:
@@ -252,7 +261,7 @@ class Progress(tqdm):
             parts.append(f"{format_duration(left)} left")
         if rate:
             parts.append(f"{format_rate(rate)} {self.unit}/s")
-        parts += self._details
+        parts += map(printable, self._details)
         if not self._in_place:
             return "  ".join(parts)
         # One that is as wide as the terminal would begin another line.

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -137,6 +138,19 @@ def _lock(number: int, operation: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def crc32(path: str | os.PathLike[str]) -> int:
+    """The checksum of a file, read in parts.
+
+    Raises:
+      OSError: if it cannot be read.
+    """
+    found = 0
+    with epath.Path(path).open("rb") as file:
+        while part := file.read(2**20):
+            found = zlib.crc32(part, found)
+    return found
 
 
 def _remove(path: Path | epath.Path) -> None:

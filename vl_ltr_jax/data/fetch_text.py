@@ -193,7 +193,7 @@ def main(arguments: Sequence[str]) -> None:
             "text; start the same command again to go on (--overwrite starts over)"
         )
         sys.exit(130 if interrupted else 1)
-    print(summary(outcome, names))
+    print(terminal.printable(summary(outcome, names), "\n\t"))
     sys.exit(0 if _number_of_texts(given.root, names) == len(names) else 1)
 
 

@@ -2,7 +2,7 @@
 
 A file is named after all that its ids depend on, so it is never out of date: other
 sentences, another vocabulary or another context length make another file. Whichever of
-several processes writes it, the content is the same.
+several processes writes it, the content is the same: NumPy's format, and a checksum.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import importlib.metadata
 import io
 import os
 import platform
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from vl_ltr_jax import whole_file
 from vl_ltr_jax.data.tokenizer import Tokenizer, trim
 
 SMALLEST = 20_000  # sentences worth a file: fewer take less than a second
-_FORMAT = 1  # of the file and of the key
+_FORMAT = 2  # of the file and of the key
+_SOUND = 0x2144DF1C  # checksum of whatever ends with its own checksum
 _LIBRARIES = ("ftfy", "regex", "tokenizers")  # whose releases may change ids
 _HASHED_AT_ONCE = 16384
 
@@ -75,7 +77,10 @@ def encode(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file.write(path, shared=True) as file:
-            np.save(file, np.ascontiguousarray(tokens), allow_pickle=False)
+            content = io.BytesIO()
+            np.save(content, np.ascontiguousarray(tokens), allow_pickle=False)
+            file.write(content.getbuffer())
+            file.write(zlib.crc32(content.getbuffer()).to_bytes(4, "little"))
     except Exception as error:  # buckets have errors of their own
         logging.warning(
             "The token ids of %d sentences are not kept: %s cannot be written (%s)",
@@ -106,6 +111,8 @@ def _read(
 ) -> Integer[np.ndarray, "S L"] | None:
     """The ids in a file; None where it is absent, or damaged and taken away."""
     try:
+        if whole_file.crc32(path) != _SOUND:
+            raise ValueError("it is not what was written")
         if "://" in os.fspath(path):
             loaded = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
         else:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vl_ltr_jax import json_text
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 Merges = list[tuple[str, str]]
 
@@ -120,11 +122,12 @@ def write_tokenizer(
 def _read_whole(path: Path) -> tuple[dict[str, int], Merges]:
     model = _read_object(path).get("model", {})
     if not isinstance(model, dict):
-        raise ValueError(f"{path}: its model is {model!r}, not an object")
+        raise ValueError(f"{path}: its model is {str(model)[:100]}, not an object")
     if model.get("type", "BPE") != "BPE" or model.get("end_of_word_suffix") != "</w>":
         raise ValueError(
-            f"{path}: not a CLIP tokenizer (its model is {model.get('type')} with the "
-            f"end of word {model.get('end_of_word_suffix')!r}, not BPE with '</w>')"
+            f"{path}: not a CLIP tokenizer: its model is {str(model.get('type'))[:50]} "
+            f"with the end of word {str(model.get('end_of_word_suffix'))[:50]!r}, not "
+            "BPE with '</w>'"
         )
     if absent := {"vocab", "merges"} - model.keys():
         raise ValueError(f"{path}: its model has no {' and no '.join(sorted(absent))}")
@@ -140,11 +143,13 @@ def _read_whole(path: Path) -> tuple[dict[str, int], Merges]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json_text.parse(path.read_bytes())
     except json.JSONDecodeError as fault:
         raise ValueError(f"{path}:{fault.lineno}: not JSON: {fault.msg}") from None
     except UnicodeDecodeError as fault:
         raise ValueError(f"{path}: not UTF-8: {fault}") from None
+    except ValueError as fault:
+        raise ValueError(f"{path}: {fault}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: holds {type(value).__name__}, not an object")
     return value
@@ -159,8 +164,8 @@ def _pair(symbols: Any, where: str) -> tuple[str, str]:
         case [str(left), str(right)]:
             return left, right
     raise ValueError(
-        f"{where}: {symbols!r} is not a merge; a merge is two symbols with a space "
-        "between"
+        f"{where}: {str(symbols)[:100]!r} is not a merge; a merge is two symbols with "
+        "a space between"
     )
 
 
@@ -178,7 +183,8 @@ def _check(
     odd = [token for token, id_ in vocabulary.items() if type(id_) is not int]
     if odd:
         raise ValueError(
-            f"{path}: the id of {odd[0]!r} is {vocabulary[odd[0]]!r}, not a number"
+            f"{path}: the id of {odd[0][:100]!r} is {str(vocabulary[odd[0]])[:100]}, "
+            "not a number"
         )
     if sorted(vocabulary.values()) != list(range(len(vocabulary))):
         raise ValueError(
@@ -194,6 +200,6 @@ def _check(
         for token in (left, right, left + right):
             if token not in vocabulary:
                 raise ValueError(
-                    f"{path}: merge {rank}, {left} {right}, needs the token {token!r}, "
-                    "which is not in the vocabulary"
+                    f"{path}: merge {rank}, {left[:100]} {right[:100]}, needs "
+                    f"{token[:200]!r}, which is not in the vocabulary"
                 )

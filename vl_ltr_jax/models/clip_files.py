@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from vl_ltr_jax import json_text
 from vl_ltr_jax.models import hub, vl_ltr
 from vl_ltr_jax.models.clip import ClipConfig, variable_shapes
 from vl_ltr_jax.models.positions import resize_tower
@@ -93,8 +94,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: missing beside the weights. {_HOW_TO_GET}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = json_text.parse(path.read_bytes())
+    except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}. {_HOW_TO_GET}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not an object")

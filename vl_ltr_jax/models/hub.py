@@ -1,19 +1,23 @@
 """Models by hub id, through `huggingface_hub` and its cache.
 
 A name is a local path where one exists, and else `owner/name` on the hub, with
-`@revision` behind it if wanted. Only what a CLIP needs is fetched. With
-`HF_HUB_OFFLINE=1`, or with no network, what the cache holds is used.
+`@revision` behind it if wanted. Only what a CLIP needs is fetched: safetensors, JSON
+and merges, never pickles or code. With `HF_HUB_OFFLINE=1`, or with no network, what the
+cache holds is used.
 """
 
+import os
 import re
 from pathlib import Path
 
 from vl_ltr_jax import terminal
 
-_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
-_SMALL = ("*.json", "merges.txt")
-_SAFETENSORS = ("model*.safetensors", "open_clip_model.safetensors")
-_PICKLE = ("pytorch_model.bin",)
+_PART = r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*"
+_ID = re.compile(rf"{_PART}/{_PART}(@{_PART}(/{_PART})*)?")
+_WANTED = (
+    *("*.json", "merges.txt"),
+    *("model*.safetensors", "open_clip_model.safetensors"),
+)
 
 
 class HubError(ValueError):
@@ -22,7 +26,7 @@ class HubError(ValueError):
 
 def is_there_or_id(name: str) -> bool:
     """Whether a name is an existing path or could be a hub id."""
-    return Path(name).expanduser().exists() or bool(_ID.fullmatch(name))
+    return os.path.exists(os.path.expanduser(name)) or bool(_ID.fullmatch(name))
 
 
 def local_path(name: str) -> Path:
@@ -36,16 +40,20 @@ def local_path(name: str) -> Path:
         HubError: If the hub does not have it, or cannot be reached and the cache is
             without it.
     """
-    path = Path(name).expanduser()
-    if path.exists() or not _ID.fullmatch(name):
-        return path
-    directory = _fetch(name, (*_SMALL, *_SAFETENSORS))
+    path = os.path.expanduser(name)
+    if os.path.exists(path) or not _ID.fullmatch(name):
+        return Path(path)
+    directory = _fetch(name)
     if not any(directory.glob("*.safetensors")):
-        directory = _fetch(name, (*_SMALL, *_PICKLE))  # of before safetensors
+        repo_id = name.partition("@")[0]
+        raise HubError(
+            f"{name}: no safetensors there; pickles are not fetched by themselves. If "
+            f"you trust it, `hf download {repo_id} --local-dir DIR`, then name DIR"
+        )
     return directory
 
 
-def _fetch(name: str, patterns: tuple[str, ...]) -> Path:
+def _fetch(name: str) -> Path:
     # Imported late: only runs that name a hub id pay for it.
     import huggingface_hub
     from huggingface_hub import errors
@@ -61,7 +69,7 @@ def _fetch(name: str, patterns: tuple[str, ...]) -> Path:
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                repo_id, revision=revision or None, allow_patterns=list(patterns)
+                repo_id, revision=revision or None, allow_patterns=list(_WANTED)
             )
         )
     except errors.GatedRepoError as error:

@@ -281,7 +281,7 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     try:
         if given.command == "inspect":
-            print(inspect(given.source))
+            print(terminal.printable(inspect(given.source), "\n"))
             return
         made = convert(
             given.source,

@@ -10,6 +10,9 @@ from typing import Any
 from vl_ltr_jax.models.clip import RESNET_STRIDE, ClipConfig, TextConfig, VisionConfig
 
 _HEAD_WIDTH = 64  # of every published CLIP
+# Beyond any CLIP: a model of a damaged file's sizes would take hours to lay out.
+_LARGEST = 2**20
+_MOST_LAYERS = 256
 
 # What a config.json leaves out has these values.
 _TEXT_DEFAULTS = dict(
@@ -35,6 +38,9 @@ _FIXED = dict(hidden_act="quick_gelu", layer_norm_eps=1e-5, num_channels=3)
 def _size(value: Any, key: str, source: str) -> int:
     if type(value) is not int or value < 1:
         raise ValueError(f"{source}: {key} is {value!r}, not a positive integer")
+    largest = _MOST_LAYERS if key.endswith("num_hidden_layers") else _LARGEST
+    if value > largest:
+        raise ValueError(f"{source}: {key} is {value}; at most {largest} is built here")
     return value
 
 
@@ -228,7 +234,12 @@ def vision_from_shapes(
 
 def _count(shapes: Mapping[str, Any], prefix: str) -> int:
     pattern = re.compile(rf"{re.escape(prefix)}\.\d+\.")
-    return len({match[0] for name in shapes if (match := pattern.match(name))})
+    count = len({match[0] for name in shapes if (match := pattern.match(name))})
+    if count > _MOST_LAYERS:
+        raise ValueError(
+            f"{prefix} has {count} layers, at most {_MOST_LAYERS} are built"
+        )
+    return count
 
 
 @contextlib.contextmanager

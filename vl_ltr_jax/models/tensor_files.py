@@ -3,30 +3,24 @@
 - safetensors, whole (`*.safetensors`) or in shards (`*.safetensors.index.json`): read
   without PyTorch.
 - PyTorch's pickles (`*.pth`, `*.pt`, `*.bin`) and TorchScript archives, such as
-  OpenAI's `ViT-B-16.pt`: read through PyTorch, where it is installed. Pickles are
-  opened with `weights_only=True` and TorchScript by its own reader, so no Python in a
-  file runs.
+  OpenAI's `ViT-B-16.pt`: read through PyTorch, where it is installed; nothing in a
+  file is run.
 """
 
-import argparse
-import json
-import pickle
-import warnings
-import zipfile
-from collections.abc import Mapping
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from vl_ltr_jax import json_text
+from vl_ltr_jax.models import torch_files
 
 SAFETENSORS = ".safetensors"
 SHARD_INDEX = ".safetensors.index.json"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
-# A training checkpoint keeps the weights under one of these, beside the optimizer's.
-_MODEL_KEYS = ("model", "state_dict")
 
 
 class TensorFileError(ValueError):
@@ -83,6 +77,7 @@ class _Safetensors(ExitStack):
                 if whole:
                     self._shard_of = dict.fromkeys(self._files[shard].keys(), shard)
             self._check_shards()
+            self._check_sizes()
         except TensorFileError:
             self.close()
             raise
@@ -97,10 +92,10 @@ class _Safetensors(ExitStack):
         return self._files[self._shard_of[name]].get_tensor(name)
 
     def _open(self, shard: Path) -> Any:
-        if not shard.is_file():
+        if not os.path.isfile(shard):
             raise TensorFileError(
-                f"{shard}: no such file, though {self._path.name} lists it; copy all "
-                "the shards of the model"
+                f"{self._path}: lists {shard.name[:100]}, which is no file beside it; "
+                "copy all the shards of the model"
             )
         try:
             return self.enter_context(safe_open(shard, framework="np"))
@@ -109,6 +104,15 @@ class _Safetensors(ExitStack):
                 f"{shard}: not a whole safetensors file ({error}). It is "
                 f"{shard.stat().st_size} bytes long; was it cut off while copying?"
             ) from error
+
+    def _check_sizes(self) -> None:
+        """A tensor without numbers may have a shape of any size."""
+        for name in self.names():
+            if 0 in self.shape(name):
+                raise TensorFileError(
+                    f"{self._path}: {name} {list(self.shape(name))} holds no number; "
+                    "download the file again"
+                )
 
     def _check_shards(self) -> None:
         held = {shard: set(file.keys()) for shard, file in self._files.items()}
@@ -130,84 +134,29 @@ class _Safetensors(ExitStack):
 def _read_index(path: Path) -> dict[str, Path]:
     """Tensor name -> shard."""
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        return {name: path.parent / Path(file).name for name, file in listed.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        listed = json_text.parse(path.read_bytes())["weight_map"]
+        if not listed:
+            raise ValueError("it lists no tensor")
+        for file in listed.values():
+            if not file.endswith(SAFETENSORS) or Path(file).name != file:
+                raise ValueError(f"{file[:100]!r} is no *{SAFETENSORS} file beside it")
+        return {name: path.parent / file for name, file in listed.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise TensorFileError(
             f"{path}: not an index of shards, an object with weight_map: name -> file "
-            f"({error!r})"
+            f"({error!r}); download it again"
         ) from error
 
 
 def _read_pytorch(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise TensorFileError(f"{path}: no such file")
     try:
-        import torch
+        return torch_files.read(path)
     except ImportError as error:
         raise TensorFileError(
             f"{path}: a PyTorch file, and PyTorch is not installed to read it; "
             f"`pip install torch`, or use a *{SAFETENSORS} file of the same model"
         ) from error
-
-    try:
-        if _is_torchscript(path):
-            with warnings.catch_warnings():
-                # Deprecated, and the only reader of what OpenAI has published.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                content = torch.jit.load(str(path), map_location="cpu").state_dict()
-        else:
-            # The authors' checkpoints carry their command line, a plain record.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
-        raise TensorFileError(
-            f"{path}: refused, because it holds more than tensors and plain values "
-            f"({' '.join(reason.split())[:200]}). Nothing in it was run. If you trust "
-            "it, load it in PyTorch and save its state dict alone"
-        ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError) as error:
-        raise TensorFileError(
-            f"{path}: not a whole PyTorch file ({_first_line(error)}). "
-            f"It is {path.stat().st_size} bytes long; was it cut off while copying?"
-        ) from error
-    return {
-        name: _to_numpy(tensor) for name, tensor in _state_dict(path, content).items()
-    }
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _state_dict(path: Path, content: Any) -> Mapping[str, Any]:
-    import torch
-
-    for key in _MODEL_KEYS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not (
-        isinstance(content, Mapping)
-        and content
-        and all(isinstance(value, torch.Tensor) for value in content.values())
-    ):
-        raise TensorFileError(
-            f"{path}: holds no state dict, neither by itself nor under "
-            f"{' or '.join(map(repr, _MODEL_KEYS))}"
-        )
-    # DistributedDataParallel's wrapper, when the checkpoint was made through it.
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def _to_numpy(tensor: Any) -> np.ndarray:
-    import torch
-
-    if tensor.dtype == torch.bfloat16:  # numpy has no such dtype, but ours does
-        return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
-    return tensor.detach().numpy()
+    except torch_files.TorchFileError as error:
+        raise TensorFileError(f"{path}: {error}") from error

@@ -16,6 +16,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from vl_ltr_jax import __version__
+from vl_ltr_jax.terminal import without_passwords
 
 WIKIPEDIA = "https://en.wikipedia.org/w/api.php"
 # Of these characters no title has any; `|` would ask for two pages.
@@ -110,9 +111,16 @@ class MediaWiki:
             ValueError: an address that is not one of the web, a rate that is not above
                 0, or a contact that no HTTP header can carry.
         """
-        address = urlsplit(api)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise ValueError(f"the API is {api!r}; it needs an address as {WIKIPEDIA}")
+        shown = without_passwords(api)
+        try:
+            address = urlsplit(api)
+            host = address.hostname if address.scheme in ("http", "https") else None
+        except ValueError:
+            host = None
+        if not host:
+            raise ValueError(
+                f"the API is {shown!r}; it needs an address as {WIKIPEDIA}"
+            )
         if not 0 < requests_per_second < float("inf"):
             raise ValueError(
                 f"requests_per_second is {requests_per_second}; it must be above 0, "
@@ -123,8 +131,7 @@ class MediaWiki:
                 f"the contact is {contact!r}; write it with ASCII characters, such as "
                 "name@example.org"
             )
-        self.api = api
-        self._host = address.hostname
+        self.api, self._address, self._host = shown, api, host
         self._sleep, self._clock = sleep, clock
         self._interval = 1 / requests_per_second
         self._next_start = clock()
@@ -193,7 +200,7 @@ class MediaWiki:
             title=found["title"],
             page_id=found["pageid"],
             revision_id=found["lastrevid"],
-            url=found["fullurl"],
+            url=without_passwords(found["fullurl"]),
             text=found["extract"].strip(),
             is_article=found["ns"] == 0,
             is_disambiguation="disambiguation" in found.get("pageprops", {}),
@@ -249,15 +256,15 @@ class MediaWiki:
             wait = WAIT
             try:
                 response = self._session.get(
-                    self.api, params={**params, **fields}, timeout=_TIMEOUT
+                    self._address, params={**params, **fields}, timeout=_TIMEOUT
                 )
             except requests.exceptions.ChunkedEncodingError as broken_off:
                 fault = f"its answers break off ({broken_off})"
             except requests.RequestException as lost:
                 raise WikiError(
-                    f"{self.api} is out of reach ({lost}); check the address and the "
-                    "network"
-                ) from lost
+                    f"{self.api} is out of reach ({without_passwords(str(lost))}); "
+                    "check the address and the network"
+                ) from None  # which may name a proxy's password
             else:
                 answer = _read(self.api, response)
                 error = answer.get("error")
