@@ -4,6 +4,7 @@ Memory is judged by the slope of a line through its samples; files and threads b
 fewest that were open early and late, since a save opens some for a moment.
 """
 
+import ctypes
 import os
 import sys
 import threading
@@ -34,6 +35,8 @@ class Sample(NamedTuple):
       resident_mb: physical memory of the process, the sum of the two that follow.
       anonymous_mb: that belongs to no file.
       file_mb: that maps one, shared memory included.
+      heap_mb: that the C library has handed out and not got back; 0 where it does not
+        tell. What stays resident hides growth that this shows.
       children_mb: physical memory of its children; what they share counts in each.
       children: processes it has started.
       open_files: file descriptors.
@@ -51,6 +54,7 @@ class Sample(NamedTuple):
     resident_mb: float
     anonymous_mb: float
     file_mb: float
+    heap_mb: float
     children_mb: float
     children: int
     open_files: int
@@ -131,6 +135,7 @@ class Meter:
             resident,
             anonymous,
             resident - anonymous,
+            _heap() / _MB,
             sum(children),
             len(children),
             len(os.listdir("/proc/self/fd")) - 1,  # less the one that lists them
@@ -200,10 +205,10 @@ def judge(samples: Sequence[Sample]) -> list[Finding]:
             rise.per_minute < MAX_MB_PER_MINUTE,
         )
     ]
-    third = len(samples) // 3
+    part = len(samples) // 6
     for name in ("open_files", "threads", "children"):
         counts = column(samples, name)
-        early, late = int(counts[:third].min()), int(counts[-third:].min())
+        early, late = int(counts[:part].min()), int(counts[-part:].min())
         told = f"{name.replace('_', ' ')}: {early} at first, {late} at the end"
         found.append(Finding(told, late <= early))
     compiled = samples[-1].compilations - samples[0].compilations
@@ -230,6 +235,28 @@ def _memory(path: Path) -> dict[str, float]:
     """Millions of bytes by their names in a file of /proc."""
     rows = (line.split() for line in path.read_text().splitlines())
     return {row[0][:-1]: int(row[1]) * 1024 / _MB for row in rows if row[-1] == "kB"}
+
+
+class _Mallinfo2(ctypes.Structure):
+    """See mallinfo(3)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+def _heap() -> int:
+    """Bytes in use of all arenas, and of blocks that were mapped."""
+    tell = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if tell is None:
+        return 0
+    tell.restype = _Mallinfo2
+    told = tell()
+    return int(told.uordblks + told.hblkhd)
 
 
 def _children() -> list[float]:
