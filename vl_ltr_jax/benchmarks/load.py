@@ -3,11 +3,10 @@
     python -m vl_ltr_jax.benchmarks.load --config=configs/shapes_lt.py --minutes=60
 
 Pre-trains as the main job does (its stage, loader, event files and checkpoints),
-evaluates the validation images and saves a checkpoint about every minute, and samples
-memory, open files, threads, compilations and arrays meanwhile. An epoch comes first,
-and tells how many steps a minute has. The exit code is 1 if memory grows by a megabyte
-a minute, files, threads or processes become more, or a program is compiled after the
-warm-up, which ends with the first epoch, evaluation and minute.
+evaluates the validation images and saves a checkpoint every minute, and samples memory,
+open files, threads, compilations and arrays meanwhile. The exit code is 1 if memory
+grows by a megabyte a minute, files, threads or processes become more, or a program is
+compiled after the warm-up, which ends with the first epoch, evaluation and minute.
 """
 
 import contextlib
@@ -16,6 +15,7 @@ import functools
 import math
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from vl_ltr_jax import (
     embed,
     evaluate,
     inputs,
-    logs,
     loop,
     main,
     recognition,
@@ -44,7 +43,7 @@ _MINUTES = flags.DEFINE_float(
     "minutes", 5.0, "How long, after the warm-up.", lower_bound=1.0
 )
 _SAMPLES = flags.DEFINE_string("samples", "", "CSV file to keep the samples in.")
-_LONG = 10**6
+_ENDLESS = 10**6  # epochs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Times:
 
     Attributes:
       measured: after the warm-up.
-      warm_up: at the least.
+      warm_up: at the least; an epoch and `warm_up_steps` come before its end too.
       between_evaluations: which also is the interval of checkpoints.
       between_samples: of memory and the rest.
     """
@@ -62,6 +61,7 @@ class Times:
     warm_up: float = 60.0
     between_evaluations: float = 60.0
     between_samples: float = 5.0
+    warm_up_steps: int = 100  # by then a packer of sentences has met its sizes
 
 
 class _Enough(Exception):
@@ -130,44 +130,51 @@ def measure(
     Returns:
       The samples after the warm-up.
     """
+    config = dataclasses.replace(
+        config,
+        pretrain=dataclasses.replace(config.pretrain, epochs=_ENDLESS),
+        log=dataclasses.replace(
+            config.log, checkpoint_every_steps=_Interval(times.between_evaluations)
+        ),
+    )
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-    run = Run(_with(config, 1, _LONG), workdir, inputs.read(config), mesh)
-    epoch = recognition.plan_of(run, run.config.pretrain).num_steps
-    stages.run_pretrain(run)
-    curves = logs.read_scalars(run.artifact("pretrain").directory)
-    pace = curves["throughput/steps_per_second"][1][-1]
-    every_steps = max(1, round(pace * times.between_evaluations))
-    print(f"evaluates, and saves, every {every_steps} steps; an epoch has {epoch}")
-    run.config = _with(config, _LONG, every_steps)
+    run = Run(config, workdir, inputs.read(config), mesh)
     with growth.Meter(times.between_samples, path) as meter:
-        watched = _Watched(run, meter, times, 2 * epoch)
+        watched = _Watched(run, meter, times)
         with (
             contextlib.suppress(_Enough),
             mock.patch.object(loop, "train", watched.train),
         ):
-            stages.run_pretrain(run)  # a start that goes on from the epoch
+            stages.run_pretrain(run)
     return [sample for sample in meter.samples if sample.seconds >= watched.warm_at]
 
 
-def _with(config: Config, epochs: int, every_steps: int) -> Config:
-    """The configuration with another length and interval of checkpoints."""
-    return dataclasses.replace(
-        config,
-        pretrain=dataclasses.replace(config.pretrain, epochs=epochs, warmup_epochs=0),
-        log=dataclasses.replace(config.log, checkpoint_every_steps=every_steps),
-    )
+class _Interval(int):
+    """As many steps as the clock says: it divides one when the time has come."""
+
+    def __new__(cls, seconds: float) -> "_Interval":
+        interval = super().__new__(cls, 1)
+        interval._seconds, interval._step = seconds, -1
+        interval._due_at = time.monotonic() + seconds
+        return interval
+
+    def __rmod__(self, step: int) -> int:
+        if time.monotonic() >= self._due_at:
+            self._due_at, self._step = time.monotonic() + self._seconds, step
+        return int(step != self._step)
 
 
 class _Watched:
     """The loop, which evaluates at the interval of checkpoints and keeps the meter."""
 
-    def __init__(
-        self, run: Run, meter: growth.Meter, times: Times, warm_steps: int
-    ) -> None:
+    def __init__(self, run: Run, meter: growth.Meter, times: Times) -> None:
         self.warm_at = math.inf
         self._loop, self._evaluation = loop.train, Evaluation(run)
-        self._meter, self._times, self._warm_steps = meter, times, warm_steps
-        self._every_steps = run.config.log.checkpoint_every_steps
+        self._meter, self._times = meter, times
+        self._interval = run.config.log.checkpoint_every_steps
+        plan = recognition.plan_of(run, run.config.pretrain)
+        epoch = plan.num_steps // run.config.pretrain.epochs
+        self._warm_steps = max(epoch, times.warm_up_steps)
 
     def train(
         self, state: Any, step_fn: Any, batches: Iterator[Any], **options: Any
@@ -177,7 +184,7 @@ class _Watched:
             step_fn,
             self._counted(batches, options["first_step"]),
             evaluate=self._evaluate,
-            evaluate_every_steps=self._every_steps,
+            evaluate_every_steps=self._interval,
             **options,
         )
 
