@@ -1,13 +1,19 @@
 """Training that does not end is told from training that ever needs more."""
 
+import dataclasses
+
 import image_world
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from etils import epath
 
 from vl_ltr_jax import config as configs
+from vl_ltr_jax import main, pretrain, settings
 from vl_ltr_jax.benchmarks import growth, load
+from vl_ltr_jax.models.clip import PRESETS, ClipConfig, TextConfig, VisionConfig
 
 
 def made_up(**changes):
@@ -89,34 +95,62 @@ def test_few_samples_say_nothing():
         growth.judge(made_up()[:5])
 
 
-def test_training_is_watched_from_its_warm_up_to_its_end(tmp_path, jax_cache):
-    """Breaks when a sample is of the warm-up, or one of its counts stands still."""
+def test_training_is_watched_from_its_warm_up_to_its_end(tmp_path, monkeypatch):
+    """With narrow towers and a step that learns nothing, which compile in seconds."""
+
+    def step(frozen, state, batch):
+        metrics = {"loss/total": jnp.mean(batch["label"])}
+        return dataclasses.replace(state, step=state.step + 1), metrics
+
+    monkeypatch.setattr(pretrain, "make_step", lambda *given, **more: step)
+    towers = VisionConfig("vit", 16, 8, 1, 1, 8), TextConfig(8, 1, 1, vocab_size=4096)
+    monkeypatch.setitem(PRESETS, "ViT-tiny", ClipConfig(*towers, 8))
     config = image_world.configure(image_world.write(tmp_path / "world"))
+    config.init.clip, config.init.tokenizer = "", "tiny_clip"
     config.evaluate.zero_shot_text, config.evaluate.knn = "sentences", False
     config.pretrain.distillation = "none"
-    # The second start need not compile again.
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    times = load.Times(1.5, 0.1, 0.2, 0.05)
+    times = load.Times(0.8, 0.5, 0.4, 0.1, 4)
     path = tmp_path / "samples.csv"
     samples = load.measure(
         configs.from_config_dict(config), epath.Path(tmp_path / "run"), times, path
     )
-    assert len(samples) >= growth.LEAST_SAMPLES
     first, last = samples[0], samples[-1]
-    assert first.seconds >= 0.1
-    assert last.seconds - first.seconds < 30
+    assert first.seconds >= 0.5
+    assert first.steps >= 4
     assert first.evaluations >= 1
-    assert last.steps > first.steps >= 9
+    assert last.seconds - first.seconds >= 0.6
+    assert last.steps >= first.steps
     assert first.compilations > 1
-    assert 1 < first.live_mb < first.heap_mb < first.resident_mb
+    assert 0 < first.live_mb < first.heap_mb < first.resident_mb
     assert first.resident_mb == pytest.approx(first.anonymous_mb + first.file_mb)
-    assert first.open_files > 2
-    saved = {int(p.name) for p in (tmp_path / "run/pretrain/checkpoints").iterdir()}
-    assert len(saved) >= 2
-    assert max(saved) <= last.steps
+    assert min(first.open_files, first.threads) > 2
+    saved = [path.name for path in (tmp_path / "run/pretrain/checkpoints").iterdir()]
+    assert 4 <= max(map(int, saved)) <= last.steps
     rows = np.genfromtxt(path, delimiter=",", names=True)
-    assert len(rows) > len(samples)
     assert rows.dtype.names == growth.Sample._fields
-    text = growth.table(samples)
-    assert text.count("\n") == len(growth.Sample._fields) - 1
+    assert rows["seconds"][0] < 0.5 < first.seconds
+    assert rows["seconds"][-1] == pytest.approx(last.seconds, rel=1e-6)
+    assert growth.table(samples).count("\n") == len(growth.Sample._fields) - 1
+
+
+def test_the_clock_sets_an_interval_of_steps():
+    never, always = load._Interval(1e9), load._Interval(0.0)
+    assert [step % never == 0 for step in range(1, 4)] == [False] * 3
+    assert [step % always == 0 for step in range(1, 4)] == [True] * 3
+    assert 3 % always == 0, "the same step is asked for a checkpoint and an evaluation"
+
+
+def test_the_exit_code_tells_of_growth(monkeypatch, capsys):
+    def ends_with(samples):
+        monkeypatch.setattr(load, "measure", lambda *arguments: samples)
+        load.run([])
+
+    monkeypatch.setattr(main, "checked_config", settings.Config)
+    monkeypatch.setattr(main, "keep_programs", lambda *arguments: None)
+    with flagsaver.flagsaver():
+        flags.FLAGS.mark_as_parsed()
+        ends_with(made_up())
+        assert "NOT MET" not in capsys.readouterr().out
+        with pytest.raises(SystemExit, match="1"):
+            ends_with(made_up(open_files=int))
+    assert "NOT MET  open files: 21 at first, 71 at the end" in capsys.readouterr().out
