@@ -1,0 +1,230 @@
+"""Training that does not end: what the process holds after minutes, or an hour.
+
+    python -m vl_ltr_jax.benchmarks.load --config=configs/shapes_lt.py --minutes=60
+
+Pre-trains as the main job does (its stage, loader, event files and checkpoints),
+evaluates the validation images and saves a checkpoint every minute, and samples memory,
+open files, threads, compilations and arrays meanwhile. The exit code is 1 if memory
+grows by a megabyte a minute, files, threads or processes become more, or a program is
+compiled after the warm-up, which ends with the first epoch, evaluation and minute.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+from absl import flags
+from etils import epath
+
+from vl_ltr_jax import (
+    embed,
+    evaluate,
+    inputs,
+    loop,
+    main,
+    recognition,
+    stages,
+)
+from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.benchmarks import growth
+from vl_ltr_jax.run import Run
+from vl_ltr_jax.settings import Config
+
+_MINUTES = flags.DEFINE_float(
+    "minutes", 5.0, "How long, after the warm-up.", lower_bound=1.0
+)
+_SAMPLES = flags.DEFINE_string("samples", "", "CSV file to keep the samples in.")
+_ENDLESS = 10**6  # epochs
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """How long, and how often, in seconds.
+
+    Attributes:
+      measured: after the warm-up.
+      warm_up: at the least; an epoch and `warm_up_steps` come before its end too.
+      between_evaluations: which also is the interval of checkpoints.
+      between_samples: of memory and the rest.
+    """
+
+    measured: float = 300.0
+    warm_up: float = 60.0
+    between_evaluations: float = 60.0
+    between_samples: float = 5.0
+    warm_up_steps: int = 100  # by then a packer of sentences has met its sizes
+
+
+class _Enough(Exception):
+    """The time is up."""
+
+
+class Evaluation:
+    """The validation images by zero-shot and kNN, with the towers of the moment."""
+
+    def __init__(self, run: Run) -> None:
+        """Compiles nothing yet."""
+        self._run, read = run, run.inputs
+        scores = evaluate.make_scores(
+            run.model,
+            None,
+            run.normalize,
+            run.config.evaluate,
+            read.num_classes,
+            run.mesh,
+        )
+        self._count = evaluate.make_count(scores, read.num_classes)
+        self._encode_text = jax.jit(run.encode_text)
+
+    def __call__(self, state: Any, step: int) -> dict[str, float]:
+        """Top-1 of each head, in percent."""
+        del step
+        run, read = self._run, self._run.inputs
+        towers = {"params": state.params}
+        sentences = embed.embed_sentences(
+            functools.partial(self._encode_text, towers),
+            read.tokens,
+            run.mesh,
+            run.config.evaluate.batch_size,
+        )
+        texts = {
+            "sentences": sentences,
+            "sentence_labels": read.corpus.labels,
+            "class_texts": run.class_texts(sentences),
+        }
+        frozen = {
+            "towers": towers,
+            "anchors": {},
+            **{name: run.replicate(array) for name, array in texts.items()},
+        }
+        batches = run.eval_batches(read.data.val, "evaluate")
+        sums, _ = evaluate.evaluate_split(self._count, frozen, batches, run.mesh)
+        return {
+            f"accuracy/{head}": evaluate.summarise(
+                found, read.data.train_counts, "argmax"
+            )["top1"]
+            for head, found in sums.items()
+        }
+
+
+def measure(
+    config: Config, workdir: epath.Path, times: Times, path: Path | None = None
+) -> list[growth.Sample]:
+    """Trains until the time is up.
+
+    Args:
+      config: its pre-training is made as long as needed.
+      workdir: an empty directory.
+      times: how long, and how often.
+      path: of a CSV file that gets all samples.
+
+    Returns:
+      The samples after the warm-up.
+    """
+    config = dataclasses.replace(
+        config,
+        pretrain=dataclasses.replace(config.pretrain, epochs=_ENDLESS),
+        log=dataclasses.replace(
+            config.log, checkpoint_every_steps=_Interval(times.between_evaluations)
+        ),
+    )
+    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
+    run = Run(config, workdir, inputs.read(config), mesh)
+    with growth.Meter(times.between_samples, path) as meter:
+        watched = _Watched(run, meter, times)
+        with (
+            contextlib.suppress(_Enough),
+            mock.patch.object(loop, "train", watched.train),
+        ):
+            stages.run_pretrain(run)
+    return [sample for sample in meter.samples if sample.seconds >= watched.warm_at]
+
+
+class _Interval(int):
+    """As many steps as the clock says: it divides one when the time has come."""
+
+    def __new__(cls, seconds: float) -> "_Interval":
+        interval = super().__new__(cls, 1)
+        interval._seconds, interval._step = seconds, -1
+        interval._due_at = time.monotonic() + seconds
+        return interval
+
+    def __rmod__(self, step: int) -> int:
+        if time.monotonic() >= self._due_at:
+            self._due_at, self._step = time.monotonic() + self._seconds, step
+        return int(step != self._step)
+
+
+class _Watched:
+    """The loop, which evaluates at the interval of checkpoints and keeps the meter."""
+
+    def __init__(self, run: Run, meter: growth.Meter, times: Times) -> None:
+        self.warm_at = math.inf
+        self._loop, self._evaluation = loop.train, Evaluation(run)
+        self._meter, self._times = meter, times
+        self._interval = run.config.log.checkpoint_every_steps
+        plan = recognition.plan_of(run, run.config.pretrain)
+        epoch = plan.num_steps // run.config.pretrain.epochs
+        self._warm_steps = max(epoch, times.warm_up_steps)
+
+    def train(
+        self, state: Any, step_fn: Any, batches: Iterator[Any], **options: Any
+    ) -> Any:
+        return self._loop(
+            state,
+            step_fn,
+            self._counted(batches, options["first_step"]),
+            evaluate=self._evaluate,
+            evaluate_every_steps=self._interval,
+            **options,
+        )
+
+    def _counted(self, batches: Iterator[Any], first_step: int) -> Iterator[Any]:
+        for self._meter.steps, batch in enumerate(batches, first_step + 1):
+            yield batch
+
+    def _evaluate(self, state: Any, step: int) -> dict[str, float]:
+        found = self._evaluation(state, step)
+        self._meter.evaluations += 1
+        now = self._meter.seconds()
+        if now >= self._times.warm_up and step >= self._warm_steps:
+            self.warm_at = min(self.warm_at, now)
+        if now >= self.warm_at + self._times.measured:
+            raise _Enough
+        return found
+
+
+def run(argv: Sequence[str]) -> None:
+    """Prints what was held, and what that means."""
+    del argv
+    try:
+        config = main.checked_config()
+    except ValueError as error:
+        main.refuse(error)
+    path = Path(_SAMPLES.value) if _SAMPLES.value else None
+    with tempfile.TemporaryDirectory() as directory:
+        workdir = epath.Path(directory)
+        main.keep_programs(config, workdir)
+        times = Times(measured=60 * _MINUTES.value)
+        samples = measure(config, workdir, times, path)
+    minutes = (samples[-1].seconds - samples[0].seconds) / 60
+    print(f"{len(samples)} samples in {minutes:.1f} minutes")
+    print(growth.table(samples))
+    findings = growth.judge(samples)
+    for finding in findings:
+        print(f"{'met    ' if finding.met else 'NOT MET'}  {finding.told}")
+    if not all(finding.met for finding in findings):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main.start(run)
