@@ -15,6 +15,7 @@ from vl_ltr_jax.checkpoint import (
     Checkpoints,
     DamagedError,
     load_params,
+    restore_up_to,
 )
 from vl_ltr_jax.checksums import Record
 
@@ -245,6 +246,32 @@ def test_no_readable_checkpoint_is_an_error_not_a_fresh_start(tmp_path):
             checkpoints.restore_latest(one_array(0))
     with pytest.raises(CheckpointError, match="checkpoint 1 in .* cannot be read"):
         load_params(tmp_path)
+
+
+def test_a_look_at_a_step_reads_the_newest_before_it_and_changes_nothing(tmp_path):
+    """Breaks if it moves aside, as a run does, what cannot be read."""
+    assert restore_up_to(tmp_path / "absent", 9, one_array(0)) is None
+    with Checkpoints(tmp_path, every_steps=1, keep=9) as checkpoints:
+        for step in (1, 2, 4, 6):
+            checkpoints.save(step, one_array(step), {"saved": step})
+    corrupt(tmp_path, 2)
+
+    def files():
+        return {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+
+    before = files()
+    for asked, step in ((5, 4), (4, 4), (3, 1), (99, 6)):
+        restored, meta = restore_up_to(tmp_path, asked, one_array(0))
+        assert_equal(restored, one_array(step))
+        assert meta == {"saved": step}
+    assert restore_up_to(tmp_path, 0, one_array(0)) is None
+    corrupt(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints \[1, 2\]"):
+        restore_up_to(tmp_path, 3, one_array(0))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        wide = State(jnp.int32(0), {"kernel": jnp.zeros((4, 5))}, {}, {})
+        restore_up_to(tmp_path, 6, wide)
+    assert files().keys() == before.keys()
 
 
 def test_the_next_stage_reads_only_the_model(tmp_path):

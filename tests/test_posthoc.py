@@ -14,6 +14,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestCentroid
 
+from vl_ltr_jax import training
 from vl_ltr_jax.baselines import RECIPES, lws, tau_normalized
 from vl_ltr_jax.baselines.ncm import nearest_class_mean
 from vl_ltr_jax.baselines.tau_normalized import TAUS, choose_tau, normalized
@@ -316,7 +317,7 @@ def test_lws_leaves_what_its_head_computes(monkeypatch):
     kernel, bias = np.float32(rng.normal(size=(4, 3))), np.float32(rng.normal(size=3))
     trained = np.array([0.5, 2.0, -1.0], np.float32)
 
-    def train(run, head, params, trainable, learning_rate):
+    def job(run, head, params, trainable, learning_rate):
         assert learning_rate == run.config.classifier.scale_learning_rate
         np.testing.assert_array_equal(params["visual_scales"], [1, 1, 1])
         np.testing.assert_array_equal(params["visual_fc"]["kernel"], kernel)
@@ -325,10 +326,14 @@ def test_lws_leaves_what_its_head_computes(monkeypatch):
         assert trainable("head/visual_scales")
         for still in ("head/visual_fc/kernel", "head/visual_fc/bias"):
             assert not trainable(still)
-        return {**params, "visual_scales": trained}, {"steps": 8}
+        return made
 
-    monkeypatch.setattr(lws, "train", train)
-    made = RECIPES["lws"].make(finished(kernel, bias))
+    monkeypatch.setattr(lws, "job", job)
+    made = Mock(spec=training.Job)
+    run, recipe = finished(kernel, bias), lws.Lws()
+    assert recipe.job(run) is made
+    monkeypatch.setattr(recipe, "trained", lambda run: {"visual_scales": trained})
+    made = recipe.make(run)
     features = np.float32(rng.normal(size=(5, 4)))
     close(score(made, features), trained * (features @ kernel + bias))
-    assert made.told == {"steps": 8} and made.centre is None
+    assert made.centre is None

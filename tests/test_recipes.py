@@ -1,6 +1,7 @@
 """The systems of the paper's tables as runs, and one that is heavier than they are."""
 
 import dataclasses
+import functools
 
 import image_world
 import jax
@@ -288,7 +289,8 @@ class Heavy(baselines.Recipe):
     title, result = "Heavy", "heavy"
 
     def stages(self):
-        return {"finetune": self.train, "test_time": self.weigh}
+        finetune = recognition.TrainingStage(self.train)
+        return {"finetune": finetune, "test_time": self.weigh}
 
     def train(self, run):
         options, head = run.config.finetune, TwoExperts(run.inputs.num_classes)
@@ -301,7 +303,7 @@ class Heavy(baselines.Recipe):
         )
         towers = run.towers()
 
-        def step(frozen, state, batch):
+        def step(optimizer, frozen, state, batch):
             features = run.encode_image(frozen, batch["image"])
             targets = jax.nn.one_hot(batch["label"], run.inputs.num_classes)
 
@@ -330,16 +332,14 @@ class Heavy(baselines.Recipe):
             ), {"loss/total": total}
 
         kept = {"momentum": params, "queue": np.zeros((16, width), np.float32)}
-        return training.train(
+        return training.Job(
             plan,
-            step,
-            run.place(towers),
-            {"params": params, "batch_stats": kept},
+            lambda optimizer: functools.partial(step, optimizer),
             optimizer,
+            lambda: run.place(towers),
+            {"params": params, "batch_stats": kept},
             recognition.batches_of(run, options, with_text=False),
-            directory=run.artifact("finetune").directory,
-            mesh=run.mesh,
-            config=run.config,
+            run.artifact("finetune").directory,
         )
 
     def weigh(self, run):

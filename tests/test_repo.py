@@ -35,7 +35,8 @@ ORDER = (
         "heap",
         "cluster",
         "mesh",
-        *("checksums", "misfits", "checkpoint", "preemption", "saves"),
+        *("checkpoint_messages", "checksums", "misfits", "state_items"),
+        *("checkpoint", "preemption", "saves"),
         "logs",
         "provenance",
         *("artifacts", "workdir"),
@@ -50,7 +51,8 @@ ORDER = (
         "evaluate",
         "flops",
         "pace",
-        *("non_finite", "train_metrics"),
+        "rows",
+        *("incidents", "non_finite", "train_metrics"),
         "loop",
     ),
     *(
@@ -70,11 +72,12 @@ ORDER = (
         *("curves", "page"),
         "outcomes",
         "stages",
+        *("array_sizes", "repeats", "diagnosis"),
         "main",
     ),
     *("comparison", "compare"),
     *("stablehlo", "export", "answers", "answer_formats", "predict"),
-    *("data.check", "data.show"),
+    *("data.check", "data.show", "replay"),
     *("tiny_clip", "benchmarks"),
 )
 SOLE_IMPORTERS = {

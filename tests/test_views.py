@@ -88,7 +88,7 @@ def test_an_unaugmented_view_trains_the_head_of_the_usual_road(root, tmp_path):
             finetune__head="fc",
         )
         run = make_run(config, tmp_path / str(count))
-        stages.run_finetune(run)
+        stages.STAGES["finetune"](run)
         directory = run.artifact("finetune").directory
         heads.append(load_params(directory / "checkpoints")["params"])
     assert heads[0].keys() == {"head"}

@@ -12,10 +12,8 @@ import contextlib
 import dataclasses
 import functools
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from logging import ERROR, LogRecord
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -26,11 +24,11 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import LatestN
 
-from vl_ltr_jax import checksums, misfits
+from vl_ltr_jax import checksums, misfits, state_items
 from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.checkpoint_messages import first_line, is_worth_telling, reason
 from vl_ltr_jax.checksums import Record
 
-MODEL_FIELDS = ("params", "batch_stats")
 HANDLERS = {
     "model": ocp.StandardCheckpointHandler,
     "training": ocp.StandardCheckpointHandler,
@@ -141,8 +139,8 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        model, training = _split(state)
-        record = Record(dict(meta or {}), checksums.of(_fields(state)))
+        model, training = state_items.split(state)
+        record = Record(dict(meta or {}), checksums.of(state_items.fields(state)))
         args = ocp.args.Composite(
             model=ocp.args.StandardSave(model),
             training=ocp.args.StandardSave(training),
@@ -190,7 +188,7 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax and TensorStore raise many kinds
             raise CheckpointError(
-                f"cannot write a checkpoint to {self.directory}: {_reason(error)}; "
+                f"cannot write a checkpoint to {self.directory}: {reason(error)}; "
                 "those written before are whole"
             ) from error
 
@@ -214,11 +212,12 @@ class Checkpoints:
         failures: dict[int, Exception] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                state, record = self._restore(step, template)
+                state, record = _restore(self._manager, step, template)
             except Exception as error:  # Orbax and TensorStore raise many kinds
                 failures[step] = error
             if meshes.in_every_process(step not in failures):
-                found = checksums.of(_fields(state))  # of all processes together
+                # Of all processes together.
+                found = checksums.of(state_items.fields(state))
                 if not (damage := checksums.damage(found, record.checksums)):
                     self._set_aside(failures)
                     for old in sorted(self._manager.all_steps())[: -self._keep]:
@@ -230,7 +229,7 @@ class Checkpoints:
                 "checkpoint %d in %s cannot be read, trying the one before it: %s",
                 step,
                 self.directory,
-                _first_line(failures[step]),
+                first_line(failures[step]),
             )
         if not failures:
             return None
@@ -239,28 +238,9 @@ class Checkpoints:
             raise newest
         raise CheckpointError(
             f"none of the checkpoints {sorted(failures)} in {self.directory} can be"
-            f" read; the newest says: {_first_line(newest)}. Move the directory away to"
+            f" read; the newest says: {first_line(newest)}. Move the directory away to"
             " start the stage afresh"
         ) from newest
-
-    def _restore(self, step: int, template: Any) -> tuple[Any, Record]:
-        model, training = map(_abstract, _split(template))
-        saved = self._manager.item_metadata(step)
-        _check_fit(
-            {**saved.model.tree, **saved.training.tree},
-            {**model, **training},
-            f"checkpoint {step} in {self.directory}",
-        )
-        items = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardRestore(model),
-                training=ocp.args.StandardRestore(training),
-                meta=ocp.args.JsonRestore(),
-            ),
-        )
-        state = dataclasses.replace(template, **items.model, **items.training)
-        return state, Record.of(items.meta)
 
     def _set_aside(self, unreadable: Mapping[int, Exception]) -> None:
         """Clears the way for this run to reach, and save, these steps again."""
@@ -273,6 +253,47 @@ class Checkpoints:
                 (self._manager.directory / str(step)).rename(aside)
         meshes.in_every_process(True)
         self._manager.reload()
+
+
+def restore_up_to(
+    directory: PathLike, step: int, template: State
+) -> tuple[State, dict[str, Any]] | None:
+    """Reads the newest readable checkpoint of at most a step, and changes nothing.
+
+    Args:
+        directory: the checkpoints of a stage.
+        step: the last one that will do.
+        template: see :meth:`Checkpoints.restore_latest`.
+
+    Returns:
+        The state and its meta, or None where there is no such checkpoint.
+
+    Raises:
+        CheckpointError: another structure, shape or dtype than the template's, or
+            checkpoints of which none can be read.
+    """
+    if not epath.Path(directory).is_dir():
+        return None
+    with _open(directory, read_only=True) as manager:
+        failure: Exception | None = None
+        found = sorted(saved for saved in manager.all_steps() if saved <= step)
+        for saved in reversed(found):
+            try:
+                state, record = _restore(manager, saved, template)
+                sums = checksums.of(state_items.fields(state))
+                if not (damage := checksums.damage(sums, record.checksums)):
+                    return state, record.meta
+                failure = ValueError(damage)
+            except MisfitError:
+                raise
+            except Exception as error:  # Orbax and TensorStore raise many kinds
+                failure = error
+        if failure is None:
+            return None
+        raise CheckpointError(
+            f"none of the checkpoints {found} in {directory} can be read; the "
+            f"last says: {first_line(failure)}"
+        ) from failure
 
 
 def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
@@ -323,7 +344,7 @@ def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds
             raise DamagedError(
-                f"{where} cannot be read: {_first_line(error)}. To make it again from "
+                f"{where} cannot be read: {first_line(error)}. To make it again from "
                 f"the checkpoint before it, delete artifact.json in {path.parent} and "
                 "the directories of the stages after it",
                 path,
@@ -335,41 +356,12 @@ def _open(
     directory: PathLike, items: Iterable[str] = tuple(HANDLERS), **options: Any
 ) -> ocp.CheckpointManager:
     path = os.fspath(directory)
-    logging.get_absl_logger().addFilter(_is_worth_telling)
+    logging.get_absl_logger().addFilter(is_worth_telling)
     return ocp.CheckpointManager(
         path if "://" in path else os.path.abspath(path),
         options=ocp.CheckpointManagerOptions(**options),
         item_handlers={name: HANDLERS[name]() for name in items},
     )
-
-
-def _is_worth_telling(record: LogRecord) -> bool:
-    """Not the tracebacks of a failure that we tell of, nor items nobody asked for."""
-    if "orbax" not in record.pathname:
-        return True
-    echo = record.levelno >= ERROR and record.exc_info
-    return not echo and "could not be restored" not in str(record.msg)
-
-
-def _fields(state: Any) -> dict[str, Any]:
-    return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-
-
-def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    fields = _fields(state)
-    model = {name: fields.pop(name) for name in MODEL_FIELDS if name in fields}
-    return model, fields
-
-
-def _abstract(tree: Any) -> Any:
-    """Array leaves as shapes with their shardings; numpy leaves stay numpy."""
-
-    def describe(leaf: Any) -> Any:
-        if isinstance(leaf, np.ndarray):
-            return leaf
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-
-    return jax.tree.map(describe, tree)
 
 
 def _set_aside(path: epath.Path) -> list[int]:
@@ -378,22 +370,31 @@ def _set_aside(path: epath.Path) -> list[int]:
     return [int(name) for name in names if name.isdecimal()]
 
 
+def _restore(
+    manager: ocp.CheckpointManager, step: int, template: Any
+) -> tuple[Any, Record]:
+    model, training = map(state_items.abstract, state_items.split(template))
+    saved = manager.item_metadata(step)
+    _check_fit(
+        {**saved.model.tree, **saved.training.tree},
+        {**model, **training},
+        f"checkpoint {step} in {manager.directory}",
+    )
+    items = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            model=ocp.args.StandardRestore(model),
+            training=ocp.args.StandardRestore(training),
+            meta=ocp.args.JsonRestore(),
+        ),
+    )
+    state = dataclasses.replace(template, **items.model, **items.training)
+    return state, Record.of(items.meta)
+
+
 def _check_fit(saved_tree: Any, wanted_tree: Any, where: str) -> None:
     if found := misfits.between(saved_tree, wanted_tree):
         raise MisfitError(
             f"{where} does not fit this run in {found}\nResume with the configuration "
             "that wrote it, or use another workdir."
         )
-
-
-def _reason(error: Exception) -> str:
-    """The operating system's words where it has any: TensorStore's are long."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    found = re.search(r"([A-Z][^:]*?) *\[os_error", str(error))
-    return found[1] if found else _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    message = str(error).partition("\n")[0].partition(" [tensorstore_spec")[0]
-    return f"{type(error).__name__}: {message}"

@@ -20,9 +20,7 @@ from typing import Any, TypeAlias
 
 from etils import epath
 
-from vl_ltr_jax import config as configs
 from vl_ltr_jax import inputs, loading, recognizer_files, stablehlo, terminal
-from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.checkpoint import load_params
 from vl_ltr_jax.models import port, vl_ltr
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
@@ -107,13 +105,7 @@ def _of_run(
     workdir: epath.Path,
 ) -> tuple[ClipConfig, dict[str, Any], Callable[[], Path]]:
     """Sizes, variables, and what finds the tokenizer's files: an LGR may name none."""
-    path = workdir / "config.json"
-    try:
-        config = configs.from_json(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{path} cannot be read ({error}); is {workdir} the --workdir of a run?"
-        ) from error
+    config = loading.config_of(workdir)
     authors = loading.released(config)
     towers = authors.variables if authors else loading.towers_of(workdir, config)
     if config.finetune.epochs:

@@ -70,6 +70,40 @@ def head_logits(
     return {"visual": visual, "language": language}
 
 
+def features_of(
+    model: Clip,
+    params: dict[str, Any],
+    frozen: dict[str, Any],
+    given: Float[Array, "B *rest"],
+    accumulation_steps: int,
+    mesh: jax.sharding.Mesh,
+) -> Float[Array, "B D"]:
+    """Embeds prepared images [B, H, W, 3]; what are features already stays as it is.
+
+    Args:
+      model: both towers; only the image tower runs.
+      params: those that train, `visual` among them where the image tower does.
+      frozen: `towers`, where there are images.
+      given: images, or features.
+      accumulation_steps: chunks of the global batch.
+      mesh: the devices.
+    """
+    if given.ndim == 2:
+        return given
+    towers = frozen["towers"]
+    if "visual" in params:
+        merged = {**towers["params"], "visual": params["visual"]}
+        towers = {**towers, "params": merged}
+    embedded = chunks.embed(
+        functools.partial(encode.image, model),
+        towers,
+        given,
+        accumulation_steps,
+        mesh,
+    )
+    return cast(Array, embedded)
+
+
 def make_step(
     model: Clip,
     head: nn.Module,
@@ -106,25 +140,6 @@ def make_step(
       needs no `towers`.
     """
 
-    def features_of(
-        params: dict[str, Any], frozen: dict[str, Any], given: Float[Array, "B *rest"]
-    ) -> Float[Array, "B D"]:
-        """Embeds prepared images; what are features already stays as it is."""
-        if given.ndim == 2:
-            return given
-        towers = frozen["towers"]
-        if "visual" in params:
-            merged = {**towers["params"], "visual": params["visual"]}
-            towers = {**towers, "params": merged}
-        embedded = chunks.embed(
-            functools.partial(encode.image, model),
-            towers,
-            given,
-            accumulation_steps,
-            mesh,
-        )
-        return cast(Array, embedded)
-
     def loss_fn(
         params: dict[str, Any],
         frozen: dict[str, Any],
@@ -132,7 +147,7 @@ def make_step(
         targets: Float[Array, "B C"],
         step: Int[Array, ""],
     ) -> tuple[Array, Metrics]:
-        features = features_of(params, frozen, given)
+        features = features_of(model, params, frozen, given, accumulation_steps, mesh)
         logits = head_logits(head, params["head"], features, frozen["anchors"], mesh)
         metrics = {
             f"loss/{branch}": loss(values, targets, step)

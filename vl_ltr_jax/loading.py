@@ -132,6 +132,24 @@ def of_run(workdir: epath.Path) -> Recognizer:
     return Recognizer(card, arrays, reference=reference, tokenizer=tokenizer)
 
 
+def config_of(workdir: epath.Path) -> Config:
+    """The configuration that a run was last started with.
+
+    Args:
+      workdir: of the run, finished or not.
+
+    Raises:
+      ArtifactError: if there is none, or it is damaged.
+    """
+    path = workdir / "config.json"
+    try:
+        return configs.from_json(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({error}); is {workdir} the --workdir of a run?"
+        ) from error
+
+
 def finished(workdir: epath.Path, stage: str) -> Artifact:
     """The artifact of a stage.
 

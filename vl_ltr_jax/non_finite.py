@@ -7,18 +7,16 @@ that is not finite.
 """
 
 import dataclasses
-import json
-import math
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 
-from vl_ltr_jax import whole_file
+from vl_ltr_jax import incidents
 from vl_ltr_jax.data.sampler import BatchDraw
 from vl_ltr_jax.pretrain import Batch, Metrics, Step
 from vl_ltr_jax.train_state import TrainState
@@ -82,7 +80,7 @@ class NonFiniteSteps:
           NonFiniteLossError: if no more may be skipped. Names the step, the metrics and
             the last checkpoint, which never has a NaN.
         """
-        terms = [name for name, value in values.items() if not math.isfinite(value)]
+        terms = incidents.not_finite(values)
         told = ", ".join(f"{name} is {values[name]}" for name in terms)
         kept = self._keep(step, values, terms, saved)
         self.skipped.append(step)
@@ -115,33 +113,22 @@ class NonFiniteSteps:
         """Writes the batch of the step on process 0; says where it is."""
         if self.directory is None or self.drawn is None:
             return ""
-        path = path_of(self.directory, step)
+        path = incidents.path_of(self.directory, step)
         if jax.process_index() == 0:
             drawn = self.drawn(step - 1)
             sentences = [] if drawn.sentences is None else drawn.sentences.tolist()
-            content = {
-                "step": step,
-                "not_finite": terms,
-                # JSON has no word for NaN.
-                "metrics": {name: _number(value) for name, value in values.items()},
-                "images": np.asarray(drawn.images).tolist(),
-                "sentences": sentences,
-                "checkpoint": saved,
-            }
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file.write(path) as file:
-                file.write(json.dumps(content, indent=2).encode())
+            incidents.Incident(
+                step,
+                terms,
+                {name: incidents.number(value) for name, value in values.items()},
+                drawn.images.tolist(),
+                sentences,
+                saved,
+                list(self.skipped),
+                incidents.devices(jax.devices()),
+            ).write(path)
         workdir = os.fspath(self.directory.parent)
         return (
             f". Its batch is kept in {path}: `python -m vl_ltr_jax.replay "
-            f"--workdir={workdir}` looks at it"
+            f"--workdir={shlex.quote(workdir)}` looks at it"
         )
-
-
-def path_of(directory: epath.Path, step: int) -> epath.Path:
-    """Where a stage keeps what one of its steps was given."""
-    return directory / "non_finite" / f"step_{step}.json"
-
-
-def _number(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)

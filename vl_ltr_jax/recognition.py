@@ -1,16 +1,37 @@
-"""Training of a recognition head in a run: on images, or on features kept of them."""
+"""Training in a run; of a recognition head on images, or on features kept of them."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import optax
 from flax import linen as nn
 
-from vl_ltr_jax import finetune, inputs, optim, training, views
+from vl_ltr_jax import finetune, inputs, optim, rows, training, views
 from vl_ltr_jax.data import loader, sampler
+from vl_ltr_jax.pretrain import Step
 from vl_ltr_jax.run import Run
 from vl_ltr_jax.settings import Classifier, Finetune, Training
 
 MakeLoss = Callable[[int], finetune.Loss]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingStage:
+    """A stage that trains, so that one of its steps can be made again.
+
+    Attributes:
+      job: makes what is trained.
+      finish: from the run and the summary of its training to that of the stage.
+    """
+
+    job: Callable[[Run], training.Job]
+    finish: Callable[[Run, dict[str, Any]], dict[str, Any]] = lambda run, told: told
+
+    def __call__(self, run: Run) -> dict[str, Any]:
+        """Trains to the end."""
+        told = training.train(self.job(run), run.mesh, run.config)
+        return self.finish(run, told)
 
 
 def plan_of(run: Run, options: Training) -> training.Plan:
@@ -34,7 +55,7 @@ def batches_of(
     )
 
 
-def train(
+def job(
     run: Run,
     stage: str,
     options: Finetune | Classifier,
@@ -46,8 +67,8 @@ def train(
     mix: finetune.Mix,
     make_loss: MakeLoss,
     trainable: Callable[[str], bool] = lambda path: True,
-) -> dict[str, Any]:
-    """Trains a head, and the image tower where it is among the parameters.
+) -> training.Job:
+    """Training of a head, and of the image tower where it is among the parameters.
 
     Args:
       run: whose training images are taken.
@@ -60,9 +81,6 @@ def train(
       mix: see :func:`finetune.make_step`.
       make_loss: from the number of steps to what is minimised.
       trainable: which parameters train, by path.
-
-    Returns:
-      The summary of :func:`training.train`.
     """
     plan = plan_of(run, options)
     optimizer = optim.make_optimizer(
@@ -72,32 +90,47 @@ def train(
         text_schedule=plan.text_schedule,
         trainable=trainable,
     )
-    step = finetune.make_step(
-        run.model,
-        head,
-        optimizer,
-        plan.schedules,
-        run.prepare,
-        mix,
-        run.config.seed,
-        run.mesh,
-        loss=make_loss(plan.num_steps),
-        accumulation_steps=run.config.mesh.accumulation_steps,
-    )
-    still = {name: p for name, p in towers["params"].items() if name not in params}
-    del still["text"]  # the anchors are made
-    frozen = {"towers": run.place({**towers, "params": still}), "anchors": anchored}
-    batches = batches_of(run, options, with_text=False)
+
+    def make_step(optimizer: optax.GradientTransformation) -> Step:
+        return finetune.make_step(
+            run.model,
+            head,
+            optimizer,
+            plan.schedules,
+            run.prepare,
+            mix,
+            run.config.seed,
+            run.mesh,
+            loss=make_loss(plan.num_steps),
+            accumulation_steps=run.config.mesh.accumulation_steps,
+        )
+
+    def behind() -> dict[str, Any]:
+        still = {name: p for name, p in towers["params"].items() if name not in params}
+        del still["text"]  # the anchors are made
+        return run.place({**towers, "params": still})
+
     if options.feature_views:  # the tower has run when training starts
-        batches = views.batches_of(run, stage, options, frozen.pop("towers"))
-    return training.train(
+        batches = views.batches_of(run, stage, options, behind)
+    else:
+        batches = batches_of(run, options, with_text=False)
+    return training.Job(
         plan,
-        step,
-        frozen,
-        {"params": params},
+        make_step,
         optimizer,
+        lambda: {
+            **({} if options.feature_views else {"towers": behind()}),
+            "anchors": anchored,
+        },
+        {"params": params},
         batches,
-        directory=run.artifact(stage).directory,
-        mesh=run.mesh,
-        config=run.config,
+        run.artifact(stage).directory,
+        rows.of_images(
+            run.model,
+            head,
+            run.prepare,
+            run.config.seed,
+            run.mesh,
+            accumulation_steps=run.config.mesh.accumulation_steps,
+        ),
     )

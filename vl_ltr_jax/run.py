@@ -59,9 +59,21 @@ class Run:
         workdir: epath.Path,
         read: inputs.Inputs,
         mesh: jax.sharding.Mesh,
+        *,
+        writes: bool = True,
     ) -> None:
-        """Binds what all stages share."""
+        """Binds what all stages share.
+
+        Args:
+          config: the checked configuration.
+          workdir: of the run.
+          read: its inputs.
+          mesh: the devices.
+          writes: False where a run is looked at: what is computed of it stays in
+            memory.
+        """
         self.config, self.workdir, self.inputs, self.mesh = config, workdir, read, mesh
+        self.writes = writes
         self.model = Clip(
             read.clip_config,
             dtype=jnp.dtype(config.model.compute_dtype),

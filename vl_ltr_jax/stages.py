@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from etils import epath
 from jax.experimental import multihost_utils
 
@@ -31,6 +32,7 @@ from vl_ltr_jax import (
     provenance,
     recognition,
     report,
+    rows,
     settings,
     teacher,
     terminal,
@@ -44,34 +46,43 @@ from vl_ltr_jax.settings import Config
 from vl_ltr_jax.workdir import check_writable, sole_user
 
 
-def run_pretrain(run: Run) -> dict[str, Any]:
+def pretraining(run: Run) -> training.Job:
     """Towers trained on image-sentence pairs of the same class."""
-    options = run.config.pretrain
+    config, options = run.config, run.config.pretrain
     plan = recognition.plan_of(run, options)
     variables = run.initial_towers()
-    optimizer = optim.make_optimizer(
-        variables["params"], schedule=plan.schedule, weight_decay=options.weight_decay
-    )
-    step = pretrain.make_step(
-        run.model,
-        optimizer,
-        plan.schedule,
-        run.prepare,
-        options,
-        run.config.seed,
-        run.mesh,
-        accumulation_steps=run.config.mesh.accumulation_steps,
-    )
-    return training.train(
+
+    def make_step(optimizer: optax.GradientTransformation) -> pretrain.Step:
+        return pretrain.make_step(
+            run.model,
+            optimizer,
+            plan.schedule,
+            run.prepare,
+            options,
+            config.seed,
+            run.mesh,
+            accumulation_steps=config.mesh.accumulation_steps,
+        )
+
+    return training.Job(
         plan,
-        step,
-        {} if options.distillation == "none" else teacher.frozen(run),
+        make_step,
+        optim.make_optimizer(
+            variables["params"],
+            schedule=plan.schedule,
+            weight_decay=options.weight_decay,
+        ),
+        lambda: {} if options.distillation == "none" else teacher.frozen(run),
         variables,
-        optimizer,
         recognition.batches_of(run, options, with_text=True),
-        directory=run.artifact("pretrain").directory,
-        mesh=run.mesh,
-        config=run.config,
+        run.artifact("pretrain").directory,
+        rows.of_pairs(
+            run.model,
+            run.prepare,
+            config.seed,
+            run.mesh,
+            accumulation_steps=config.mesh.accumulation_steps,
+        ),
     )
 
 
@@ -95,7 +106,7 @@ def run_embed(run: Run) -> dict[str, Any]:
     return {"sentences": len(sentences), "images": len(images)}
 
 
-def run_finetune(run: Run) -> dict[str, Any]:
+def finetuning(run: Run) -> training.Job:
     """The recognition head, and the image tower where the configuration trains it."""
     config, options, read = run.config, run.config.finetune, run.inputs
     recipe = baselines.recipe_of(config)
@@ -120,7 +131,7 @@ def run_finetune(run: Run) -> dict[str, Any]:
         cutmix_alpha=options.cutmix_alpha,
         label_smoothing=options.label_smoothing,
     )
-    return recognition.train(
+    return recognition.job(
         run,
         "finetune",
         options,
@@ -134,10 +145,10 @@ def run_finetune(run: Run) -> dict[str, Any]:
 
 
 STAGES: dict[str, baselines.Stage] = {
-    "pretrain": run_pretrain,
+    "pretrain": recognition.TrainingStage(pretraining),
     "embed": run_embed,
     "anchors": anchors.select,
-    "finetune": run_finetune,
+    "finetune": recognition.TrainingStage(finetuning),
     "evaluate": evaluation.evaluate_heads,
 }
 

@@ -39,7 +39,7 @@ def sentence_embeddings(run: Run, clip: dict[str, Any]) -> Float[np.ndarray, "S 
     if multihost_utils.broadcast_one_to_all(np.asarray(holds_array(path, shape))):
         return read_array(path)
     embeddings = run.embed_sentences(run.replicate(clip), "pretrain: frozen CLIP")
-    if jax.process_index() == 0:
+    if run.writes and jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_array(path, embeddings)
     return embeddings

@@ -20,6 +20,7 @@ from vl_ltr_jax.checkpoint import Checkpoints
 from vl_ltr_jax.data.loader import Batches
 from vl_ltr_jax.logs import Logs
 from vl_ltr_jax.pretrain import Step
+from vl_ltr_jax.rows import Measure
 from vl_ltr_jax.settings import Config, Finetune
 
 
@@ -68,28 +69,65 @@ class Plan:
         }
 
 
-def train(
-    plan: Plan,
-    step: Step,
-    frozen: dict[str, Any],
-    variables: dict[str, Any],
-    optimizer: optax.GradientTransformation,
-    batches: Callable[[int], Batches],
-    *,
-    directory: epath.Path,
-    mesh: jax.sharding.Mesh,
-    config: Config,
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A training stage before its first step: all that its steps are made of.
+
+    Attributes:
+      plan: length and learning rates.
+      make_step: from an optimizer to the stage's pure step.
+      optimizer: made for these parameters.
+      frozen: gives the arrays that the step reads and never changes, on the devices.
+      variables: `params` and, for a ResNet, `batch_stats` to start from.
+      batches: from a first step to this process's endless batches.
+      directory: where checkpoints and event files go.
+      measure: measures what single rows of a batch give, for a look at a step.
+    """
+
+    plan: Plan
+    make_step: Callable[[optax.GradientTransformation], Step]
+    optimizer: optax.GradientTransformation
+    frozen: Callable[[], dict[str, Any]]
+    variables: dict[str, Any]
+    batches: Callable[[int], Batches]
+    directory: epath.Path
+    measure: Measure | None = None
+
+    def compiled(
+        self,
+        frozen: dict[str, Any],
+        shardings: Any,
+        mesh: jax.sharding.Mesh,
+        config: Config,
+    ) -> flops.CountedStep:
+        """The step as it runs, donating its state.
+
+        Args:
+          frozen: what :attr:`frozen` gave.
+          shardings: of the state, see :func:`first_state`.
+          mesh: the devices.
+          config: of the run.
+        """
+        step = self.make_step(self.optimizer)
+        if config.faults.non_finite == "skip":
+            step = non_finite.skipped(step)
+        return flops.CountedStep(
+            jax.jit(
+                step,
+                donate_argnums=1,
+                out_shardings=(shardings, meshes.replicated(mesh)),
+            ),
+            frozen,
+            mesh,
+            config.model.compute_dtype,
+        )
+
+
+def train(job: Job, mesh: jax.sharding.Mesh, config: Config) -> dict[str, Any]:
     """Trains to the plan's last step, from a checkpoint where there is one.
 
     Args:
-      plan: length and learning rates.
-      step: the stage's pure step.
-      frozen: arrays the step reads and never changes, on the devices.
-      variables: `params` and, for a ResNet, `batch_stats` to start from.
-      optimizer: made for these parameters.
-      batches: from a first step to this process's endless batches.
-      directory: where checkpoints and event files go.
+      job: of the stage.
       mesh: the devices.
       config: of the run: logging, how parameters are split, what products are computed
         in, and what TensorBoard shows as hyper-parameters.
@@ -104,9 +142,9 @@ def train(
       NonFiniteLossError: a loss or gradient is not finite.
     """
     started, options, faults = time.monotonic(), config.log, config.faults
-    state, shardings = first_state(variables, optimizer, mesh, config.mesh.fsdp)
+    plan, directory, frozen = job.plan, job.directory, job.frozen()
+    state, shardings = first_state(job.variables, job.optimizer, mesh, config.mesh.fsdp)
     seconds_before, skipped = 0.0, []
-    skips = faults.non_finite == "skip"
     with (
         Checkpoints(
             directory / "checkpoints",
@@ -131,24 +169,15 @@ def train(
         logs.expect(first_step, plan.num_steps)
         logs.hparams(settings.flatten(config))
         # Closed in the other order: what puts batches on devices, then what makes them.
-        host_batches = stack.enter_context(contextlib.closing(batches(first_step)))
+        host_batches = stack.enter_context(contextlib.closing(job.batches(first_step)))
         on_devices = stack.enter_context(
             contextlib.closing(meshes.prefetch(mesh, host_batches))
         )
-        counted = flops.CountedStep(
-            jax.jit(
-                non_finite.skipped(step) if skips else step,
-                donate_argnums=1,
-                out_shardings=(shardings, meshes.replicated(mesh)),
-            ),
-            frozen,
-            mesh,
-            config.model.compute_dtype,
-        )
+        counted = job.compiled(frozen, shardings, mesh, config)
         guard = non_finite.NonFiniteSteps(
             directory,
             host_batches.drawn,
-            faults.max_skipped_steps if skips else 0,
+            faults.max_skipped_steps if faults.non_finite == "skip" else 0,
             skipped,
         )
         loop.train(

@@ -40,24 +40,29 @@ Encode = Callable[[dict[str, Any], np.int32, np.int32, Array], Array]
 
 
 def batches_of(
-    run: Run, stage: str, options: Finetune | Classifier, towers: dict[str, Any]
+    run: Run,
+    stage: str,
+    options: Finetune | Classifier,
+    towers: Callable[[], dict[str, Any]],
 ) -> Callable[[int], loader.Batches]:
     """From a first step to this process's batches, see :func:`loader.feature_batches`.
 
-    Views that do not lie in the workdir yet are embedded first. On a local disk they
-    are mapped into memory; from a bucket each process reads them whole.
+    Views that do not lie in the workdir yet are embedded first, unless the run writes
+    nothing. On a local disk they are mapped into memory; from a bucket each process
+    reads them whole.
 
     Args:
       run: whose training images and settings are taken.
       stage: whose directory holds the views.
       options: its section of the configuration.
-      towers: the frozen variables on the devices; only the image tower runs.
+      towers: gives the frozen variables on the devices; only the image tower runs.
 
     Raises:
       ArtifactError: if a view that was made cannot be read.
       ImageReadError: naming an image that cannot be read.
     """
-    make(run, stage, options.feature_views, towers)
+    if run.writes:
+        make(run, stage, options.feature_views, towers())
     made = run.artifact(stage)
     views = [made.load_array(f"views/view_{v}") for v in range(options.feature_views)]
     return lambda first_step: loader.feature_batches(
@@ -84,7 +89,7 @@ def make(run: Run, stage: str, count: int, towers: dict[str, Any]) -> None:
       run: whose training images and settings are taken.
       stage: whose directory holds the views.
       count: how many views.
-      towers: see :func:`batches_of`.
+      towers: the frozen variables on the devices.
 
     Raises:
       ArtifactError: if something else lies where a view goes.
@@ -159,7 +164,7 @@ def embed_view(
     Args:
       run: whose training images and settings are taken.
       encode_view: what :func:`make_encode` built, jitted.
-      towers: see :func:`batches_of`.
+      towers: the frozen variables on the devices.
       view: number of the view, from 0.
       what: begins the line of progress.
 

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from vl_ltr_jax import embed, finetune, mixup, recognition
+from vl_ltr_jax import embed, finetune, mixup, recognition, training
 from vl_ltr_jax.baselines.baseline import Baseline
 from vl_ltr_jax.baselines.recipe import Stage
 from vl_ltr_jax.checkpoint import load_params
@@ -84,16 +84,16 @@ class Decoupled(Baseline, abc.ABC):
 
     def stages(self) -> Mapping[str, Stage]:
         """One more, after fine-tuning."""
-        return {STAGE: self._run_classifier}
+        return {STAGE: lambda run: self._keep(run, {})}
 
-    def _run_classifier(self, run: Run) -> dict[str, Any]:
+    def _keep(self, run: Run, told: dict[str, Any]) -> dict[str, Any]:
         made = self.make(run)
         arrays = {"kernel": made.kernel, "bias": made.bias}
         if made.centre is not None:
             arrays["centre"] = made.centre
         if jax.process_index() == 0:
             run.artifact(STAGE).save_arrays(**arrays)
-        return {"arrays": sorted(arrays), **made.told}
+        return {"arrays": sorted(arrays), **made.told, **told}
 
     def scorer(self, run: Run) -> tuple[Any, Scorer]:
         """Scores by what the stage has left."""
@@ -114,6 +114,29 @@ class Decoupled(Baseline, abc.ABC):
         return Linear(np.asarray(visual_fc["kernel"]), np.asarray(visual_fc["bias"]))
 
 
+class Retrained(Decoupled):
+    """Those whose classifier is trained, by the section `classifier`."""
+
+    trains = True
+
+    def stages(self) -> Mapping[str, Stage]:
+        """One more that trains, after fine-tuning."""
+        return {STAGE: recognition.TrainingStage(self.job, self._keep)}
+
+    @abc.abstractmethod
+    def job(self, run: Run) -> training.Job:
+        """What that stage trains.
+
+        Args:
+          run: whose fine-tuning is finished.
+        """
+
+    def trained(self, run: Run) -> dict[str, Any]:
+        """The parameters that it has trained."""
+        directory = run.artifact(STAGE).directory / "checkpoints"
+        return load_params(directory)["params"]["head"]
+
+
 def embed_split(
     run: Run, towers: dict[str, Any], split: Split
 ) -> tuple[Float32[np.ndarray, "N D"], Int[np.ndarray, "N"]]:
@@ -132,14 +155,14 @@ def embed_split(
     )
 
 
-def train(
+def job(
     run: Run,
     head: nn.Module,
     params: dict[str, Any],
     trainable: Callable[[str], bool] = lambda path: True,
     learning_rate: float | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Trains a head on the frozen features, by the section `classifier`.
+) -> training.Job:
+    """Training of a head on the frozen features, by the section `classifier`.
 
     Args:
       run: whose fine-tuning is finished.
@@ -147,9 +170,6 @@ def train(
       params: its parameters to start from.
       trainable: which of them train, by path.
       learning_rate: where it is not the section's.
-
-    Returns:
-      The trained parameters, and the summary of the training.
     """
     options = run.config.classifier
     if learning_rate is not None:
@@ -161,7 +181,7 @@ def train(
         cutmix_alpha=0.0,
         label_smoothing=options.label_smoothing,
     )
-    summary = recognition.train(
+    return recognition.job(
         run,
         STAGE,
         options,
@@ -173,5 +193,3 @@ def train(
         make_loss=lambda num_steps: finetune.cross_entropy,
         trainable=trainable,
     )
-    directory = run.artifact(STAGE).directory / "checkpoints"
-    return load_params(directory)["params"]["head"], summary

@@ -2,23 +2,23 @@
 
 import numpy as np
 
-from vl_ltr_jax.baselines.decoupled import Decoupled, Linear, train
+from vl_ltr_jax import training
+from vl_ltr_jax.baselines.decoupled import Linear, Retrained, job
 from vl_ltr_jax.models.linear import ScaledHead
 from vl_ltr_jax.run import Run
 from vl_ltr_jax.settings import Method
 
 
-class Lws(Decoupled):
+class Lws(Retrained):
     """Learnable weight scaling."""
 
     name: Method = "lws"
-    trains = True
     title = "LWS"
 
-    def make(self, run: Run) -> Linear:
-        """The Baseline's FC, weights and biases scaled by factors that alone train."""
+    def job(self, run: Run) -> training.Job:
+        """Factors of the Baseline's FC, weights and biases, which alone train."""
         given = self.finetuned(run)
-        params, told = train(
+        return job(
             run,
             ScaledHead(run.inputs.num_classes),
             {
@@ -28,5 +28,9 @@ class Lws(Decoupled):
             trainable=lambda path: path.endswith("visual_scales"),
             learning_rate=run.config.classifier.scale_learning_rate,
         )
-        scales = np.asarray(params["visual_scales"])
-        return Linear(given.kernel * scales, given.bias * scales, told=told)
+
+    def make(self, run: Run) -> Linear:
+        """The Baseline's FC scaled by them."""
+        given = self.finetuned(run)
+        scales = np.asarray(self.trained(run)["visual_scales"])
+        return Linear(given.kernel * scales, given.bias * scales)

@@ -35,10 +35,10 @@ class Recipe:
 
     How the heavier systems of the paper's tables would fit, on paper:
 
-    - **BBN** (two branches, two samplers): its own `finetune` stage passes
-      `training.train` a `loader.Batches` of two, one of them by a reversed sampler that
-      `sampler.py` would get, a head of two branches, and a step whose loss mixes them
-      by the share of steps done.
+    - **BBN** (two branches, two samplers): its own `finetune` stage is a
+      `training.Job` with a `loader.Batches` of two, one of them by a reversed sampler
+      that `sampler.py` would get, a head of two branches, and a step whose loss mixes
+      them by the share of steps done.
     - **ResLT** (residual branches): `head` returns three branches, which the stage's
       loss adds up for many, medium and few classes; `scorer` scores with their sum.
     - **RIDE** (experts and a router): `head` holds the experts, `make_loss` adds their

@@ -8,22 +8,21 @@ those of pre-training, with random erasing; mixup and CutMix of fine-tuning, whi
 mix two of them, are not shown.
 """
 
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
 
-from vl_ltr_jax import inputs, shots, terminal, usage, whole_file
+from vl_ltr_jax import inputs, shots, terminal, usage
 from vl_ltr_jax import main as vl_ltr_main
 from vl_ltr_jax.config import ConfigError
 from vl_ltr_jax.data import transforms
+from vl_ltr_jax.data.contact_sheet import Shown, check_place, contact_sheet, write
 from vl_ltr_jax.data.examples import TrainExamples
 from vl_ltr_jax.data.sampler import BatchSampler
 from vl_ltr_jax.settings import Config
@@ -52,27 +51,6 @@ COMMAND = usage.Command(
 )
 
 _MOST = 1000  # examples on a sheet
-_SMALLEST_SIDE, _LARGEST_SIDE = 112, 224  # of a picture on the sheet, in pixels
-_MARGIN, _LINE, _LINES, _FONT_SIZE = 8, 15, 6, 12
-_PAPER, _INK, _FRAME = (255, 255, 255), (0, 0, 0), (160, 160, 160)
-
-
-class Shown(NamedTuple):
-    """An example as the sheet has it.
-
-    Attributes:
-      seen: by the model, [H, W, 3].
-      whole: the evaluation picture of the same image, [H, W, 3].
-      caption: which it is, and of what class.
-      where: the image's file and row.
-      sentence: drawn with it; empty where the run trains without text.
-    """
-
-    seen: UInt8[np.ndarray, "H W 3"]
-    whole: UInt8[np.ndarray, "H W 3"]
-    caption: str
-    sentence: str
-    where: str
 
 
 def training_examples(
@@ -151,53 +129,13 @@ def _erasing(
     return shown
 
 
-def contact_sheet(shown: Sequence[Shown], columns: int) -> Image.Image:
-    """Examples in rows: the picture seen, the whole one, and the words below.
-
-    Args:
-      shown: at least one example, all of one size.
-      columns: examples in a row.
-    """
-    side = min(max(shown[0].seen.shape[0], _SMALLEST_SIDE), _LARGEST_SIDE)
-    width, height = 2 * side + _MARGIN, side + _LINES * _LINE
-    columns = min(columns, len(shown))
-    rows = -(-len(shown) // columns)
-    sheet = Image.new(
-        "RGB",
-        (columns * (width + _MARGIN) + _MARGIN, rows * (height + _MARGIN) + _MARGIN),
-        _PAPER,
-    )
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
-    letters = int(width / font.getlength("n"))
-    for number, example in enumerate(shown):
-        row, column = divmod(number, columns)
-        left, top = (
-            _MARGIN + place * (length + _MARGIN)
-            for place, length in ((column, width), (row, height))
-        )
-        for offset, pixels in enumerate((example.seen, example.whole)):
-            picture = Image.fromarray(pixels).resize((side, side))
-            sheet.paste(picture, (left + offset * (side + _MARGIN), top))
-            edge = left + offset * (side + _MARGIN)
-            draw.rectangle((edge - 1, top - 1, edge + side, top + side), outline=_FRAME)
-        lines = [
-            *textwrap.wrap(example.caption, letters, max_lines=2),
-            *textwrap.wrap(example.sentence, letters, max_lines=_LINES - 2),
-        ]
-        for line, words in enumerate(lines):
-            draw.text((left, top + side + line * _LINE), words, _INK, font)
-    return sheet
-
-
 def _checked_flags() -> tuple[Config, Path]:
     """The configuration, and the file to write."""
     config = vl_ltr_main.checked_config(COMMAND)
     if not _OUT.value:
         raise ConfigError("--out=FILE.png is needed")
     out = Path(_OUT.value)
-    kind = Image.registered_extensions().get(out.suffix.lower())
-    if kind not in Image.SAVE or out.is_dir():
-        raise ConfigError(f"--out={out}: a picture file is needed, such as sheet.png")
+    check_place(out)
     for flag, least, most in (
         (_EPOCH, 0, 10**6),
         (_DRAW, 0, 2**31),
@@ -218,10 +156,7 @@ def main(argv: Sequence[str]) -> None:
         config, out = _checked_flags()
         shown = training_examples(config, _EPOCH.value, _DRAW.value, _COUNT.value)
         examples = list(shown)
-        sheet = contact_sheet(examples, _COLUMNS.value)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file.write(out) as file:
-            sheet.save(file, Image.registered_extensions()[out.suffix.lower()])
+        write(contact_sheet(examples, _COLUMNS.value), out)
     except (ValueError, OSError) as error:
         vl_ltr_main.refuse(error)
     told = [f"{one.caption.split(':')[0]}: {one.where}" for one in examples]
