@@ -232,7 +232,7 @@ def test_anchors_are_shown_as_they_are(board):
     assert "<li>&lt;script&gt;alert(1)&lt;/script&gt;</li>" in medium
     assert "猫である。" in few
     assert few.index("5 training images") < few.index(
-        "ox (1 training images, 0 anchors)"
+        "ox (1 training image, 0 anchors)"
     )
 
 

@@ -28,8 +28,8 @@ VOID = {"meta", "link", "img"}
 KNOWN = set(
     "html head meta link title style body header main nav section article footer p ul "
     "ol li h1 h2 h3 div span bdi i b small sub a dl dt dd table caption thead tbody tr "
-    "th td details summary img figure svg g defs path use text clippath rect line "
-    "circle".split()
+    "th td details summary img figure figcaption svg g defs path use text clippath "
+    "rect line circle".split()
 )
 URL_ATTRIBUTES = {"src", "href", "xlink:href", "action", "data", "poster", "srcset"}
 

@@ -3,8 +3,9 @@
 Accuracies of the run's own head on the test images are `accuracy/top1` and so on. They
 alone are the metrics of the HPARAMS tab, where a run is one row under the name of its
 workdir. Those of every head and split have the split and the head before that name.
-Many, medium and few are those of the standard rule. Nothing grows with the data set: of each group a few mistakes and some classes are
-shown, and the text says how many there are.
+Many, medium and few are those of the standard rule. Nothing grows with the data set: of
+each group a few mistakes and some classes are shown, and the text says how many there
+are.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from vl_ltr_jax import settings, shots
+from vl_ltr_jax import settings, shots, terminal
 from vl_ltr_jax.data.images import ImageReadError
 from vl_ltr_jax.data.sources import LongTailedData
 from vl_ltr_jax.logs import Logs
@@ -213,7 +214,8 @@ def anchor_text(
         sentences = anchors[label]
         name, count = _escaped(class_names[label]), int(train_counts[label])
         parts.append(
-            f"### {name} ({count:,} training images, {len(sentences)} anchors)"
+            f"### {name} ({terminal.counted(count, 'training image')}, "
+            f"{terminal.counted(len(sentences), 'anchor')})"
         )
         parts.append(
             "\n".join(

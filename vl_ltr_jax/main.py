@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -23,6 +24,7 @@ from vl_ltr_jax import (
     inputs,
     outcomes,
     preemption,
+    programs,
     settings,
     stages,
     terminal,
@@ -174,6 +176,7 @@ def keep_programs(config: settings.Config, workdir: epath.Path) -> None:
         named = os.fspath(workdir / "compiled")
     # The variable is JAX's own; who sets it has another place in mind.
     if named and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        programs.clear_damaged(named)
         jax.config.update("jax_compilation_cache_dir", named)
 
 
@@ -191,9 +194,13 @@ def write_page(
       read: its inputs.
       results: what :func:`stages.run` returned.
     """
+    terminal.say("starts", stage=of_run.NAME)
+    start = time.monotonic()
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
     run = Run(config, workdir, read, mesh)
     of_run.write(run, results)
+    took = terminal.format_duration(time.monotonic() - start)
+    terminal.say(f"written in {took}", stage=of_run.NAME)
 
 
 def refuse(error: Exception) -> NoReturn:
@@ -227,7 +234,7 @@ def main(argv: Sequence[str]) -> None:
         if not type(error).__module__.startswith("vl_ltr_jax"):
             raise  # a library's own: a bug of ours, show where
         refuse(error)
-    outcomes.tell_end(workdir, results, outcomes.head_names(config))
+    outcomes.tell_end(workdir, config, results)
 
 
 def start(
