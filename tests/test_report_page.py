@@ -140,6 +140,22 @@ def test_figures_take_the_colours_of_the_page(page):
     assert not re.search(r"#[0-9a-f]{6}|font-family", " ".join(inks))
 
 
+def test_the_page_says_what_it_shows_and_how_it_was_chosen(page):
+    """Breaks if an axis loses its scale, or extremes pass for a sample."""
+    for words in (
+        "training images of the class, log scale",
+        "training images, log scale",
+        "training images by class, log scale",
+        "100 and 20 images",
+        "1 test image that was recognised and 1 that was not, each under its true",
+        "extremes, and no fair sample",
+        "The 6 classes of the most frequent mistakes",
+        "(5 of 10)",
+        "Batch accuracy in percent",
+    ):
+        assert words in page.words, words
+
+
 def test_numbers_are_where_they_are_to_be_read(page):
     for words in ("71.2", "5.50", "62.5 %", "distillation 4.47", "1m 00s"):
         assert words in page.words
