@@ -174,7 +174,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="where the answers go; it appears whole; default standard output",
     )
     parser.add_argument(
-        "--quiet", action="store_true", help="show no progress; default on a screen"
+        "--quiet", action="store_true", help="show no progress; default: shown"
     )
     return parser.parse_args(arguments)
 
