@@ -28,6 +28,7 @@ from vl_ltr_jax.logs import Logs, read_scalars
 # UTF-8 could stumble over.
 NAMES = ("house cat", "Bärtierchen *B.* | <b>&", "日本の猫 \u05d0\ud800\n🐦", "ox")
 COUNTS = (120, 50, 5, 1)
+WORKDIR = "runs/cats"
 LABELS = np.array([0, 0, 0, 1, 1, 2, 2, 3], np.int32)
 SAID = np.array([0, 1, 2, 1, 0, 3, 2, 3], np.int32)
 MARGINS = np.array([3.0, -0.5, -2.0, 1.0, -1.0, -0.25, 0.5, np.inf], np.float32)
@@ -89,7 +90,7 @@ def write(logs, anchors=ANCHORS):
     }
     images = {"val": kept, "test": kept}
     config = settings.Config(seed=7)
-    dashboard.write(logs, config, data, SUMMARY, images, transform, anchors)
+    dashboard.write(logs, WORKDIR, config, data, SUMMARY, images, transform, anchors)
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +99,11 @@ def workdir(tmp_path_factory):
     root = tmp_path_factory.mktemp("workdir")
     step = jax.jit(lambda x: x @ x)
     with Logs(root / "finetune", profile_steps=2) as logs:
-        logs.hparams(settings.flatten(settings.Config(seed=7)))
         for count in range(1, 9):
             jax.block_until_ready(step(jnp.ones((8, 8))))
             logs.after_step(count)
-            logs.scalars(count, {"loss/total": 1.0 / count})
+            values = {"loss/total": 1.0 / count, "accuracy/batch_top1": 99.0}
+            logs.scalars(count, values)
     with Logs(root / "evaluate") as logs:
         write(logs)
     return root
@@ -154,7 +155,9 @@ def serving(workdir):
 def board(workdir):
     with serving(workdir) as board:
         deadline = time.monotonic() + 60
-        while len(board.ask("text", "tags").get("evaluate", ())) < 6:
+        while len(board.ask("text", "tags").get("evaluate", ())) < 6 or (
+            "evaluate/result" not in board.ask("scalars", "tags")
+        ):
             assert time.monotonic() < deadline, "TensorBoard has not read the workdir"
             time.sleep(0.2)
         yield board
@@ -162,18 +165,17 @@ def board(workdir):
 
 def test_scalars_of_training_and_evaluation_are_shown(board):
     tags = board.ask("scalars", "tags")
-    assert set(tags["finetune"]) == {"loss/total"}
+    assert set(tags["finetune"]) == {"loss/total", "accuracy/batch_top1"}
     curve = board.ask("scalars", "scalars", run="finetune", tag="loss/total")
     assert [step for _, step, _ in curve] == list(range(1, 9))
     assert [value for *_, value in curve] == pytest.approx([1 / n for n in range(1, 9)])
     assert set(tags["evaluate"]) == {
-        *(f"accuracy/{name}" for name in ("top1", "many", "medium")),
         *(f"test/lgr/accuracy/{name}" for name in ("top1", "many", "medium")),
         *(f"test/knn/accuracy/{name}" for name in ("top1", "many", "medium", "few")),
         *(f"val/lgr/accuracy/{name}" for name in ("top1", "many", "medium", "few")),
     }
     ((_, _, top1),) = board.ask(
-        "scalars", "scalars", run="evaluate", tag="accuracy/top1"
+        "scalars", "scalars", run="evaluate/result", tag="accuracy/top1"
     )
     assert top1 == 50.0
 
@@ -230,11 +232,17 @@ def test_anchors_are_shown_as_they_are(board):
     assert "<li>&lt;script&gt;alert(1)&lt;/script&gt;</li>" in medium
     assert "猫である。" in few
     assert few.index("5 training images") < few.index(
-        "ox (1 training images, 0 anchors)"
+        "ox (1 training image, 0 anchors)"
     )
 
 
-def test_runs_are_compared_by_hyper_parameters(board):
+def test_runs_are_compared_by_their_results_and_nothing_else(board):
+    """Breaks if training logs hyper-parameters: its batch accuracy looks like one."""
+    about = {"experimentName": "", "includeMetrics": True}
+    experiment = board.ask("hparams", "experiment", request=json.dumps(about))
+    metrics = [info["name"] for info in experiment["metricInfos"]]
+    names = [f"accuracy/{name}" for name in ("many", "medium", "top1")]
+    assert metrics == [{"group": "", "tag": name} for name in names]
     request = {
         "experimentName": "",
         "allowedStatuses": [
@@ -243,20 +251,17 @@ def test_runs_are_compared_by_hyper_parameters(board):
             "STATUS_FAILURE",
             "STATUS_RUNNING",
         ],
-        "colParams": [{"metric": {"group": "", "tag": "accuracy/top1"}}],
+        "colParams": [{"metric": metric} for metric in metrics],
         "startIndex": 0,
         "sliceSize": 10,
     }
     asked = json.dumps(request)
-    groups = board.ask("hparams", "session_groups", request=asked)["sessionGroups"]
-    shown = {}
-    for group in groups:
-        for session in group["sessions"]:
-            assert group["hparams"]["seed"] == 7
-            assert group["hparams"]["finetune.head"] == "lgr"
-            for metric in session.get("metricValues", ()):
-                shown[session["name"], metric["name"]["tag"]] = metric["value"]
-    assert shown["evaluate", "accuracy/top1"] == 50.0
+    (row,) = board.ask("hparams", "session_groups", request=asked)["sessionGroups"]
+    assert row["name"] == WORKDIR
+    assert row["hparams"]["seed"] == 7 and row["hparams"]["finetune.head"] == "lgr"
+    shown = {metric["name"]["tag"]: metric["value"] for metric in row["metricValues"]}
+    want = dict(zip(names, (33.3, 50.0, 50.0), strict=True))
+    assert shown == pytest.approx(want)  # few has no images
 
 
 def test_the_profile_is_shown(board, workdir):
@@ -273,7 +278,7 @@ def test_a_run_without_anchors_or_mistakes_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "SAID", LABELS)
     with Logs(tmp_path) as logs:
         write(logs, ())
-    assert read_scalars(tmp_path)["accuracy/top1"][1].tolist() == [50.0]
+    assert read_scalars(tmp_path / "result")["accuracy/top1"][1].tolist() == [50.0]
 
 
 def test_only_process_0_reads_pictures(tmp_path, monkeypatch):

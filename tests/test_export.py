@@ -8,15 +8,20 @@ import sys
 import zipfile
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_recognizer
+import torch
 from flax import traverse_util
+from PIL import Image
 from safetensors import safe_open
 
 import vl_ltr_jax
 from vl_ltr_jax import export, stablehlo
 from vl_ltr_jax.artifacts import ArtifactError
+from vl_ltr_jax.data import transforms
+from vl_ltr_jax.losses import contrastive_logits
 from vl_ltr_jax.models import clip_files, port
 
 SIDE = small_recognizer.IMAGE_SIZE
@@ -171,13 +176,40 @@ def test_the_towers_of_a_saved_recognizer(saved, live, tmp_path):
     assert (tmp_path / "hf" / "vocab.json").is_file()
 
 
+@pytest.mark.parametrize("size", [(200, 150), (17, 40)])
+def test_transformers_sees_the_pixels_and_gives_the_logits(saved, live, tmp_path, size):
+    """Breaks if nothing says how a picture becomes pixels, or as for CLIP's own."""
+    from transformers import CLIPModel, CLIPProcessor
+
+    made = tmp_path / "hf"
+    export.main(["--workdir", str(saved), "--to=hf", f"--out={made}"])
+    processor = CLIPProcessor.from_pretrained(made)
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8))
+    sentences = ["It is red.", "A jade thing with a smooth and shining surface."]
+    given = processor(
+        text=sentences, images=picture, return_tensors="pt", padding="max_length"
+    )
+    pixels = live.transform(picture)[None]
+    wanted = transforms.normalize(jnp.asarray(pixels), live.card.normalization)
+    found = given["pixel_values"].numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=0)
+    model = CLIPModel.from_pretrained(made)
+    with torch.no_grad():
+        logits = model(**given).logits_per_image.numpy()
+    ours = live.embed_images(picture), live.embed_texts(sentences)
+    scale = live.arrays["towers"]["params"]["logit_scale"]
+    expected = contrastive_logits(*map(jnp.asarray, (*ours, scale)))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--workdir=absent", "--to=stablehlo"], "no such directory"),
         (["--workdir=absent", "--to=hf"], "absent"),
         (["--workdir=gs://bucket/run", "--to=npz"], "name a local directory"),
-        (["--workdir=SAVED", "--to=vl_ltr"], "1 classes.*were added"),
+        (["--workdir=SAVED", "--to=vl_ltr"], "1 class of .* added"),
         (["--workdir=LINEAR", "--to=vl_ltr"], "no language-guided head"),
         (["--workdir=SAVED", "--to=npz", "--out=SAVED"], "is in use"),
         (["--workdir=SAVED", "--to=npz", "--out=FILE/npz"], "cannot be written: Not a"),

@@ -24,7 +24,8 @@ def test_event_files_read_back(tmp_path):
         logs.scalars(4, {"loss/visual": np.float64(0.25)})
         logs.text(0, "report", "many **few**")
         logs.images(0, "batch", np.full((2, 4, 6, 3), 255, np.uint8))
-        logs.hparams({"seed": 1, "data": {"root": None, "sampling": "sqrt"}})
+        configuration = {"seed": 1, "data": {"root": None, "sampling": "sqrt"}}
+        logs.result("runs/first", configuration, {"accuracy/top1": 71.25})
     events = read_events(tmp_path)
     tensors = {
         (tag, event.step): event.tensor_proto
@@ -40,15 +41,18 @@ def test_event_files_read_back(tmp_path):
     width, height, *pngs = make_ndarray(tensors["batch", 0])
     assert (width, height) == (b"6", b"4")
     assert [png[1:4] for png in pngs] == [b"PNG"] * 2
-    hparams = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
-    for name in (b"seed", b"data.root", b"data.sampling", b"sqrt"):
+    assert "hparams" not in events.summary_metadata  # every scalar would be a metric
+    row = read_events(tmp_path / "result")
+    assert row.Tags()["tensors"] == ["_hparams_/session_start_info", "accuracy/top1"]
+    hparams = row.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    for name in (b"runs/first", b"seed", b"data.root", b"data.sampling", b"sqrt"):
         assert name in hparams
 
 
 def test_text_that_no_file_can_hold_is_written_all_the_same(tmp_path):
     with Logs(tmp_path) as logs:
         logs.text(0, "anchors", "half a pair \ud800")
-        logs.hparams({"data.name": "\udfff"})
+        logs.result("\udfff", {"data.name": "\udfff"}, {})
     (event,) = read_events(tmp_path).Tensors("anchors")
     assert event.tensor_proto.string_val[0] == b"half a pair ?"
 
@@ -116,7 +120,7 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys):
         logs.scalars(1, {"loss": 1.0})
         logs.text(1, "report", "text")
         logs.images(1, "batch", np.zeros((1, 1, 1, 3), np.uint8))
-        logs.hparams({"seed": 0})
+        logs.result("run", {"seed": 0}, {})
         logs.parameters({"bias": jnp.zeros(1)})
         logs.message("hello")
         logs.progress(1, 2, {}, steps_per_second=1.0, images_per_second=1.0)

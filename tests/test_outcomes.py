@@ -1,11 +1,12 @@
 """What stages and runs came to, in a line each."""
 
+import dataclasses
 import json
 
 import pytest
 from etils import epath
 
-from vl_ltr_jax import outcomes, report, terminal
+from vl_ltr_jax import outcomes, report, settings, terminal
 
 SHOTS = {"many": 85.56, "medium": None, "few": 0.0}
 EVALUATED = {
@@ -52,6 +53,13 @@ def test_a_stage_ends_with_what_it_made(summary, told):
     assert outcomes.of_stage(summary, report.HEAD_NAMES) == told
 
 
+CONFIG = dataclasses.replace(
+    settings.Config(),
+    data=settings.Data(name="cats"),
+    init=settings.Init(clip="openai/clip"),
+)
+
+
 @pytest.fixture
 def workdir(tmp_path):
     (tmp_path / "report.md").write_text("# Report\n")
@@ -59,20 +67,41 @@ def workdir(tmp_path):
     return epath.Path(tmp_path)
 
 
-def test_a_run_ends_with_its_files_and_what_comes_next(workdir, capsys):
-    outcomes.tell_end(workdir, EVALUATED, report.HEAD_NAMES)
+def test_a_run_ends_with_the_papers_table_and_where_the_rest_is(workdir, capsys):
+    """Breaks if the whole report scrolls by, or columns do not stand in line."""
+    outcomes.tell_end(workdir, CONFIG, {**EVALUATED, "val": {}})
     said = capsys.readouterr()
-    assert said.out == "# Report\n\n"
-    files, predict, board = said.err.splitlines()
-    assert files == f"{workdir} has report.md, results.json"  # no report.html here
+    assert said.out.splitlines() == [
+        "",
+        "cats: VL-LTR, seed 0",
+        "accuracy in percent on the test images",
+        "",
+        "Method        Backbone  Overall  Many  Medium  Few",
+        "--------------------------------------------------",
+        "VL-LTR (LGR)  ViT-B/16     70.7  85.6       -  0.0",
+        "FC            ViT-B/16      1.0  85.6       -  0.0",
+        "",
+        "standard rule (many > 100, medium 20..100, few < 20)",
+    ]
+    head, page, numbers, predict, board = said.err.splitlines()
+    assert head == f"{workdir} has"  # no report.html here
+    assert page.split(maxsplit=1)[0] == "report.md" and "both shot rules" in page
+    assert numbers.split(maxsplit=1)[0] == "results.json"
     assert f"-m vl_ltr_jax.predict --workdir={workdir} " in predict
     assert board.endswith(f"tensorboard --logdir {workdir}")
+
+
+def test_without_labelled_test_images_those_of_validation_are_told():
+    nothing = {"top1": None, "shots": {"standard": dict.fromkeys(SHOTS)}}
+    results = {"test": {"fc": nothing}, "val": {"fc": EVALUATED["test"]["fc"]}}
+    shown = report.screen(results, "cats", "RN50", report.HEAD_NAMES)
+    assert "on the validation images" in shown and " 1.0 " in shown
 
 
 def test_a_quiet_run_ends_with_one_line(workdir, capsys):
     terminal.be_quiet()
     try:
-        outcomes.tell_end(workdir, EVALUATED, report.HEAD_NAMES)
+        outcomes.tell_end(workdir, CONFIG, {**EVALUATED, "val": {}})
     finally:
         terminal.be_quiet(False)
     said = capsys.readouterr()
@@ -81,3 +110,29 @@ def test_a_quiet_run_ends_with_one_line(workdir, capsys):
         "test 70.7 overall, 85.6 many, 0.0 few (VL-LTR (LGR)): "
         f"{workdir / 'report.md'}\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("epochs", "clip", "name"),
+    [
+        (1, "openai/clip", "Zero-shot, pre-trained towers"),
+        (0, "openai/clip", "Zero-shot CLIP"),
+        (0, "", "Zero-shot, random towers"),
+    ],
+)
+def test_zero_shot_is_clips_only_where_nothing_was_trained(epochs, clip, name):
+    config = dataclasses.replace(
+        CONFIG,
+        pretrain=dataclasses.replace(CONFIG.pretrain, epochs=epochs),
+        init=settings.Init(clip=clip),
+    )
+    assert outcomes.head_names(config)["zero_shot"] == name
+    own = dataclasses.replace(config, method="zero_shot_prompt")
+    assert outcomes.head_names(own)["zero_shot"] == "Zero-shot CLIP, one prompt"
+
+
+def test_the_runs_own_head_comes_first_and_the_rest_in_the_papers_order():
+    heads = ["fc", "knn", "lgr", "zero_shot"]
+    assert report.in_order(heads, "lgr") == ["lgr", "fc", "knn", "zero_shot"]
+    assert report.in_order(heads, "knn") == ["knn", "lgr", "fc", "zero_shot"]
+    assert report.in_order(["zero_shot", "crt", "fc"], "crt")[0] == "crt"

@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 from vl_ltr_jax.models import clip_files, port, vl_ltr, weights
 from vl_ltr_jax.models.clip import PRESETS, Clip, ClipConfig, variable_shapes
 from vl_ltr_jax.models.lgr import LanguageGuidedHead
+from vl_ltr_jax.models.sizes import to_preprocessor_json
 from vl_ltr_jax.models.tensor_files import TensorFileError, read_tensors
 
 TRAIN5 = GOLDEN / "train5"
@@ -157,6 +158,20 @@ def test_hugging_faces_logits_survive_the_way_there(tmp_path):
             input_ids=torch.from_numpy(tokens).long(), pixel_values=pixels
         ).logits_per_image
     assert relative_error(found, expected) < 1e-4
+
+
+def test_pictures_are_of_the_size_that_the_model_takes(tmp_path):
+    """Breaks if a preprocessor of another size is copied with resized positions."""
+    from transformers import CLIPImageProcessor
+
+    source = save_hugging_face(tmp_path / "source")
+    size = clip_files.read_config(source).vision.image_size
+    other = size + clip_files.read_config(source).vision.patch_size
+    (source / "preprocessor_config.json").write_text(to_preprocessor_json(size))
+    for name, wanted in (("same", size), ("other", other)):
+        made = port.convert(str(source), tmp_path / name, to="hf", image_size=wanted)
+        found = CLIPImageProcessor.from_pretrained(made)
+        assert found.size["shortest_edge"] == found.crop_size["height"] == wanted
 
 
 @pytest.fixture

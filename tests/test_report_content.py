@@ -25,7 +25,9 @@ def test_the_header_has_the_numbers_of_the_runs_own_head():
 
 
 def test_the_table_is_the_papers_with_the_best_of_each_column():
-    test, val = gather(**arguments()).tables
+    given = arguments()  # JAX sorts heads by their names
+    given["results"]["test"] = dict(reversed(given["results"]["test"].items()))
+    test, val = gather(**given).tables
     standard, vl_ltr = test.rules.values()
     ours, other = standard
     assert (ours.method, ours.main) == ("VL-LTR (LGR)", True)

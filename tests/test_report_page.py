@@ -28,8 +28,8 @@ VOID = {"meta", "link", "img"}
 KNOWN = set(
     "html head meta link title style body header main nav section article footer p ul "
     "ol li h1 h2 h3 div span bdi i b small sub a dl dt dd table caption thead tbody tr "
-    "th td details summary img figure svg g defs path use text clippath rect line "
-    "circle".split()
+    "th td details summary img figure figcaption svg g defs path use text clippath "
+    "rect line circle".split()
 )
 URL_ATTRIBUTES = {"src", "href", "xlink:href", "action", "data", "poster", "srcset"}
 
@@ -138,6 +138,22 @@ def test_figures_take_the_colours_of_the_page(page):
     ]
     assert "var(--many)" in " ".join(inks) and "var(--ink)" in " ".join(inks)
     assert not re.search(r"#[0-9a-f]{6}|font-family", " ".join(inks))
+
+
+def test_the_page_says_what_it_shows_and_how_it_was_chosen(page):
+    """Breaks if an axis loses its scale, or extremes pass for a sample."""
+    for words in (
+        "training images of the class, log scale",
+        "training images, log scale",
+        "training images by class, log scale",
+        "100 and 20 images",
+        "1 test image that was recognised and 1 that was not, each under its true",
+        "extremes, and no fair sample",
+        "The 6 classes of the most frequent mistakes",
+        "(5 of 10)",
+        "Batch accuracy in percent",
+    ):
+        assert words in page.words, words
 
 
 def test_numbers_are_where_they_are_to_be_read(page):

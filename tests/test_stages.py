@@ -84,7 +84,7 @@ def test_event_files_tell_speed_operations_and_accuracies(finished):
         assert steps[-1] == 12 and (rates > 0).all()
         assert curves.keys() >= {"loss/total", "step_time/data_ms"}
     top1 = results["test"]["lgr"]["top1"]
-    (told,) = read_scalars(workdir / "evaluate")["accuracy/top1"][1]
+    (told,) = read_scalars(workdir / "evaluate" / "result")["accuracy/top1"][1]
     assert told == pytest.approx(top1)
 
 

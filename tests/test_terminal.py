@@ -311,6 +311,12 @@ def test_what_compiles_first_sets_no_rate(capsys):
     assert float(last.split("  ")[-1].split(" ")[0].replace(",", "")) > 200
 
 
+def test_one_thing_has_no_s():
+    assert terminal.counted(1, "picture") == "1 picture"
+    assert terminal.counted(0, "picture") == "0 pictures"
+    assert terminal.counted(2048, "class", "classes") == "2,048 classes"
+
+
 @pytest.mark.parametrize(
     ("seconds", "want"),
     [(0.4, "0s"), (59.6, "1m 00s"), (3966, "1h 06m"), (187_200, "2d 04h")],

@@ -63,10 +63,13 @@ def test_the_second_run_maps_what_the_first_made(
     tokenizer: Tokenizer,
     expected: np.ndarray,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Broken by: a key that changes from run to run, or tokens written untrimmed."""
     cache = tmp_path / "new" / "cache"
     first = token_cache.encode(tokenizer, SENTENCES, LENGTH, cache)
+    said = capsys.readouterr().err
+    assert said == "tokens: 5 sentences become ids\ntokens: finished in 0s\n"
     again = Tokenizer.from_directory(tmp_path / "clip")
     forbid_encoding(again, monkeypatch)
     second = token_cache.encode(again, list(SENTENCES), LENGTH, str(cache))
@@ -75,6 +78,7 @@ def test_the_second_run_maps_what_the_first_made(
         assert found.dtype == np.uint16
         assert type(found) is np.ndarray
     assert expected.shape == (5, 24)
+    assert capsys.readouterr().err == ""  # read, not made
     assert is_mapped(second) and not second.flags.writeable
 
 

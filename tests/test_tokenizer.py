@@ -11,6 +11,7 @@ import ftfy
 import numpy as np
 import pytest
 
+from vl_ltr_jax import terminal
 from vl_ltr_jax.benchmarks.openai_clip import openai_file, openai_module
 from vl_ltr_jax.data import tokenizer as tokenizer_module
 from vl_ltr_jax.data.tokenizer import Tokenizer, clean, trim
@@ -23,6 +24,13 @@ from vl_ltr_jax.data.vocabulary import (
 
 GOLDEN = Path(__file__).parent / "golden" / "text"
 CLIP_VOCAB_SIZE = 49408
+
+
+class AtOnce(terminal.Progress):
+    """Progress that has a plain line for each step."""
+
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        super().__init__(what, total, unit, plain_seconds=0)
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +170,20 @@ class CountingMerger:
     def encode_batch_fast(self, pieces: list[str], **options: Any) -> Any:
         self.pieces += pieces
         return self.merger.encode_batch_fast(pieces, **options)
+
+
+def test_many_sentences_have_a_line_of_progress(
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tokenizer_module, "_SENTENCES_AT_ONCE", 2)
+    monkeypatch.setattr(terminal, "Progress", AtOnce)
+    tokenizer.encode(["a bird"] * 2)
+    assert capsys.readouterr().err == ""
+    tokenizer.encode(["a bird"] * 5)
+    counts = re.findall(r"tokens (\d)/5", capsys.readouterr().err)
+    assert counts == ["0", "2", "4", "5"]
 
 
 def test_a_word_is_merged_once_however_often_it_comes(

@@ -22,6 +22,12 @@ _UNSAFE = re.compile("[\ud800-\udfff\x85\u2028\u2029]")
 Format: TypeAlias = Callable[[Answer], str]
 
 
+TEXT_HEADER = (
+    "# Of each picture the likeliest classes, then the sentences that spoke for the\n"
+    "# first, with their weights: shares of the attention, 1 in all.\n\n"
+)
+
+
 def to_text(answer: Answer) -> str:
     """A block for a person: classes, and the sentences that spoke for the first.
 

@@ -1,16 +1,18 @@
 """What an evaluated run shows in TensorBoard: results, margins, mistakes, anchors.
 
-Accuracies of the run's own head on the test images are `accuracy/top1` and so on, the
-metrics by which the HPARAMS tab compares runs; those of every head and split have the
-split and the head before that name. Many, medium and few are those of the standard
-rule. Nothing grows with the data set: of each group a few mistakes and some classes are
-shown, and the text says how many there are.
+Accuracies of the run's own head on the test images are `accuracy/top1` and so on. They
+alone are the metrics of the HPARAMS tab, where a run is one row under the name of its
+workdir. Those of every head and split have the split and the head before that name.
+Many, medium and few are those of the standard rule. Nothing grows with the data set: of
+each group a few mistakes and some classes are shown, and the text says how many there
+are.
 """
 
 import contextlib
 import functools
 import html
 import itertools
+import os
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from vl_ltr_jax import settings, shots
+from vl_ltr_jax import settings, shots, terminal
 from vl_ltr_jax.data.images import ImageReadError
 from vl_ltr_jax.data.sources import LongTailedData
 from vl_ltr_jax.logs import Logs
@@ -41,6 +43,7 @@ Transform = Callable[[Image.Image], UInt8[np.ndarray, "H W 3"]]
 
 def write(
     logs: Logs,
+    workdir: str | os.PathLike[str],
     config: settings.Config,
     data: LongTailedData,
     summary: Mapping[str, Any],
@@ -52,6 +55,7 @@ def write(
 
     Args:
       logs: of the stage that evaluates.
+      workdir: of the run.
       config: of the run.
       data: names, counts and the test pictures.
       summary: what the stage gives: `predicted_by`, and for `val` and `test` the
@@ -62,7 +66,8 @@ def write(
     """
     if jax.process_index() != 0:
         return
-    logs.hparams(settings.flatten(config))
+    own = own_accuracies(summary)
+    logs.result(os.fspath(workdir), settings.flatten(config), own)
     logs.scalars(0, accuracies(summary))
     groups = shots.shot_groups(data.train_counts, RULE)
     for split, arrays in images.items():
@@ -82,20 +87,32 @@ def write(
 
 
 def accuracies(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Accuracies in percent under their names; groups without images have none.
+    """Accuracies in percent under their names, of every split and head.
 
     Args:
       summary: see :func:`write`.
     """
-    named: dict[str, float | None] = {}
-    for split in ("test", "val"):
-        for head, result in summary[split].items():
-            values = {"top1": result["top1"], **result["shots"][RULE]}
-            for name, value in values.items():
-                named[f"{split}/{head}/accuracy/{name}"] = value
-                if split == "test" and head == summary["predicted_by"]:
-                    named[f"accuracy/{name}"] = value
-    return {name: value for name, value in named.items() if value is not None}
+    return {
+        f"{split}/{head}/{name}": value
+        for split in ("test", "val")
+        for head, result in summary[split].items()
+        for name, value in _known(result).items()
+    }
+
+
+def own_accuracies(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The same of the run's own head on the test images: its result.
+
+    Args:
+      summary: see :func:`write`.
+    """
+    return _known(summary["test"][summary["predicted_by"]])
+
+
+def _known(result: Mapping[str, Any]) -> dict[str, float]:
+    """Of one head; groups without images have none."""
+    values = {"top1": result["top1"], **result["shots"][RULE]}
+    return {f"accuracy/{n}": value for n, value in values.items() if value is not None}
 
 
 def write_mistakes(
@@ -197,7 +214,8 @@ def anchor_text(
         sentences = anchors[label]
         name, count = _escaped(class_names[label]), int(train_counts[label])
         parts.append(
-            f"### {name} ({count:,} training images, {len(sentences)} anchors)"
+            f"### {name} ({terminal.counted(count, 'training image')}, "
+            f"{terminal.counted(len(sentences), 'anchor')})"
         )
         parts.append(
             "\n".join(

@@ -69,6 +69,7 @@ def evaluate_heads(run: Run) -> dict[str, Any]:
     with Logs(run.artifact("evaluate").directory) as logs:
         dashboard.write(
             logs,
+            run.workdir,
             run.config,
             read.data,
             summary,

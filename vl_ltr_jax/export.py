@@ -5,7 +5,9 @@
 - `stablehlo`: the recognizer as a program that JAX alone runs, its arrays beside it.
 - `npz`: all arrays in one file of NumPy's.
 - `hf`, `openai`: both towers, the image tower as fine-tuned where it was, for
-  `transformers.CLIPModel` and open_clip.
+  `transformers.CLIPModel` (with what `CLIPProcessor` reads, which gives the pixels that
+  the run saw; where half a pixel is cut off, it may cut at the other side) and
+  open_clip.
 - `vl_ltr`: the LGR as the state dict of the authors' model.
 
 DEST, by default DIR/export/FORM, must not exist yet, and appears whole or not at all.
@@ -22,8 +24,10 @@ from etils import epath
 
 from vl_ltr_jax import inputs, loading, recognizer_files, stablehlo, terminal
 from vl_ltr_jax.checkpoint import load_params
+from vl_ltr_jax.data import transforms
 from vl_ltr_jax.models import port, vl_ltr
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
+from vl_ltr_jax.models.sizes import to_preprocessor_json
 from vl_ltr_jax.run import with_tuned_tower
 
 Write: TypeAlias = Callable[[Path], None]
@@ -33,14 +37,15 @@ Writes the model that a run has trained for others to use: as a program, as arra
 under the names that PyTorch's models have."""
 _FORM_HELP = (
     "stablehlo: a program for JAX, any number of pictures; npz: all arrays; hf: "
-    "transformers.CLIPModel; openai: OpenAI's CLIP; vl_ltr: the authors' LGR"
+    "transformers.CLIPModel and CLIPProcessor; openai: OpenAI's CLIP; vl_ltr: the "
+    "authors' LGR"
 )
 _EXAMPLES = """\
 examples:
   # a program that needs no more than JAX, under runs/shapes_lt/export/stablehlo
   python -m vl_ltr_jax.export --workdir=runs/shapes_lt --to=stablehlo
 
-  # for transformers.CLIPModel.from_pretrained("shapes_clip")
+  # for CLIPModel and CLIPProcessor.from_pretrained("shapes_clip") of transformers
   python -m vl_ltr_jax.export --workdir=runs/shapes_lt --to=hf --out=shapes_clip"""
 
 
@@ -84,10 +89,13 @@ def _towers_as(workdir: epath.Path, to: str) -> Write:
     """The towers; a run need not have come further than these."""
     if (workdir / recognizer_files.CARD).exists():
         recognizer = loading.load(workdir)
-        sizes, towers = recognizer.card.clip_config, recognizer.arrays["towers"]
-        source = recognizer.tokenizer_directory
+        card, towers = recognizer.card, recognizer.arrays["towers"]
+        sizes, source = card.clip_config, recognizer.tokenizer_directory
+        preprocessor = _preprocessor(
+            card.image_size, card.eval_recipe, card.normalization
+        )
     else:
-        sizes, towers, source = _of_run(workdir)
+        sizes, towers, source, preprocessor = _of_run(workdir)
     if "text" not in towers["params"]:
         raise ExportError(
             f"{workdir} has no text tower, since it came from an LGR checkpoint: "
@@ -96,15 +104,35 @@ def _towers_as(workdir: epath.Path, to: str) -> Write:
     beside = source()
 
     def write(directory: Path) -> None:
-        port.write_clip(directory, sizes, towers, to=to, dtype="float32", beside=beside)
+        port.write_clip(
+            directory,
+            sizes,
+            towers,
+            to=to,
+            dtype="float32",
+            beside=beside,
+            preprocessor=preprocessor,
+        )
 
     return write
 
 
+def _preprocessor(image_size: int, recipe: str, normalization: str) -> str:
+    """What transformers needs to make the pixels that evaluation sees."""
+    share, _ = transforms.EVAL_RECIPES[recipe]
+    mean, std = transforms.NORMALIZATIONS[normalization]
+    return to_preprocessor_json(
+        image_size, shorter_side=int(share * image_size), mean=mean, std=std
+    )
+
+
 def _of_run(
     workdir: epath.Path,
-) -> tuple[ClipConfig, dict[str, Any], Callable[[], Path]]:
-    """Sizes, variables, and what finds the tokenizer's files: an LGR may name none."""
+) -> tuple[ClipConfig, dict[str, Any], Callable[[], Path], str]:
+    """Sizes, variables, what finds the tokenizer's files, and the preprocessor's.
+
+    An LGR may name no tokenizer.
+    """
     config = loading.config_of(workdir)
     authors = loading.released(config)
     towers = authors.variables if authors else loading.towers_of(workdir, config)
@@ -114,7 +142,10 @@ def _of_run(
         towers = with_tuned_tower(towers, tuned)
     sizes = PRESETS[config.model.backbone].at_image_size(config.model.image_size)
     name = config.init.tokenizer or config.init.clip
-    return sizes, towers, lambda: inputs.model_source(name)
+    preprocessor = _preprocessor(
+        config.model.image_size, config.data.eval_recipe, config.data.normalization
+    )
+    return sizes, towers, lambda: inputs.model_source(name), preprocessor
 
 
 def _lgr(workdir: epath.Path) -> Write:
@@ -127,8 +158,9 @@ def _lgr(workdir: epath.Path) -> Write:
         )
     if added := len(card.class_names) - card.num_trained:
         raise ExportError(
-            f"{added} classes of {workdir} were added by their sentences, for which "
-            "the authors' model has no place; --to=stablehlo has"
+            f"{terminal.counted(added, 'class', 'classes')} of {workdir} added by "
+            "sentences alone, for which the authors' model has no place; "
+            "--to=stablehlo has"
         )
     anchors = arrays["anchors"]
     released = vl_ltr.Released(

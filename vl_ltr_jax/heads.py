@@ -16,6 +16,7 @@ from vl_ltr_jax import accuracy, unseen
 from vl_ltr_jax.models import linear
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
 from vl_ltr_jax.models.lgr import LanguageGuidedHead, anchor_constants
+from vl_ltr_jax.terminal import counted
 
 
 class RecognizerError(ValueError):
@@ -62,6 +63,18 @@ class Card:
     def clip_config(self) -> ClipConfig:
         """Sizes of the towers."""
         return PRESETS[self.backbone].at_image_size(self.image_size)
+
+    def described(self, source: str = "") -> str:
+        """Method, classes, backbone and image size in a line.
+
+        Args:
+          source: where it is from; empty where it is from nowhere.
+        """
+        classes = counted(len(self.class_names), "class", "classes")
+        if added := len(self.class_names) - self.num_trained:
+            classes += f" ({added:,} added)"
+        about = f"{self.method}, {classes}, {self.backbone} at {self.image_size} pixels"
+        return f"{about}, from {source}" if source else about
 
     def with_class(self, name: str, sentences: Sequence[str]) -> "Card":
         """The card with one more class, known by its sentences.

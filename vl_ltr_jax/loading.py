@@ -45,7 +45,11 @@ def load(directory: str | os.PathLike[str]) -> Recognizer:
     if (path / recognizer_files.CARD).exists():
         card, arrays, reference = recognizer_files.read(Path(directory))
         return Recognizer(
-            card, arrays, reference=reference, tokenizer=lambda: Path(directory)
+            card,
+            arrays,
+            reference=reference,
+            tokenizer=lambda: Path(directory),
+            source=os.fspath(directory),
         )
     if (path / "config.json").exists():
         try:
@@ -129,7 +133,13 @@ def of_run(workdir: epath.Path) -> Recognizer:
 
     reference = evaluated.load_array("val_features")
     recognizer_checks.check(card, arrays, reference)
-    return Recognizer(card, arrays, reference=reference, tokenizer=tokenizer)
+    return Recognizer(
+        card,
+        arrays,
+        reference=reference,
+        tokenizer=tokenizer,
+        source=os.fspath(workdir),
+    )
 
 
 def config_of(workdir: epath.Path) -> Config:

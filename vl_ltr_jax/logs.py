@@ -5,6 +5,7 @@ imported here only, inside the functions that need them. Process 0 speaks; in ev
 other process each method does nothing.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from vl_ltr_jax import terminal
 
 PROFILE_AFTER_STEPS = 5
+RESULT = "result"  # below a stage's directory: what the HPARAMS tab shows
 
 
 class Logs:
@@ -46,6 +48,7 @@ class Logs:
         Attributes:
             losses: of the last :meth:`progress`.
         """
+        self._directory = os.fspath(directory)
         self._title, self._plain_seconds = title, plain_seconds
         self.losses: dict[str, float] = {}
         self._speaks = jax.process_index() == 0
@@ -105,10 +108,31 @@ class Logs:
             finite = values[np.isfinite(values)]
             self._writer.write_histograms(step, {name: finite})
 
-    def hparams(self, values: Mapping[str, Any]) -> None:
-        """Writes a nested configuration; its keys are joined by dots."""
-        if self._writer is not None:
-            self._writer.write_hparams(_flatten(values))
+    def result(
+        self, run: str, configuration: Mapping[str, Any], metrics: Mapping[str, float]
+    ) -> None:
+        """Writes the row of a run in the HPARAMS tab.
+
+        TensorBoard takes every scalar of the row's directory for a metric, and those of
+        the directories below: it has one of its own.
+
+        Args:
+            run: what the row is called; another of this name is averaged with it.
+            configuration: nested; its keys are joined by dots.
+            metrics: by which runs are compared.
+        """
+        if self._writer is None:
+            return
+        import tensorflow
+        from tensorboard.plugins.hparams import api
+
+        directory = os.path.join(self._directory, RESULT)
+        writer = tensorflow.summary.create_file_writer(directory)
+        with contextlib.closing(writer), writer.as_default(step=0):
+            # CLU's own call has no place for the name.
+            api.hparams(_flatten(configuration), trial_id=_encodable(run))
+            for name, value in metrics.items():
+                tensorflow.summary.scalar(name, value)
 
     def parameters(self, params: Mapping[str, Any]) -> None:
         """Writes a table of the parameters as text and says their number.

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -194,9 +195,13 @@ def write_page(
       read: its inputs.
       results: what :func:`stages.run` returned.
     """
+    terminal.say("starts", stage=of_run.NAME)
+    start = time.monotonic()
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
     run = Run(config, workdir, read, mesh)
     of_run.write(run, results)
+    took = terminal.format_duration(time.monotonic() - start)
+    terminal.say(f"written in {took}", stage=of_run.NAME)
 
 
 def refuse(error: Exception) -> NoReturn:
@@ -230,7 +235,7 @@ def main(argv: Sequence[str]) -> None:
         if not type(error).__module__.startswith("vl_ltr_jax"):
             raise  # a library's own: a bug of ours, show where
         refuse(error)
-    outcomes.tell_end(workdir, results, outcomes.head_names(config))
+    outcomes.tell_end(workdir, config, results)
 
 
 def start(

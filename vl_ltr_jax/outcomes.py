@@ -10,13 +10,31 @@ from vl_ltr_jax import baselines, report, terminal, usage
 from vl_ltr_jax.settings import Config
 
 # What a run leaves for people to read.
-_REPORTS = ("report.md", "report.html", "results.json")
+_REPORTS = {
+    "report.html": "figures, sentences and pictures: open it in a browser",
+    "report.md": "test and validation under both shot rules, top-5, versions",
+    "results.json": "all of its numbers",
+}
 _RULE = "standard"
 
 
+def title(config: Config) -> str:
+    """What the report of a run is called: data set, system, seed."""
+    system = baselines.recipe_of(config).title
+    return f"{config.data.name}: {system}, seed {config.seed}"
+
+
 def head_names(config: Config) -> dict[str, str]:
-    """What the heads of a method are called."""
-    return {**report.HEAD_NAMES, **baselines.recipe_of(config).head_names()}
+    """What the heads of a run are called.
+
+    Once the towers are pre-trained, zero-shot is no longer that of CLIP.
+    """
+    if config.pretrain.epochs:
+        zero_shot = "Zero-shot, pre-trained towers"
+    else:
+        zero_shot = "Zero-shot CLIP" if config.init.clip else "Zero-shot, random towers"
+    own = baselines.recipe_of(config).head_names()
+    return {**report.HEAD_NAMES, "zero_shot": zero_shot, **own}
 
 
 def of_stage(summary: Mapping[str, Any], names: Mapping[str, str]) -> str:
@@ -60,23 +78,24 @@ def of_head(told: Mapping[str, Any], names: Mapping[str, str]) -> str:
     return f"test {', '.join(known)} ({names[head]})"
 
 
-def tell_end(
-    workdir: epath.Path, results: Mapping[str, Any], names: Mapping[str, str]
-) -> None:
-    """Prints the report of a run, which files it left, and what comes next.
+def tell_end(workdir: epath.Path, config: Config, results: Mapping[str, Any]) -> None:
+    """Prints the result of a run, which files have the rest, and what comes next.
 
     Args:
       workdir: of a finished run.
+      config: of it.
       results: as in results.json.
-      names: of heads.
     """
     if not terminal.is_first_process():
         return
-    path = workdir / "report.md"
-    terminal.result(path.read_text(), f"{of_head(results, names)}: {path}")
-    left = ", ".join(name for name in _REPORTS if (workdir / name).exists())
+    names = head_names(config)
+    text = report.screen(results, title(config), config.model.backbone, names)
+    brief = f"{of_head(results, names)}: {workdir / 'report.md'}"
+    terminal.result(text, brief)
+    left = {name: what for name, what in _REPORTS.items() if (workdir / name).exists()}
+    listed = [f"  {name:<14}{what}" for name, what in left.items()]
+    terminal.say("\n".join([f"{workdir} has", *listed]))
     where = shlex.quote(str(workdir))
-    terminal.say(f"{workdir} has {left}")
     terminal.say(
         f"next: {usage.program('python')} -m vl_ltr_jax.predict --workdir={where} "
         f"PICTURE.jpg\n      {usage.program('tensorboard')} --logdir {where}"

@@ -132,12 +132,14 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "pictures",
+        metavar="PICTURE",
         nargs="+",
         help="files; folders, searched to any depth; patterns in quotes, with ** for "
         "any depth; - for paths on standard input, one a line or each ended by a NUL",
     )
     parser.add_argument(
         "--workdir",
+        metavar="DIR",
         type=epath.Path,
         required=True,
         help="of a finished run, or where a recognizer was saved",
@@ -150,7 +152,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         const="json",
         default="text",
         help="JSON Lines, one object for each file: path, predictions (class, name, "
-        "probability) and sentences (text, weight, cosine), or path and error",
+        "probability) and sentences (text, weight, cosine), or path and error; by "
+        "default text for people",
     )
     form.add_argument(
         "--csv",
@@ -162,14 +165,24 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     positive = _at_least(1)
     for name, kind, default, text in (
         ("top_k", positive, 5, "classes of each picture"),
-        ("sentences", _at_least(0), 3, "for the first class"),
+        ("sentences", _at_least(0), 3, "that spoke for the first class"),
         ("batch_size", positive, 64, "pictures recognised together"),
     ):
         parser.add_argument(
-            f"--{name}", type=kind, default=default, help=f"{text}; default {default}"
+            f"--{name}",
+            metavar="N",
+            type=kind,
+            default=default,
+            help=f"{text}; default {default}",
         )
-    parser.add_argument("--out", help="file for the answers; it appears whole")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="where the answers go; it appears whole; default standard output",
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="show no progress; default: shown"
+    )
     return parser.parse_args(arguments)
 
 
@@ -246,8 +259,13 @@ def _answer(
     """Writes answers as they come; counts those that are `good` and `bad`."""
     counts: collections.Counter[str] = collections.Counter()
     form = _FORMATS[given.format]
+    head = between = ""
     if given.format == "csv":
         write(answer_formats.CSV_HEADER)
+    elif given.format == "text":
+        between = "\n"
+        if given.sentences and recognizer.card.head == "lgr":
+            head = answer_formats.TEXT_HEADER
     answered = recognize_files(
         recognizer,
         found,
@@ -265,7 +283,8 @@ def _answer(
             count = functools.partial(_count, given.pictures, line)
             threading.Thread(target=count, daemon=True).start()
         for answer in answered:
-            write(form(answer))
+            text = form(answer)
+            write((between if counts["good"] else head) + text if text else text)
             if answer.error:
                 path, reason = map(terminal.printable, (answer.path, answer.error))
                 terminal.warn(f"cannot read {path}: {reason}")
@@ -283,12 +302,13 @@ def _tell(counts: collections.Counter[str], left_out: collections.Counter[str]) 
     """Ends with how many were bad, and what was left out of folders."""
     if counts["bad"]:
         terminal.warn(
-            f"{counts['good']:,} pictures recognised, {counts['bad']:,} could not be"
+            f"{terminal.counted(counts['good'], 'picture')} recognised, "
+            f"{counts['bad']:,} could not be"
         )
     if left_out:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in left_out.items())
         terminal.say(
-            f"{left_out.total():,} other files left out of folders: "
+            f"{terminal.counted(left_out.total(), 'other file')} left out of folders: "
             f"{terminal.printable(kinds)}"
         )
 

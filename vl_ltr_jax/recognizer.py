@@ -36,7 +36,6 @@ from vl_ltr_jax.predictions import (
 
 # Each size is a program of its own.
 BATCH_SIZES = (1, 4, 16, 64)
-MAX_TAKEN = unseen.MAX_TAKEN
 
 
 class Recognizer:
@@ -55,6 +54,7 @@ class Recognizer:
         *,
         reference: Float32[np.ndarray, "N D"] | None = None,
         tokenizer: Callable[[], Path],
+        source: str = "",
     ) -> None:
         """Binds what was loaded.
 
@@ -64,14 +64,19 @@ class Recognizer:
           reference: features of images of the trained classes, by which the offset of
             an added class is set.
           tokenizer: gives the directory of the tokenizer's files when it is asked for.
+          source: where it was loaded from, to be told.
         """
         self.card, self.arrays, self.reference = card, arrays, reference
-        self.tokenizer_directory = tokenizer
+        self.tokenizer_directory, self.source = tokenizer, source
         self._model = Clip(card.clip_config, dtype=jnp.dtype(card.compute_dtype))
         self.transform = transforms.eval_transform(card.eval_recipe, card.image_size)
         self._attend = jax.jit(lgr.attention)
         self._encode_text = jax.jit(functools.partial(encode.text, self._model))
         self._compile()
+
+    def __repr__(self) -> str:
+        """What it is, in a line for people."""
+        return f"<Recognizer: {self.card.described(self.source)}>"
 
     def _compile(self) -> None:
         """To be called when the classes have changed."""

@@ -5,8 +5,10 @@ import html
 import json
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from vl_ltr_jax.terminal import counted
 
 HEAD_NAMES = {
     "lgr": "VL-LTR (LGR)",
@@ -19,6 +21,8 @@ RULE_NAMES = {
     "vl_ltr": "VL-LTR's rule (many > 99, medium 21..99, few <= 20)",
 }
 _MARKUP = re.compile(r"([\\`*\[\]|])")
+SPLIT_NAMES = {"test": "test", "val": "validation"}
+_HEADS = ("Method", "Backbone", "Overall", "Many", "Medium", "Few")
 _NAMED = 10  # classes that a sentence of the report names
 
 
@@ -64,19 +68,23 @@ def table(rows: Sequence[Row]) -> str:
 
     Where lines have a cost, so has the table: images seen in training, and seconds.
     """
-    heads = ["Method", "Backbone", "Overall", "Many", "Medium", "Few"]
+    heads = [*_HEADS]
     if any(line.cost for line in rows):
         heads += ["Images seen", "Seconds"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for line in rows:
-        cells = [line.method, line.backbone]
-        cells += map(cell, (line.overall, line.many, line.medium, line.few))
+        cells = _cells(line)
         if line.cost:
             images = round(statistics.fmean(line.cost.images_seen))
             cells += [f"{images:,}", f"{statistics.fmean(line.cost.seconds):.0f}"]
         cells += ["-"] * (len(heads) - len(cells))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cells(line: Row) -> list[str]:
+    accuracies = (line.overall, line.many, line.medium, line.few)
+    return [line.method, line.backbone, *map(cell, accuracies)]
 
 
 def cell(values: Sequence[float | None]) -> str:
@@ -88,6 +96,58 @@ def cell(values: Sequence[float | None]) -> str:
     return f"{mean} ± {statistics.stdev(known):.1f}" if len(known) > 1 else mean
 
 
+def in_order(heads: Iterable[str], own: str | None) -> list[str]:
+    """Names of heads as tables list them: the run's own first.
+
+    Args:
+      heads: keys of the results of a split.
+      own: `predicted_by` of the results.
+    """
+    known = list(HEAD_NAMES)
+    places = {head: known.index(head) if head in known else -1 for head in heads}
+    return sorted(places, key=lambda head: (head != own, places[head], head))
+
+
+def screen(
+    results: Mapping[str, Any], title: str, backbone: str, names: Mapping[str, str]
+) -> str:
+    """What a person reads at the end: the paper's table under the standard rule.
+
+    Of the test images, or of the validation images where no test image is labelled.
+
+    Args:
+      results: as in results.json.
+      title: of the whole.
+      backbone: of the image tower.
+      names: of heads.
+    """
+    own, rule = results.get("predicted_by"), "standard"
+    split = next(
+        (
+            name
+            for name in SPLIT_NAMES
+            if any(head["top1"] is not None for head in results[name].values())
+        ),
+        "test",
+    )
+    rows = [
+        _cells(row(names[head], backbone, [results[split][head]], rule))
+        for head in in_order(results[split], own)
+    ]
+    widths = [max(map(len, column)) for column in zip(_HEADS, *rows, strict=True)]
+    lines = [
+        "  ".join(
+            text.ljust(width) if place < 2 else text.rjust(width)
+            for place, (text, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        for cells in (_HEADS, *rows)
+    ]
+    about = f"accuracy in percent on the {SPLIT_NAMES[split]} images"
+    under = "-" * len(lines[0])
+    shown = ["", title, about, "", lines[0], under, *lines[1:], "", RULE_NAMES[rule]]
+    return "\n".join(shown)
+
+
 def markdown(
     results: Mapping[str, Any], title: str, backbone: str, names: Mapping[str, str]
 ) -> str:
@@ -97,31 +157,33 @@ def markdown(
       results: as in results.json.
       title: of the whole.
       backbone: of the image tower.
-      names: of heads that a method names otherwise than `HEAD_NAMES`.
+      names: of heads.
     """
-    head_names = {**HEAD_NAMES, **names}
     data, cost = results["data"], results["cost"]
     parts = [
         f"# {_escaped(title)}",
-        f"{data['num_classes']} classes, {data['train_images']} training images "
-        f"({data['largest_class']} to {data['smallest_class']} per class), "
-        f"{data['sentences']} sentences. {cost['images_seen']} images seen in "
-        f"training, {cost['seconds']:.0f} seconds in all. Accuracies in percent.",
+        f"{counted(data['num_classes'], 'class', 'classes')}, "
+        f"{counted(data['train_images'], 'training image')} "
+        f"({data['largest_class']:,} to {data['smallest_class']:,} per class), "
+        f"{counted(data['sentences'], 'sentence')}. "
+        f"{counted(cost['images_seen'], 'image')} seen in "
+        f"training, {cost['seconds']:,.0f} seconds in all. Accuracies in percent.",
     ]
     if "anchors" in results:
         parts += map(_escaped, anchor_notes(results["anchors"]))
-    for split in ("test", "val"):
-        heads = results[split]
+    for split, split_name in SPLIT_NAMES.items():
+        heads = in_order(results[split], results.get("predicted_by"))
         for rule, rule_name in RULE_NAMES.items():
             rows = [
-                row(head_names[head], backbone, [heads[head]], rule) for head in heads
+                row(names[head], backbone, [results[split][head]], rule)
+                for head in heads
             ]
-            parts += [f"## {split}, {rule_name}", table(rows)]
-        for head, result in heads.items():
+            parts += [f"## {split_name}, {rule_name}", table(rows)]
+        for head in heads:
+            result = results[split][head]
             top5 = "-" if result["top5"] is None else f"{result['top5']:.1f}"
             parts.append(
-                f"{head_names[head]}: top-5 {top5}, prediction by "
-                f"{result['prediction']}."
+                f"{names[head]}: top-5 {top5}, prediction by {result['prediction']}."
             )
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
     parts.append(f"Made with {versions}.")
@@ -159,7 +221,7 @@ def anchor_notes(told: Mapping[str, Any]) -> list[str]:
 def _classes(names: Sequence[str]) -> str:
     """How many, and the first of their names."""
     named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-    return f"{len(names)} class{'es' if len(names) > 1 else ''} ({named})"
+    return f"{counted(len(names), 'class', 'classes')} ({named})"
 
 
 def _escaped(text: str) -> str:

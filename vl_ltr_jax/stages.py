@@ -234,7 +234,6 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
         write_whole(workdir / "config.json", settings.to_json(config))
         write_whole(workdir / "versions.json", report.to_json(versions))
         write_whole(workdir / "classes.json", report.to_json(classes(read)))
-    recipe = baselines.recipe_of(config)
     costs: dict[str, dict[str, float]] = {}
     told: dict[str, Any] = {}
     for name in planned(config, read):
@@ -263,9 +262,11 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
     }
     if jax.process_index() == 0:
         write_whole(workdir / "results.json", report.to_json(results))
-        title = f"{config.data.name}: {recipe.title}, seed {config.seed}"
         text = report.markdown(
-            results, title, config.model.backbone, recipe.head_names()
+            results,
+            outcomes.title(config),
+            config.model.backbone,
+            outcomes.head_names(config),
         )
         write_whole(workdir / "report.md", text)
     return results

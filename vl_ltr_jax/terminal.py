@@ -293,6 +293,17 @@ def progress(
             line.update(min(each, total - line.n))
 
 
+def counted(number: int, unit: str, units: str = "") -> str:
+    """A number of things: `1 picture`, `2,048 pictures`, `60 classes`.
+
+    Args:
+      number: how many.
+      unit: one of them.
+      units: several, where that is not the same with an s.
+    """
+    return f"{number:,} {unit if number == 1 else units or unit + 's'}"
+
+
 def format_rate(rate: float) -> str:
     """A number for `.../s`: `2,048`, `31.4`, `0.0123`."""
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"

@@ -130,7 +130,7 @@ def train(job: Job, mesh: jax.sharding.Mesh, config: Config) -> dict[str, Any]:
       job: of the stage.
       mesh: the devices.
       config: of the run: logging, how parameters are split, what products are computed
-        in, and what TensorBoard shows as hyper-parameters.
+        in.
 
     Returns:
       A summary: `steps` and `images_seen` over all starts, `seconds_before` this
@@ -167,7 +167,6 @@ def train(job: Job, mesh: jax.sharding.Mesh, config: Config) -> dict[str, Any]:
         first_step = int(state.step)
         logs.parameters(state.params)
         logs.expect(first_step, plan.num_steps)
-        logs.hparams(settings.flatten(config))
         # Closed in the other order: what puts batches on devices, then what makes them.
         host_batches = stack.enter_context(contextlib.closing(job.batches(first_step)))
         on_devices = stack.enter_context(

@@ -135,8 +135,8 @@ def unreadable(description: str, reason: object) -> ImageReadError:
         short = reason.strerror or short
         reason = f"{type(reason).__name__}: {reason}"
     error = ImageReadError(
-        f"cannot read the image {description}: {reason}. Replace the file, or remove "
-        "its row from the list"
+        f"cannot read the image {description}: {reason}. Replace the file, or leave it "
+        "out"
     )
     error.reason = short
     return error

@@ -11,6 +11,7 @@ import importlib.metadata
 import io
 import os
 import platform
+import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from absl import logging
 from etils import epath
 from jaxtyping import Integer
 
-from vl_ltr_jax import whole_file
+from vl_ltr_jax import terminal, whole_file
 from vl_ltr_jax.data.tokenizer import Tokenizer, trim
 
 SMALLEST = 20_000  # sentences worth a file: fewer take less than a second
@@ -63,14 +64,16 @@ def encode(
     Raises:
         ValueError: `context_length` below 2.
     """
-    if not directory or len(sentences) < SMALLEST:
+    if len(sentences) < SMALLEST:
         return trim(tokenizer.encode(sentences, context_length))
+    if not directory:
+        return _made(tokenizer, sentences, context_length)
     key = cache_key(tokenizer, sentences, context_length)
     path = epath.Path(directory).expanduser() / f"tokens-{key}.npy"
     shape = len(sentences), context_length
     if (found := _read(path, tokenizer, shape)) is not None:
         return found
-    tokens = trim(tokenizer.encode(sentences, context_length))
+    tokens = _made(tokenizer, sentences, context_length)
     # Another process may have been faster.
     if (found := _read(path, tokenizer, shape)) is not None:
         return found
@@ -88,6 +91,18 @@ def encode(
             path,
             error,
         )
+    return tokens
+
+
+def _made(
+    tokenizer: Tokenizer, sentences: Sequence[str], context_length: int
+) -> Integer[np.ndarray, "S L"]:
+    """The ids of many sentences; a log file tells what takes so long."""
+    start = time.monotonic()
+    terminal.say(f"{len(sentences):,} sentences become ids", stage="tokens")
+    tokens = trim(tokenizer.encode(sentences, context_length))
+    took = terminal.format_duration(time.monotonic() - start)
+    terminal.say(f"finished in {took}", stage="tokens")
     return tokens
 
 

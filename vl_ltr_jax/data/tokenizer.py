@@ -24,6 +24,7 @@ import regex
 import tokenizers
 from jaxtyping import Integer
 
+from vl_ltr_jax import terminal
 from vl_ltr_jax.data.vocabulary import END, START, read_vocabulary
 
 _PIECE = regex.compile(
@@ -119,7 +120,13 @@ class Tokenizer:
         kept, whole = (context_length - 2) * size, context_length * size
         tokens = np.empty((len(texts), context_length), self.dtype)
         known: dict[str, bytes] = {}
-        for first in range(0, len(texts), _SENTENCES_AT_ONCE):
+        starts = range(0, len(texts), _SENTENCES_AT_ONCE)
+        shown: Iterable[int] = starts
+        if len(starts) > 1:
+            shown = terminal.progress(
+                starts, "tokens", len(texts), "sentences", each=_SENTENCES_AT_ONCE
+            )
+        for first in shown:
             block = self._sentences(texts[first : first + _SENTENCES_AT_ONCE], known)
             rows = b"".join(
                 [(start + ids[:kept] + end).ljust(whole, b"\0") for ids in block]

@@ -156,8 +156,18 @@ def convert(
             return
         found = clip_files.find_clip(source)
         config, variables = clip_files.from_file(found, tensors, image_size=image_size)
+        # That of another size would be copied, and none be there of a lone file.
+        resized = config.vision.image_size != found.config.vision.image_size
+        own = not resized and path.with_name("config.json").is_file()
+        size = config.vision.image_size
         write_clip(
-            directory, config, variables, to=to, dtype=chosen, beside=path.parent
+            directory,
+            config,
+            variables,
+            to=to,
+            dtype=chosen,
+            beside=path.parent,
+            preprocessor="" if own else to_preprocessor_json(size),
         )
         same = config == found.config and chosen == _dtype_of(tensors)
         if to == "hf" and found.names is HUGGING_FACE and same:
@@ -174,15 +184,20 @@ def write_clip(
     to: str,
     dtype: clip_files.Dtype,
     beside: Path,
+    preprocessor: str = "",
 ) -> None:
-    """Writes a CLIP with the tokenizer files that lie in `beside`."""
+    """Writes a CLIP with the tokenizer files that lie in `beside`.
+
+    Under Hugging Face's names `preprocessor` becomes its `preprocessor_config.json`;
+    without one, that in `beside` is copied, where there is one.
+    """
     clip_files.save_clip(directory, config, variables, dtype=dtype, names=FAMILIES[to])
     for name in COMPANIONS:
         if (beside / name).is_file():
             shutil.copy(beside / name, directory / name)
-    if to == "hf" and not (beside / "config.json").is_file():
-        content = to_preprocessor_json(config.vision.image_size)
-        (directory / "preprocessor_config.json").write_text(content, encoding="utf-8")
+    if to == "hf" and preprocessor:
+        path = directory / "preprocessor_config.json"
+        path.write_text(preprocessor, encoding="utf-8")
 
 
 def write_lgr(

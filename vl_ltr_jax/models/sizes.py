@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vl_ltr_jax.models.clip import RESNET_STRIDE, ClipConfig, TextConfig, VisionConfig
@@ -32,6 +32,8 @@ _VISION_DEFAULTS = dict(
     patch_size=32,
 )
 _EMBED_DIM_DEFAULT = 512
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _FIXED = dict(hidden_act="quick_gelu", layer_norm_eps=1e-5, num_channels=3)
 
 
@@ -149,21 +151,34 @@ def to_config_json(config: ClipConfig, dtype: str) -> dict[str, Any]:
     }
 
 
-def to_preprocessor_json(image_size: int) -> str:
-    """A `preprocessor_config.json`: CLIP's own image preprocessing at a size."""
+def to_preprocessor_json(
+    image_size: int,
+    *,
+    shorter_side: int | None = None,
+    mean: Sequence[float] = _CLIP_MEAN,
+    std: Sequence[float] = _CLIP_STD,
+) -> str:
+    """A `preprocessor_config.json`, by default CLIP's own preprocessing at a size.
+
+    Args:
+        image_size: Side of the centre crop in pixels.
+        shorter_side: Of the picture that it is cut from; if None the crop's.
+        mean: Of each channel, of pictures scaled to 0..1.
+        std: The same, standard deviations.
+    """
     content = {
         "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": image_size},
+        "size": {"shortest_edge": shorter_side or image_size},
         "resample": 3,  # Pillow's number for bicubic
         "do_center_crop": True,
         "crop_size": {"height": image_size, "width": image_size},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "image_mean": list(mean),
+        "image_std": list(std),
     }
     return json.dumps(content, indent=2) + "\n"
 

@@ -258,6 +258,7 @@ class Content:
       selection: name of the anchors' selection.
       anchors: examples of it.
       explained: pictures with predictions.
+      explained_split: which they are of.
       settings: keys of the configuration, by section.
       costs: of each stage.
       duration: of all stages.
@@ -282,6 +283,7 @@ class Content:
     selection: str
     anchors: tuple[ClassSentences, ...]
     explained: tuple[ExplainedPicture, ...]
+    explained_split: str
     settings: Mapping[str, tuple[Setting, ...]]
     costs: tuple[StageCost, ...]
     duration: str

@@ -76,7 +76,7 @@ def accuracy_by_count(per_class: PerClass) -> Drawn:
         _count_axis(axes, counts)
         axes.set_ylim(-4, 104)
         axes.set_yticks(range(0, 101, 20))
-        axes.set_xlabel("training images of the class")
+        axes.set_xlabel("training images of the class, log scale")
         axes.set_ylabel("accuracy in percent")
         drawn = svg.inline(
             figure,
@@ -154,25 +154,28 @@ def long_tail(train_counts: Int[np.ndarray, "C"]) -> Drawn:
                 counts[kept], edges, fill=True, color=COLOURS[group], alpha=0.85
             )
         low, high = shots.SHOT_RULES[RULE]["medium"]
-        for border in (low, high):
-            if border is not None and counts.min() < border < counts.max():
-                axes.axhline(
-                    border, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (3, 3))
-                )
+        borders = [b for b in (high, low) if b and counts.min() < b < counts.max()]
+        for border in borders:
+            axes.axhline(
+                border, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (3, 3))
+            )
         axes.set_yscale("symlog", linthresh=1)
         _plain_ticks(axes, counts, "y")
         axes.set_ylim(0, max(1, counts.max()) * 1.25)
         axes.set_xlim(0.5, len(counts) + 0.5)
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("classes, by training images")
-        axes.set_ylabel("training images")
+        axes.set_ylabel("training images, log scale")
         description = (
             f"Training images of {text.of_classes(len(counts))}, from "
             f"{counts[0]:,} to {counts[-1]:,}"
         )
         drawn = svg.inline(figure, "tail", description)
-    keys = tuple(Key(group, group) for group in GROUPS if (groups == group).any())
-    return Drawn(drawn, keys)
+    keys = [Key(group, group) for group in GROUPS if (groups == group).any()]
+    if borders:
+        told = " and ".join(map(str, borders))
+        keys.append(Key(f"{told} images", "muted", "3 3"))
+    return Drawn(drawn, tuple(keys))
 
 
 def _thin(indices: np.ndarray, most: int = 300) -> np.ndarray:
@@ -209,19 +212,24 @@ def learning_curves(
                 zorder=3 if total else 2,
             )
             drawn.set_solid_capstyle("round")
-            label = f"{line.name} {_number(float(line.values[-1]))}"
+            last = _number(float(line.values[-1]))
+            alone = small and len(lines) == 1  # its name is the title
+            label = f"{last} at the end" if alone else f"{line.name} {last}"
             on_off = "" if dashes == "-" else " ".join(map(str, dashes[1]))
             keys.append(Key(label, colour, on_off or "line"))
         axes.set_xlabel("step")
         if small:
             axes.locator_params(nbins=4)
         axes.margins(x=0.01)
-        described = f"{title}: {', '.join(key.label for key in keys)} at the end"
+        told = ", ".join(key.label.removesuffix(" at the end") for key in keys)
+        described = f"{title}: {told} at the end"
         return Drawn(svg.inline(figure, key, described), tuple(keys))
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+    if 1000 <= abs(value) < 1e7:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".removesuffix(".")
 
 
 def _looks(lines: Sequence[LearningCurve]) -> list[tuple[str, Any]]:

@@ -24,7 +24,7 @@ from vl_ltr_jax.page.sentences import Selection
 from vl_ltr_jax.predictions import Ranked
 
 SPLITS = ("test", "val")
-SPLIT_NAMES = {"test": "test", "val": "validation"}
+SPLIT_NAMES = report.SPLIT_NAMES
 _MAX_VALUE = 300  # characters of a configuration's value
 _DEFAULTS = settings.flatten(settings.Config())
 _SELECTIONS = {"anss": "AnSS", "cutoff": "cut-off", "random": "chance"}
@@ -38,7 +38,7 @@ class Method:
     Attributes:
       title: of the system.
       head: of the results, the one that is the run's own (`predicted_by`).
-      head_names: of heads that are named otherwise than in `report.HEAD_NAMES`.
+      head_names: of heads, where they are not those of `report.HEAD_NAMES`.
     """
 
     title: str
@@ -109,6 +109,7 @@ def gather(
         if selection
         else (),
         explained=pictures.explained(explained, class_names),
+        explained_split=SPLIT_NAMES[shown or split],
         settings=_settings(configuration),
         costs=_costs(cost),
         duration=terminal.format_duration(cost["seconds"]),
@@ -164,11 +165,12 @@ def _table(
     ranked: Mapping[str, Ranked],
 ) -> Table:
     names = {**report.HEAD_NAMES, **method.head_names}
+    in_order = report.in_order(heads, method.head)
     rules, notes = {}, []
     for rule, rule_name in report.RULE_NAMES.items():
         rows = {
-            head: report.row(text.name(names[head]), backbone, [result], rule)
-            for head, result in heads.items()
+            head: report.row(text.name(names[head]), backbone, [heads[head]], rule)
+            for head in in_order
         }
         cells = {
             head: tuple(report.cell(getattr(row, column)) for column in _COLUMNS)
@@ -192,7 +194,8 @@ def _table(
             )
             for head, row in rows.items()
         )
-    for head, result in heads.items():
+    for head in in_order:
+        result = heads[head]
         top5 = "no top-5" if result["top5"] is None else f"top-5 {result['top5']:.1f}"
         notes.append(f"{names[head]}: {top5}, prediction by {result['prediction']}.")
     images = len(ranked[split].labels) if split in ranked else None

@@ -13,7 +13,7 @@ Curves: TypeAlias = Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
 # Title of a figure, and how the names of its scalars begin.
 PANELS = {
     "Loss": "loss/",
-    "Accuracy in percent": "accuracy",
+    "Batch accuracy in percent": "accuracy",
     "Learning rate": "learning_rate",
     "Images per second": "throughput/images_per_second",
 }

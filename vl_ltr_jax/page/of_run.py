@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from vl_ltr_jax import baselines, evaluation, loading, logs, terminal
+from vl_ltr_jax import baselines, evaluation, loading, logs, outcomes, terminal
 from vl_ltr_jax.artifacts import write_whole
 from vl_ltr_jax.data.images import ImageReadError
 from vl_ltr_jax.page import gather, pictures
@@ -49,7 +49,7 @@ def page(run: Run, results: Mapping[str, Any], recognizer: Recognizer | None) ->
         method=gather.Method(
             recipe.title,
             evaluation.own_head(run.config, results["test"]),
-            recipe.head_names(),
+            outcomes.head_names(run.config),
         ),
         class_names=read.data.class_names,
         train_counts=read.data.train_counts,

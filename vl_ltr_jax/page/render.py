@@ -8,7 +8,7 @@ import jinja2
 from vl_ltr_jax.page.content import Content
 
 TEMPLATE = "report.html.jinja"
-_WIDE_PANELS = ("Loss", "Accuracy in percent")
+_WIDE_PANELS = ("Loss", "Batch accuracy in percent")
 
 
 def render(content: Content) -> str:
