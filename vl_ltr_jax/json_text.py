@@ -17,15 +17,16 @@ def parse(text: str | bytes) -> Any:
             answer with a `RecursionError`, here or when they are shown; halves of
             characters, which no file can hold.
     """
+    plain = text if isinstance(text, str) else text.decode("utf-8")
     try:
-        content = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+        content = json.loads(plain)
         if _is_deep(content):
             raise RecursionError
     except RecursionError:
         raise ValueError(
             f"lists or objects are nested more than {_DEEPEST} deep"
         ) from None
-    if ("\\ud" if isinstance(text, str) else b"\\ud") in text.lower():
+    if "\\ud" in plain.lower():
         json.dumps(content, ensure_ascii=False).encode("utf-8")
     return content
 

@@ -33,6 +33,7 @@ from vl_ltr_jax import (
     main,
     recognition,
     stages,
+    training,
 )
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.benchmarks import growth
@@ -145,12 +146,16 @@ def measure(
             contextlib.suppress(_Enough),
             mock.patch.object(loop, "train", watched.train),
         ):
-            stages.run_pretrain(run)
+            training.train(stages.pretraining(run), mesh, config)
     return [sample for sample in meter.samples if sample.seconds >= watched.warm_at]
 
 
 class _Interval(int):
     """As many steps as the clock says: it divides one when the time has come."""
+
+    _seconds: float
+    _step: int
+    _due_at: float
 
     def __new__(cls, seconds: float) -> "_Interval":
         interval = super().__new__(cls, 1)

@@ -9,6 +9,7 @@ does not look at: here they are compared.
 """
 
 import argparse
+import importlib
 import io
 import re
 import warnings
@@ -119,11 +120,10 @@ def _without_code(archive: zipfile.ZipFile) -> io.BytesIO:
 
 def _stand_in(name: str) -> tuple[Any, str]:
     """What an unpickler is to take for a global of an archive."""
-    import torch
-
     module, _, leaf = name.rpartition(".")
     if module == "torch.jit._pickle" and leaf.startswith(("build_", "restore_")):
-        return getattr(torch.jit._pickle, leaf), name  # of lists, which they return
+        pickled = importlib.import_module("torch.jit._pickle")
+        return getattr(pickled, leaf), name  # of lists, which they return
     if not name.startswith("__torch__."):
         raise TorchFileError(
             f"refused, because it holds more than tensors and plain values (a global "
