@@ -8,8 +8,9 @@ import dataclasses
 import difflib
 import itertools
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import ml_collections
@@ -18,6 +19,7 @@ from ml_collections import config_flags
 from vl_ltr_jax import bounds, settings
 from vl_ltr_jax.bounds import nearest
 from vl_ltr_jax.settings import Config, flatten
+from vl_ltr_jax.terminal import shortened
 
 
 class ConfigError(ValueError):
@@ -45,12 +47,12 @@ def arguments(text: str, **choices: Sequence[str]) -> dict[str, str]:
         key, _, value = item.partition("=")
         if key not in choices:
             raise ConfigError(
-                f"--config=FILE:{text}: {key!r} is no argument of this file"
+                f"--config=FILE:{shortened(text)[1:-1]}: {shortened(key)} is no argument of this file"
                 f"{nearest(key, choices)}"
             )
         if value not in choices[key]:
             raise ConfigError(
-                f"--config=FILE:{text}: {value!r} is no {key}"
+                f"--config=FILE:{shortened(text)[1:-1]}: {shortened(value)} is no {key}"
                 f"{nearest(value, choices[key])}"
             )
         given[key] = value
@@ -76,18 +78,20 @@ def check_flag_names(argv: Sequence[str]) -> None:
     for argument, following in itertools.pairwise([*argv, ""]):
         if argument.lstrip("-").partition("=")[0] == "config":
             file = (argument.partition("=")[2] or following).partition(":")[0]
-            if not Path(file).is_file():
-                raise ConfigError(f"--config={file}: there is no such file")
+            if not os.path.isfile(file):
+                raise ConfigError(f"--config={shortened(file)}: there is no such file")
         name = argument.lstrip("-").partition("=")[0]
         key = name.removeprefix("config.")
         if argument.startswith("-") and key != name and key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+            near = difflib.get_close_matches(key[:100], known, n=1)
             hint = (
                 f"did you mean --config.{near[0]}?"
                 if near
                 else "keys are " + (", ".join(known))
             )
-            raise ConfigError(f"--{name}: there is no such key; {hint}")
+            raise ConfigError(
+                f"--{shortened(name)[1:-1]}: there is no such key; {hint}"
+            )
 
 
 def from_config_dict(config_dict: ml_collections.ConfigDict) -> Config:
@@ -144,7 +148,12 @@ def resolve(config_dict: ml_collections.ConfigDict) -> Config:
             "start from vl_ltr_jax.config.default_config()"
         )
     faults: list[str] = []
-    config: Config = _build(Config, config_dict.to_dict(), "", faults)
+    try:
+        values = config_dict.to_dict()
+    except Exception as error:  # of references that lead to nothing, or to themselves
+        reason = f"{type(error).__name__}: {shortened(str(error))}"
+        raise ConfigError(f"the configuration cannot be read ({reason})") from None
+    config: Config = _build(Config, values, "", faults)
     refuse(faults)
     if config.init.vl_ltr:  # what it holds is trained already
         config = dataclasses.replace(
@@ -207,12 +216,15 @@ def check_devices(config: Config, num_devices: int) -> None:
 
 def _build(cls: Any, values: Any, path: str, faults: list[str]) -> Any:
     if not isinstance(values, Mapping):
-        faults.append(f"{path.rstrip('.')}: a section is expected, given {values!r}")
+        faults.append(
+            f"{path.rstrip('.')}: a section is expected, given {shortened(values)}"
+        )
         return None
     fields = {field.name: field for field in dataclasses.fields(cls)}
     found_before = len(faults)
     for key in sorted(values.keys() - fields.keys(), key=str):
-        faults.append(f"{path}{key}: unknown key{nearest(key, fields)}")
+        name = shortened(key)[1:-1] if isinstance(key, str) else shortened(key)
+        faults.append(f"{path}{name}: unknown key{nearest(key, fields)}")
     for key in sorted(fields.keys() - values.keys()):
         faults.append(f"{path}{key}: missing; start from config.default_config()")
     built = {}
@@ -228,17 +240,17 @@ def _build(cls: Any, values: Any, path: str, faults: list[str]) -> Any:
 def _check_type(kind: Any, value: Any, path: str, faults: list[str]) -> Any:
     if get_origin(kind) is Literal:
         choices = get_args(kind)
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             faults.append(
-                f"{path}: {value!r} is not one of {', '.join(map(repr, choices))}"
+                f"{path}: {shortened(value)} is not one of {', '.join(map(repr, choices))}"
                 f"{nearest(value, choices)}"
             )
         return value
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) is not kind:
         faults.append(
-            f"{path}: {kind.__name__} expected, given {value!r} "
+            f"{path}: {kind.__name__} expected, given {shortened(value)} "
             f"({type(value).__name__})"
         )
     return value
