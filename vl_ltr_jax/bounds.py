@@ -143,14 +143,14 @@ def _contradictions(config: Config) -> list[str]:
     for key, name in (("clip", init.clip), ("tokenizer", init.tokenizer)):
         if name not in ("", "tiny_clip") and not hub.is_there_or_id(name):
             faults.append(
-                f"init.{key}: no path {shortened(name)}, and it is not a hub id (owner/name); "
-                "download a Hugging Face CLIP model there (hf download "
+                f"init.{key}: no path {shortened(name)}, and it is not a hub id "
+                "(owner/name); download a Hugging Face CLIP model there (hf download "
                 "openai/clip-vit-base-patch16 --local-dir DIR), or use 'tiny_clip'"
             )
     if init.vl_ltr and not os.path.isfile(init.vl_ltr):
         faults.append(
-            f"init.vl_ltr: no file {shortened(init.vl_ltr)}; name a checkpoint.pth of VL-LTR, "
-            "or its state dict as safetensors"
+            f"init.vl_ltr: no file {shortened(init.vl_ltr)}; name a checkpoint.pth of "
+            "VL-LTR, or its state dict as safetensors"
         )
     if pretrain.epochs and pretrain.distillation != "none" and not init.clip:
         faults.append(

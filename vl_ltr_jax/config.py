@@ -9,17 +9,21 @@ import difflib
 import itertools
 import json
 import os
-import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 import ml_collections
+from absl import flags
 from ml_collections import config_flags
 
 from vl_ltr_jax import bounds, settings
 from vl_ltr_jax.bounds import nearest
 from vl_ltr_jax.settings import Config, flatten
 from vl_ltr_jax.terminal import shortened
+
+
+_LONGEST_MESSAGE = 4000  # of one that quotes a command line or a file
 
 
 class ConfigError(ValueError):
@@ -47,7 +51,8 @@ def arguments(text: str, **choices: Sequence[str]) -> dict[str, str]:
         key, _, value = item.partition("=")
         if key not in choices:
             raise ConfigError(
-                f"--config=FILE:{shortened(text)[1:-1]}: {shortened(key)} is no argument of this file"
+                f"--config=FILE:{shortened(text)[1:-1]}: {shortened(key)} is no "
+                "argument of this file"
                 f"{nearest(key, choices)}"
             )
         if value not in choices[key]:
@@ -59,13 +64,50 @@ def arguments(text: str, **choices: Sequence[str]) -> dict[str, str]:
     return given
 
 
-def define_flag() -> Any:
+def define_flag(values: flags.FlagValues = flags.FLAGS) -> Any:
     """Defines `--config=FILE` and its `--config.SECTION.KEY=VALUE` overrides."""
     return config_flags.DEFINE_config_file(
         "config",
         None,
         "Configuration file; --config.SECTION.KEY=VALUE changes a value.",
+        flag_values=values,
     )
+
+
+def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+    """Parses the flags, and runs the configuration file on the way.
+
+    Args:
+      values: the flags that there are.
+      argv: the command line, its name first.
+
+    Returns:
+      What is no flag, the command's name first.
+
+    Raises:
+      ConfigError: a flag or value that cannot be parsed, or whatever the file raises.
+    """
+    try:
+        return values(argv)
+    except (ConfigError, flags.Error) as error:
+        # The library puts a traceback of the configuration file before our message.
+        _, _, message = str(error).rpartition("ConfigError: ")
+        raise ConfigError(message[:_LONGEST_MESSAGE].strip()) from None
+    except Exception as error:  # whatever a user's file may raise
+        frames = [
+            (getattr(error, "filename", None), getattr(error, "lineno", None)),
+            *(
+                (frame.filename, frame.lineno)
+                for frame in reversed(traceback.extract_tb(error.__traceback__))
+                if frame.name in ("<module>", "get_config")
+            ),
+        ]
+        where = next((f" at {file}:{line}" for file, line in frames if line), "")
+        words = " ".join(str(error)[:_LONGEST_MESSAGE].split())
+        raise ConfigError(
+            f"--config: the file fails{where}: {type(error).__name__}: {words}; "
+            "a configuration file defines get_config(), see configs/"
+        ) from None
 
 
 def check_flag_names(argv: Sequence[str]) -> None:
@@ -79,7 +121,9 @@ def check_flag_names(argv: Sequence[str]) -> None:
         if argument.lstrip("-").partition("=")[0] == "config":
             file = (argument.partition("=")[2] or following).partition(":")[0]
             if not os.path.isfile(file):
-                raise ConfigError(f"--config={shortened(file)}: there is no such file")
+                raise ConfigError(
+                    f"--config={shortened(file)[1:-1]}: there is no such file"
+                )
         name = argument.lstrip("-").partition("=")[0]
         key = name.removeprefix("config.")
         if argument.startswith("-") and key != name and key not in known:
@@ -242,11 +286,14 @@ def _check_type(kind: Any, value: Any, path: str, faults: list[str]) -> Any:
         choices = get_args(kind)
         if not isinstance(value, str) or value not in choices:
             faults.append(
-                f"{path}: {shortened(value)} is not one of {', '.join(map(repr, choices))}"
-                f"{nearest(value, choices)}"
+                f"{path}: {shortened(value)} is not one of "
+                f"{', '.join(map(repr, choices))}{nearest(value, choices)}"
             )
         return value
-    if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
+    if kind in (int, float) and type(value) is int and abs(value) >= 2**63:
+        faults.append(f"{path}: {shortened(value)} given, too large a number")
+        return value
+    if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
         faults.append(

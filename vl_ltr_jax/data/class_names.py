@@ -153,13 +153,14 @@ def _name_and_label(where: str, line: str) -> tuple[str, str, int]:
     fields = line.rsplit(maxsplit=1)
     if len(fields) < 2:
         raise LabelFileError(
-            f"{where}: {shortened(line.strip())} is not a row `name label`, such as `tench 0`"
+            f"{where}: {shortened(line.strip())} is not a row `name label`, "
+            "such as `tench 0`"
         )
     name, label = fields
     if not label.isdecimal() or len(label) > 9:
         raise LabelFileError(
-            f"{where}: the label {shortened(label)} of {shortened(name.strip())} is not a whole number "
-            "from 0 up; a row is `name label`"
+            f"{where}: the label {shortened(label)} of {shortened(name.strip())} is "
+            "not a whole number from 0 up; a row is `name label`"
         )
     return where, name.strip().replace("_", " "), int(label)
 
@@ -171,8 +172,8 @@ def _imagenet_lt(lines: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         fields = line.split()
         if len(fields) < 3:
             raise LabelFileError(
-                f"{where}: {shortened(line.strip())} is not a row `wnid number name`, such as "
-                "`n01440764 0 tench`"
+                f"{where}: {shortened(line.strip())} is not a row "
+                "`wnid number name`, such as `n01440764 0 tench`"
             )
         rows.append((where, fields[0], fields[-1].replace("_", " ")))
     _check_unique("wnid", [(where, wnid) for where, wnid, _ in rows])
@@ -189,7 +190,7 @@ def _inat18(path: Path, text: str) -> tuple[str, ...]:
         raise LabelFileError(f"{path}: not JSON: {fault}") from None
     if not isinstance(categories, list) or not categories:
         raise LabelFileError(
-            f"{path}: {shortened(categories)} is not a list of categories, such as "
+            f"{path}: {shortened(categories)!r} is not a list of categories, such as "
             '[{"id": 0, "name": "Acacia dealbata"}]'
         )
     rows = []
@@ -202,7 +203,8 @@ def _inat18(path: Path, text: str) -> tuple[str, ...]:
                 rows.append((where, name, label))
             case _:
                 raise LabelFileError(
-                    f"{where} is {shortened(category)}; it needs an integer `id` and a `name`"
+                    f"{where} is {shortened(category)}; it needs an integer `id` and "
+                    "a `name`"
                 )
     return _in_label_order(rows)
 
@@ -212,8 +214,8 @@ def _check_unique(what: str, rows: Iterable[tuple[str, str | int]]) -> None:
     for where, value in rows:
         if value in seen:
             raise LabelFileError(
-                f"{where}: the {what} {shortened(value)} was given before, at {seen[value]}; "
-                "each class has one row"
+                f"{where}: the {what} {shortened(value)} was given before, at "
+                f"{seen[value]}; each class has one row"
             )
         seen[value] = where
 

@@ -35,6 +35,7 @@ from vl_ltr_jax.terminal import shortened
 IMBALANCES = ("100", "50", "10")  # of cifar100_lt
 _CIFAR_SEED = 2019
 _SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
+_LONGEST_NAME = 255  # each part of it is a directory
 _NAME = re.compile(r"(\w[\w.+-]*)(?:/(\w[\w.+-]*))?(?::(\d+\.\d+\.\d+))?")
 
 
@@ -117,7 +118,7 @@ def read_prepared(
       ValueError: if the label file or a text cannot be read.
     """
     root, data_dir = Root.of(data_dir), Path(data_dir)
-    if not (parts := _NAME.fullmatch(name)):
+    if not (parts := _NAME.fullmatch(name)) or len(name) > _LONGEST_NAME:
         raise ListError(
             f"{shortened(name)} is not the name of a prepared data set, which is NAME, "
             "NAME/CONFIG or NAME/CONFIG:1.0.0"

@@ -331,9 +331,9 @@ def _split(
             posixpath.basename(path), listings.files(posixpath.dirname(path))
         )
         raise ListError(
-            f"{_first(rows, bad)}: no image {shortened(path)} under {root}{near}; paths "
-            "are relative to the root, so set the root that they start from, or mend "
-            "the rows"
+            f"{_first(rows, bad)}: no image {shortened(path)} under {root}{near}; "
+            "paths are relative to the root, so set the root that they start from, or "
+            "mend the rows"
         )
     if (bad := _where(bool(listings.way_out(path)) for path in paths)).any():
         path = paths[bad.argmax()]
@@ -359,7 +359,7 @@ def _split(
 
 
 def relative(rows: Rows) -> list[str]:
-    """The paths of rows in their one form; those that leave the root begin with `..`."""
+    """The paths of rows in one form; those that leave the root begin with `..`."""
     return [posixpath.normpath(path.lstrip("/")) for path in rows.paths]
 
 
@@ -384,8 +384,8 @@ def _check_overlap(train: Rows, test: Rows) -> None:
         path = tested[common[0]]
         raise SplitOverlapError(
             f"{len(common)} images are listed for training and for testing, the first "
-            f"{shortened(path)} at {train.where(trained[path])} and {test.where(common[0])}; "
-            "remove them from one of the lists"
+            f"{shortened(path)} at {train.where(trained[path])} and "
+            f"{test.where(common[0])}; remove them from one of the lists"
         )
 
 

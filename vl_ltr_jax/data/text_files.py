@@ -12,6 +12,7 @@ import difflib
 import encodings.aliases
 import functools
 import gzip
+import io
 import re
 import stat
 import sys
@@ -31,8 +32,9 @@ LARGEST_TOTAL = 4 * 2**30  # bytes of all members
 MOST_MEMBERS = 1_000_000
 _MEMBER = re.compile(r"desc_(0|[1-9]\d{0,8})\.txt", re.ASCII)
 _HALF = re.compile("[\ud800-\udfff]")
-_NOT_OF_TEXTS = ("idna", "punycode", "unicode_escape", "raw_unicode_escape")
+_NOT_OF_TEXTS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")
 _LONGEST_NAME = 100  # of a codec
+_LARGEST_STREAM = 5 * 2**30  # bytes of a tar, headers and what is no text included
 # Of a member of a tar, in bytes; a search of tarfile takes the square of it.
 _LARGEST_HEADER = 16 * 2**10
 _MARKS = (  # that of UTF-32 begins with that of UTF-16
@@ -136,8 +138,8 @@ def check_encoding(encoding: str) -> str:
         near = difflib.get_close_matches(given, names, n=3)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise TextError(
-            f"the encoding of texts is {shortened(encoding)}; allowed: 'auto', or a text codec "
-            f"of Python ({_CODECS}).{hint}"
+            f"the encoding of texts is {shortened(encoding)}; allowed: 'auto', or a "
+            f"text codec of Python ({_CODECS}).{hint}"
         ) from None
 
 
@@ -343,8 +345,8 @@ def _zip_entries(path: Path) -> Iterator[_Entry]:
 def _tar_entries(path: Path) -> Iterator[_Entry]:
     with path.open("rb") as file:
         packed = file.peek(2)[:2] == b"\x1f\x8b"
-        unpacked: IO[bytes] = gzip.GzipFile(fileobj=file) if packed else file
-        bounded = _Bounded(path, unpacked, LARGEST_TOTAL if packed else sys.maxsize)
+        unpacked: io.BufferedIOBase = gzip.GzipFile(fileobj=file) if packed else file
+        bounded = _Bounded(path, unpacked, _LARGEST_STREAM if packed else sys.maxsize)
         with tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r:") as archive:
             for number, member in enumerate(archive, 1):
                 _check_number(path, number)
@@ -359,7 +361,7 @@ def _tar_entries(path: Path) -> Iterator[_Entry]:
 class _Bounded:
     """What tarfile sees of a file: its headers may claim any size and place."""
 
-    def __init__(self, path: Path, file: IO[bytes], end: int):
+    def __init__(self, path: Path, file: io.BufferedIOBase, end: int):
         self._path, self._file, self._end = path, file, end
         self.most = _LARGEST_HEADER
 

@@ -5,6 +5,7 @@ A name is a local path where one exists, and else `owner/name` on the hub, with
 `HF_HUB_OFFLINE=1`, or with no network, what the cache holds is used.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class HubError(ValueError):
 
 def is_there_or_id(name: str) -> bool:
     """Whether a name is an existing path or could be a hub id."""
-    return Path(name).expanduser().exists() or bool(_ID.fullmatch(name))
+    return os.path.exists(os.path.expanduser(name)) or bool(_ID.fullmatch(name))
 
 
 def local_path(name: str) -> Path:
@@ -36,8 +37,8 @@ def local_path(name: str) -> Path:
         HubError: If the hub does not have it, or cannot be reached and the cache is
             without it.
     """
-    path = Path(name).expanduser()
-    if path.exists() or not _ID.fullmatch(name):
+    path = Path(os.path.expanduser(name))  # as it is where nobody is called so
+    if os.path.exists(path) or not _ID.fullmatch(name):
         return path
     directory = _fetch(name, (*_SMALL, *_SAFETENSORS))
     if not any(directory.glob("*.safetensors")):
