@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import traceback
-from pathlib import Path
 
 import checked_world
 import hypothesis

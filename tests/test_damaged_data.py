@@ -6,7 +6,6 @@ import os
 import tarfile
 import warnings
 import zipfile
-from pathlib import Path
 
 import checked_world
 import data_damage as damage

@@ -22,7 +22,6 @@ from vl_ltr_jax.bounds import nearest
 from vl_ltr_jax.settings import Config, flatten
 from vl_ltr_jax.terminal import shortened
 
-
 _LONGEST_MESSAGE = 4000  # of one that quotes a command line or a file
 
 

@@ -193,7 +193,10 @@ def read_any(path: Path, most: int) -> bytes:
       OSError: if it cannot be read.
     """
     with open(path, "rb", buffering=0) as file:
-        return _read_all(path, file, os.fstat(file.fileno()).st_size, most)
+        status = os.fstat(file.fileno())
+        if stat.S_ISREG(status.st_mode):
+            _check_regular(path, status, most)
+        return _read_all(path, file, status.st_size, most)
 
 
 def file_error(path: Path, reason: str | OSError) -> FileError:
@@ -215,12 +218,14 @@ def leads_out(root: Root, target: str) -> str:
 
 def _read_all(path: Path, file: io.FileIO, size: int, most: int) -> bytes:
     """A file's bytes; one that grows, or a pipe, has any number."""
-    data = file.read(min(size, most)) or b""
+    parts = [file.read(min(size, most)) or b""]
+    total = len(parts[0])
     while part := file.read(_PART):
-        data += part
-        if len(data) > most:
+        parts.append(part)
+        total += len(part)
+        if total > most:
             raise file_error(path, f"it has over {most} bytes")
-    return data
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _check_regular(path: Path, status: os.stat_result, most: int) -> None:

@@ -174,7 +174,7 @@ def read_image_list(
     if unknown := sorted(set(names) - set(SPLITS)):
         raise ListError(f"lists: {unknown} given, allowed are {list(SPLITS)}")
     class_names = corpus.read_class_names(root, layout)
-    rows = {split: _read_list(root.path / names[split]) for split in SPLITS}
+    rows = {split: _read_list(list_file(root, names[split])) for split in SPLITS}
     return from_rows(name, root, class_names, rows, texts)
 
 
@@ -194,6 +194,17 @@ def read_inat18(root: RootLike, *, texts: Texts = WIKI) -> LongTailedData:
     test = "test2018.json"
     rows["test"] = _read_json(root, test) if has_labels(root, test) else rows["val"]
     return from_rows("inat18", root, class_names, rows, texts)
+
+
+def list_file(root: Root, name: str) -> Path:
+    """The path of a list; one that a person places outside the root may lie there.
+
+    Raises:
+      FileError: if a list of the root is a link that leads out of it.
+    """
+    given = posixpath.normpath(name)
+    is_inside = not posixpath.isabs(given) and not leaves(given)
+    return root.check(name) if is_inside else root / name
 
 
 def has_labels(root: Root, name: str) -> bool:

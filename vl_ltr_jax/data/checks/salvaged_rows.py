@@ -51,7 +51,7 @@ def read(
       ValueError: if there is no such list, or nothing of it can be read.
     """
     if place.source == "image_list":
-        return _list(place.root.path / place.lists[split])
+        return _list(sources.list_file(place.root, place.lists[split]))
     if place.source == "inat18":
         name = f"{split}2018.json"
         if split == "test" and not sources.has_labels(place.root, name):
