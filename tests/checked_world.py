@@ -79,13 +79,13 @@ def write_folders(root: Path) -> Path:
     return root
 
 
-def config(root: Path, **options: str) -> Config:
+def config(root: Path, **options: str | bool) -> Config:
     """Of a run on it; `options` are those of the section `data`."""
     given = {"source": "image_list", "name": "world", "prompts": "plain", **options}
     return Config(data=Data(root=str(root), num_threads=2, **given))
 
 
-def look(root: Path, **options: str) -> check.Checked:
+def look(root: Path, **options: str | bool) -> check.Checked:
     """What a check finds that remembers nothing."""
     return check.check_data(config(root, **options))
 

@@ -225,13 +225,13 @@ def test_a_look_alike_of_a_benchmark_is_warned_of():
 def reads(monkeypatch):
     """Names of the images that are read."""
     names = []
-    read_content = sources.read_content
+    read_listed = sources.read_listed
 
-    def counted(path, description):
-        names.append(path.name)
-        return read_content(path, description)
+    def counted(root, name, description):
+        names.append(Path(name).name)
+        return read_listed(root, name, description)
 
-    monkeypatch.setattr(sources, "read_content", counted)
+    monkeypatch.setattr(sources, "read_listed", counted)
     monkeypatch.setattr(inspection, "_CHUNK", 4)
     return names
 

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from vl_ltr_jax.data import folders
+from vl_ltr_jax.data.roots import Root
 from vl_ltr_jax.data.sources import ListError, Texts
 
 NONE = Texts(absent=True)
@@ -127,4 +128,4 @@ def test_the_same_files_by_other_paths_are_left_to_the_check(tmp_path):
 def test_a_directory_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path):
     """As `os.walk` does unless it is told otherwise."""
     with pytest.raises(ListError, match="gone cannot be read: No such file"):
-        folders.pictures(tmp_path / "gone")
+        folders.pictures(tmp_path / "gone", Root.of(tmp_path))

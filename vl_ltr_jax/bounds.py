@@ -2,15 +2,21 @@
 
 import difflib
 import math
-from pathlib import Path
+import os
+import re
 from typing import Any
 
 from vl_ltr_jax.data import text_files
 from vl_ltr_jax.models import hub
 from vl_ltr_jax.models.clip import PRESETS
 from vl_ltr_jax.settings import Config, Data, Finetune, flatten
+from vl_ltr_jax.terminal import shortened
 
 _LARGEST = 2**31 - 1  # steps, seeds and indices are 32-bit on devices
+_MOST = 1_000_000  # of what takes memory for each
+_LONGEST_MEANT = 100  # of a name for which a near one is looked for
+# Controls, and halves of characters: what Python makes of bytes that are not UTF-8.
+_UNFIT = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BELOW_ONE = 0.999999999  # at 1 the effective number of samples is 0 / 0
 # A field outside these bounds is an error; None leaves a side open.
 _BOUNDS: dict[str, tuple[float | None, float | None]] = {
@@ -26,11 +32,11 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "data.rand_augment_magnitude_std": (0, None),
     "data.rand_augment_probability": (0, 1),
     "data.colour_jitter": (0, 1),
-    "model.image_size": (1, None),
-    "anchors.num_anchors": (1, None),
+    "model.image_size": (1, 8192),
+    "anchors.num_anchors": (1, _MOST),
     "anchors.max_images_per_class": (1, None),
-    "evaluate.batch_size": (1, None),
-    "evaluate.knn_neighbours": (1, None),
+    "evaluate.batch_size": (1, _MOST),
+    "evaluate.knn_neighbours": (1, _MOST),
     "evaluate.visual_weight": (0, 1),
     "pretrain.distillation_weight": (0, 1),
     "pretrain.distillation_temperature": (1e-6, None),
@@ -64,7 +70,7 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
         for field, bounds in {
             "epochs": (0, None),
             "warmup_epochs": (0, None),
-            "global_batch_size": (1, None),
+            "global_batch_size": (1, _MOST),
             "learning_rate": (0, None),
             "min_learning_rate": (0, None),
             "warmup_learning_rate": (0, None),
@@ -82,16 +88,23 @@ def faults(config: Config) -> list[str]:
 
 def nearest(given: object, allowed: Any) -> str:
     """The end of a message: the allowed name that is nearest, or all of them."""
-    near = difflib.get_close_matches(str(given), [str(a) for a in allowed], n=1)
+    name = str(given)[:_LONGEST_MEANT] if isinstance(given, str) else ""
+    near = difflib.get_close_matches(name, [str(a) for a in allowed], n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; allowed: {sorted(allowed)}"
 
 
 def _out_of_bounds(config: Config) -> list[str]:
     flat = flatten(config)
     faults = [
-        f"{key}: {value} given, too large a number"
+        f"{key}: {shortened(value)} given, too large a number"
         for key, value in flat.items()
         if value in (math.inf, -math.inf) or (type(value) is int and value > _LARGEST)
+    ]
+    faults += [
+        f"{key}: {shortened(value)} has the character U+{ord(found[0]):04X}, of which "
+        "neither a name nor a path is made; write it without, in UTF-8"
+        for key, value in flat.items()
+        if isinstance(value, str) and (found := _UNFIT.search(value))
     ]
     for key, (low, high) in _BOUNDS.items():
         value = flat[key]
@@ -102,7 +115,7 @@ def _out_of_bounds(config: Config) -> list[str]:
             least = f"at least {low}" if low is not None else ""
             most = f"at most {high}" if high is not None else ""
             bounds = " and ".join(filter(None, (least, most)))
-            faults.append(f"{key}: {value} given, {bounds} expected")
+            faults.append(f"{key}: {shortened(value)} given, {bounds} expected")
     return faults
 
 
@@ -111,7 +124,7 @@ def _contradictions(config: Config) -> list[str]:
     data, init, pretrain = config.data, config.init, config.pretrain
     if config.model.backbone not in PRESETS:
         faults.append(
-            f"model.backbone: {config.model.backbone!r} is unknown"
+            f"model.backbone: {shortened(config.model.backbone)} is unknown"
             f"{nearest(config.model.backbone, PRESETS)}"
         )
     else:
@@ -130,14 +143,14 @@ def _contradictions(config: Config) -> list[str]:
     for key, name in (("clip", init.clip), ("tokenizer", init.tokenizer)):
         if name not in ("", "tiny_clip") and not hub.is_there_or_id(name):
             faults.append(
-                f"init.{key}: no path {name!r}, and it is not a hub id (owner/name); "
-                "download a Hugging Face CLIP model there (hf download "
+                f"init.{key}: no path {shortened(name)}, and it is not a hub id "
+                "(owner/name); download a Hugging Face CLIP model there (hf download "
                 "openai/clip-vit-base-patch16 --local-dir DIR), or use 'tiny_clip'"
             )
-    if init.vl_ltr and not Path(init.vl_ltr).is_file():
+    if init.vl_ltr and not os.path.isfile(init.vl_ltr):
         faults.append(
-            f"init.vl_ltr: no file {init.vl_ltr!r}; name a checkpoint.pth of VL-LTR, "
-            "or its state dict as safetensors"
+            f"init.vl_ltr: no file {shortened(init.vl_ltr)}; name a checkpoint.pth of "
+            "VL-LTR, or its state dict as safetensors"
         )
     if pretrain.epochs and pretrain.distillation != "none" and not init.clip:
         faults.append(
@@ -211,8 +224,8 @@ def _against_data(data: Data) -> list[str]:
     if data.source != "shapes":
         if not data.root:
             faults.append(f"data.root: needed for data.source={data.source!r}")
-        elif not Path(data.root).is_dir():
-            faults.append(f"data.root: no directory {data.root!r}")
+        elif not os.path.isdir(data.root):
+            faults.append(f"data.root: no directory {shortened(data.root)}")
     categories = data.layout == "inat18"
     if (data.source == "inat18" and not categories) or (
         data.source in ("shapes", "image_list") and categories
@@ -221,8 +234,13 @@ def _against_data(data: Data) -> list[str]:
             f"data.source={data.source!r} with data.layout={data.layout!r}: "
             "'inat18' goes with 'inat18' only"
         )
-    if data.text_root and not Path(data.text_root).is_dir():
-        faults.append(f"data.text_root: no directory {data.text_root!r}")
+    if data.text_root and not os.path.isdir(data.text_root):
+        faults.append(f"data.text_root: no directory {shortened(data.text_root)}")
+    if data.follow_symlinks and data.source == "shapes":
+        faults.append(
+            "data.follow_symlinks=True with data.source='shapes', which has no files; "
+            "leave it as it is by default"
+        )
     if data.source == "shapes" and (data.text_root or data.texts == "none"):
         faults.append(
             "data.text_root, data.texts: data.source='shapes' makes its own texts; "

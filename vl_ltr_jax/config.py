@@ -7,16 +7,21 @@ A configuration file starts from :func:`default_config` and changes values;
 import dataclasses
 import difflib
 import itertools
+import os
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import ml_collections
+from absl import flags
 from ml_collections import config_flags
 
 from vl_ltr_jax import bounds, json_text, settings
 from vl_ltr_jax.bounds import nearest
 from vl_ltr_jax.settings import Config, flatten
+from vl_ltr_jax.terminal import shortened
+
+_LONGEST_MESSAGE = 4000  # of one that quotes a command line or a file
 
 
 class ConfigError(ValueError):
@@ -44,25 +49,63 @@ def arguments(text: str, **choices: Sequence[str]) -> dict[str, str]:
         key, _, value = item.partition("=")
         if key not in choices:
             raise ConfigError(
-                f"--config=FILE:{text}: {key!r} is no argument of this file"
+                f"--config=FILE:{shortened(text)[1:-1]}: {shortened(key)} is no "
+                "argument of this file"
                 f"{nearest(key, choices)}"
             )
         if value not in choices[key]:
             raise ConfigError(
-                f"--config=FILE:{text}: {value!r} is no {key}"
+                f"--config=FILE:{shortened(text)[1:-1]}: {shortened(value)} is no {key}"
                 f"{nearest(value, choices[key])}"
             )
         given[key] = value
     return given
 
 
-def define_flag() -> Any:
+def define_flag(values: flags.FlagValues = flags.FLAGS) -> Any:
     """Defines `--config=FILE` and its `--config.SECTION.KEY=VALUE` overrides."""
     return config_flags.DEFINE_config_file(
         "config",
         None,
         "Configuration file; --config.SECTION.KEY=VALUE changes a value.",
+        flag_values=values,
     )
+
+
+def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+    """Parses the flags, and runs the configuration file on the way.
+
+    Args:
+      values: the flags that there are.
+      argv: the command line, its name first.
+
+    Returns:
+      What is no flag, the command's name first.
+
+    Raises:
+      ConfigError: a flag or value that cannot be parsed, or whatever the file raises.
+    """
+    try:
+        return values(argv)
+    except (ConfigError, flags.Error) as error:
+        # The library puts a traceback of the configuration file before our message.
+        _, _, message = str(error).rpartition("ConfigError: ")
+        raise ConfigError(message[:_LONGEST_MESSAGE].strip()) from None
+    except Exception as error:  # whatever a user's file may raise
+        frames = [
+            (getattr(error, "filename", None), getattr(error, "lineno", None)),
+            *(
+                (frame.filename, frame.lineno)
+                for frame in reversed(traceback.extract_tb(error.__traceback__))
+                if frame.name in ("<module>", "get_config")
+            ),
+        ]
+        where = next((f" at {file}:{line}" for file, line in frames if line), "")
+        words = " ".join(str(error)[:_LONGEST_MESSAGE].split())
+        raise ConfigError(
+            f"--config: the file fails{where}: {type(error).__name__}: {words}; "
+            "a configuration file defines get_config(), see configs/"
+        ) from None
 
 
 def check_flag_names(argv: Sequence[str]) -> None:
@@ -75,18 +118,22 @@ def check_flag_names(argv: Sequence[str]) -> None:
     for argument, following in itertools.pairwise([*argv, ""]):
         if argument.lstrip("-").partition("=")[0] == "config":
             file = (argument.partition("=")[2] or following).partition(":")[0]
-            if not Path(file).is_file():
-                raise ConfigError(f"--config={file}: there is no such file")
+            if not os.path.isfile(file):
+                raise ConfigError(
+                    f"--config={shortened(file)[1:-1]}: there is no such file"
+                )
         name = argument.lstrip("-").partition("=")[0]
         key = name.removeprefix("config.")
         if argument.startswith("-") and key != name and key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+            near = difflib.get_close_matches(key[:100], known, n=1)
             hint = (
                 f"did you mean --config.{near[0]}?"
                 if near
                 else "keys are " + (", ".join(known))
             )
-            raise ConfigError(f"--{name}: there is no such key; {hint}")
+            raise ConfigError(
+                f"--{shortened(name)[1:-1]}: there is no such key; {hint}"
+            )
 
 
 def from_config_dict(config_dict: ml_collections.ConfigDict) -> Config:
@@ -143,7 +190,12 @@ def resolve(config_dict: ml_collections.ConfigDict) -> Config:
             "start from vl_ltr_jax.config.default_config()"
         )
     faults: list[str] = []
-    config: Config = _build(Config, config_dict.to_dict(), "", faults)
+    try:
+        values = config_dict.to_dict()
+    except Exception as error:  # of references that lead to nothing, or to themselves
+        reason = f"{type(error).__name__}: {shortened(str(error))}"
+        raise ConfigError(f"the configuration cannot be read ({reason})") from None
+    config: Config = _build(Config, values, "", faults)
     refuse(faults)
     if config.init.vl_ltr:  # what it holds is trained already
         config = dataclasses.replace(
@@ -206,12 +258,15 @@ def check_devices(config: Config, num_devices: int) -> None:
 
 def _build(cls: Any, values: Any, path: str, faults: list[str]) -> Any:
     if not isinstance(values, Mapping):
-        faults.append(f"{path.rstrip('.')}: a section is expected, given {values!r}")
+        faults.append(
+            f"{path.rstrip('.')}: a section is expected, given {shortened(values)}"
+        )
         return None
     fields = {field.name: field for field in dataclasses.fields(cls)}
     found_before = len(faults)
     for key in sorted(values.keys() - fields.keys(), key=str):
-        faults.append(f"{path}{key}: unknown key{nearest(key, fields)}")
+        name = shortened(key)[1:-1] if isinstance(key, str) else shortened(key)
+        faults.append(f"{path}{name}: unknown key{nearest(key, fields)}")
     for key in sorted(fields.keys() - values.keys()):
         faults.append(f"{path}{key}: missing; start from config.default_config()")
     built = {}
@@ -227,17 +282,20 @@ def _build(cls: Any, values: Any, path: str, faults: list[str]) -> Any:
 def _check_type(kind: Any, value: Any, path: str, faults: list[str]) -> Any:
     if get_origin(kind) is Literal:
         choices = get_args(kind)
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             faults.append(
-                f"{path}: {value!r} is not one of {', '.join(map(repr, choices))}"
-                f"{nearest(value, choices)}"
+                f"{path}: {shortened(value)} is not one of "
+                f"{', '.join(map(repr, choices))}{nearest(value, choices)}"
             )
+        return value
+    if kind in (int, float) and type(value) is int and abs(value) >= 2**63:
+        faults.append(f"{path}: {shortened(value)} given, too large a number")
         return value
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
         faults.append(
-            f"{path}: {kind.__name__} expected, given {value!r} "
+            f"{path}: {kind.__name__} expected, given {shortened(value)} "
             f"({type(value).__name__})"
         )
     return value

@@ -27,6 +27,7 @@ from vl_ltr_jax.data import (
     token_cache,
     transforms,
 )
+from vl_ltr_jax.data.roots import Root
 from vl_ltr_jax.data.tokenizer import Tokenizer
 from vl_ltr_jax.models import clip_files, hub, vl_ltr
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
@@ -143,6 +144,18 @@ def build_corpus(config: Config, data: sources.LongTailedData) -> corpora.Corpus
     )
 
 
+def data_root(config: Config) -> Root:
+    """The directory of the data set."""
+    return Root(Path(config.data.root), config.data.follow_symlinks)
+
+
+def text_root(config: Config) -> Root | None:
+    """The directory that holds the texts; None for that of the data set."""
+    if not config.data.text_root:
+        return None
+    return Root(Path(config.data.text_root), config.data.follow_symlinks)
+
+
 def model_source(name: str) -> Path:
     """Where a model lies: a path or, fetched, a hub id.
 
@@ -249,23 +262,23 @@ def _num_threads(config: Config) -> int:
 
 
 def _data(config: Config) -> sources.LongTailedData:
-    options = config.data
+    options, root = config.data, data_root(config)
     if options.source == "shapes":
         return shapes.load(image_size=config.model.image_size)
     texts = sources.Texts(
-        Path(options.text_root) if options.text_root else None,
+        text_root(config),
         options.text_encoding,
         absent=options.texts == "none",
     )
     if options.source == "inat18":
-        return sources.read_inat18(options.root, texts=texts)
+        return sources.read_inat18(root, texts=texts)
     if options.source == "image_folder":
         return folders.read_image_folder(
-            options.root, options.name, options.layout, texts=texts
+            root, options.name, options.layout, texts=texts
         )
     if options.source == "tfds":
         return prepared.read_prepared(
-            options.root,
+            root,
             options.name,
             options.layout,
             texts=texts,
@@ -276,7 +289,7 @@ def _data(config: Config) -> sources.LongTailedData:
         for split in ("train", "val", "test")
     }
     return sources.read_image_list(
-        options.root, options.name, options.layout, lists=lists, texts=texts
+        root, options.name, options.layout, lists=lists, texts=texts
     )
 
 

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -270,29 +269,9 @@ def start(
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parses the flags, and runs the configuration file on the way."""
     try:
-        rest = flags.FLAGS(argv)
-    except (configs.ConfigError, flags.Error) as error:
-        # The library puts a traceback of the configuration file before our message.
-        _, found, message = str(error).rpartition("ConfigError: ")
-        refuse(configs.ConfigError(message.strip()) if found else error)
-    except Exception as error:  # whatever a user's file may raise
-        frames = [
-            (getattr(error, "filename", None), getattr(error, "lineno", None)),
-            *(
-                (frame.filename, frame.lineno)
-                for frame in reversed(traceback.extract_tb(error.__traceback__))
-                if frame.name in ("<module>", "get_config")
-                and frame.filename != __file__
-            ),
-        ]
-        where = next((f" at {file}:{line}" for file, line in frames if line), "")
-        words = " ".join(str(error).split())
-        refuse(
-            configs.ConfigError(
-                f"--config: the file fails{where}: {type(error).__name__}: {words}; "
-                "a configuration file defines get_config(), see configs/"
-            )
-        )
+        rest = configs.parse_flags(flags.FLAGS, argv)
+    except configs.ConfigError as error:
+        refuse(error)
     terminal.be_quiet(_QUIET.value)
     logging.get_absl_handler().addFilter(terminal.make_room)
     if rest[1:]:

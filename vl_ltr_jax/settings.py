@@ -51,6 +51,7 @@ class Data:
     train_list: str = ""  # file names under root; empty: from the name
     val_list: str = ""
     test_list: str = ""
+    follow_symlinks: bool = False  # whether links may lead out of root and text_root
     texts: Literal["wiki", "none"] = "wiki"  # 'none': prompts are all a class has
     text_root: str = ""  # directory that holds wiki/; empty: root
     text_encoding: str = "auto"  # UTF-8 and UTF-16, else GBK; or a codec's name

@@ -9,6 +9,7 @@ speaks; quiet mode leaves warnings and errors.
 import logging
 import os
 import re
+import reprlib
 import shutil
 import sys
 import threading
@@ -76,6 +77,29 @@ def printable(text: str, keep: str = "") -> str:
         else char.encode("unicode_escape").decode()
         for char in text
     )
+
+
+class _Short(reprlib.Repr):
+    """Python's way to write a value, cut in the middle where it is long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 200
+
+    def repr_int(self, x: int, level: int) -> str:
+        """A number; Python writes none of more than 4300 digits."""
+        bits = x.bit_length()
+        return (
+            super().repr_int(x, level) if bits < 9999 else f"<a number of {bits} bits>"
+        )
+
+
+def shortened(value: object) -> str:
+    """A value as Python writes it, for messages: cut where it is long."""
+    return _SHORT.repr(value)
+
+
+_SHORT = _Short()
 
 
 def say(text: str, *, stage: str = "") -> None:

@@ -143,14 +143,15 @@ def _place(config: Config) -> Place:
         split: getattr(options, f"{split}_list") or f"{options.name}_{split}.txt"
         for split in SPLITS
     }
-    return Place(options.source, Path(options.root), options.layout, lists)
+    root = inputs.data_root(config)
+    return Place(options.source, root, options.layout, lists)
 
 
 def _wnids(config: Config) -> tuple[str, ...]:
     """ImageNet's names of classes in label order; of others there are none."""
-    file = Path(config.data.root) / "labels.txt"
-    is_there = config.data.layout == "imagenet_lt" and file.is_file()
-    return read_wnids(config.data.root) if is_there else ()
+    root = inputs.data_root(config)
+    is_there = (root / "labels.txt").is_file()
+    return read_wnids(root) if config.data.layout == "imagenet_lt" and is_there else ()
 
 
 def _num_threads(wanted: int) -> int:
@@ -162,7 +163,7 @@ def _num_threads(wanted: int) -> int:
 def _texts(config: Config, parts: salvage.Parts) -> tuple[list[str], list[Finding]]:
     """What is said of texts, and what is wrong with them."""
     options, names = config.data, parts.class_names
-    root = Path(options.text_root or options.root)
+    root = inputs.text_root(config) or inputs.data_root(config)
     found: list[Finding] = []
     if any(parts.texts):  # the source itself makes them
         texts = [
@@ -192,7 +193,8 @@ def _order_of_label_file(config: Config) -> dict[str, list[int]]:
     if not (wnids := _wnids(config)):
         return {}
     rank = {wnid: label for label, wnid in enumerate(wnids)}
-    text = text_files.read_text_file(Path(config.data.root) / "labels.txt")
+    file = inputs.data_root(config).check("labels.txt")
+    text = text_files.read_text_file(file)
     order = [rank[line.split()[0]] for line in text.split("\n") if line.strip()]
     return {"rows of labels.txt, while labels are ranks of wnids": order}
 

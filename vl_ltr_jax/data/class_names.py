@@ -9,29 +9,83 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from vl_ltr_jax import json_text
+from vl_ltr_jax.data.roots import Root, RootLike
 from vl_ltr_jax.data.text_files import read_text_file
+from vl_ltr_jax.terminal import shortened
 
+MOST_CLASSES = 1_000_000
+LONGEST_NAME = 1000  # characters; a caption may have hundreds
+# Ends of lines and other controls, but for tabs, and halves of characters: what Python
+# makes of bytes in the name of a folder that are not UTF-8.
+_UNFIT = re.compile("[\0-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_LONGEST_MEANT, _MOST_MEANT = 255, 20_000  # where a near name is looked for
 LAYOUTS = ("plain", "imagenet_lt", "places_lt", "inat18")
 
 
-def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> ValueError:
+class UnknownNameError(ValueError):
+    """A name that is not one of those allowed."""
+
+
+class LabelFileError(ValueError):
+    """Names of classes that are missing, malformed or unfit."""
+
+
+def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UnknownNameError:
     """The error for a name that is not one of those allowed, with the nearest."""
     names = list(allowed)
-    near = difflib.get_close_matches(given, names, n=1)
+    near = difflib.get_close_matches(given[:_LONGEST_MEANT], names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"{kind} is {given!r}; allowed: {', '.join(names)}.{hint}")
+    told = f"{kind} is {shortened(given)}; allowed: {', '.join(names)}.{hint}"
+    return UnknownNameError(told)
 
 
-def near_name(given: str, allowed: Iterable[str]) -> str:
-    """The part of a message that names the nearest of those allowed, if any is near."""
+def near_name(given: str, allowed: Collection[str]) -> str:
+    """The part of a message that names the nearest of those allowed, if any is near.
+
+    Of long names and of very many none is named: the search would take minutes.
+    """
+    if len(given) > _LONGEST_MEANT or len(allowed) > _MOST_MEANT:
+        return ""
     near = difflib.get_close_matches(given, list(allowed), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def read_class_names(root: str | Path, layout: str = "plain") -> tuple[str, ...]:
+def check_names(names: Sequence[tuple[str, str]]) -> None:
+    """Checks where each class is named, and its name.
+
+    A line end in a name would be another row of every table, and half a character can
+    be written into no file.
+
+    Raises:
+        LabelFileError: too many names, or one that is empty, too long, or has such a
+            character.
+    """
+    if len(names) > MOST_CLASSES:
+        raise LabelFileError(
+            f"{names[0][0]} is the first of {len(names)} classes; there may be "
+            f"{MOST_CLASSES}"
+        )
+    for where, name in names:
+        if found := _UNFIT.search(name):
+            raise LabelFileError(
+                f"{where}: the class name {shortened(name)} has the character "
+                f"U+{ord(found[0]):04X}, which is no part of a name; write it without, "
+                "in UTF-8"
+            )
+        if not name.strip() or len(name) > LONGEST_NAME:
+            raise LabelFileError(
+                f"{where}: the class name {shortened(name)} is empty or has over "
+                f"{LONGEST_NAME} characters; prompts are made of it, so write a short "
+                "one"
+            )
+
+
+def read_class_names(root: RootLike, layout: str = "plain") -> tuple[str, ...]:
     """Reads the class names of a data set, in label order.
 
     Underscores become spaces. Names of `places_lt` keep the blank and the letter in
@@ -49,10 +103,9 @@ def read_class_names(root: str | Path, layout: str = "plain") -> tuple[str, ...]
     """
     if layout not in LAYOUTS:
         raise unknown_name("the label layout", layout, LAYOUTS)
-    file = "categories.json" if layout == "inat18" else "labels.txt"
-    path = Path(root) / file
+    path = _path(root, "categories.json" if layout == "inat18" else "labels.txt")
     if not path.is_file():
-        raise ValueError(
+        raise LabelFileError(
             f"{path} does not exist; the layout {layout!r} reads its class names there"
         )
     text = read_text_file(path)
@@ -68,15 +121,20 @@ def read_class_names(root: str | Path, layout: str = "plain") -> tuple[str, ...]
     return _in_label_order(rows)
 
 
-def read_wnids(root: str | Path) -> tuple[str, ...]:
+def read_wnids(root: RootLike) -> tuple[str, ...]:
     """Reads the wnids of the layout `imagenet_lt`, in label order.
 
     Raises:
         ValueError: a malformed row or a wnid given twice; names the file and the line.
     """
-    path = Path(root) / "labels.txt"
+    path = _path(root, "labels.txt")
     rows = _imagenet_lt(_lines(path, read_text_file(path)))
     return tuple(wnid for wnid, _ in rows)
+
+
+def _path(root: RootLike, file: str) -> Path:
+    """Of a file under the root; a link to elsewhere is refused."""
+    return Root.of(root).check(file)
 
 
 def _lines(path: Path, text: str) -> list[tuple[str, str]]:
@@ -87,21 +145,22 @@ def _lines(path: Path, text: str) -> list[tuple[str, str]]:
         if line.strip()
     ]
     if not lines:
-        raise ValueError(f"{path}: names no class; each has a row")
+        raise LabelFileError(f"{path}: names no class; each has a row")
     return lines
 
 
 def _name_and_label(where: str, line: str) -> tuple[str, str, int]:
     fields = line.rsplit(maxsplit=1)
     if len(fields) < 2:
-        raise ValueError(
-            f"{where}: {line.strip()!r} is not a row `name label`, such as `tench 0`"
+        raise LabelFileError(
+            f"{where}: {shortened(line.strip())} is not a row `name label`, "
+            "such as `tench 0`"
         )
     name, label = fields
     if not label.isdecimal() or len(label) > 9:
-        raise ValueError(
-            f"{where}: the label {label!r} of {name.strip()!r} is not a whole number "
-            "from 0 up; a row is `name label`"
+        raise LabelFileError(
+            f"{where}: the label {shortened(label)} of {shortened(name.strip())} is "
+            "not a whole number from 0 up; a row is `name label`"
         )
     return where, name.strip().replace("_", " "), int(label)
 
@@ -112,34 +171,40 @@ def _imagenet_lt(lines: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     for where, line in lines:
         fields = line.split()
         if len(fields) < 3:
-            raise ValueError(
-                f"{where}: {line.strip()!r} is not a row `wnid number name`, such as "
-                "`n01440764 0 tench`"
+            raise LabelFileError(
+                f"{where}: {shortened(line.strip())} is not a row "
+                "`wnid number name`, such as `n01440764 0 tench`"
             )
         rows.append((where, fields[0], fields[-1].replace("_", " ")))
     _check_unique("wnid", [(where, wnid) for where, wnid, _ in rows])
+    check_names([(where, name) for where, _, name in rows])
     return sorted((wnid, name) for _, wnid, name in rows)
 
 
 def _inat18(path: Path, text: str) -> tuple[str, ...]:
     try:
-        categories = json.loads(text)
+        categories = json_text.parse(text)
     except json.JSONDecodeError as fault:
-        raise ValueError(f"{path}:{fault.lineno}: not JSON: {fault.msg}") from None
+        raise LabelFileError(f"{path}:{fault.lineno}: not JSON: {fault.msg}") from None
+    except ValueError as fault:
+        raise LabelFileError(f"{path}: not JSON: {fault}") from None
     if not isinstance(categories, list) or not categories:
-        raise ValueError(
-            f"{path}: {str(categories)[:40]!r} is not a list of categories, such as "
+        raise LabelFileError(
+            f"{path}: {shortened(categories)!r} is not a list of categories, such as "
             '[{"id": 0, "name": "Acacia dealbata"}]'
         )
     rows = []
     for number, category in enumerate(categories):
         where = f"{path}: category {number} of the list"
         match category:
-            case {"id": int(label), "name": str(name)}:
+            case {"id": int(label), "name": str(name)} if (
+                label is not True and label is not False
+            ):
                 rows.append((where, name, label))
             case _:
-                raise ValueError(
-                    f"{where} is {category!r}; it needs an integer `id` and a `name`"
+                raise LabelFileError(
+                    f"{where} is {shortened(category)}; it needs an integer `id` and "
+                    "a `name`"
                 )
     return _in_label_order(rows)
 
@@ -148,20 +213,21 @@ def _check_unique(what: str, rows: Iterable[tuple[str, str | int]]) -> None:
     seen: dict[str | int, str] = {}
     for where, value in rows:
         if value in seen:
-            raise ValueError(
-                f"{where}: the {what} {value!r} was given before, at {seen[value]}; "
-                "each class has one row"
+            raise LabelFileError(
+                f"{where}: the {what} {shortened(value)} was given before, at "
+                f"{seen[value]}; each class has one row"
             )
         seen[value] = where
 
 
 def _in_label_order(rows: Sequence[tuple[str, str, int]]) -> tuple[str, ...]:
+    check_names([(where, name) for where, name, _ in rows])
     _check_unique("label", [(where, label) for where, _, label in rows])
     for where, name, label in rows:
         if not 0 <= label < len(rows):
             absent = set(range(len(rows))) - {label for _, _, label in rows}
-            raise ValueError(
-                f"{where}: the label {label} of {name!r} lies outside 0 .. "
+            raise LabelFileError(
+                f"{where}: the label {label} of {shortened(name)} lies outside 0 .. "
                 f"{len(rows) - 1}, the labels of {len(rows)} classes; no class has the "
                 f"label {min(absent)}"
             )

@@ -48,6 +48,10 @@ DROPPED_HEADINGS = frozenset(
 _BOUNDARY = re.compile(r"(?<=[.?])(?=\s|[A-Z])(?<![A-Z]\.)(?<!\w\.\w.)")
 
 
+class CorpusError(ValueError):
+    """Names and texts of classes that make no corpus."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Corpus:
     """Sentences and their classes.
@@ -129,7 +133,7 @@ def build_corpus(
     if rule not in CORPUS_RULES:
         raise unknown_name("the corpus rule", rule, CORPUS_RULES)
     if len(class_names) != len(texts):
-        raise ValueError(
+        raise CorpusError(
             f"{len(class_names)} class names, but {len(texts)} texts; each class has "
             "one of both"
         )
@@ -142,7 +146,7 @@ def build_corpus(
     silent = np.flatnonzero(counts == 0)
     if silent.size:
         first = int(silent[0])
-        raise ValueError(
+        raise CorpusError(
             f"{silent.size} of {len(texts)} classes have no sentence, first the class "
             f"{class_names[first]!r} (label {first}, text wiki/desc_{first}.txt where "
             "texts are files): write one, or use prompts other than 'none'"

@@ -11,7 +11,13 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vl_ltr_jax.data.class_names import near_name, read_class_names, read_wnids
+from vl_ltr_jax.data.class_names import (
+    check_names,
+    near_name,
+    read_class_names,
+    read_wnids,
+)
+from vl_ltr_jax.data.roots import Root, RootLike, leads_out
 from vl_ltr_jax.data.sources import (
     WIKI,
     ListError,
@@ -29,7 +35,7 @@ _FOLDERS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)
 
 
 def read_image_folder(
-    root: str | os.PathLike[str],
+    root: RootLike,
     name: str,
     layout: str = "plain",
     *,
@@ -47,7 +53,7 @@ def read_image_folder(
     Raises:
       ListError: names the folder and what to change.
     """
-    root = Path(root)
+    root = Root.of(root)
     folders = {split: split_folder(root, split) for split in _FOLDERS}
     for split in ("train", "val"):
         if folders[split] is None:
@@ -72,7 +78,7 @@ def read_image_folder(
     return from_rows(name, root, class_names, rows, texts)
 
 
-def split_folder(root: Path, split: str) -> Path | None:
+def split_folder(root: Root, split: str) -> Path | None:
     """The directory of 'train', 'val' or 'test', if there is one."""
     paths = (root / name for name in _FOLDERS[split])
     return next((path for path in paths if path.is_dir()), None)
@@ -82,10 +88,9 @@ def class_folders(folder: Path) -> list[str]:
     """Names of the directories in that of a split.
 
     Raises:
-      ListError: if there is none.
+      ListError: if there is none, or the directory cannot be read.
     """
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir())
+    names = [entry.name for entry in _entries(folder) if _is_folder(entry)]
     if not names:
         raise ListError(
             f"{folder} has no folder; image folders are ROOT/SPLIT/CLASS/picture"
@@ -103,6 +108,8 @@ def _alphabetical(
             "for each class"
         )
     names = tuple(folder.replace("_", " ") for folder in folders)
+    parent = names_file.parent
+    check_names([(f"{parent}: a folder", name) for name in names])
     return names, {folder: label for label, folder in enumerate(folders)}
 
 
@@ -122,7 +129,7 @@ def label_by_folder(class_names: Sequence[str], wnids: Sequence[str]) -> dict[st
 
 
 def _rows(
-    root: Path,
+    root: Root,
     folder: Path,
     names: Sequence[str],
     labels: Mapping[str, int],
@@ -135,7 +142,7 @@ def _rows(
                 f"{folder / name}: {names_file} has no class of that name or label"
                 f"{near_name(name, labels)}; rename the folder, or add the class"
             )
-        for path in sorted(pictures(folder / name)):
+        for path in sorted(pictures(folder / name, root)):
             paths.append(os.path.relpath(path, root))
             classes.append(label)
     return Rows(folder, paths, classes, lambda i: f" picture {paths[i]}")
@@ -144,23 +151,58 @@ def _rows(
 def label_of(name: str, labels: Mapping[str, int]) -> int | None:
     """The label of a folder, whose number may be padded so that it sorts."""
     if name.isdecimal() and name not in labels:
-        name = str(int(name))
+        name = str(int(name))  # which has at most 255 digits
     return labels.get(name)
 
 
-def pictures(folder: Path) -> list[str]:
+def pictures(folder: Path, root: Root) -> list[str]:
     """Pictures at any depth, as ImageFolder finds them.
 
+    A directory that several links lead to counts once; so does a loop of links.
+
+    Args:
+      folder: where to look.
+      root: of the data set, out of which no directory may lead.
+
     Raises:
-      ListError: if a directory cannot be read.
+      ListError: if a directory cannot be read, or a link leads out of the root.
     """
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    todo = [os.fspath(folder)]
+    while todo:
+        directory = todo.pop()
+        if (directory == os.fspath(folder) or os.path.islink(directory)) and (
+            target := root.way_out(directory)
+        ):
+            raise ListError(f"{directory} cannot be read: {leads_out(root, target)}")
+        entries = _entries(directory)
+        status = os.stat(directory)
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        todo += [entry.path for entry in entries if _is_folder(entry)]
+        found += [
+            entry.path
+            for entry in entries
+            if os.path.splitext(entry.name)[1].lower() in EXTENSIONS
+            and not _is_folder(entry)
+        ]
+    return found
 
-    def refuse(error: OSError) -> None:
-        raise ListError(f"{error.filename} cannot be read: {error.strerror}; mend that")
 
-    return [
-        os.path.join(directory, file)
-        for directory, _, files in os.walk(folder, onerror=refuse, followlinks=True)
-        for file in files
-        if os.path.splitext(file)[1].lower() in EXTENSIONS
-    ]
+def _entries(directory: str | Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise ListError(
+            f"{directory} cannot be read: {error.strerror}; mend that"
+        ) from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

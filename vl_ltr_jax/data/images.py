@@ -8,16 +8,31 @@ JPEG files go through `jpeg`, which gives Pillow's pixels faster; whatever it re
 """
 
 import dataclasses
+import functools
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vl_ltr_jax.data.jpeg import Jpeg, open_jpeg
+from vl_ltr_jax.data import roots
+from vl_ltr_jax.data.jpeg import (
+    MOST_SCANS,
+    Jpeg,
+    count_scans,
+    is_jpeg,
+    most_pixels,
+    open_jpeg,
+)
+from vl_ltr_jax.data.roots import Root
 
 Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
+
+LARGEST_FILE = 512 * 2**20  # bytes
+# Pillow knows more, and runs Ghostscript for one of them.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
 
 
 class ImageReadError(ValueError):
@@ -89,13 +104,29 @@ def as_image(picture: Picture) -> Image.Image:
 
 
 def read_content(path: Path, description: str) -> bytes:
-    """The bytes of an image file.
+    """The bytes of an image file that a person names; it may be a pipe.
 
     Raises:
-      ImageReadError: if they cannot be read.
+      ImageReadError: if they cannot be read, or are more than any image has.
     """
+    return _content(lambda: roots.read_any(path, LARGEST_FILE), description)
+
+
+def read_listed(root: Root, name: str, description: str) -> bytes:
+    """The bytes of an image file of a data set, see `Root.read_listed`.
+
+    Raises:
+      ImageReadError: if it is no regular file, lies outside the root, or cannot be
+        read.
+    """
+    return _content(lambda: root.read_listed(name, LARGEST_FILE), description)
+
+
+def _content(read: Callable[[], bytes], description: str) -> bytes:
     try:
-        return path.read_bytes()
+        return read()
+    except roots.FileError as error:
+        raise unreadable(description, error.reason) from None
     except OSError as error:
         raise unreadable(description, error) from None
 
@@ -113,16 +144,21 @@ def decode_image(content: bytes, description: str) -> Picture:
     """
     if jpeg := open_jpeg(content):
         return Encoded(jpeg, description)
+    if is_jpeg(content) and count_scans(content) > MOST_SCANS:
+        # A few bytes each, of which every one goes over the whole picture.
+        raise unreadable(description, f"a JPEG of more than {MOST_SCANS} scans")
     return _with_pillow(content, description)
 
 
 def _with_pillow(content: bytes, description: str) -> Image.Image:
     try:
         return _decode(content)
-    except Image.DecompressionBombError as error:
-        reason = str(error)
+    except Image.DecompressionBombError:
+        reason = (
+            f"its header claims more pixels than the {most_pixels()} of the largest"
+        )
     except UnidentifiedImageError:
-        reason = "not an image of a format that Pillow knows"
+        reason = f"not an image of a format that is read ({', '.join(FORMATS)})"
     except Exception as error:  # Pillow's decoders raise SyntaxError and more
         reason = f"{type(error).__name__}: {error}"
     raise unreadable(description, reason)
@@ -143,8 +179,15 @@ def unreadable(description: str, reason: object) -> ImageReadError:
 
 
 def _decode(content: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=_formats()) as image:
         return to_rgb(image)
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those that this build of Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -17,6 +17,7 @@ Rows = UInt8[np.ndarray, "height width 3"]
 _START, _SCAN, _END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 _SEQUENTIAL = (0xC0, 0xC1)  # frames whose rows are coded once, from top to bottom
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+MOST_SCANS = 500  # as the makers of libjpeg-turbo advise; cameras and editors make 10
 _MARGIN = 16  # rows: the filter looks one further row of the coarsest colours down
 
 
@@ -50,9 +51,24 @@ class Jpeg:
             return None
 
 
+def is_jpeg(content: bytes) -> bool:
+    """Whether a file begins as JPEGs do."""
+    return content.startswith(_START)
+
+
+def count_scans(content: bytes) -> int:
+    """How many parts of the coded picture there are: several in a progressive JPEG."""
+    return content.count(_SCAN)
+
+
+def most_pixels() -> float:
+    """Pixels of the largest picture that is read: where Pillow sees a bomb."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or np.inf)
+
+
 def open_jpeg(content: bytes) -> Jpeg | None:
     """Looks at the header; None where Pillow has to decide: not a JPEG, odd colours."""
-    if not content.startswith(_START):
+    if not is_jpeg(content):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
@@ -60,10 +76,12 @@ def open_jpeg(content: bytes) -> Jpeg | None:
         return None
     if colours not in ("YCbCr", "Gray"):
         return None
-    if width * height > 2 * (Image.MAX_IMAGE_PIXELS or np.inf):
+    if width * height > most_pixels():
         return None  # which Pillow refuses
     # Damage is to be met as such, whatever part of the file is used.
     whole = content.endswith(_END) and _is_one_scan(content)
+    if not whole and count_scans(content) > MOST_SCANS:
+        return None
     return Jpeg(content, width, height, _height_at(content) if whole else 0)
 
 

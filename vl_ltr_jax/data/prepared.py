@@ -18,9 +18,10 @@ from jaxtyping import Int32
 from PIL import Image
 
 from vl_ltr_jax.data import long_tail
-from vl_ltr_jax.data.class_names import read_class_names, read_wnids
+from vl_ltr_jax.data.class_names import check_names, read_class_names, read_wnids
 from vl_ltr_jax.data.images import unreadable
 from vl_ltr_jax.data.record_labels import read_labels
+from vl_ltr_jax.data.roots import Root, RootLike
 from vl_ltr_jax.data.sources import (
     WIKI,
     ListError,
@@ -29,10 +30,12 @@ from vl_ltr_jax.data.sources import (
     Texts,
 )
 from vl_ltr_jax.data.tfds_directory import find_prepared, open_builder, open_split
+from vl_ltr_jax.terminal import shortened
 
 IMBALANCES = ("100", "50", "10")  # of cifar100_lt
 _CIFAR_SEED = 2019
 _SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
+_LONGEST_NAME = 255  # each part of it is a directory
 _NAME = re.compile(r"(\w[\w.+-]*)(?:/(\w[\w.+-]*))?(?::(\d+\.\d+\.\d+))?")
 
 
@@ -82,7 +85,7 @@ class Records:
 
 
 def read_prepared(
-    data_dir: str | os.PathLike[str],
+    data_dir: RootLike,
     name: str,
     layout: str = "plain",
     *,
@@ -114,10 +117,10 @@ def read_prepared(
         another order.
       ValueError: if the label file or a text cannot be read.
     """
-    data_dir = Path(data_dir)
-    if not (parts := _NAME.fullmatch(name)):
+    root, data_dir = Root.of(data_dir), Path(data_dir)
+    if not (parts := _NAME.fullmatch(name)) or len(name) > _LONGEST_NAME:
         raise ListError(
-            f"{name!r} is not the name of a prepared data set, which is NAME, "
+            f"{shortened(name)} is not the name of a prepared data set, which is NAME, "
             "NAME/CONFIG or NAME/CONFIG:1.0.0"
         )
     dataset, config, version = parts.groups()
@@ -131,8 +134,8 @@ def read_prepared(
             )
     dataset = f"{dataset}/{config}" if config else dataset
     builder = open_builder(find_prepared(data_dir, dataset, version))
-    class_names = _class_names(builder, layout, texts.root or data_dir)
-    class_texts = texts.read(data_dir, len(class_names))
+    class_names = _class_names(builder, layout, Root.of(texts.root or root))
+    class_texts = texts.read(root, len(class_names))
     splits = _splits(builder, len(class_names), cache_directory)
     if imbalance:
         train = splits["train"]
@@ -172,7 +175,7 @@ def _splits(
     return splits
 
 
-def _class_names(builder: Any, layout: str, root: Path) -> tuple[str, ...]:
+def _class_names(builder: Any, layout: str, root: Root) -> tuple[str, ...]:
     stored = builder.info.features["label"].names
     are_wnids = all(re.fullmatch(r"n\d{8}", name) for name in stored)
     file = root / ("categories.json" if layout == "inat18" else "labels.txt")
@@ -183,7 +186,9 @@ def _class_names(builder: Any, layout: str, root: Path) -> tuple[str, ...]:
                 f"and no file {file} tells what these are; put the data set's label "
                 "file there, or set the root of the texts to where it is"
             )
-        return tuple(name.replace("_", " ") for name in stored)
+        plain = tuple(name.replace("_", " ") for name in stored)
+        check_names([(str(builder.data_path), name) for name in plain])
+        return plain
     names = read_class_names(root, layout)
     if len(names) != len(stored):
         raise ListError(

@@ -9,20 +9,23 @@ per directory.
 """
 
 import dataclasses
-import json
 import os
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 from PIL import Image
 
+from vl_ltr_jax import json_text
 from vl_ltr_jax.data import corpus
 from vl_ltr_jax.data.class_names import near_name
-from vl_ltr_jax.data.images import Picture, as_image, decode_image, read_content
+from vl_ltr_jax.data.images import Picture, as_image, decode_image, read_listed
+from vl_ltr_jax.data.roots import LARGEST_LIST, Listings, Root, RootLike, leads_out
 from vl_ltr_jax.data.text_files import read_text_file
+from vl_ltr_jax.terminal import shortened
 
 SPLITS = ("train", "val", "test")
 
@@ -111,11 +114,11 @@ class Texts:
       absent: there are none: prompts are all that a class has.
     """
 
-    root: Path | None = None
+    root: RootLike | None = None
     encoding: str = "auto"
     absent: bool = False
 
-    def read(self, data_root: Path, num_classes: int) -> tuple[str, ...]:
+    def read(self, data_root: RootLike, num_classes: int) -> tuple[str, ...]:
         """The text of every class, in label order.
 
         Raises:
@@ -144,7 +147,7 @@ class Rows:
 
 
 def read_image_list(
-    root: str | os.PathLike[str],
+    root: RootLike,
     name: str,
     layout: str = "plain",
     *,
@@ -155,7 +158,8 @@ def read_image_list(
 
     Args:
       root: directory that holds the lists and that the listed paths are relative to;
-        a leading slash of a path is ignored.
+        a leading slash of a path is ignored. What leads out of it, by `..` or by a
+        link, is refused, see :class:`roots.Root`.
       name: of the data set; the lists are `root/NAME_{train,val,test}.txt`.
       layout: how class names are written, see `corpus.read_class_names`.
       lists: other file names under `root` by split, such as
@@ -166,16 +170,16 @@ def read_image_list(
       ListError: names the list, the line, and what to change.
       SplitOverlapError: if an image is listed for training and for testing.
     """
-    root = Path(root)
+    root = Root.of(root)
     names = {split: f"{name}_{split}.txt" for split in SPLITS} | dict(lists or {})
     if unknown := sorted(set(names) - set(SPLITS)):
         raise ListError(f"lists: {unknown} given, allowed are {list(SPLITS)}")
     class_names = corpus.read_class_names(root, layout)
-    rows = {split: _read_list(root / names[split]) for split in SPLITS}
+    rows = {split: _read_list(list_file(root, names[split])) for split in SPLITS}
     return from_rows(name, root, class_names, rows, texts)
 
 
-def read_inat18(root: str | os.PathLike[str], *, texts: Texts = WIKI) -> LongTailedData:
+def read_inat18(root: RootLike, *, texts: Texts = WIKI) -> LongTailedData:
     """Reads iNaturalist 2018 from `train2018.json` and `val2018.json`.
 
     Labels are category ids. The test split is that of `test2018.json` where the file
@@ -185,18 +189,38 @@ def read_inat18(root: str | os.PathLike[str], *, texts: Texts = WIKI) -> LongTai
       ListError: names the file, the image, and what to change.
       SplitOverlapError: if an image is listed for training and for testing.
     """
-    root = Path(root)
+    root = Root.of(root)
     class_names = corpus.read_class_names(root, "inat18")
-    rows = {split: _read_json(root / f"{split}2018.json") for split in SPLITS[:2]}
-    test = root / "test2018.json"
-    labelled = test.exists() and b'"annotations"' in test.read_bytes()
-    rows["test"] = _read_json(test) if labelled else rows["val"]
+    rows = {split: _read_json(root, f"{split}2018.json") for split in SPLITS[:2]}
+    test = "test2018.json"
+    rows["test"] = _read_json(root, test) if has_labels(root, test) else rows["val"]
     return from_rows("inat18", root, class_names, rows, texts)
+
+
+def list_file(root: Root, name: str) -> Path:
+    """The path of a list; one that a person places outside the root may lie there.
+
+    Raises:
+      FileError: if a list of the root is a link that leads out of it.
+    """
+    given = posixpath.normpath(name)
+    is_inside = not posixpath.isabs(given) and not leaves(given)
+    return root.check(name) if is_inside else root / name
+
+
+def has_labels(root: Root, name: str) -> bool:
+    """Whether a JSON file of iNaturalist is there, and not one of withheld labels.
+
+    Raises:
+      FileError: if it cannot be read.
+    """
+    there = os.path.exists(root / name)
+    return there and b'"annotations"' in root.read(name, LARGEST_LIST)
 
 
 def from_rows(
     name: str,
-    root: Path,
+    root: Root,
     class_names: Sequence[str],
     rows: Mapping[str, Rows],
     texts: Texts,
@@ -214,7 +238,7 @@ def from_rows(
       ListError: names the list, the row, and what to change.
       SplitOverlapError: if an image is listed for training and for testing.
     """
-    listings: dict[str, set[str]] = {}
+    listings = Listings(root)
     splits = {s: _split(rows[s], root, class_names, listings) for s in SPLITS}
     _check_overlap(rows["train"], rows["test"])
     return LongTailedData(
@@ -232,12 +256,12 @@ def _read_list(file: Path) -> Rows:
             f"no list {file}{near_name(file.name, near)}; name the lists "
             "ROOT/NAME_{train,val,test}.txt or give their file names"
         )
-    lines = read_text_file(file).rstrip().split("\n")
+    lines = read_text_file(file, largest=LARGEST_LIST).rstrip().split("\n")
     rows = [line.rsplit(maxsplit=1) for line in lines]
     for number, row in enumerate(rows, 1):
         if len(row) != 2 or not row[1].isdecimal() or len(row[1]) > 9:
             raise ListError(
-                f"{file}:{number}: {lines[number - 1]!r} is not a row "
+                f"{file}:{number}: {shortened(lines[number - 1])} is not a row "
                 "'relative/path label' with a whole number from 0 as label; mend or "
                 "remove it"
             )
@@ -245,35 +269,57 @@ def _read_list(file: Path) -> Rows:
     return Rows(file, paths, [int(row[1]) for row in rows], lambda i: f":{i + 1}")
 
 
-def _read_json(file: Path) -> Rows:
-    try:
-        content = json.loads(file.read_bytes())
-        category = {a["image_id"]: a["category_id"] for a in content["annotations"]}
-        ids = [image["id"] for image in content["images"]]
-        paths = [str(image["file_name"]) for image in content["images"]]
-    except FileNotFoundError:
+def _read_json(root: Root, name: str) -> Rows:
+    file = root / name
+    if not os.path.lexists(file):
         raise ListError(
             f"no file {file}; unpack the annotations of iNaturalist 2018 there"
-        ) from None
+        )
+    data = root.read(name, LARGEST_LIST)
+    try:
+        content = json_text.parse(data)
+        category = {a["image_id"]: a["category_id"] for a in content["annotations"]}
+        ids = [image["id"] for image in content["images"]]
+        paths = [image["file_name"] for image in content["images"]]
+        labels = [category.get(image_id, "none") for image_id in ids]
     except (ValueError, KeyError, TypeError) as error:
         raise ListError(
             f"{file} is not a list of iNaturalist 2018 (images with id and file_name, "
-            f"annotations with image_id and category_id): {error!r}; download it again"
+            f"annotations with image_id and category_id): {shortened(error)}; download "
+            "it again"
         ) from None
-    labels = [category.get(image_id, "none") for image_id in ids]
     for image_id, path, label in zip(ids, paths, labels, strict=True):
-        # The folder of an image is its category id, which pins the order of classes.
-        folder = posixpath.basename(posixpath.dirname(path))
-        if not isinstance(label, int) or folder.isdecimal() and int(folder) != label:
+        where = f"{file} image id {shortened(image_id)}"
+        if not isinstance(path, str):
+            raise ListError(f"{where}: the file_name {shortened(path)} is no path")
+        if not is_category(label) or not may_lie_in(folder_of(path), label):
             raise ListError(
-                f"{file} image id {image_id}: {path!r} has category {label}, its "
-                f"folder says {folder!r}; use the annotations that belong to the images"
+                f"{where}: {shortened(path)} has category {label}, its folder says "
+                f"{shortened(folder_of(path))}; use the annotations that belong to the "
+                "images"
             )
     return Rows(file, paths, labels, lambda i: f" image id {ids[i]}")
 
 
+def is_category(label: object) -> TypeGuard[int]:
+    """Whether something in a JSON file may be a category's id."""
+    return type(label) is int and abs(label) < 2**31
+
+
+def folder_of(path: str) -> str:
+    """The folder of an image, which iNaturalist 2018 calls as its category."""
+    return posixpath.basename(posixpath.dirname(path))
+
+
+def may_lie_in(folder: str, label: int) -> bool:
+    """Whether a folder does not say another category; it pins the order of classes."""
+    if not folder.isdecimal():
+        return True
+    return len(folder) <= 255 and int(folder) == label
+
+
 def _split(
-    rows: Rows, root: Path, class_names: Sequence[str], listings: dict[str, set[str]]
+    rows: Rows, root: Root, class_names: Sequence[str], listings: Listings
 ) -> Split:
     """Checks rows against the classes and the files under root."""
     if not rows.paths:
@@ -285,19 +331,32 @@ def _split(
             f"{len(class_names) - 1}; there are {len(class_names)} class names, and "
             "labels count from 0"
         )
-    paths = _relative(rows)
-    if (bad := np.array([path.split("/")[0] == ".." for path in paths])).any():
+    paths = relative(rows)
+    if (bad := _where(leaves(path) for path in paths)).any():
         raise ListError(
-            f"{_first(rows, bad)}: {rows.paths[bad.argmax()]!r} leaves the root "
-            f"{root}; list paths below it"
+            f"{_first(rows, bad)}: {shortened(rows.paths[bad.argmax()])} leaves the "
+            f"root {root}; list paths below it"
         )
-    if (bad := _missing(root, paths, listings)).any():
+    if (bad := _where(not listings.has(path) for path in paths)).any():
         path = paths[bad.argmax()]
-        near = near_name(posixpath.basename(path), listings[posixpath.dirname(path)])
+        near = near_name(
+            posixpath.basename(path), listings.files(posixpath.dirname(path))
+        )
         raise ListError(
-            f"{_first(rows, bad)}: no image {path!r} under {root}{near}; paths are "
-            "relative to the root, so set the root that they start from, or mend the "
-            "rows"
+            f"{_first(rows, bad)}: no image {shortened(path)} under {root}{near}; "
+            "paths are relative to the root, so set the root that they start from, or "
+            "mend the rows"
+        )
+    if (bad := _where(bool(listings.way_out(path)) for path in paths)).any():
+        path = paths[bad.argmax()]
+        raise ListError(
+            f"{_first(rows, bad)}: {shortened(path)} cannot be read: "
+            f"{leads_out(root, listings.way_out(path))}"
+        )
+    if (bad := _where(not is_utf8(path) for path in paths)).any():
+        raise ListError(
+            f"{_first(rows, bad)}: the name {shortened(paths[bad.argmax()])} is not "
+            "UTF-8, and no report could hold it; rename the file or folder"
         )
 
     def describe(index: int) -> str:
@@ -305,43 +364,40 @@ def _split(
 
     return Split(
         labels=labels.astype(np.int32),
-        fetch=lambda index: read_content(root / paths[index], describe(index)),
+        fetch=lambda index: read_listed(root, paths[index], describe(index)),
         describe=describe,
         path=lambda index: root / paths[index],
     )
 
 
-def _relative(rows: Rows) -> list[str]:
+def relative(rows: Rows) -> list[str]:
+    """The paths of rows in one form; those that leave the root begin with `..`."""
     return [posixpath.normpath(path.lstrip("/")) for path in rows.paths]
 
 
-def _missing(
-    root: Path, paths: Sequence[str], listings: dict[str, set[str]]
-) -> Bool[np.ndarray, "N"]:
-    """Which paths are no files; fills in the listing of each directory met."""
-    missing = np.zeros(len(paths), bool)
-    for index, path in enumerate(paths):
-        directory, name = posixpath.split(path)
-        if directory not in listings:
-            try:
-                with os.scandir(root / directory) as entries:
-                    files = {entry.name for entry in entries if entry.is_file()}
-                listings[directory] = files
-            except (OSError, ValueError):  # ValueError: a null byte
-                listings[directory] = set()
-        missing[index] = name not in listings[directory]
-    return missing
+def leaves(path: str) -> bool:
+    """Whether a path of :func:`relative` leaves the root."""
+    return path == ".." or path.startswith("../")
+
+
+def is_utf8(path: str) -> bool:
+    """Whether the bytes of a name are UTF-8; Python keeps others as half characters."""
+    return path.isascii() or path.encode("utf-8", "replace").decode() == path
+
+
+def _where(flags: Iterable[bool]) -> Bool[np.ndarray, "N"]:
+    return np.fromiter(flags, bool)
 
 
 def _check_overlap(train: Rows, test: Rows) -> None:
-    trained = {path: index for index, path in enumerate(_relative(train))}
-    tested = _relative(test)
+    trained = {path: index for index, path in enumerate(relative(train))}
+    tested = relative(test)
     if common := np.array([path in trained for path in tested]).nonzero()[0].tolist():
         path = tested[common[0]]
         raise SplitOverlapError(
             f"{len(common)} images are listed for training and for testing, the first "
-            f"{path!r} at {train.where(trained[path])} and {test.where(common[0])}; "
-            "remove them from one of the lists"
+            f"{shortened(path)} at {train.where(trained[path])} and "
+            f"{test.where(common[0])}; remove them from one of the lists"
         )
 
 

@@ -11,18 +11,32 @@ import contextlib
 import difflib
 import encodings.aliases
 import functools
+import gzip
+import io
 import re
 import stat
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
+
+from vl_ltr_jax.data import roots
+from vl_ltr_jax.data.roots import Root, RootLike
+from vl_ltr_jax.terminal import shortened
 
 ARCHIVES = ("wiki.zip", "wiki.tar", "wiki.tar.gz", "wiki.tgz")
 LARGEST_TEXT = 64 * 2**20  # bytes of a member; a million sentences are 150 MB
 LARGEST_TOTAL = 4 * 2**30  # bytes of all members
-_MEMBER = re.compile(r"desc_(0|[1-9]\d{0,8})\.txt")
+MOST_MEMBERS = 1_000_000
+_MEMBER = re.compile(r"desc_(0|[1-9]\d{0,8})\.txt", re.ASCII)
+_HALF = re.compile("[\ud800-\udfff]")
+_NOT_OF_TEXTS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")
+_LONGEST_NAME = 100  # of a codec
+_LARGEST_STREAM = 5 * 2**30  # bytes of a tar, headers and what is no text included
+# Of a member of a tar, in bytes; a search of tarfile takes the square of it.
+_LARGEST_HEADER = 16 * 2**10
 _MARKS = (  # that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -33,13 +47,22 @@ _CODECS = "utf-8, utf-16, gbk, gb18030, big5, shift_jis, euc_kr, cp1252, koi8-r,
 _Entry = tuple[str, Callable[[], IO[bytes] | None]]
 
 
-class ArchiveError(ValueError):
+class TextError(ValueError):
+    """A text that is missing or cannot be decoded."""
+
+
+class ArchiveError(TextError):
     """An archive of texts that cannot be used as it is."""
 
 
-def text_path(root: str | Path, label: int) -> Path:
+def text_name(label: int) -> str:
+    """Where the text of a class lies under the root."""
+    return f"wiki/desc_{label}.txt"
+
+
+def text_path(root: RootLike, label: int) -> Path:
     """Where the text of a class lies: ROOT/wiki/desc_LABEL.txt, labels from 0."""
-    return Path(root) / "wiki" / f"desc_{label}.txt"
+    return Path(root) / text_name(label)
 
 
 def decode(data: bytes, where: str, encoding: str = "auto") -> tuple[str, str]:
@@ -70,15 +93,20 @@ def decode(data: bytes, where: str, encoding: str = "auto") -> tuple[str, str]:
     except UnicodeError as fault:
         where = _place(data, where, codec, fault)
         if encoding != "auto" or codec != "utf-8":
-            raise ValueError(f"{where}; {mend}") from None
+            raise TextError(f"{where}; {mend}") from None
         try:
             text, codec = data.decode("gbk"), "gbk"
         except UnicodeDecodeError:
-            raise ValueError(
+            raise TextError(
                 f"{where}, and the file is not GBK either; {mend}"
             ) from None
+    if half := _HALF.search(text):  # UTF-7 has them, and no file can hold them
+        raise TextError(
+            f"{where}: as {codec.upper()} it has the half character "
+            f"U+{ord(half[0]):04X}; {mend}"
+        )
     if text.count("\0") > len(text) / 4:
-        raise ValueError(
+        raise TextError(
             f"{where}: it has zero bytes between letters, as UTF-16 without a byte "
             f"order mark has when it is read as {codec.upper()}; {mend}"
         )
@@ -95,19 +123,23 @@ def check_encoding(encoding: str) -> str:
     if encoding == "auto":
         return encoding
     try:
+        if len(encoding) > _LONGEST_NAME:
+            raise LookupError
         codec = codecs.lookup(encoding).name
+        if codec in _NOT_OF_TEXTS:
+            raise LookupError
         with contextlib.suppress(UnicodeError):
             b"a".decode(codec)  # refuses codecs that are not of texts, such as hex
         return codec
     except (LookupError, ValueError):
         aliases = encodings.aliases.aliases
         names = sorted({"auto", *aliases, *aliases.values()})
-        given = encoding.lower().replace("-", "_")
+        given = encoding[:_LONGEST_NAME].lower().replace("-", "_")
         near = difflib.get_close_matches(given, names, n=3)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(
-            f"the encoding of texts is {encoding!r}; allowed: 'auto', or a text codec "
-            f"of Python ({_CODECS}).{hint}"
+        raise TextError(
+            f"the encoding of texts is {shortened(encoding)}; allowed: 'auto', or a "
+            f"text codec of Python ({_CODECS}).{hint}"
         ) from None
 
 
@@ -117,24 +149,39 @@ def _place(data: bytes, where: str, codec: str, fault: UnicodeError) -> str:
     if not isinstance(fault, UnicodeDecodeError):
         return f"{where} is not {name} ({fault})"
     # As text: in UTF-16, a byte 10 need not be an end of line.
-    line = data[: fault.start].decode(codec, "ignore").count("\n") + 1
+    try:
+        line = data[: fault.start].decode(codec, "ignore").count("\n") + 1
+    except UnicodeError:  # a codec that can ignore nothing
+        return f"{where} is not {name} ({fault.reason})"
     return (
         f"{where}:{line}: the byte 0x{data[fault.start]:02x} is not {name} "
         f"({fault.reason}; byte {fault.start} of the file)"
     )
 
 
-def read_text_file(path: Path, encoding: str = "auto") -> str:
+def read_text_file(
+    path: Path, encoding: str = "auto", *, largest: int = LARGEST_TEXT
+) -> str:
     r"""Reads a text file; see :func:`decode`. Line ends become `\n`.
 
+    Args:
+        path: of the file; of a data set's, one that `Root.check` has let pass.
+        encoding: see :func:`decode`.
+        largest: bytes that it may have.
+
     Raises:
-        ValueError: an unknown codec, or a file that cannot be decoded; names the line.
+        ValueError: an unknown codec, a file that is missing, too large or no regular
+            one, or that cannot be decoded; names the line.
     """
-    return decode(path.read_bytes(), str(path), encoding)[0]
+    try:
+        data = roots.read_regular(path, largest)
+    except OSError as error:
+        raise roots.file_error(path, error) from None
+    return decode(data, str(path), encoding)[0]
 
 
 def read_texts(
-    root: str | Path, num_classes: int, encoding: str = "auto"
+    root: RootLike, num_classes: int, encoding: str = "auto"
 ) -> tuple[str, ...]:
     """Reads the text of every class, in label order.
 
@@ -153,13 +200,14 @@ def read_texts(
     )
 
 
-def raw_texts(root: str | Path, num_classes: int) -> Iterator[tuple[str, bytes]]:
+def raw_texts(root: RootLike, num_classes: int) -> Iterator[tuple[str, bytes]]:
     """Each class's file as it is, in label order: what to call it, and its bytes.
 
     Raises:
-        ValueError: a class without a file, or an archive that cannot be read.
+        ValueError: a class without a file, a file outside the root or no regular one,
+            or an archive that cannot be read.
     """
-    root = Path(root)
+    root = Root.of(root)
     folder = text_path(root, 0).parent
     archives = [root / name for name in ARCHIVES if (root / name).is_file()]
     if folder.is_dir() or not archives:
@@ -173,14 +221,28 @@ def raw_texts(root: str | Path, num_classes: int) -> Iterator[tuple[str, bytes]]
         elif not folder.is_dir():
             where += f", nor is there {', '.join(ARCHIVES[:-1])} or {ARCHIVES[-1]}"
         _check_all_there(there, num_classes, where)
-        return ((str(path), path.read_bytes()) for path in paths[:num_classes])
+        return _read_folder(root, num_classes)
     if len(archives) > 1:
         raise ArchiveError(
             f"{' and '.join(map(str, archives))} may differ; keep the one to be read"
         )
-    members, there = _read_members(archives[0], num_classes)
+    members, there = _read_members(root.check(archives[0].name), num_classes)
     _check_all_there(there, num_classes, f"in {archives[0]}")
     return (members[label] for label in range(num_classes))
+
+
+def _read_folder(root: Root, num_classes: int) -> Iterator[tuple[str, bytes]]:
+    total = 0
+    for label in range(num_classes):
+        where = str(text_path(root, label))
+        data = root.read(text_name(label), LARGEST_TEXT)
+        total += len(data)
+        if total > LARGEST_TOTAL:
+            raise TextError(
+                f"{where}: the texts up to here have {total} bytes, over the "
+                f"{LARGEST_TOTAL} that are read; shorten them"
+            )
+        yield where, data
 
 
 def _check_all_there(there: Collection[int], num_classes: int, where: str) -> None:
@@ -196,7 +258,7 @@ def _check_all_there(there: Collection[int], num_classes: int, where: str) -> No
             "vl_ltr_jax.data.fetch_text` writes texts, and data.texts='none' trains on "
             "prompts alone"
         )
-    raise ValueError(
+    raise TextError(
         f"{len(missing)} of {num_classes} classes have no text (labels {labels}): "
         f"desc_{missing[0]}.txt does not exist {where}; {mend}"
     )
@@ -257,18 +319,64 @@ def _read_member(where: str, open_member: Callable[[], IO[bytes] | None]) -> byt
     return data
 
 
+def _check_number(archive: Path, number: int) -> None:
+    if number > MOST_MEMBERS:
+        raise ArchiveError(
+            f"{archive} has more than {MOST_MEMBERS} members, too many for an archive "
+            "of texts; unpack it to wiki/"
+        )
+
+
 def _zip_entries(path: Path) -> Iterator[_Entry]:
     with zipfile.ZipFile(path) as archive:
+        _check_number(path, len(archive.infolist()))
         for member in archive.infolist():
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ArchiveError(
+                    f"{path}:{member.filename} is compressed by method "
+                    f"{member.compress_type}, which is not read; make the archive with "
+                    "`zip`, or unpack it to wiki/"
+                )
             opened = functools.partial(archive.open, member)
             is_link = stat.S_ISLNK(member.external_attr >> 16)
             yield member.filename, (lambda: None) if is_link else opened
 
 
 def _tar_entries(path: Path) -> Iterator[_Entry]:
-    with tarfile.open(path) as archive:
-        for member in archive:
-            opened = functools.partial(archive.extractfile, member)
-            yield member.name, opened if member.isreg() else (lambda: None)
-        if archive.fileobj:  # the checksum of a compressed archive stands at its end
-            all(iter(functools.partial(archive.fileobj.read, 2**20), b""))
+    with path.open("rb") as file:
+        packed = file.peek(2)[:2] == b"\x1f\x8b"
+        unpacked: io.BufferedIOBase = gzip.GzipFile(fileobj=file) if packed else file
+        bounded = _Bounded(path, unpacked, _LARGEST_STREAM if packed else sys.maxsize)
+        with tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r:") as archive:
+            for number, member in enumerate(archive, 1):
+                _check_number(path, number)
+                bounded.most = sys.maxsize  # who opens a member reads what is wanted
+                opened = functools.partial(archive.extractfile, member)
+                yield member.name, opened if member.isreg() else (lambda: None)
+                bounded.most = _LARGEST_HEADER
+        while packed and unpacked.read(2**20):  # to the checksum, which stands last
+            bounded.seek(unpacked.tell())
+
+
+class _Bounded:
+    """What tarfile sees of a file: its headers may claim any size and place."""
+
+    def __init__(self, path: Path, file: io.BufferedIOBase, end: int):
+        self._path, self._file, self._end = path, file, end
+        self.most = _LARGEST_HEADER
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= self.most:
+            raise ArchiveError(f"{self._path} claims a header of {size} bytes")
+        return self._file.read(size)
+
+    def seek(self, place: int) -> int:
+        if not 0 <= place <= self._end:
+            raise ArchiveError(
+                f"{self._path} goes on at byte {place}, past the {self._end} that are "
+                "read; unpack it to wiki/"
+            )
+        return self._file.seek(place)
+
+    def tell(self) -> int:
+        return self._file.tell()

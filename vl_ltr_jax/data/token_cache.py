@@ -69,7 +69,7 @@ def encode(
     if not directory:
         return _made(tokenizer, sentences, context_length)
     key = cache_key(tokenizer, sentences, context_length)
-    path = epath.Path(directory).expanduser() / f"tokens-{key}.npy"
+    path = epath.Path(os.path.expanduser(directory)) / f"tokens-{key}.npy"
     shape = len(sentences), context_length
     if (found := _read(path, tokenizer, shape)) is not None:
         return found

@@ -40,9 +40,9 @@ def local_path(name: str) -> Path:
         HubError: If the hub does not have it, or cannot be reached and the cache is
             without it.
     """
-    path = os.path.expanduser(name)
+    path = Path(os.path.expanduser(name))  # as it is where nobody is called so
     if os.path.exists(path) or not _ID.fullmatch(name):
-        return Path(path)
+        return path
     directory = _fetch(name)
     if not any(directory.glob("*.safetensors")):
         repo_id = name.partition("@")[0]

@@ -7,14 +7,15 @@ error message, a list of what a word may refer to, or letters that were decoded 
 
 import collections
 import dataclasses
-import json
+import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
-from vl_ltr_jax.data import text_files
+from vl_ltr_jax import json_text
+from vl_ltr_jax.data import roots, text_files
 from vl_ltr_jax.data.checks.findings import Classes, Finding, Kind, Offender, gather
 from vl_ltr_jax.data.corpus import drop_sections, parse_sections, split_sentences
+from vl_ltr_jax.data.roots import Root
 
 FEWEST_WORDS = 20
 _TAG = re.compile(r"<[/!?]?[A-Za-z][^<>]{0,2000}>")
@@ -54,7 +55,7 @@ class ClassText:
 
 
 def read(
-    root: Path, num_classes: int, encoding: str = "auto"
+    root: Root, num_classes: int, encoding: str = "auto"
 ) -> tuple[list[ClassText], list[Finding]]:
     """Reads each class's text; one that is not there does not keep others from it.
 
@@ -78,9 +79,10 @@ def read(
     for label in range(num_classes):
         path = text_files.text_path(root, label)
         try:
-            texts.append(_decoded(str(path), path.read_bytes(), encoding))
-        except OSError as error:
-            missing = not path.exists()
+            data = root.read(text_files.text_name(label), text_files.LARGEST_TEXT)
+            texts.append(_decoded(str(path), data, encoding))
+        except roots.FileError as error:
+            missing = not os.path.lexists(path)
             texts.append(ClassText(str(path), None, "", str(error), missing))
     return texts, []
 
@@ -92,7 +94,7 @@ def _decoded(where: str, data: bytes, encoding: str) -> ClassText:
         return ClassText(where, None, fault=str(error))
 
 
-def left_over(root: Path, num_classes: int) -> list[Finding]:
+def left_over(root: Root, num_classes: int) -> list[Finding]:
     """Texts of no class, as in a directory that was numbered from 1.
 
     Args:
@@ -217,7 +219,7 @@ def _not_prose(text: str) -> str:
         return f"{len(tags)} tags such as {tags[0][:40]!r}"
     if start.startswith(("{", "[")):
         try:
-            json.loads(text.lstrip("\ufeff"))
+            json_text.parse(text.lstrip("\ufeff"))
             return "JSON"
         except ValueError:
             pass

@@ -5,15 +5,12 @@ kept, and each kind of fault becomes a finding with its rows.
 """
 
 import dataclasses
-import functools
-import json
-import os
-import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from vl_ltr_jax import json_text
 from vl_ltr_jax.data import sources
 from vl_ltr_jax.data.checks import salvaged_rows
 from vl_ltr_jax.data.checks.findings import (
@@ -26,7 +23,8 @@ from vl_ltr_jax.data.checks.findings import (
 )
 from vl_ltr_jax.data.checks.salvaged_rows import Place
 from vl_ltr_jax.data.class_names import read_class_names
-from vl_ltr_jax.data.images import read_content
+from vl_ltr_jax.data.images import read_listed
+from vl_ltr_jax.data.roots import Listings, Root
 from vl_ltr_jax.data.sources import SPLITS, LongTailedData, Rows, Split
 from vl_ltr_jax.data.text_files import read_text_file
 
@@ -115,10 +113,10 @@ def _salvage(place: Place) -> Parts:
         num_classes = min(most, _LARGEST_LABEL) + 1
     splits: dict[str, Split] = {}
     done: dict[int, Split] = {}
-    listing = functools.cache(functools.partial(_listing, place.root))
+    listings = Listings(place.root)
     for split, listed in rows.items():
         if id(listed) not in done:
-            sound, faults = _sound(listed, place.root, num_classes, names, listing)
+            sound, faults = _sound(listed, place.root, num_classes, names, listings)
             done[id(listed)] = sound
             found += faults
         if len(done[id(listed)]):
@@ -131,41 +129,35 @@ def _rows_of_label_file(file: Path) -> int:
     try:
         text = read_text_file(file)
         if file.suffix == ".json":
-            return len(json.loads(text))
+            return len(json_text.parse(text))
         return sum(bool(line.strip()) for line in text.split("\n"))
     except (OSError, ValueError, TypeError):
         return 0
 
 
-def _listing(root: Path, directory: str) -> frozenset[str]:
-    try:
-        with os.scandir(root / directory) as entries:
-            return frozenset(entry.name for entry in entries if entry.is_file())
-    except (OSError, ValueError):  # ValueError: a null byte
-        return frozenset()
-
-
 def _sound(
     rows: Rows,
-    root: Path,
+    root: Root,
     num_classes: int,
     names: Sequence[str],
-    listing: Callable[[str], frozenset[str]],
+    listings: Listings,
 ) -> tuple[Split, list[Finding]]:
     """The rows that fit classes and files, and findings of the others."""
-    paths = [posixpath.normpath(path.lstrip("/")) for path in rows.paths]
+    paths = sources.relative(rows)
     kept: list[int] = []
     outside: list[int] = []
     leaving: list[int] = []
     missing: list[int] = []
+    unnamed: list[int] = []
     for index, path in enumerate(paths):
-        directory, file = posixpath.split(path)
         if not 0 <= rows.labels[index] < num_classes:
             outside.append(index)
-        elif path.split("/")[0] == "..":
+        elif sources.leaves(path) or listings.way_out(path):
             leaving.append(index)
-        elif file not in listing(directory):
+        elif not listings.has(path):
             missing.append(index)
+        elif not sources.is_utf8(path):
+            unnamed.append(index)
         else:
             kept.append(index)
     classes = Classes(names)
@@ -190,7 +182,8 @@ def _sound(
             "path-outside",
             "error",
             f"rows with paths that leave the root {root}",
-            "list paths below the root",
+            "list paths below the root; links may lead out of it where "
+            "data.follow_symlinks=True says so",
         ),
         leaving,
         offender,
@@ -206,13 +199,23 @@ def _sound(
         missing,
         offender,
     )
+    found += gather(
+        Kind(
+            "path-not-utf8",
+            "error",
+            "images whose names are not UTF-8",
+            "rename the files or folders: no report could hold the names",
+        ),
+        unnamed,
+        offender,
+    )
 
     def describe(index: int) -> str:
         return f"{root / paths[kept[index]]} ({rows.where(kept[index])})"
 
     split = Split(
         labels=np.array([rows.labels[index] for index in kept], np.int32),
-        fetch=lambda i: read_content(root / paths[kept[i]], describe(i)),
+        fetch=lambda i: read_listed(root, paths[kept[i]], describe(i)),
         describe=describe,
         path=lambda index: root / paths[kept[index]],
     )

@@ -1,18 +1,19 @@
 """Rows of lists, JSON files and folders; unsound ones are told of, and left out."""
 
 import dataclasses
-import json
 import os
-import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vl_ltr_jax import json_text
 from vl_ltr_jax.data import folders, sources
 from vl_ltr_jax.data.checks.findings import Classes, Finding, Kind, Offender, gather
 from vl_ltr_jax.data.class_names import near_name, read_wnids
+from vl_ltr_jax.data.roots import LARGEST_LIST, Root
 from vl_ltr_jax.data.sources import SPLITS, Rows
 from vl_ltr_jax.data.text_files import read_text_file
+from vl_ltr_jax.terminal import shortened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Place:
     """
 
     source: str
-    root: Path
+    root: Root
     layout: str
     lists: Mapping[str, str]
 
@@ -50,14 +51,12 @@ def read(
       ValueError: if there is no such list, or nothing of it can be read.
     """
     if place.source == "image_list":
-        return _list(place.root / place.lists[split])
+        return _list(sources.list_file(place.root, place.lists[split]))
     if place.source == "inat18":
-        file = place.root / f"{split}2018.json"
-        if split == "test" and not (
-            file.exists() and b'"annotations"' in file.read_bytes()
-        ):
+        name = f"{split}2018.json"
+        if split == "test" and not sources.has_labels(place.root, name):
             return None
-        return _json(file, Classes(names))
+        return _json(place.root, name, Classes(names))
     return _folders(place, split, names)
 
 
@@ -72,7 +71,9 @@ def _list(file: Path) -> tuple[Rows, list[Finding]]:
     numbers: list[int] = []
     paths: list[str] = []
     labels: list[int] = []
-    for number, line in enumerate(read_text_file(file).rstrip().split("\n"), 1):
+    for number, line in enumerate(
+        read_text_file(file, largest=LARGEST_LIST).rstrip().split("\n"), 1
+    ):
         match line.rsplit(maxsplit=1):
             case [path, label] if _is_number(label):
                 numbers.append(number)
@@ -98,29 +99,31 @@ def _is_number(label: str) -> bool:
     return digits.isdecimal() and len(digits) <= 9
 
 
-def _json(file: Path, classes: Classes) -> tuple[Rows, list[Finding]]:
-    try:
-        content = json.loads(file.read_bytes())
-        category = {a["image_id"]: a["category_id"] for a in content["annotations"]}
-        images = [(image["id"], str(image["file_name"])) for image in content["images"]]
-    except FileNotFoundError:
+def _json(root: Root, name: str, classes: Classes) -> tuple[Rows, list[Finding]]:
+    file = root / name
+    if not os.path.lexists(file):
         raise sources.ListError(
             f"no file {file}; unpack the annotations of iNaturalist 2018 there"
-        ) from None
+        )
+    data = root.read(name, LARGEST_LIST)
+    try:
+        content = json_text.parse(data)
+        category = {a["image_id"]: a["category_id"] for a in content["annotations"]}
+        images = [(image["id"], str(image["file_name"])) for image in content["images"]]
+        labelled = [(*image, category.get(image[0])) for image in images]
     except (ValueError, KeyError, TypeError) as error:
         raise sources.ListError(
-            f"{file} is not a list of iNaturalist 2018: {error!r}; download it again"
+            f"{file} is not a list of iNaturalist 2018: {shortened(error)}; download "
+            "it again"
         ) from None
     kept: list[tuple[Any, str]] = []
     labels: list[int] = []
     bad: list[tuple[Any, str]] = []
     moved: list[tuple[Any, str]] = []
-    for image_id, path in images:
-        label = category.get(image_id)
-        folder = posixpath.basename(posixpath.dirname(path))
-        if not isinstance(label, int):
+    for image_id, path, label in labelled:
+        if not sources.is_category(label):
             bad.append((image_id, path))
-        elif folder.isdecimal() and int(folder) != label:
+        elif not sources.may_lie_in(sources.folder_of(path), label):
             moved.append((image_id, path))
         else:
             kept.append((image_id, path))
@@ -175,7 +178,7 @@ def _folders(
         if (label := folders.label_of(name, known)) is None:
             strange.append(name)
             continue
-        for path in sorted(folders.pictures(there / name)):
+        for path in sorted(folders.pictures(there / name, place.root)):
             paths.append(os.path.relpath(path, place.root))
             labels.append(label)
     found = gather(
@@ -204,12 +207,13 @@ def repeated_annotations(place: Place) -> list[Finding]:
         file = place.root / f"{split}2018.json"
         category: dict[Any, int] = {}
         try:
-            annotations = json.loads(file.read_bytes())["annotations"]
+            data = place.root.read(file.name, LARGEST_LIST)
+            annotations = json_text.parse(data)["annotations"]
             for annotation in annotations:
                 image_id, label = annotation["image_id"], annotation["category_id"]
                 if (first := category.setdefault(image_id, label)) != label:
                     twice.append((file, image_id, first, label))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             continue  # told of where the list is opened
     return gather(
         Kind(
