@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import jax
 from etils import epath
 
-from vl_ltr_jax import terminal
+from vl_ltr_jax import terminal, whole_file
 
 BEAT_SECONDS = 10.0
 
@@ -161,10 +161,12 @@ def check_writable(workdir: epath.Path) -> None:
     Raises:
       WorkdirError: if that fails.
     """
-    probe = workdir / f".writable-{uuid.uuid4().hex}"  # processes may probe at once
+    # Processes may probe at once; what a killed one has left, the next takes away.
+    probe = workdir / ".writable"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
+        with whole_file.write(probe, own_partial=True):
+            pass
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise WorkdirError(
