@@ -48,10 +48,11 @@ def recognizer(finished):
 
 def test_it_says_what_it_is_and_where_from(loaded, finished, recognizer, tmp_path):
     num = len(loaded.class_names)
-    about = f"vl_ltr, {num} classes, ViT-tiny at 32 pixels"
+    size = loaded.card.image_size
+    about = f"vl_ltr, {num} classes, ViT-tiny at {size} pixels"
     assert repr(loaded) == f"<Recognizer: {about}, from {finished[1]}>"
     recognizer.add_class("jade", SENTENCES).save(tmp_path / "saved")
-    added = f"vl_ltr, {num + 1} classes (1 added), ViT-tiny at 32 pixels"
+    added = f"vl_ltr, {num + 1} classes (1 added), ViT-tiny at {size} pixels"
     again = vl_ltr_jax.load(tmp_path / "saved")
     assert repr(again) == f"<Recognizer: {added}, from {tmp_path / 'saved'}>"
 
