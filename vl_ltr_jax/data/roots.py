@@ -10,12 +10,17 @@ itself may be a link.
 
 import dataclasses
 import errno
+import functools
 import io
 import os
 import posixpath
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool
 
 RootLike: TypeAlias = str | os.PathLike[str]
 
@@ -64,9 +69,13 @@ class Root(os.PathLike[str]):
         """Where a path leads that leaves the root by `..` or a link; '' if it stays."""
         if self.follow_symlinks:
             return ""
-        root, real = os.path.realpath(self.path), os.path.realpath(self.path / name)
-        inside = real == root or real.startswith(root.rstrip("/") + "/")
+        real = os.path.realpath(os.path.join(self.path, name))
+        inside = real == self._real or real.startswith(self._real.rstrip("/") + "/")
         return "" if inside else real
+
+    @functools.cached_property
+    def _real(self) -> str:
+        return os.path.realpath(self.path)
 
     def check(self, name: str) -> Path:
         """The path of something of the data set.
@@ -127,10 +136,23 @@ class Listings:
         """Names of the files in a directory; none where it is absent."""
         return self._listing(directory).files
 
-    def has(self, path: str) -> bool:
-        """Whether there is such a regular file, in the root or by a link elsewhere."""
-        directory, name = posixpath.split(path)
-        return name in self._listing(directory).files
+    def missing_and_outside(
+        self, paths: Sequence[str]
+    ) -> tuple[Bool[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
+        """Which of N paths are no regular files, and which are files outside the root.
+
+        Args:
+          paths: normal ones below the root.
+        """
+        missing, outside = np.zeros((2, len(paths)), bool)
+        for index, path in enumerate(paths):
+            directory, _, name = path.rpartition("/")
+            listing = self._known.get(directory) or self._listing(directory)
+            if name not in listing.files:
+                missing[index] = True
+            elif listing.outside or name in listing.links:
+                outside[index] = bool(self.way_out(path))
+        return missing, outside
 
     def way_out(self, path: str) -> str:
         """Where a file lies outside the root; '' for one inside, or none."""
@@ -148,7 +170,7 @@ class Listings:
         return self._known[directory]
 
     def _look(self, directory: str) -> _Listing:
-        if len(directory) > _LONGEST_PATH:
+        if len(directory) > _LONGEST_PATH or directory.split("/")[0] == "..":
             return _Listing()
         try:
             with os.scandir(self._root / directory) as entries:

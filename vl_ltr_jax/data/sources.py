@@ -11,7 +11,7 @@ per directory.
 import dataclasses
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
@@ -332,12 +332,13 @@ def _split(
             "labels count from 0"
         )
     paths = relative(rows)
-    if (bad := _where(leaves(path) for path in paths)).any():
+    if (bad := np.array([leaves(path) for path in paths])).any():
         raise ListError(
             f"{_first(rows, bad)}: {shortened(rows.paths[bad.argmax()])} leaves the "
             f"root {root}; list paths below it"
         )
-    if (bad := _where(not listings.has(path) for path in paths)).any():
+    bad, outside = listings.missing_and_outside(paths)
+    if bad.any():
         path = paths[bad.argmax()]
         near = near_name(
             posixpath.basename(path), listings.files(posixpath.dirname(path))
@@ -347,13 +348,13 @@ def _split(
             "paths are relative to the root, so set the root that they start from, or "
             "mend the rows"
         )
-    if (bad := _where(bool(listings.way_out(path)) for path in paths)).any():
-        path = paths[bad.argmax()]
+    if outside.any():
+        path = paths[outside.argmax()]
         raise ListError(
-            f"{_first(rows, bad)}: {shortened(path)} cannot be read: "
+            f"{_first(rows, outside)}: {shortened(path)} cannot be read: "
             f"{leads_out(root, listings.way_out(path))}"
         )
-    if (bad := _where(not is_utf8(path) for path in paths)).any():
+    if (bad := np.array([not is_utf8(path) for path in paths])).any():
         raise ListError(
             f"{_first(rows, bad)}: the name {shortened(paths[bad.argmax()])} is not "
             "UTF-8, and no report could hold it; rename the file or folder"
@@ -377,16 +378,12 @@ def relative(rows: Rows) -> list[str]:
 
 def leaves(path: str) -> bool:
     """Whether a path of :func:`relative` leaves the root."""
-    return path == ".." or path.startswith("../")
+    return path.startswith("../") or path == ".."
 
 
 def is_utf8(path: str) -> bool:
     """Whether the bytes of a name are UTF-8; Python keeps others as half characters."""
     return path.isascii() or path.encode("utf-8", "replace").decode() == path
-
-
-def _where(flags: Iterable[bool]) -> Bool[np.ndarray, "N"]:
-    return np.fromiter(flags, bool)
 
 
 def _check_overlap(train: Rows, test: Rows) -> None:

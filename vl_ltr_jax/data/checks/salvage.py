@@ -149,12 +149,13 @@ def _sound(
     leaving: list[int] = []
     missing: list[int] = []
     unnamed: list[int] = []
+    gone, linked = listings.missing_and_outside(paths)
     for index, path in enumerate(paths):
         if not 0 <= rows.labels[index] < num_classes:
             outside.append(index)
-        elif sources.leaves(path) or listings.way_out(path):
+        elif sources.leaves(path) or linked[index]:
             leaving.append(index)
-        elif not listings.has(path):
+        elif gone[index]:
             missing.append(index)
         elif not sources.is_utf8(path):
             unnamed.append(index)
