@@ -5,7 +5,7 @@
 
 Saves the state of pre-training (parameters and both moments of AdamW, float32) as a run
 does; between saves AdamW changes every array, which a step would, and donates them.
-Without `--step_seconds` a whole step is timed first. `--run` reads what a run has logged
+Without `--step_seconds` a whole step is timed first. `--run` reads what a run has said
 of its own saves. The exit code is 1 where the share is 2 % or more.
 """
 
