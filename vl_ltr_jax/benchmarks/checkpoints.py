@@ -10,6 +10,7 @@ of its own saves. The exit code is 1 where the share is 2 % or more.
 """
 
 import argparse
+import dataclasses
 import statistics
 import sys
 import tempfile
@@ -80,8 +81,12 @@ def measure(backbone: str, num_saves: int, keep: int) -> tuple[int, list[Save]]:
         updates, opt_state = optimizer.update(
             state.params, state.opt_state, state.params
         )
-        params = optax.apply_updates(state.params, updates)
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+        return dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+        )
 
     state, shardings = first_state(variables, optimizer, meshes.make_mesh(), "none")
     del variables

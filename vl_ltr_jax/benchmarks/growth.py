@@ -140,7 +140,8 @@ class Meter:
             len(children),
             len(os.listdir("/proc/self/fd")) - 1,  # less the one that lists them
             len(os.listdir("/proc/self/task")),
-            *self._counts.values(),
+            self._counts[_COMPILATION],
+            self._counts[_TRACE],
             len(arrays),
             sum(array.nbytes for array in arrays) / _MB,
             # Not gc.get_objects, which breaks tuples that another thread is making.
@@ -157,8 +158,8 @@ class Meter:
                     row = [f"{value:.10g}" for value in self.samples[-1]]
                     file.write(",".join(row) + "\n")
 
-    def _count(self, event: str, duration: float, **more: Any) -> None:
-        del duration, more
+    def _count(self, event: str, duration_secs: float, **more: Any) -> None:
+        del duration_secs, more
         if event in self._counts:
             self._counts[event] += 1
 
