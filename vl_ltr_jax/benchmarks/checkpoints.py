@@ -5,8 +5,8 @@
 
 Saves the state of pre-training (parameters and both moments of AdamW, float32) as a run
 does; between saves AdamW changes every array, which a step would, and donates them.
-Without `--step_seconds` a whole step is timed first. `--run` reads what a run has
-logged of its own saves. The exit code is 1 where the share is 2 % or more.
+Without `--step_seconds` a whole step is timed first. `--run` reads what a run has said
+of its own saves. The exit code is 1 where the share is 2 % or more.
 """
 
 import argparse
@@ -81,9 +81,11 @@ def measure(backbone: str, num_saves: int, keep: int) -> tuple[int, list[Save]]:
         updates, opt_state = optimizer.update(
             state.params, state.opt_state, state.params
         )
-        params = optax.apply_updates(state.params, updates)
         return dataclasses.replace(
-            state, step=state.step + 1, params=params, opt_state=opt_state
+            state,
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
         )
 
     state, shardings = first_state(variables, optimizer, meshes.make_mesh(), "none")

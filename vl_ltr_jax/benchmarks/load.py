@@ -154,12 +154,12 @@ class _Interval(int):
     """As many steps as the clock says: it divides one when the time has come."""
 
     _seconds: float
-    _step: int
     _due_at: float
+    _step = -1
 
     def __new__(cls, seconds: float) -> "_Interval":
         interval = super().__new__(cls, 1)
-        interval._seconds, interval._step = seconds, -1
+        interval._seconds = seconds
         interval._due_at = time.monotonic() + seconds
         return interval
 
