@@ -265,3 +265,13 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return entry.is_file()
     except OSError:  # a link to itself
         return False
+
+
+def leaves(path: str) -> bool:
+    """Whether a path, in its shortest form, leaves the root."""
+    return path.startswith("../") or path == ".."
+
+
+def is_utf8(path: str) -> bool:
+    """Whether the bytes of a name are UTF-8; Python keeps others as half characters."""
+    return path.isascii() or path.encode("utf-8", "replace").decode() == path

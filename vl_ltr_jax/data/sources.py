@@ -23,7 +23,15 @@ from vl_ltr_jax import json_text
 from vl_ltr_jax.data import corpus
 from vl_ltr_jax.data.class_names import near_name
 from vl_ltr_jax.data.images import Picture, as_image, decode_image, read_listed
-from vl_ltr_jax.data.roots import LARGEST_LIST, Listings, Root, RootLike, leads_out
+from vl_ltr_jax.data.roots import (
+    LARGEST_LIST,
+    Listings,
+    Root,
+    RootLike,
+    is_utf8,
+    leads_out,
+    leaves,
+)
 from vl_ltr_jax.data.text_files import read_text_file
 from vl_ltr_jax.terminal import shortened
 
@@ -374,16 +382,6 @@ def _split(
 def relative(rows: Rows) -> list[str]:
     """The paths of rows in one form; those that leave the root begin with `..`."""
     return [posixpath.normpath(path.lstrip("/")) for path in rows.paths]
-
-
-def leaves(path: str) -> bool:
-    """Whether a path of :func:`relative` leaves the root."""
-    return path.startswith("../") or path == ".."
-
-
-def is_utf8(path: str) -> bool:
-    """Whether the bytes of a name are UTF-8; Python keeps others as half characters."""
-    return path.isascii() or path.encode("utf-8", "replace").decode() == path
 
 
 def _check_overlap(train: Rows, test: Rows) -> None:

@@ -24,7 +24,7 @@ from vl_ltr_jax.data.checks.findings import (
 from vl_ltr_jax.data.checks.salvaged_rows import Place
 from vl_ltr_jax.data.class_names import read_class_names
 from vl_ltr_jax.data.images import read_listed
-from vl_ltr_jax.data.roots import Listings, Root
+from vl_ltr_jax.data.roots import Listings, Root, is_utf8, leaves
 from vl_ltr_jax.data.sources import SPLITS, LongTailedData, Rows, Split
 from vl_ltr_jax.data.text_files import read_text_file
 
@@ -153,11 +153,11 @@ def _sound(
     for index, path in enumerate(paths):
         if not 0 <= rows.labels[index] < num_classes:
             outside.append(index)
-        elif sources.leaves(path) or linked[index]:
+        elif leaves(path) or linked[index]:
             leaving.append(index)
         elif gone[index]:
             missing.append(index)
-        elif not sources.is_utf8(path):
+        elif not is_utf8(path):
             unnamed.append(index)
         else:
             kept.append(index)
