@@ -261,5 +261,7 @@ def test_damaged_image_names_file_and_line(root, damage):
             picture.write_bytes(b"")
         case "gone":
             picture.unlink()
-    with pytest.raises(ImageReadError, match=r"a 1/1.jpg \(.*toy_train.txt:2\): .*row"):
+    with pytest.raises(
+        ImageReadError, match=r"a 1/1.jpg \(.*toy_train.txt:2\): .*leave"
+    ):
         split.read(1)

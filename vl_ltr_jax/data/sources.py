@@ -348,9 +348,8 @@ def _split(
     bad, outside = listings.missing_and_outside(paths)
     if bad.any():
         path = paths[bad.argmax()]
-        near = near_name(
-            posixpath.basename(path), listings.files(posixpath.dirname(path))
-        )
+        folder, name = posixpath.split(path)
+        near = near_name(name, listings.files(folder))
         raise ListError(
             f"{_first(rows, bad)}: no image {shortened(path)} under {root}{near}; "
             "paths are relative to the root, so set the root that they start from, or "
