@@ -65,6 +65,9 @@ def test_a_card_that_does_not_fit_is_refused(saved, tmp_path, changed, words):
 )
 def test_arrays_that_do_not_fit_are_refused(saved, tmp_path, name, change):
     copy = shutil.copytree(saved, tmp_path / "copy")
+    card = json.loads((copy / "recognizer.json").read_text())
+    del card["crc32"]  # an older version's
+    (copy / "recognizer.json").write_text(json.dumps(card))
     arrays = load_file(copy / "recognizer.safetensors")
     changed = {**arrays, name: np.array(change(arrays[name]))}
     save_file(changed, copy / "recognizer.safetensors")
