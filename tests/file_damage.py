@@ -3,6 +3,7 @@
 DAMAGE_TIMES=10 in the environment asks for ten times the examples, others each time.
 """
 
+import copy
 import json
 import os
 import struct
@@ -120,11 +121,12 @@ def damaged_tree(draw, content):
             owner[draw(st.sampled_from(("", "x", "\ud800", last + " ")))] = value
             del owner[last]
         elif how == 2 and isinstance(value, int | float | list | str):
-            owner[last] = value * draw(st.sampled_from((2, 0, 50)))
+            owner[last] = copy.deepcopy(value * draw(st.sampled_from((2, 0, 50))))
         elif how == 3 and isinstance(value, list) and value:
-            value[draw(st.integers(0, len(value) - 1))] = value[0]
+            value[draw(st.integers(0, len(value) - 1))] = copy.deepcopy(value[0])
         else:
-            owner[last] = draw(st.sampled_from(VALUES))
+            # A copy, since the next damage may be in it.
+            owner[last] = copy.deepcopy(draw(st.sampled_from(VALUES)))
     return root[0]
 
 

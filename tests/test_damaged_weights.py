@@ -1,5 +1,6 @@
 """Damaged files of models: a message that names the file, or what is in it."""
 
+import functools
 import json
 import warnings
 
@@ -38,6 +39,13 @@ def variables(config):
         lambda leaf: rng.standard_normal(leaf.shape, np.float32),
         variable_shapes(config),
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def laid_out_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clip_files, "variable_shapes", functools.cache(variable_shapes))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -37,9 +37,13 @@ _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _FIXED = dict(hidden_act="quick_gelu", layer_norm_eps=1e-5, num_channels=3)
 
 
+def _short(value: Any) -> str:
+    return repr(value)[:100]
+
+
 def _size(value: Any, key: str, source: str) -> int:
     if type(value) is not int or value < 1:
-        raise ValueError(f"{source}: {key} is {value!r}, not a positive integer")
+        raise ValueError(f"{source}: {key} is {_short(value)}, not a positive integer")
     largest = _MOST_LAYERS if key.endswith("num_hidden_layers") else _LARGEST
     if value > largest:
         raise ValueError(f"{source}: {key} is {value}; at most {largest} is built here")
@@ -54,7 +58,7 @@ def _tower(
     for key in (name, f"{name}_dict"):  # the second is how old files override
         section = content.get(key) or {}
         if not isinstance(section, dict):
-            raise ValueError(f"{source}: {key} is {section!r}, not an object")
+            raise ValueError(f"{source}: {key} is {_short(section)}, not an object")
         given |= section
     sizes = {
         key: _size(given.get(key, default), f"{name}.{key}", source)
@@ -65,7 +69,7 @@ def _tower(
         found = (given | sizes).get(key, value)
         if found != value:
             raise ValueError(
-                f"{source}: {name}.{key} is {found!r}; OpenAI's CLIP, the only kind "
+                f"{source}: {name}.{key} is {_short(found)}; OpenAI's CLIP, the only kind "
                 f"built here, has {value!r}"
             )
     return sizes
@@ -83,7 +87,7 @@ def from_config_json(content: Mapping[str, Any], source: str) -> ClipConfig:
     """
     if content.get("model_type") != "clip":
         raise ValueError(
-            f"{source}: model_type is {content.get('model_type')!r}, not 'clip'"
+            f"{source}: model_type is {_short(content.get('model_type'))}, not 'clip'"
         )
     vision = _tower(content, "vision_config", _VISION_DEFAULTS, source)
     text = _tower(content, "text_config", _TEXT_DEFAULTS, source)
