@@ -36,7 +36,9 @@ class State:
 
 
 def state_at(step):
-    return State(jnp.int32(step), {"kernel": jnp.arange(6.0).reshape(2, 3) / step})
+    # So many that most bytes of a checkpoint are theirs, and none can be compressed.
+    kernel = np.random.default_rng(step).standard_normal((32, 32), np.float32)
+    return State(jnp.int32(step), {"kernel": jnp.asarray(kernel)})
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,8 @@ def damage(draw, directory):
     """A file of the newest checkpoint, and what is in it now; None if it is gone."""
     newest = directory / str(STEPS[-1])
     files = sorted(path for path in newest.rglob("*") if path.is_file())
-    path = draw(st.sampled_from(files))
+    largest = max(files, key=lambda path: path.stat().st_size)  # the arrays'
+    path = draw(st.sampled_from(files) | st.just(largest))
     content = path.read_bytes()
     if draw(st.integers(0, 5)) == 0:
         return path.relative_to(directory), None

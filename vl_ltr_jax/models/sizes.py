@@ -69,8 +69,8 @@ def _tower(
         found = (given | sizes).get(key, value)
         if found != value:
             raise ValueError(
-                f"{source}: {name}.{key} is {_short(found)}; OpenAI's CLIP, the only kind "
-                f"built here, has {value!r}"
+                f"{source}: {name}.{key} is {_short(found)}; OpenAI's CLIP, the only "
+                f"kind built here, has {value!r}"
             )
     return sizes
 

@@ -9,7 +9,6 @@ does not look at: here they are compared.
 """
 
 import argparse
-import importlib
 import io
 import re
 import warnings
@@ -120,16 +119,19 @@ def _without_code(archive: zipfile.ZipFile) -> io.BytesIO:
 
 def _stand_in(name: str) -> tuple[Any, str]:
     """What an unpickler is to take for a global of an archive."""
-    module, _, leaf = name.rpartition(".")
-    if module == "torch.jit._pickle" and leaf.startswith(("build_", "restore_")):
-        pickled = importlib.import_module("torch.jit._pickle")
-        return getattr(pickled, leaf), name  # of lists, which they return
+    if name.startswith(("torch.jit._pickle.build_", "torch.jit._pickle.restore_")):
+        return _unchanged, name
     if not name.startswith("__torch__."):
         raise TorchFileError(
             f"refused, because it holds more than tensors and plain values (a global "
             f"{name[:200]}). Nothing in it was run"
         )
     return type("Scripted", (_Scripted,), {"kind": name}), name
+
+
+def _unchanged(value: Any, *types: Any) -> Any:
+    """What TorchScript calls to say of which type a list is."""
+    return value
 
 
 def _tensors_of(archive: zipfile.ZipFile) -> dict[str, set[str]]:
