@@ -94,8 +94,8 @@ class _Safetensors(ExitStack):
     def _open(self, shard: Path) -> Any:
         if not os.path.isfile(shard):
             raise TensorFileError(
-                f"{self._path}: lists {shard.name[:100]}, which is no file beside it; "
-                "copy all the shards of the model"
+                f"{shard.with_name(shard.name[:100])}: no such file, though {self._path} "
+                "lists it; copy all the shards of the model"
             )
         try:
             return self.enter_context(safe_open(shard, framework="np"))
