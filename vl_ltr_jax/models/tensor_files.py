@@ -93,9 +93,10 @@ class _Safetensors(ExitStack):
 
     def _open(self, shard: Path) -> Any:
         if not os.path.isfile(shard):
+            absent = shard.with_name(shard.name[:100])
             raise TensorFileError(
-                f"{shard.with_name(shard.name[:100])}: no such file, though {self._path} "
-                "lists it; copy all the shards of the model"
+                f"{absent}: no such file, though {self._path} lists it; copy all the "
+                "shards of the model"
             )
         try:
             return self.enter_context(safe_open(shard, framework="np"))
