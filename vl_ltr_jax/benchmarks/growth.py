@@ -1,7 +1,8 @@
 """What a process holds, sample by sample, and whether it holds ever more.
 
-Memory is judged by the slope of a line through its samples; files and threads by the
-fewest that were open early and late, since a save opens some for a moment.
+Memory is judged by the slope of a line through its samples. Files, threads and children
+are judged by the fewest early and late, since a save or an evaluation has some of its
+own for a moment.
 """
 
 import ctypes
@@ -197,8 +198,8 @@ def judge(samples: Sequence[Sample]) -> list[Finding]:
             f"{len(samples)} samples after the warm-up say nothing of growth: at least "
             f"{LEAST_SAMPLES} are needed; run longer, or sample more often"
         )
-    memory = column(samples, "resident_mb") + column(samples, "children_mb")
-    rise = slope(column(samples, "seconds"), memory)
+    seconds = column(samples, "seconds")
+    rise = slope(seconds, column(samples, "resident_mb"))
     found = [
         Finding(
             f"resident memory {rise.per_minute:+.3f} +- {rise.standard_error:.3f} MB "
@@ -207,10 +208,19 @@ def judge(samples: Sequence[Sample]) -> list[Finding]:
         )
     ]
     part = len(samples) // 6
+
+    def least(name: str) -> tuple[float, float]:
+        values = column(samples, name)
+        return float(values[:part].min()), float(values[-part:].min())
+
+    early, late = least("children_mb")
+    minutes = (seconds[-part:].mean() - seconds[:part].mean()) / 60
+    grown = float(late - early) / minutes
+    told = f"memory of children {grown:+.3f} MB a minute, by its least"
+    found.append(Finding(told, grown < MAX_MB_PER_MINUTE))
     for name in ("open_files", "threads", "children"):
-        counts = column(samples, name)
-        early, late = int(counts[:part].min()), int(counts[-part:].min())
-        told = f"{name.replace('_', ' ')}: {early} at first, {late} at the end"
+        early, late = least(name)
+        told = f"{name.replace('_', ' ')}: {early:g} at first, {late:g} at the end"
         found.append(Finding(told, late <= early))
     compiled = samples[-1].compilations - samples[0].compilations
     return [*found, Finding(f"{compiled} programs compiled", compiled == 0)]
