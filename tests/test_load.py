@@ -153,4 +153,4 @@ def test_the_exit_code_tells_of_growth(monkeypatch, capsys):
         assert "NOT MET" not in capsys.readouterr().out
         with pytest.raises(SystemExit, match="1"):
             ends_with(made_up(open_files=int))
-    assert "NOT MET  open files: 21 at first, 71 at the end" in capsys.readouterr().out
+    assert "NOT MET  open files: 22 at first, 72 at the end" in capsys.readouterr().out
