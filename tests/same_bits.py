@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 Resumed = Mapping[tuple[int, str], int]
-CLOCK = ("seconds", "seconds_before")  # keys of JSON
+CLOCK = ("seconds", "seconds_before", "crc32")  # keys of JSON
 # Tags of event files: what a machine needed, and not what came out.
 MEASURED = ("throughput/", "step_time/", "data/", "steps_per_sec", "uptime")
 LEFT = ("*.partial", "*.orbax-checkpoint-tmp*", ".writable-*", "unreadable-*")
@@ -120,7 +120,6 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
             found |= {item + jax.tree_util.keystr(p): a for p, a in paths}
     [meta] = (path / "meta").rglob("metadata")
     content = _timeless(json.loads(meta.read_text()))
-    content.pop("crc32", None)  # of the seconds too
     text = json.dumps(content, sort_keys=True)
     return {**found, "meta": np.frombuffer(text.encode(), np.uint8)}
 

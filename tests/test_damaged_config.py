@@ -200,6 +200,7 @@ def test_configuration_files(tmp_path_factory, data):
 
 
 @pytest.mark.parametrize("name", [t for t in damage.TOKENS if t.strip() != ""])
-def test_names_of_configuration_files(name):
+def test_names_of_configuration_files(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)  # far enough below the root for `../..`
     load = lambda: parsed(f"--config={name}")  # noqa: E731
     assert damage.outcome(load, "there is no such", "the file fails at /etc") is None

@@ -77,7 +77,10 @@ def test_bad_files_are_told_in_their_place_and_the_rest_is_done(
     assert [line["path"] for line in lines] == [*map(os.fspath, paths), "gone"]
     assert [i for i, line in enumerate(lines) if "error" in line] == [0, 4, 8, 9]
     assert lines[9] == {"path": "gone", "error": "No such file or directory"}
-    assert lines[4]["error"] == "not an image of a format that Pillow knows"
+    assert lines[4]["error"] == (
+        "not an image of a format that is read "
+        "(JPEG, PNG, WEBP, GIF, TIFF, BMP, PPM, AVIF, JPEG2000)"
+    )
     recognizer = vl_ltr_jax.load(saved)
     for index in (1, 2, 3, 5, 6, 7):
         (wanted,) = recognizer.predict(paths[index])
@@ -128,7 +131,7 @@ def test_a_picture_of_too_many_pixels_is_a_fault_of_its_own(
     bomb = picture(tmp_path / f"bomb.{suffix}")
     large = picture(tmp_path / f"large.{suffix}", size=(20, 15))
     told = answered(capsys, "--workdir", at_hand, "--csv", bomb, large, code=1)
-    assert "decompression bomb" in told.err
+    assert "its header claims more pixels" in told.err
     assert "large" in told.out
 
 

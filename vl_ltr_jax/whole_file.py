@@ -6,6 +6,7 @@ writer knows what a kill has left, and takes it away. Buckets have no locks.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -78,7 +79,10 @@ def write_directory(destination: Path) -> Iterator[Path]:
     Raises:
       OSError: if it cannot be made; nothing is left.
     """
-    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
     before = f".{destination.name}-"
     with _own(destination.parent, before, directory=True) as (partial, _):
         try:
