@@ -72,6 +72,12 @@ def test_growth_is_found(changes, named):
     assert unmet(made_up(**changes)) == [named]
 
 
+def test_one_sample_with_a_thread_less_is_no_growth():
+    samples = made_up()
+    samples[7] = samples[7]._replace(threads=samples[7].threads - 1)
+    assert unmet(samples) == []
+
+
 def test_less_is_no_growth():
     fewer = {
         name: lambda minutes: -int(minutes / 10) for name in ("threads", "children")

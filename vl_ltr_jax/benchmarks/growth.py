@@ -221,7 +221,7 @@ def judge(samples: Sequence[Sample]) -> list[Finding]:
     early, late = least("children_mb")
     minutes = (seconds[-part:].mean() - seconds[:part].mean()) / 60
     grown = float(late - early) / minutes
-    told = f"memory of children {grown:+.3f} MB a minute, by its least"
+    told = f"memory of children {grown:+.3f} MB a minute, at rest"
     found.append(Finding(told, grown < MAX_MB_PER_MINUTE))
     for name in ("open_files", "threads", "children"):
         early, late = least(name)
