@@ -72,9 +72,10 @@ def test_growth_is_found(changes, named):
     assert unmet(made_up(**changes)) == [named]
 
 
-def test_one_sample_with_a_thread_less_is_no_growth():
+def test_a_moment_with_fewer_threads_or_more_is_no_growth():
     samples = made_up()
     samples[7] = samples[7]._replace(threads=samples[7].threads - 1)
+    samples[-7] = samples[-7]._replace(threads=samples[-7].threads + 20)
     assert unmet(samples) == []
 
 
