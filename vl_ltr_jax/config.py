@@ -136,8 +136,11 @@ def check_flag_names(argv: Sequence[str]) -> None:
             )
 
 
-def from_config_dict(config_dict: ml_collections.ConfigDict) -> Config:
+def from_config_dict(config_dict: object) -> Config:
     """Checks a ConfigDict and returns it as frozen dataclasses.
+
+    Args:
+      config_dict: what `get_config()` returned, whatever it is.
 
     Raises:
       ConfigError: one message that names every unknown or missing key, wrong type,
@@ -177,7 +180,7 @@ def from_json(text: str) -> Config:
     return resolve(config_dict)
 
 
-def resolve(config_dict: ml_collections.ConfigDict) -> Config:
+def resolve(config_dict: object) -> Config:
     """A ConfigDict as dataclasses: keys, types and choices hold, no more is looked at.
 
     Raises:

@@ -302,7 +302,7 @@ def _read_json(root: Root, name: str) -> Rows:
             raise ListError(f"{where}: the file_name {shortened(path)} is no path")
         if not is_category(label) or not may_lie_in(folder_of(path), label):
             raise ListError(
-                f"{where}: {shortened(path)} has category {label}, its folder says "
+                f"{where}: {shortened(path)} has category {str(label)[:40]}, its folder says "
                 f"{shortened(folder_of(path))}; use the annotations that belong to the "
                 "images"
             )
