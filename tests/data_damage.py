@@ -1,6 +1,6 @@
 """What people, disks and attackers do to a data set: a world to damage, and how.
 
-DAMAGE_TIMES=10 in the environment asks for ten times the examples, others each time.
+More, and other ones: as `file_damage` says.
 """
 
 import contextlib
@@ -12,11 +12,9 @@ import socket
 import traceback
 
 import checked_world
-import hypothesis
-from hypothesis import HealthCheck
+import file_damage
 from hypothesis import strategies as st
 
-TIMES = int(os.environ.get("DAMAGE_TIMES", "1"))
 _SECONDS = 60  # after which a test is taken for hung
 # Paths of a world that lead to what must not be read.
 TRAPS = (
@@ -52,17 +50,6 @@ VALUES = (
     *("a\nb", "a\rb", "\0", "../../etc/passwd", "/etc/passwd", "~nobody/x", "x" * 5000),
     *([], [[]], {}, {"a": {}}, [0], ["x"], [1.5], {"id": 0}, *TRAPS),
 )
-
-
-def examples(count):
-    """Settings of a test with so many examples, the same ones on every machine."""
-    return hypothesis.settings(
-        max_examples=count * TIMES,
-        derandomize=TIMES == 1,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
 
 
 @contextlib.contextmanager
@@ -137,29 +124,9 @@ def changed(path, content):
         path.write_bytes(before)
 
 
-@st.composite
-def damaged_bytes(draw, data):
-    """A few bytes flipped, cut, doubled or blank, or hostile ones put in."""
-    data = bytearray(data)
-    for _ in range(draw(st.sampled_from((1, 1, 2, 5)))):
-        place = st.integers(0, max(len(data) - 1, 0))
-        first, second = sorted((draw(place), draw(place)))
-        how = draw(st.integers(0, 6))
-        if how == 0 and data:
-            data[first] ^= 1 << draw(st.integers(0, 7))
-        elif how == 1:
-            del data[first:]
-        elif how == 2:
-            del data[first : min(second, first + 64)]
-        elif how == 3:
-            data[first:first] = draw(st.sampled_from(_BYTES))
-        elif how == 4:
-            data[first:first] = data[first : min(second, first + 256)]
-        elif how == 5:
-            data[first : first + 16] = bytes(min(16, len(data) - first))
-        elif data:
-            data[first] = draw(st.integers(0, 255))
-    return bytes(data)
+def damaged_bytes(data):
+    """Bytes of any file, see `file_damage`."""
+    return file_damage.damaged_bytes(data, _BYTES)
 
 
 @st.composite
@@ -195,34 +162,8 @@ def damaged_text(text):
     )
 
 
-def _paths(tree, here=()):
-    yield here
-    items = tree.items() if isinstance(tree, dict) else ()
-    if isinstance(tree, list):
-        items = enumerate(tree[:20])
-    for key, value in items:
-        yield from _paths(value, (*here, key))
-
-
-@st.composite
-def damaged_json(draw, text):
-    """JSON with a part that is another, gone, misnamed or doubled, or damaged bytes."""
-    if draw(st.integers(0, 3)) == 0:
-        return draw(damaged_bytes(text.encode()))
-    root = {0: json.loads(text)}
-    for _ in range(draw(st.sampled_from((1, 1, 1, 2)))):
-        *path, last = draw(st.sampled_from(list(_paths(root))[1:]))
-        owner = root
-        for key in path:
-            owner = owner[key]
-        how, value = draw(st.integers(0, 6)), owner[last]
-        if how == 0 and path:
-            del owner[last]
-        elif how == 1 and isinstance(owner, dict) and path:
-            owner[draw(st.sampled_from(("", "x", "\ud800", f"{last} ")))] = value
-            del owner[last]
-        elif how == 2 and isinstance(value, list) and value:
-            value.append(value[0])
-        else:
-            owner[last] = draw(st.sampled_from(VALUES))
-    return json.dumps(root[0]).encode()
+def damaged_json(text):
+    """Of a JSON file, as bytes: its values or its bytes."""
+    trees = file_damage.damaged_tree(json.loads(text), VALUES)
+    encoded = trees.map(lambda tree: json.dumps(tree).encode())
+    return st.one_of(encoded, encoded, damaged_bytes(text.encode()))

@@ -64,7 +64,7 @@ def outcome(load, path):
 
 
 @st.composite
-def damaged_bytes(draw, data):
+def damaged_bytes(draw, data, tokens=TOKENS):
     """A few bytes flipped, cut, repeated, swapped or blank, or hostile ones put in."""
     data = bytearray(data)
     for _ in range(draw(st.sampled_from((1, 1, 1, 2, 5)))):
@@ -80,7 +80,7 @@ def damaged_bytes(draw, data):
         elif how == 3:
             del data[first : min(second, first + 64)]
         elif how == 4:
-            data[first:first] = draw(st.sampled_from(TOKENS))
+            data[first:first] = draw(st.sampled_from(tokens))
         elif how == 5:
             data[first:first] = data[first : min(second, first + 256)]
         elif how == 6:
@@ -106,7 +106,7 @@ def _paths(tree, here=()):
 
 
 @st.composite
-def damaged_tree(draw, content):
+def damaged_tree(draw, content, values=VALUES):
     """JSON with a part that is another, gone, misnamed, or longer."""
     root = {0: json.loads(json.dumps(content))}
     for _ in range(draw(st.sampled_from((1, 1, 2)))):
@@ -126,7 +126,7 @@ def damaged_tree(draw, content):
             value[draw(st.integers(0, len(value) - 1))] = copy.deepcopy(value[0])
         else:
             # A copy, since the next damage may be in it.
-            owner[last] = copy.deepcopy(draw(st.sampled_from(VALUES)))
+            owner[last] = copy.deepcopy(draw(st.sampled_from(values)))
     return root[0]
 
 

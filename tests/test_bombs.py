@@ -278,3 +278,8 @@ def test_a_row_of_megabytes_is_named_in_few_words(tmp_path):
         sources.ListError, match="image id 1: '0.png' has category 1000"
     ):
         sources.read_inat18(tmp_path)
+    content["annotations"] = [{"image_id": 1, "category_id": "z" * 10**6}]
+    (tmp_path / "train2018.json").write_text(json.dumps(content))
+    with pytest.raises(sources.ListError, match="has category zzz") as raised:
+        sources.read_inat18(tmp_path)
+    assert len(str(raised.value)) < 1000

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 import pytest
 from absl import flags
+from file_damage import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import config_dict as references
@@ -95,7 +96,7 @@ def refused_or_sound(config, *names):
     return found
 
 
-@damage.examples(260)
+@examples(260)
 @given(data=st.data(), key=st.sampled_from(sorted(FLAT)))
 def test_values(data, key):
     config = sound()
@@ -108,7 +109,7 @@ def test_values(data, key):
     refused_or_sound(config, name, "the configuration cannot be read", "warmup_epochs")
 
 
-@damage.examples(80)
+@examples(80)
 @given(
     section=st.sampled_from(("", *SECTIONS)),
     key=st.one_of(st.sampled_from(damage.TOKENS), st.text(min_size=1, max_size=9)),
@@ -130,7 +131,7 @@ def test_keys(section, key, value, gone):
     assert refused_or_sound(config, "unknown key", "cannot be read") is None
 
 
-@damage.examples(40)
+@examples(40)
 @given(value=VALUES, section=st.sampled_from(SECTIONS))
 def test_sections(value, section):
     config = sound()
@@ -179,7 +180,13 @@ def test_the_file_that_is_damaged_below_is_sound(file):
     assert parsed(f"--config={file}", "--config.seed=9").seed == 9
 
 
-@damage.examples(90)
+def test_a_file_that_returns_nothing_is_told_so(tmp_path):
+    (tmp_path / "empty.py").write_text("def get_config():\n    pass\n")
+    with pytest.raises(configs.ConfigError, match="returned a NoneType, not a ConfigD"):
+        parsed(f"--config={tmp_path / 'empty.py'}")
+
+
+@examples(90)
 @given(
     key=st.one_of(
         st.sampled_from(sorted(FLAT)), st.sampled_from(("seed.x", "data", ""))
@@ -191,7 +198,7 @@ def test_overrides(file, key, value):
     damage.outcome(load)
 
 
-@damage.examples(110)
+@examples(110)
 @given(data=st.data())
 def test_configuration_files(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "damaged.py"

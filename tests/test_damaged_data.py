@@ -11,6 +11,7 @@ import checked_world
 import data_damage as damage
 import numpy as np
 import pytest
+from file_damage import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,7 +64,7 @@ def text_of(path):
     return path.read_text()
 
 
-@damage.examples(280)
+@examples(280)
 @given(data=st.data(), name=st.sampled_from(LISTS))
 def test_lists(root, data, name):
     content = data.draw(damage.damaged_text((root / name).read_text()))
@@ -75,7 +76,7 @@ def test_lists(root, data, name):
         check(damage.outcome(load, root / name, *(root / one for one in LISTS)), root)
 
 
-@damage.examples(200)
+@examples(200)
 @given(
     data=st.data(),
     name=st.sampled_from(("train2018.json", "val2018.json", "categories.json")),
@@ -97,7 +98,7 @@ LABEL_FILES = {
 }
 
 
-@damage.examples(200)
+@examples(200)
 @given(data=st.data(), layout=st.sampled_from(sorted(LABEL_FILES)))
 def test_label_files(root, data, layout):
     content = data.draw(damage.damaged_text(LABEL_FILES[layout]))
@@ -117,7 +118,7 @@ def check_corpus(texts, names):
     "\0".join(found.sentences).encode()
 
 
-@damage.examples(160)
+@examples(160)
 @given(
     data=st.data(),
     encoding=st.sampled_from(
@@ -161,7 +162,7 @@ MEMBERS = st.one_of(
 )
 
 
-@damage.examples(240)
+@examples(240)
 @given(
     data=st.data(),
     kind=st.sampled_from(("wiki.zip", "wiki.tar", "wiki.tar.gz")),
@@ -216,7 +217,7 @@ def make(path, kind, outside):
         path.symlink_to(targets.get(kind, outside))
 
 
-@damage.examples(160)
+@examples(160)
 @given(
     made=st.lists(
         st.tuples(
@@ -242,7 +243,7 @@ def test_folders(root, tmp_path_factory, made, labels):
     check(damage.outcome(load, home), home)
 
 
-@damage.examples(40)
+@examples(40)
 @given(
     name=st.sampled_from((*damage.TOKENS, "cifar100_lt/7", "a/b/c", "x:1", "x:1.0.0"))
 )

@@ -5,6 +5,7 @@ import struct
 import data_damage as damage
 import numpy as np
 import pytest
+from file_damage import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from sound_images import SOUND
@@ -55,7 +56,7 @@ def test_what_is_no_picture_is_refused(name):
     assert "EPS" not in FORMATS
 
 
-@damage.examples(330)
+@examples(330)
 @given(data=st.data(), name=st.sampled_from(sorted(SOUND)))
 def test_damaged_images(data, name):
     picture(data.draw(damage.damaged_bytes(SOUND[name])))
@@ -76,7 +77,7 @@ HEADERS = {
 SIDES = (0, 1, 36, 37, 38, 53, 54, 255, 9000, 32767, 65535, 2**24, 2**31 - 1, 2**32 - 1)
 
 
-@damage.examples(120)
+@examples(120)
 @given(
     name=st.sampled_from(sorted(HEADERS)),
     width=st.sampled_from(SIDES),

@@ -302,9 +302,9 @@ def _read_json(root: Root, name: str) -> Rows:
             raise ListError(f"{where}: the file_name {shortened(path)} is no path")
         if not is_category(label) or not may_lie_in(folder_of(path), label):
             raise ListError(
-                f"{where}: {shortened(path)} has category {str(label)[:40]}, its folder says "
-                f"{shortened(folder_of(path))}; use the annotations that belong to the "
-                "images"
+                f"{where}: {shortened(path)} has category {str(label)[:40]}, its "
+                f"folder says {shortened(folder_of(path))}; use the annotations that "
+                "belong to the images"
             )
     return Rows(file, paths, labels, lambda i: f" image id {ids[i]}")
 
