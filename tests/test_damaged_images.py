@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sound_images import SOUND
 
-from vl_ltr_jax.data.images import FORMATS, as_image, decode_image
+from vl_ltr_jax.data.images import ImageReadError, as_image, decode_image
 from vl_ltr_jax.data.transforms import eval_transform, train_transform
 
 WHERE = "world/images/x.jpg (world_train.txt:7)"
@@ -51,9 +51,13 @@ def test_what_is_damaged_below_is_sound(name):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_is_no_picture_is_refused(name):
-    """An EPS would be drawn by Ghostscript, where that is installed."""
     assert picture(OTHERS[name]) is None
-    assert "EPS" not in FORMATS
+
+
+def test_no_program_draws_pictures():
+    """Pillow has Ghostscript draw an EPS, where that is installed."""
+    with pytest.raises(ImageReadError, match="not an image of a format that is read"):
+        decode_image(OTHERS["program"], WHERE)
 
 
 @examples(330)

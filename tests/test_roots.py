@@ -171,6 +171,26 @@ def test_what_is_exchanged_while_a_run_reads_is_not_followed(root, tmp_path):
     assert data.train.read(1).size == (20, 16)
 
 
+def test_what_is_exchanged_between_a_look_and_opening_is_not_followed(
+    root, monkeypatch
+):
+    first, stat = root / "images/tench/train_0.jpg", os.stat
+    target, moved = (root / "images/out.jpg").readlink(), []
+
+    def looked(path, **options):
+        status = stat(path, **options)
+        if os.fspath(path) == str(first) and not moved:
+            moved.append(path)
+            first.unlink()
+            first.symlink_to(target)
+        return status
+
+    data = read(root)
+    monkeypatch.setattr(roots.os, "stat", looked)
+    with pytest.raises(ImageReadError, match=OUT):
+        data.train.read(0)
+
+
 @pytest.mark.parametrize(
     ("name", "source"),
     [

@@ -129,6 +129,7 @@ def test_unknown_encodings_are_named_before_a_text_is_read(
             r":2: the byte 0x00 is not UTF-16 \([^)]*\); save",
         ),
         (b"\xff\xfea\0b", "auto", r":1: the byte 0x62 is not UTF-16 \(truncated"),
+        (b"fine +2AA-", "utf-7", r": as UTF-7 it has the half character U\+D800"),
         (b"a", "undefined", r"desc_0.txt is not UNDEFINED"),
     ],
 )
