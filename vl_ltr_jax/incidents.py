@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from vl_ltr_jax import whole_file
+from vl_ltr_jax import json_text, whole_file
 
 
 class IncidentError(ValueError):
@@ -54,7 +54,7 @@ def read(path: epath.Path) -> Incident:
       IncidentError: if the file is damaged.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json_text.parse(path.read_bytes())
         return Incident(**content)
     except (OSError, ValueError, TypeError) as error:
         raise IncidentError(
