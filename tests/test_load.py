@@ -116,7 +116,7 @@ def test_training_is_watched_from_its_warm_up_to_its_end(tmp_path, monkeypatch):
     config.init.clip, config.init.tokenizer = "", "tiny_clip"
     config.evaluate.zero_shot_text, config.evaluate.knn = "sentences", False
     config.pretrain.distillation = "none"
-    times = load.Times(0.8, 0.5, 0.4, 0.1, 4)
+    times = load.Times(0.8, 0.5, 0.4, 0.1)
     path = tmp_path / "samples.csv"
     samples = load.measure(
         configs.from_config_dict(config), epath.Path(tmp_path / "run"), times, path
@@ -141,10 +141,12 @@ def test_training_is_watched_from_its_warm_up_to_its_end(tmp_path, monkeypatch):
 
 
 def test_the_clock_sets_an_interval_of_steps():
-    never, always = load._Interval(1e9), load._Interval(0.0)
+    meter = growth.Meter(1e9)
+    never, always = load._Interval(1e9, meter), load._Interval(0.0, meter)
     assert [step % never == 0 for step in range(1, 4)] == [False] * 3
     assert [step % always == 0 for step in range(1, 4)] == [True] * 3
     assert 3 % always == 0, "the same step is asked for a checkpoint and an evaluation"
+    assert meter.steps == 3
 
 
 def test_the_exit_code_tells_of_growth(monkeypatch, capsys):

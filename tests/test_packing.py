@@ -129,6 +129,23 @@ def test_few_shapes_and_little_padding():
     assert used > 0.8
 
 
+def test_no_shape_comes_late_and_a_resumed_run_has_those_of_its_steps():
+    """Breaks when the second shape waits for a step that needs it.
+
+    Or when the first steps of a start, not of the run, have it: other bits.
+    """
+    rng = np.random.default_rng(0)
+    tokens = corpus(rng, 500, 24)
+    packing, _ = packer(tokens, 64)
+    shapes = [packing.pack(step)["tokens"].shape for step in range(400)]
+    early = set(shapes[:20])
+    assert len(early) == 2
+    assert set(shapes) == early
+    assert shapes[:20].count(max(early)) == 1, "it is an exception"
+    again, _ = packer(tokens, 64)
+    assert [again.pack(step)["tokens"].shape for step in (15, 16)] == shapes[15:17]
+
+
 def test_a_batch_longer_than_all_tried_gets_the_next_shape():
     """Breaks when the rows of the first steps are the only size."""
     tokens = np.zeros((2, 12), np.int32)

@@ -51,9 +51,14 @@ def of(tree: Any) -> dict[str, int]:
     names = [
         jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths
     ]
-    # One by one: on a CPU, sums over some of the devices may wait for others for good.
-    sums = [jax.device_get(checksum(leaf)) for _, leaf in paths]
-    return {name: int(one) for name, one in zip(names, sums, strict=True)}
+    sums = []
+    for _, leaf in paths:
+        sums.append(checksum(leaf))
+        if not getattr(leaf, "is_fully_replicated", True):
+            # On a CPU, sums over some of the devices may wait for others for good.
+            sums[-1].block_until_ready()
+    whole = jax.device_get(sums)
+    return {name: int(one) for name, one in zip(names, whole, strict=True)}
 
 
 def damage(found: Mapping[str, int], saved: Mapping[str, int]) -> str:

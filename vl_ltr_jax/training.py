@@ -123,7 +123,13 @@ class Job:
         )
 
 
-def train(job: Job, mesh: jax.sharding.Mesh, config: Config) -> dict[str, Any]:
+def train(
+    job: Job,
+    mesh: jax.sharding.Mesh,
+    config: Config,
+    evaluate: loop.Evaluation[train_state.TrainState] | None = None,
+    evaluate_every_steps: int | None = None,
+) -> dict[str, Any]:
     """Trains to the plan's last step, from a checkpoint where there is one.
 
     Args:
@@ -131,6 +137,8 @@ def train(job: Job, mesh: jax.sharding.Mesh, config: Config) -> dict[str, Any]:
       mesh: the devices.
       config: of the run: logging, how parameters are split, what products are computed
         in.
+      evaluate: called with the state and the steps done; its metrics are logged.
+      evaluate_every_steps: interval of `evaluate`, which also runs at the end.
 
     Returns:
       A summary: `steps` and `images_seen` over all starts, `seconds_before` this
@@ -195,6 +203,8 @@ def train(job: Job, mesh: jax.sharding.Mesh, config: Config) -> dict[str, Any]:
                 "seconds": seconds_before + time.monotonic() - started,
                 "skipped_steps": guard.skipped,
             },
+            evaluate=evaluate,
+            evaluate_every_steps=evaluate_every_steps,
             non_finite=guard,
             max_failed_saves=faults.max_failed_saves,
         )

@@ -16,10 +16,9 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 from absl import flags
@@ -29,7 +28,6 @@ from vl_ltr_jax import (
     embed,
     evaluate,
     inputs,
-    loop,
     main,
     recognition,
     stages,
@@ -53,7 +51,7 @@ class Times:
 
     Attributes:
       measured: after the warm-up.
-      warm_up: at the least; an epoch and `warm_up_steps` come before its end too.
+      warm_up: at the least; the first epoch comes before its end too.
       between_evaluations: which also is the interval of checkpoints.
       between_samples: of memory and the rest.
     """
@@ -62,7 +60,6 @@ class Times:
     warm_up: float = 60.0
     between_evaluations: float = 60.0
     between_samples: float = 5.0
-    warm_up_steps: int = 100  # by then a packer of sentences has met its sizes
 
 
 class _Enough(Exception):
@@ -131,77 +128,62 @@ def measure(
     Returns:
       The samples after the warm-up.
     """
-    config = dataclasses.replace(
-        config,
-        pretrain=dataclasses.replace(config.pretrain, epochs=_ENDLESS),
-        log=dataclasses.replace(
-            config.log, checkpoint_every_steps=_Interval(times.between_evaluations)
-        ),
-    )
-    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-    run = Run(config, workdir, inputs.read(config), mesh)
     with growth.Meter(times.between_samples, path) as meter:
+        interval = _Interval(times.between_evaluations, meter)
+        endless = dataclasses.replace(config.pretrain, epochs=_ENDLESS)
+        saving = dataclasses.replace(config.log, checkpoint_every_steps=interval)
+        config = dataclasses.replace(config, pretrain=endless, log=saving)
+        mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
+        run = Run(config, workdir, inputs.read(config), mesh)
         watched = _Watched(run, meter, times)
-        with (
-            contextlib.suppress(_Enough),
-            mock.patch.object(loop, "train", watched.train),
-        ):
-            training.train(stages.pretraining(run), mesh, config)
+        with contextlib.suppress(_Enough):
+            training.train(
+                stages.pretraining(run), mesh, config, watched.evaluate, interval
+            )
     return [sample for sample in meter.samples if sample.seconds >= watched.warm_at]
 
 
 class _Interval(int):
-    """As many steps as the clock says: it divides one when the time has come."""
+    """As many steps as the clock says: it divides one when the time has come.
+
+    The loop asks at each step, whose number the meter gets.
+    """
 
     _seconds: float
     _due_at: float
+    _meter: growth.Meter
     _step = -1
 
-    def __new__(cls, seconds: float) -> "_Interval":
+    def __new__(cls, seconds: float, meter: growth.Meter) -> "_Interval":
         interval = super().__new__(cls, 1)
-        interval._seconds = seconds
+        interval._seconds, interval._meter = seconds, meter
         interval._due_at = time.monotonic() + seconds
         return interval
 
+    def __deepcopy__(self, memo: Any) -> "_Interval":
+        return self  # with the configuration that is logged
+
     def __rmod__(self, step: int) -> int:
+        self._meter.steps = step
         if time.monotonic() >= self._due_at:
             self._due_at, self._step = time.monotonic() + self._seconds, step
         return int(step != self._step)
 
 
 class _Watched:
-    """The loop, which evaluates at the interval of checkpoints and keeps the meter."""
+    """An evaluation that counts itself, and ends training when the time is up."""
 
     def __init__(self, run: Run, meter: growth.Meter, times: Times) -> None:
         self.warm_at = math.inf
-        self._loop, self._evaluation = loop.train, Evaluation(run)
-        self._meter, self._times = meter, times
-        self._interval = run.config.log.checkpoint_every_steps
+        self._evaluation, self._meter, self._times = Evaluation(run), meter, times
         plan = recognition.plan_of(run, run.config.pretrain)
-        epoch = plan.num_steps // run.config.pretrain.epochs
-        self._warm_steps = max(epoch, times.warm_up_steps)
+        self._epoch = plan.num_steps // run.config.pretrain.epochs  # in steps
 
-    def train(
-        self, state: Any, step_fn: Any, batches: Iterator[Any], **options: Any
-    ) -> Any:
-        return self._loop(
-            state,
-            step_fn,
-            self._counted(batches, options["first_step"]),
-            evaluate=self._evaluate,
-            evaluate_every_steps=self._interval,
-            **options,
-        )
-
-    def _counted(self, batches: Iterator[Any], first_step: int) -> Iterator[Any]:
-        for self._meter.steps, batch in enumerate(batches, first_step + 1):
-            yield batch
-
-    def _evaluate(self, state: Any, step: int) -> dict[str, float]:
+    def evaluate(self, state: Any, step: int) -> dict[str, float]:
         found = self._evaluation(state, step)
         self._meter.evaluations += 1
         now = self._meter.seconds()
-        if now >= self._times.warm_up and step >= self._warm_steps:
+        if now >= self._times.warm_up and step >= self._epoch:
             self.warm_at = min(self.warm_at, now)
         if now >= self.warm_at + self._times.measured:
             raise _Enough

@@ -15,6 +15,8 @@ from jaxtyping import Int, Integer
 
 _TRIED_STEPS = 32
 _GROWTH = 1.25
+# By then a run is more than a trial, and few data sets are through their first epoch.
+_SECOND_SHAPE_STEP = 16
 
 
 class Packer:
@@ -28,7 +30,11 @@ class Packer:
         num_chunks: int,
         draw: Callable[[int], Int[np.ndarray, " B"]],
     ) -> None:
-        """Chooses the number of rows by the first steps of training.
+        """Chooses the numbers of rows by the first steps of training.
+
+        One of them has the second shape, needed or not, so that both are compiled
+        early on: few steps of a long run need it, and none should wait for a compiler
+        days later.
 
         Args:
           tokens: zero-padded ids of every sentence; the end of text is the largest.
@@ -67,6 +73,8 @@ class Packer:
           place of each sentence's end of text among the R L positions of its group.
         """
         groups, plans, needed = self._plan(step)
+        if step == _SECOND_SHAPE_STEP and len(self._sizes) > 1:
+            needed = self._sizes[1]
         num_rows = next(size for size in self._sizes if size >= needed)
         share = self._num_groups // process_count
         own = range(process_index * share, (process_index + 1) * share)
