@@ -2,7 +2,8 @@
 
 A directory holds `settings.json`, the configuration the stage depends on, from its
 first moment, and `artifact.json`, a summary, from its last: only then is it finished.
-Starting again with other settings is refused, since the rest would not belong together.
+The summary has checksums of itself and of the arrays beside it. Starting again with
+other settings is refused, since the rest would not belong together.
 """
 
 import io
@@ -21,6 +22,7 @@ from vl_ltr_jax.settings import Config, flatten
 # What the digest of the inputs stands for; it is no key that could be set back.
 _KINDS = {"inputs": "inputs (lists, labels, sentences or weights)"}
 _DEFAULTS = flatten(Config())
+_ARRAYS = "array_crc32"
 
 
 class ArtifactError(ValueError):
@@ -83,6 +85,8 @@ class Artifact:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Declares the artifact whole (on one process only)."""
         content = json.loads(json.dumps(dict(summary)))  # as it will be read
+        arrays = sorted(self.directory.glob("*.npy"))
+        content[_ARRAYS] = {path.stem: whole_file.crc32(path) for path in arrays}
         content["crc32"] = _crc32(content)
         write_whole(self.directory / "artifact.json", json.dumps(content, indent=2))
 
@@ -92,6 +96,11 @@ class Artifact:
         Raises:
           ArtifactError: if the file cannot be read, or is not what a stage leaves.
         """
+        summary = self._content()
+        summary.pop(_ARRAYS, None)
+        return summary
+
+    def _content(self) -> dict[str, Any]:
         path = self.directory / "artifact.json"
         summary = _read_json(path)
         if absent := sorted({"seconds", "versions"} - summary.keys()):
@@ -115,12 +124,19 @@ class Artifact:
     def load_array(self, name: str) -> np.ndarray:
         """Reads an array written by :meth:`save_arrays`.
 
+        That of a finished stage is compared with its checksum, by one process for all.
+
         Raises:
-          ArtifactError: if the file is missing or not an array.
+          ArtifactError: if the file is missing, not an array, or not what was written.
         """
         path = self.directory / f"{name}.npy"
         try:
-            return read_array(path)
+            array = read_array(path)
+            if self.finished and terminal.is_first_process():
+                saved = self._content().get(_ARRAYS, {})  # older ones have none
+                if name in saved and whole_file.crc32(path) != saved[name]:
+                    raise ValueError("it is not what was written")
+            return array
         except (OSError, ValueError) as error:
             raise ArtifactError(
                 f"{path} cannot be read ({error}); delete {self.directory} to make "
