@@ -1,5 +1,6 @@
 """The plan on paper compiles today's steps, and counts what they hold."""
 
+import os
 import re
 
 import numpy as np
@@ -152,8 +153,11 @@ def test_evaluation_beside_pytorch(capsys):
 @pytest.mark.parametrize(
     ("backbone", "parts"), [("ViT-tiny", []), ("RN-tiny", ["--parts"])]
 )
-def test_a_training_step_beside_pytorch(capfd, backbone, parts):
+def test_a_training_step_beside_pytorch(capfd, monkeypatch, backbone, parts):
     """Breaks when the two sides lose, decay or learn otherwise: steps 1 and 2."""
+    # Compiling for eight devices takes longer, and shows nothing more here.
+    alone = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    monkeypatch.setenv("XLA_FLAGS", alone)
     sizes = [f"--backbone={backbone}", "--batch_size=8", "--rounds=1"]
     train_step.main([*sizes, *parts])
     text = capfd.readouterr().out

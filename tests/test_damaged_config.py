@@ -186,6 +186,14 @@ def test_a_file_that_returns_nothing_is_told_so(tmp_path):
         parsed(f"--config={tmp_path / 'empty.py'}")
 
 
+@pytest.mark.parametrize("where", ["", "def get_config():\n    "])
+def test_a_file_that_ends_the_process_is_told_of(tmp_path, where):
+    """Breaks when `sys.exit` in a file ends the command without a word."""
+    (tmp_path / "ends.py").write_text(f"import sys\n{where}sys.exit(0)\n")
+    with pytest.raises(configs.ConfigError, match="ends.py:[23]: SystemExit: 0;"):
+        parsed(f"--config={tmp_path / 'ends.py'}")
+
+
 @examples(90)
 @given(
     key=st.one_of(

@@ -91,7 +91,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
         # The library puts a traceback of the configuration file before our message.
         _, _, message = str(error).rpartition("ConfigError: ")
         raise ConfigError(message[:_LONGEST_MESSAGE].strip()) from None
-    except Exception as error:  # whatever a user's file may raise
+    except (Exception, SystemExit) as error:  # whatever a user's file may raise
         frames = [
             (getattr(error, "filename", None), getattr(error, "lineno", None)),
             *(
@@ -101,6 +101,8 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
             ),
         ]
         where = next((f" at {file}:{line}" for file, line in frames if line), "")
+        if isinstance(error, SystemExit) and not where:
+            raise  # it is absl's, which has printed its help
         words = " ".join(str(error)[:_LONGEST_MESSAGE].split())
         raise ConfigError(
             f"--config: the file fails{where}: {type(error).__name__}: {words}; "
