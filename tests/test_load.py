@@ -1,5 +1,6 @@
 """Training that does not end is told from training that ever needs more."""
 
+import ctypes
 import dataclasses
 
 import image_world
@@ -21,12 +22,14 @@ def made_up(**changes):
     rng = np.random.default_rng(0)
     samples = []
     for number in range(720):
-        saving = number % 12 == 0
+        saving, resting = number % 12 == 0, number % 12 == 1
+        unused = 0 if resting else 20 * (number % 70) + 10 * number / 12
         sample = growth.Sample(
             seconds=60 + 5 * number,
             steps=40 * number,
             evaluations=number // 12,
-            resident_mb=900 + 40 * saving + rng.normal(0, 5),
+            at_rest=int(resting),
+            resident_mb=900 + unused + rng.normal(0, 5),
             anonymous_mb=600.0,
             file_mb=300.0,
             heap_mb=400.0,
@@ -97,9 +100,32 @@ def test_a_slope_and_its_error():
     assert found.standard_error == pytest.approx(covariance[0, 0] ** 0.5, rel=1e-9)
 
 
-def test_few_samples_say_nothing():
-    with pytest.raises(ValueError, match="5 samples after the warm-up say nothing"):
-        growth.judge(made_up()[:5])
+def test_few_samples_at_rest_say_nothing():
+    with pytest.raises(ValueError, match="3 samples at rest after the warm-up say"):
+        growth.judge(made_up()[:36])
+
+
+def test_what_lies_unused_is_given_back_at_rest(tmp_path):
+    """Breaks when a sample at rest has what freed blocks took.
+
+    A block in use above them keeps them from the end of the heap.
+    """
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    libc.malloc.argtypes = [ctypes.c_size_t]
+    with growth.Meter(1e9, tmp_path / "samples.csv") as meter:
+        blocks = [libc.malloc(2**16) for _ in range(2**10)]
+        for block in blocks:
+            ctypes.memset(block, 1, 2**16)
+        meter.rest()
+        for block in blocks[:-1]:
+            libc.free(block)
+        meter.rest()
+        libc.free(blocks[-1])
+    before, after = meter.samples
+    assert before.at_rest == after.at_rest == 1
+    assert before.resident_mb - after.resident_mb > 50
+    assert len((tmp_path / "samples.csv").read_text().splitlines()) == 3
 
 
 def test_training_is_watched_from_its_warm_up_to_its_end(tmp_path, monkeypatch):

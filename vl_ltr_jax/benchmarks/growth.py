@@ -1,11 +1,11 @@
 """What a process holds, sample by sample, and whether it holds ever more.
 
-Memory is judged by the slope of a line through its samples. Files, threads and children
-are judged by the fewest early and late, but for a tenth of the samples, since a save or
-an evaluation has some of its own for a moment. Resident memory falls at times though
-nothing has ended: after every 10,000 blocks that it frees, protobuf, in which metrics
-are written, has the C library give back what lies unused. What is handed out by the C
-library (`heap_mb`) shows growth all the same.
+Memory is judged by the slope of a line through samples taken at rest: between two steps
+of training, once the C library has given back what lies unused. At other moments it
+says little: a step's arrays come and go, and protobuf, in which metrics are written,
+has all that lies unused given back after every 10,000 blocks that it frees. Files,
+threads and children are judged by the fewest early and late, but for a tenth of the
+samples, since a save or an evaluation has some of its own for a moment.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float
 
 MAX_MB_PER_MINUTE = 1.0
-LEAST_SAMPLES = 6
+LEAST_SAMPLES = 4
 _COMPILATION = "/jax/core/compile/backend_compile_duration"
 _TRACE = "/jax/core/compile/jaxpr_trace_duration"
 _MB = 1e6
@@ -36,11 +36,12 @@ class Sample(NamedTuple):
       seconds: since the meter was started.
       steps: of training, that had a batch.
       evaluations: made.
+      at_rest: 1 for a sample taken at rest, else 0.
       resident_mb: physical memory of the process, the sum of the two that follow.
       anonymous_mb: that belongs to no file.
       file_mb: that maps one, shared memory included.
       heap_mb: that the C library has handed out and not got back; 0 where it does not
-        tell. What stays resident hides growth that this shows.
+        tell.
       children_mb: physical memory of its children; what they share counts in each.
       children: processes it has started.
       open_files: file descriptors.
@@ -55,6 +56,7 @@ class Sample(NamedTuple):
     seconds: float
     steps: int
     evaluations: int
+    at_rest: int
     resident_mb: float
     anonymous_mb: float
     file_mb: float
@@ -109,6 +111,8 @@ class Meter:
     def __enter__(self) -> "Meter":
         jax.monitoring.register_event_duration_secs_listener(self._count)
         self._start = time.monotonic()
+        if self._path is not None:
+            self._path.write_text(",".join(Sample._fields) + "\n")
         self._thread.start()
         return self
 
@@ -126,7 +130,13 @@ class Meter:
         """Since the start."""
         return time.monotonic() - self._start
 
-    def take(self) -> Sample:
+    def rest(self) -> None:
+        """Takes a sample now, at rest: to be called where nothing is being made."""
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)
+        self._keep(self.take(at_rest=1))
+
+    def take(self, at_rest: int = 0) -> Sample:
         """A sample of this moment."""
         memory = _memory(Path("/proc/self/smaps_rollup"))
         resident, anonymous = memory["Rss"], memory["Anonymous"]
@@ -136,6 +146,7 @@ class Meter:
             self.seconds(),
             self.steps,
             self.evaluations,
+            at_rest,
             resident,
             anonymous,
             resident - anonymous,
@@ -153,14 +164,14 @@ class Meter:
         )
 
     def _watch(self) -> None:
-        if self._path is not None:
-            self._path.write_text(",".join(Sample._fields) + "\n")
         while not self._ended.wait(self._every_seconds):
-            self.samples.append(self.take())
-            if self._path is not None:
-                with self._path.open("a") as file:
-                    row = [f"{value:.10g}" for value in self.samples[-1]]
-                    file.write(",".join(row) + "\n")
+            self._keep(self.take())
+
+    def _keep(self, sample: Sample) -> None:
+        self.samples.append(sample)
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(",".join(f"{value:.10g}" for value in sample) + "\n")
 
     def _count(self, event: str, duration_secs: float, **more: Any) -> None:
         del duration_secs, more
@@ -191,22 +202,23 @@ def judge(samples: Sequence[Sample]) -> list[Finding]:
     """What samples say that were taken when everything had warmed up.
 
     Args:
-      samples: :data:`LEAST_SAMPLES` or more, in the order of time.
+      samples: in the order of time, :data:`LEAST_SAMPLES` or more of them at rest.
 
     Raises:
       ValueError: if there are fewer.
     """
-    if len(samples) < LEAST_SAMPLES:
+    resting = [sample for sample in samples if sample.at_rest]
+    if len(resting) < LEAST_SAMPLES:
         raise ValueError(
-            f"{len(samples)} samples after the warm-up say nothing of growth: at least "
-            f"{LEAST_SAMPLES} are needed; run longer, or sample more often"
+            f"{len(resting)} samples at rest after the warm-up say nothing of growth: "
+            f"at least {LEAST_SAMPLES} are needed; run longer"
         )
     seconds = column(samples, "seconds")
-    rise = slope(seconds, column(samples, "resident_mb"))
+    rise = slope(column(resting, "seconds"), column(resting, "resident_mb"))
     found = [
         Finding(
-            f"resident memory {rise.per_minute:+.3f} +- {rise.standard_error:.3f} MB "
-            f"a minute, {MAX_MB_PER_MINUTE:g} is allowed",
+            f"resident memory at rest {rise.per_minute:+.3f} +- "
+            f"{rise.standard_error:.3f} MB a minute, {MAX_MB_PER_MINUTE:g} is allowed",
             rise.per_minute < MAX_MB_PER_MINUTE,
         )
     ]
@@ -234,10 +246,10 @@ def judge(samples: Sequence[Sample]) -> list[Finding]:
     return [*found, Finding(f"{compiled} programs compiled", compiled == 0)]
 
 
-def table(samples: Sequence[Sample]) -> str:
+def table(samples: Sequence[Sample], title: str = "") -> str:
     """A row for each quantity: first, last, extremes and slope."""
     seconds = column(samples, "seconds")
-    rows = [f"{'':16}{'first':>11}{'last':>11}{'least':>11}{'most':>11}  a minute"]
+    rows = [f"{title:16}{'first':>11}{'last':>11}{'least':>11}{'most':>11}  a minute"]
     for name in Sample._fields[1:]:
         values, digits = column(samples, name), 1 if name.endswith("_mb") else 0
         rise = slope(seconds, values)
