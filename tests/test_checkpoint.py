@@ -195,12 +195,14 @@ def test_a_checkpoint_that_is_not_what_was_saved_gives_way(tmp_path, caplog, dam
     assert f"checkpoint 2 in {tmp_path / 'run'} cannot be read" in caplog.text
 
 
-def test_meta_that_is_not_what_was_saved_gives_way(tmp_path, caplog):
+@pytest.mark.parametrize(("there", "instead"), [("102", "902"), ('"crc32"', '"crc22"')])
+def test_meta_that_is_not_what_was_saved_gives_way(tmp_path, caplog, there, instead):
+    """Breaks when a damaged key passes for a checkpoint of before there were any."""
     with Checkpoints(tmp_path, every_steps=1) as checkpoints:
         for step in (1, 2):
             checkpoints.save(step, one_array(step), {"seconds": 100 + step})
     (path,) = (tmp_path / "2" / "meta").glob("metadata")
-    path.write_text(path.read_text().replace("102", "902"))
+    path.write_text(path.read_text().replace(there, instead))
     with Checkpoints(tmp_path, every_steps=1) as checkpoints:
         restored, meta = checkpoints.restore_latest(one_array(0))
     assert (int(restored.step), meta) == (1, {"seconds": 101})
@@ -288,6 +290,15 @@ def test_the_next_stage_reads_only_the_model(tmp_path):
     assert_equal(variables["params"], jax.device_get(state.params))
     with pytest.raises(CheckpointError, match="does not fit"):
         load_params(tmp_path, {"params": make_state(1, width=4).params})
+
+
+def test_the_checkpoint_before_the_last_is_not_handed_over(tmp_path):
+    """Breaks when the newest there is passes for the end of the stage."""
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, one_array(1))
+    assert_equal(load_params(tmp_path, last_step=1)["params"], one_array(1).params)
+    with pytest.raises(DamagedError, match="that of step 2, the last, is gone"):
+        load_params(tmp_path, last_step=2)
 
 
 def test_hand_over_without_checkpoints_says_so(tmp_path):

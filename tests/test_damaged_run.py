@@ -4,13 +4,16 @@ import image_world
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from test_checkpoint import flip, largest_file
 
-from vl_ltr_jax import checkpoint
+from vl_ltr_jax import checkpoint, training
+from vl_ltr_jax.artifacts import Artifact
 
 
 def trained(workdir):
-    return checkpoint.load_params(workdir / "pretrain" / "checkpoints")["params"]
+    left = Artifact(epath.Path(workdir / "pretrain"), {})
+    return training.trained(left)["params"]
 
 
 def test_it_goes_on_from_the_checkpoint_before(tmp_path, capsys):
@@ -30,10 +33,11 @@ def test_it_goes_on_from_the_checkpoint_before(tmp_path, capsys):
     # What a kill leaves that comes when the damaged one has just been moved aside.
     checkpoints = workdir / "pretrain" / "checkpoints"
     (checkpoints / "12").rename(checkpoints / "unreadable-12")
-    with pytest.raises(checkpoint.DamagedError, match="step 12, the last, was damaged"):
+    with pytest.raises(checkpoint.DamagedError, match="step 12, the last, is gone"):
         trained(workdir)
     again = image_world.run(config, workdir)
-    assert "pretrain goes on from the checkpoint before it" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "is gone. pretrain goes on from the checkpoint before\n" in told
     assert again["test"] == results["test"]
     equal = jax.tree.map(np.array_equal, trained(workdir), whole)
     assert all(jax.tree.leaves(equal))

@@ -20,6 +20,7 @@ from vl_ltr_jax import config as configs
 from vl_ltr_jax import main as vl_ltr_main
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.array_sizes import ArraySize
+from vl_ltr_jax.artifacts import write_array
 from vl_ltr_jax.data import sampler
 from vl_ltr_jax.non_finite import NonFiniteLossError
 from vl_ltr_jax.run import Run
@@ -73,7 +74,7 @@ def healthy(root, tmp_path_factory):
 @pytest.fixture
 def poisoned(healthy, poison, tmp_path):
     """A run at the start of fine-tuning, one of whose kept features is a NaN: such is
-    a file of features that a disk has damaged."""
+    a file of features that another program has made."""
     workdir = tmp_path / "run"
     shutil.copytree(healthy, workdir)
     for rest in ("checkpoints", "artifact.json"):
@@ -83,7 +84,7 @@ def poisoned(healthy, poison, tmp_path):
     path = workdir / "finetune" / "views" / "view_0.npy"
     features = np.load(path)
     features[poison[0], 3] = np.nan
-    np.save(path, features)
+    write_array(epath.Path(path), features)
     return workdir
 
 
@@ -371,7 +372,7 @@ def test_what_to_try_is_chosen_by_what_was_found(root, healthy):
     ("arguments", "words"),
     [
         (["--workdir=nowhere"], "is nowhere the --workdir of a run?"),
-        ([], "was other than finite. Name any by --stage and --step"),
+        ([], "kept no step that was not finite. Name any step by --stage"),
         (["--stage=pretrain"], "--stage=pretrain: this run trains finetune"),
         (["--step=13"], "--step=13: finetune has steps 1 to 12"),
         (["--step=0"], "--step=0: finetune has steps 1 to 12"),

@@ -2,16 +2,17 @@
 
 A directory holds `settings.json`, the configuration the stage depends on, from its
 first moment, and `artifact.json`, a summary, from its last: only then is it finished.
-The summary has checksums of itself and of the arrays beside it. Starting again with
-other settings is refused, since the rest would not belong together.
+Starting again with other settings is refused, since the rest would not belong
+together. Summaries and arrays have checksums.
 """
 
+import dataclasses
 import io
 import json
 import os
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from etils import epath
@@ -22,7 +23,7 @@ from vl_ltr_jax.settings import Config, flatten
 # What the digest of the inputs stands for; it is no key that could be set back.
 _KINDS = {"inputs": "inputs (lists, labels, sentences or weights)"}
 _DEFAULTS = flatten(Config())
-_ARRAYS = "array_crc32"
+_UNFINISHED = ("checkpoints", "views")  # what a stage goes on from
 
 
 class ArtifactError(ValueError):
@@ -46,10 +47,12 @@ class Artifact:
         """Compares the settings on disk, if any, with the present ones.
 
         Raises:
-          ArtifactError: naming every key whose value differs.
+          ArtifactError: naming every key whose value differs; or if the settings of
+            what lies there are gone.
         """
         path = self.directory / "settings.json"
-        if not path.exists() and not self.finished:
+        going_on = any((self.directory / name).exists() for name in _UNFINISHED)
+        if not (path.exists() or going_on or self.finished):
             return
         made_with = _read_json(path)
         keys = sorted(made_with.keys() | self.settings.keys())
@@ -85,8 +88,6 @@ class Artifact:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Declares the artifact whole (on one process only)."""
         content = json.loads(json.dumps(dict(summary)))  # as it will be read
-        arrays = sorted(self.directory.glob("*.npy"))
-        content[_ARRAYS] = {path.stem: whole_file.crc32(path) for path in arrays}
         content["crc32"] = _crc32(content)
         write_whole(self.directory / "artifact.json", json.dumps(content, indent=2))
 
@@ -96,11 +97,6 @@ class Artifact:
         Raises:
           ArtifactError: if the file cannot be read, or is not what a stage leaves.
         """
-        summary = self._content()
-        summary.pop(_ARRAYS, None)
-        return summary
-
-    def _content(self) -> dict[str, Any]:
         path = self.directory / "artifact.json"
         summary = _read_json(path)
         if absent := sorted({"seconds", "versions"} - summary.keys()):
@@ -124,7 +120,7 @@ class Artifact:
     def load_array(self, name: str) -> np.ndarray:
         """Reads an array written by :meth:`save_arrays`.
 
-        That of a finished stage is compared with its checksum, by one process for all.
+        One process for all compares it with its checksum.
 
         Raises:
           ArtifactError: if the file is missing, not an array, or not what was written.
@@ -132,10 +128,10 @@ class Artifact:
         path = self.directory / f"{name}.npy"
         try:
             array = read_array(path)
-            if self.finished and terminal.is_first_process():
-                saved = self._content().get(_ARRAYS, {})  # older ones have none
-                if name in saved and whole_file.crc32(path) != saved[name]:
-                    raise ValueError("it is not what was written")
+            # Its data begin at a multiple of 64; older files end with them.
+            size = path.stat().length
+            if terminal.is_first_process() and (size - array.nbytes) % 64:
+                _check_sum(path)
             return array
         except (OSError, ValueError) as error:
             raise ArtifactError(
@@ -151,9 +147,28 @@ def write_whole(path: epath.Path, text: str) -> None:
 
 
 def write_array(path: epath.Path, array: np.ndarray) -> None:
-    """Writes an array so that a reader sees all of it or none."""
+    """Writes an array, and a checksum behind it; a reader sees all of it or none."""
     with whole_file.write(path) as file:
-        np.save(file, array, allow_pickle=False)
+        summed = _Summed(file)
+        np.save(summed, array, allow_pickle=False)
+        file.write(summed.crc32.to_bytes(4, "little"))
+
+
+@dataclasses.dataclass
+class _Summed:
+    """A file that is written, and the checksum of what is in it."""
+
+    file: IO[Any]
+    crc32: int = 0
+
+    def write(self, part: bytes) -> int:
+        self.crc32 = zlib.crc32(part, self.crc32)
+        return self.file.write(part)
+
+
+def _check_sum(path: epath.Path) -> None:
+    if whole_file.crc32(path) != whole_file.SOUND:
+        raise ValueError("it is not what was written")
 
 
 def read_array(path: epath.Path) -> np.ndarray:
@@ -180,11 +195,16 @@ def read_array(path: epath.Path) -> np.ndarray:
 
 
 def holds_array(path: epath.Path, shape: tuple[int, ...]) -> bool:
-    """Whether a whole float32 array of this shape lies there; says why one does not."""
+    """Whether a whole float32 array of this shape lies there; says why one does not.
+
+    One process compares it with its checksum: to be asked on the first.
+    """
     if not path.exists():
         return False
     try:
         found = read_array(path)
+        if terminal.is_first_process():
+            _check_sum(path)
         if found.shape == shape and found.dtype == np.float32:
             return True
         fault = f"it holds {found.dtype}{list(found.shape)}"

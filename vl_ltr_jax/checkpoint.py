@@ -53,10 +53,14 @@ class MisfitError(CheckpointError):
 class DamagedError(CheckpointError):
     """A checkpoint in a directory cannot be read, or is not what was saved."""
 
-    def __init__(self, message: str, directory: epath.Path) -> None:
-        """Binds where it is."""
-        super().__init__(message)
-        self.directory = directory
+    def __init__(self, fault: str, directory: epath.Path) -> None:
+        """Binds what is wrong, and where."""
+        super().__init__(
+            f"{fault}. To make it again from the checkpoint before it, delete "
+            f"artifact.json in {directory.parent} and the directories of the stages "
+            "after it"
+        )
+        self.fault, self.directory = fault, directory
 
 
 class Checkpoints:
@@ -296,20 +300,23 @@ def restore_up_to(
         ) from failure
 
 
-def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
+def load_params(
+    directory: PathLike, template: Any = None, last_step: int | None = None
+) -> dict[str, Any]:
     """Reads the model of the newest checkpoint, for the stage that comes next.
 
     Args:
         directory: the checkpoints of the finished stage.
         template: what is expected, `{'params': ..., 'batch_stats': ...}` of arrays or
             `ShapeDtypeStruct`s; anything is accepted when None.
+        last_step: of the stage; its checkpoint is the one to be read.
 
     Returns:
         `{'params': ..., 'batch_stats': ...}` of numpy arrays, whole in every process;
         `batch_stats` is absent where the model has none.
 
     Raises:
-        DamagedError: one that cannot be read, or is not what was saved.
+        DamagedError: one that cannot be read, is not what was saved, or not the last.
         CheckpointError: no checkpoint, or another structure, shape or dtype than the
             template's.
     """
@@ -325,8 +332,8 @@ def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
             raise CheckpointError(f"no checkpoint in {path}: has the stage finished?")
         where = f"checkpoint {max(steps)} in {path}"
         try:
-            if aside := [name for name in _set_aside(path) if name > max(steps)]:
-                raise ValueError(f"that of step {max(aside)}, the last, was damaged")
+            if last_step not in (None, max(steps)):
+                raise ValueError(f"that of step {last_step}, the last, is gone")
             tree = manager.item_metadata(max(steps)).model.tree
             if template is not None:
                 _check_fit(tree, {"batch_stats": {}, **template}, where)
@@ -343,12 +350,8 @@ def load_params(directory: PathLike, template: Any = None) -> dict[str, Any]:
         except MisfitError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            raise DamagedError(
-                f"{where} cannot be read: {first_line(error)}. To make it again from "
-                f"the checkpoint before it, delete artifact.json in {path.parent} and "
-                "the directories of the stages after it",
-                path,
-            ) from error
+            fault = f"{where} cannot be read: {first_line(error)}"
+            raise DamagedError(fault, path) from error
     return {name: value for name, value in model.items() if value}
 
 
@@ -362,12 +365,6 @@ def _open(
         options=ocp.CheckpointManagerOptions(**options),
         item_handlers={name: HANDLERS[name]() for name in items},
     )
-
-
-def _set_aside(path: epath.Path) -> list[int]:
-    """Steps whose checkpoints could not be read, and were moved away."""
-    names = (one.name.removeprefix(_ASIDE) for one in path.glob(f"{_ASIDE}*"))
-    return [int(name) for name in names if name.isdecimal()]
 
 
 def _restore(

@@ -87,17 +87,19 @@ class Record:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Record":
-        """Reads it back; older checkpoints have the caller's mapping alone.
+        """Reads it back; the oldest checkpoints have the caller's mapping alone.
 
         Raises:
           ValueError: if it is not what was saved.
         """
-        if content.keys() != {"meta", "checksums", "crc32"}:
+        keys = {"meta", "checksums", "crc32"}
+        if not content.keys() & keys:
             return cls(dict(content), {})
-        record = cls(content["meta"], content["checksums"])
-        if record._crc32() != content["crc32"]:
-            raise ValueError("meta is not what was saved")
-        return record
+        if content.keys() == keys:
+            record = cls(content["meta"], content["checksums"])
+            if record._crc32() == content["crc32"]:
+                return record
+        raise ValueError("meta is not what was saved")
 
     def _crc32(self) -> int:
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)

@@ -23,12 +23,12 @@ from typing import Any, TypeAlias
 from etils import epath
 
 from vl_ltr_jax import inputs, loading, recognizer_files, stablehlo, terminal
-from vl_ltr_jax.checkpoint import load_params
 from vl_ltr_jax.data import transforms
 from vl_ltr_jax.models import port, vl_ltr
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
 from vl_ltr_jax.models.sizes import to_preprocessor_json
 from vl_ltr_jax.run import with_tuned_tower
+from vl_ltr_jax.training import trained
 
 Write: TypeAlias = Callable[[Path], None]
 FORMS = ("stablehlo", *port.FAMILIES, "npz")
@@ -137,8 +137,7 @@ def _of_run(
     authors = loading.released(config)
     towers = authors.variables if authors else loading.towers_of(workdir, config)
     if config.finetune.epochs:
-        finetuned = loading.finished(workdir, "finetune").directory
-        tuned = load_params(finetuned / "checkpoints")["params"]
+        tuned = trained(loading.finished(workdir, "finetune"))["params"]
         towers = with_tuned_tower(towers, tuned)
     sizes = PRESETS[config.model.backbone].at_image_size(config.model.image_size)
     name = config.init.tokenizer or config.init.clip

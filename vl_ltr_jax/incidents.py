@@ -54,13 +54,42 @@ def read(path: epath.Path) -> Incident:
       IncidentError: if the file is damaged.
     """
     try:
-        content: dict[str, Any] = json_text.parse(path.read_bytes())
+        content: Any = json_text.parse(path.read_bytes())
+        if not isinstance(content, dict) or not _fits(content):
+            raise ValueError("it is not what a run writes")
         return Incident(**content)
     except (OSError, ValueError, TypeError) as error:
         raise IncidentError(
             f"{path} cannot be read ({error}); delete it, and name its step by --stage "
             "and --step to look at that all the same"
         ) from error
+
+
+def _fits(content: dict[str, Any]) -> bool:
+    if content.keys() != {field.name for field in dataclasses.fields(Incident)}:
+        return False
+    numbers = [content["step"]]
+    for name in ("images", "sentences", "skipped"):
+        numbers += content[name]
+    if content["checkpoint"] is not None:
+        numbers.append(content["checkpoint"])
+    texts = [content["devices"], *content["not_finite"], *content["metrics"]]
+    return all(type(one) is int for one in numbers) and all(
+        isinstance(one, str) for one in texts
+    )
+
+
+def set_aside(directory: epath.Path, after: int) -> None:
+    """Renames those of steps that a run makes again: they count if they come back.
+
+    Args:
+      directory: of the stage.
+      after: the number of steps that are done.
+    """
+    for number in steps(directory):
+        if number > after:
+            path = path_of(directory, number)
+            path.replace(path.with_name(f"{path.stem}_before.json"))
 
 
 def path_of(directory: epath.Path, step: int) -> epath.Path:

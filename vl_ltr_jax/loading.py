@@ -18,13 +18,13 @@ from vl_ltr_jax import (
 from vl_ltr_jax import config as configs
 from vl_ltr_jax.artifacts import Artifact, ArtifactError
 from vl_ltr_jax.baselines.decoupled import STAGE
-from vl_ltr_jax.checkpoint import load_params
 from vl_ltr_jax.heads import Card
 from vl_ltr_jax.models import clip_files, linear, vl_ltr
 from vl_ltr_jax.models.clip import PRESETS, Clip
 from vl_ltr_jax.recognizer import Recognizer
 from vl_ltr_jax.run import anchor_sentences, random_towers, with_tuned_tower
 from vl_ltr_jax.settings import DECOUPLED, Config
+from vl_ltr_jax.training import trained
 
 
 def load(directory: str | os.PathLike[str]) -> Recognizer:
@@ -97,8 +97,7 @@ def of_run(workdir: epath.Path) -> Recognizer:
     authors = released(config)
     tuned: dict[str, Any] = {}
     if config.finetune.epochs:
-        directory = finished(workdir, "finetune").directory / "checkpoints"
-        tuned = load_params(directory)["params"]
+        tuned = trained(finished(workdir, "finetune"))["params"]
     towers = authors.variables if authors else towers_of(workdir, config)
     arrays: dict[str, Any] = {"towers": with_tuned_tower(towers, tuned)}
     recognizer = authors.recognizer if authors else None
@@ -182,7 +181,7 @@ def towers_of(workdir: epath.Path, config: Config) -> dict[str, Any]:
       ArtifactError: if the run has not come so far.
     """
     if config.pretrain.epochs:
-        return load_params(finished(workdir, "pretrain").directory / "checkpoints")
+        return trained(finished(workdir, "pretrain"))
     size = config.model.image_size
     if config.init.clip:
         source = inputs.model_source(config.init.clip)

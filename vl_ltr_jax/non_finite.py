@@ -99,8 +99,12 @@ class NonFiniteSteps:
             f"at step {step} {told}{many}; the last good checkpoint is "
             + (f"step {saved} in {where}" if saved else "none")
             + f"{kept}. Lower the learning rate, lengthen the warm-up, or compute in "
-            "float32, in a new --workdir; or go on past such steps with "
-            "--config.faults.non_finite=skip"
+            "float32, in a new --workdir; or go on past "
+            + (
+                "more such steps with a larger --config.faults.max_skipped_steps"
+                if self.max_skipped
+                else "such steps with --config.faults.non_finite=skip"
+            )
         )
 
     def _keep(

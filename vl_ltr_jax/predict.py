@@ -31,6 +31,7 @@ from vl_ltr_jax import (
     answer_formats,
     heap,
     loading,
+    mistakes,
     programs,
     terminal,
     whole_file,
@@ -105,9 +106,8 @@ def main(arguments: Sequence[str]) -> int:
         terminal.error("interrupted")
         return 128 + signal.SIGINT
     except (ValueError, OSError) as error:
-        ours = type(error).__module__.startswith("vl_ltr_jax")
-        if isinstance(error, ValueError) and not ours:
-            raise  # a library's own: a bug of ours, show where
+        if not mistakes.is_users(error):
+            raise  # a bug of ours, show where
         terminal.error(str(error))
         return 2
     _tell(counts, left_out)

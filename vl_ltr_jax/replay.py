@@ -27,6 +27,7 @@ from vl_ltr_jax import (
     incidents,
     inputs,
     loading,
+    mistakes,
     repeats,
     stages,
     terminal,
@@ -133,8 +134,8 @@ def _which(
     if step is None:
         where = f"{run.workdir}" + (f", stage {stage}" if stage else "")
         raise ReplayError(
-            f"no step in {where} was other than finite{there}. Name any by --stage and "
-            "--step, to look at that"
+            f"{where} has kept no step that was not finite{there}. Name any step by "
+            "--stage and --step, to look at that"
         )
     raise ReplayError(
         f"--step={step}: of which stage? Add --stage= and one of {', '.join(trained)}"
@@ -182,9 +183,8 @@ def main(arguments: Sequence[str]) -> int:
         if given.out is not None:
             _write_sheet(seen, run, given.out)
     except (ValueError, OSError) as error:
-        ours = type(error).__module__.startswith("vl_ltr_jax")
-        if isinstance(error, ValueError) and not ours:
-            raise  # a library's own: a bug of ours, show where
+        if not mistakes.is_users(error):
+            raise  # a bug of ours, show where
         terminal.error(str(error))
         return 2
     return 0

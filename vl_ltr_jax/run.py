@@ -16,7 +16,6 @@ from etils import epath
 from vl_ltr_jax import accuracy, embed, inputs, json_text, settings, terminal
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import Artifact, ArtifactError
-from vl_ltr_jax.checkpoint import load_params
 from vl_ltr_jax.data import corpus as corpora
 from vl_ltr_jax.data import transforms
 from vl_ltr_jax.data.prompts import ONE_PROMPT
@@ -26,6 +25,7 @@ from vl_ltr_jax.models.clip import Clip
 from vl_ltr_jax.models.lgr import LanguageGuidedHead
 from vl_ltr_jax.models.linear import LinearHead
 from vl_ltr_jax.settings import Config
+from vl_ltr_jax.training import trained
 
 # What each stage's artifact depends on, directly or through the artifacts it reads.
 TOWERS = ("data", "model", "init", "pretrain", "seed")
@@ -104,12 +104,11 @@ class Run:
         """The pre-trained towers on the host; the initial ones without pre-training."""
         if not self.config.pretrain.epochs:
             return self.initial_towers()
-        return load_params(self.artifact("pretrain").directory / "checkpoints")
+        return trained(self.artifact("pretrain"))
 
     def finetuned(self) -> dict[str, Any]:
         """What fine-tuning has trained: `head`, and `visual` where the tower did."""
-        directory = self.artifact("finetune").directory
-        return load_params(directory / "checkpoints")["params"]
+        return trained(self.artifact("finetune"))["params"]
 
     def finetuned_towers(self) -> dict[str, Any]:
         """The towers after fine-tuning, on the host."""

@@ -283,7 +283,7 @@ def _made(run: Run, name: str, versions: dict[str, Any]) -> dict[str, Any]:
         return _make(run, name, versions)
     except checkpoint.DamagedError as error:
         damaged = error.directory.parent.name
-        terminal.warn(f"{error}. {damaged} goes on from the checkpoint before it")
+        terminal.warn(f"{error.fault}. {damaged} goes on from the checkpoint before")
         _make(run, damaged, versions)
         return _make(run, name, versions)
 

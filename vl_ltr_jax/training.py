@@ -14,9 +14,10 @@ import jax
 import optax
 from etils import epath
 
-from vl_ltr_jax import flops, loop, non_finite, optim, settings, train_state
+from vl_ltr_jax import flops, incidents, loop, non_finite, optim, settings, train_state
 from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.checkpoint import Checkpoints
+from vl_ltr_jax.artifacts import Artifact
+from vl_ltr_jax.checkpoint import Checkpoints, load_params
 from vl_ltr_jax.data.loader import Batches
 from vl_ltr_jax.logs import Logs
 from vl_ltr_jax.pretrain import Step
@@ -173,6 +174,8 @@ def train(
             skipped = [int(number) for number in meta.get("skipped_steps", [])]
             logs.message(f"resumes at step {int(state.step)}")
         first_step = int(state.step)
+        if jax.process_index() == 0:
+            incidents.set_aside(directory, first_step)
         logs.parameters(state.params)
         logs.expect(first_step, plan.num_steps)
         # Closed in the other order: what puts batches on devices, then what makes them.
@@ -215,6 +218,21 @@ def train(
         "losses": logs.losses,
         **({"skipped_steps": guard.skipped} if guard.skipped else {}),
     }
+
+
+def trained(stage: Artifact) -> dict[str, Any]:
+    """What a finished training stage has left.
+
+    Returns:
+      `params` and, for a ResNet, `batch_stats`, of numpy arrays.
+
+    Raises:
+      ArtifactError: if its summary cannot be read.
+      CheckpointError: if there is no checkpoint; DamagedError, if that of the last step
+        is gone or damaged.
+    """
+    last_step = stage.summary().get("steps")
+    return load_params(stage.directory / "checkpoints", last_step=last_step)
 
 
 def first_state(

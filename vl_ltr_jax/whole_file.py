@@ -19,6 +19,8 @@ from typing import IO, Any
 
 from etils import epath
 
+SOUND = 0x2144DF1C  # the CRC-32 of whatever ends with its own
+
 
 @contextlib.contextmanager
 def write(

@@ -26,7 +26,6 @@ from vl_ltr_jax.data.tokenizer import Tokenizer, trim
 
 SMALLEST = 20_000  # sentences worth a file: fewer take less than a second
 _FORMAT = 2  # of the file and of the key
-_SOUND = 0x2144DF1C  # checksum of whatever ends with its own checksum
 _LIBRARIES = ("ftfy", "regex", "tokenizers")  # whose releases may change ids
 _HASHED_AT_ONCE = 16384
 
@@ -126,7 +125,7 @@ def _read(
 ) -> Integer[np.ndarray, "S L"] | None:
     """The ids in a file; None where it is absent, or damaged and taken away."""
     try:
-        if whole_file.crc32(path) != _SOUND:
+        if whole_file.crc32(path) != whole_file.SOUND:
             raise ValueError("it is not what was written")
         if "://" in os.fspath(path):
             loaded = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
