@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 from etils import epath
 
 from vl_ltr_jax import config as configs
-from vl_ltr_jax import main, pretrain, settings
+from vl_ltr_jax import main, pretrain, settings, terminal
 from vl_ltr_jax.benchmarks import growth, load
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig, TextConfig, VisionConfig
 
@@ -180,6 +180,7 @@ def test_the_exit_code_tells_of_growth(monkeypatch, capsys):
         monkeypatch.setattr(load, "measure", lambda *arguments: samples)
         load.run([])
 
+    monkeypatch.setattr(terminal, "_quiet", False)  # is so again after the test
     monkeypatch.setattr(main, "checked_config", settings.Config)
     monkeypatch.setattr(main, "keep_programs", lambda *arguments: None)
     with flagsaver.flagsaver():

@@ -130,11 +130,13 @@ class Meter:
         """Since the start."""
         return time.monotonic() - self._start
 
-    def rest(self) -> None:
+    def rest(self) -> Sample:
         """Takes a sample now, at rest: to be called where nothing is being made."""
         if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
             trim(0)
-        self._keep(self.take(at_rest=1))
+        sample = self.take(at_rest=1)
+        self._keep(sample)
+        return sample
 
     def take(self, at_rest: int = 0) -> Sample:
         """A sample of this moment."""

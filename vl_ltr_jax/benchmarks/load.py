@@ -32,6 +32,7 @@ from vl_ltr_jax import (
     main,
     recognition,
     stages,
+    terminal,
     training,
 )
 from vl_ltr_jax import mesh as meshes
@@ -184,7 +185,13 @@ class _Watched:
         found = self._evaluation(state, step)
         self._meter.evaluations += 1
         now = self._meter.seconds()
-        self._meter.rest()
+        held = self._meter.rest()
+        print(
+            f"{now / 60:.1f} min, step {step:,}: {held.resident_mb:,.1f} MB at rest, "
+            f"{held.open_files} files, {held.threads} threads, "
+            f"{held.compilations} programs",
+            flush=True,
+        )
         if now >= self._times.warm_up and step >= self._epoch:
             self.warm_at = min(self.warm_at, now)
         if now >= self.warm_at + self._times.measured:
@@ -193,12 +200,13 @@ class _Watched:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Prints what was held, and what that means."""
+    """Prints what is held at rest, then what all samples say, and what that means."""
     del argv
     try:
         config = main.checked_config()
     except ValueError as error:
         main.refuse(error)
+    terminal.be_quiet()  # of the time that endless training has left
     path = Path(_SAMPLES.value) if _SAMPLES.value else None
     with tempfile.TemporaryDirectory() as directory:
         workdir = epath.Path(directory)
