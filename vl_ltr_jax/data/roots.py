@@ -132,9 +132,14 @@ class Listings:
         self._root = root
         self._known: dict[str, _Listing] = {}
 
-    def files(self, directory: str) -> frozenset[str]:
-        """Names of the files in a directory; none where it is absent."""
-        return self._listing(directory).files
+    def beside(self, path: str) -> frozenset[str]:
+        """Names of the files in the directory of a path; none where it is absent."""
+        return self._listing(posixpath.dirname(path)).files
+
+    def fault(self, path: str) -> str:
+        """What is wrong with something that is there and no file, after `; `; or ''."""
+        there = os.path.lexists(self._root / path)
+        return "; what lies there is no regular file" if there else ""
 
     def missing_and_outside(
         self, paths: Sequence[str]

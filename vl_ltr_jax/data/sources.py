@@ -347,13 +347,12 @@ def _split(
         )
     bad, outside = listings.missing_and_outside(paths)
     if bad.any():
-        path = paths[bad.argmax()]
-        folder, name = posixpath.split(path)
-        near = near_name(name, listings.files(folder))
+        given, path = rows.paths[bad.argmax()], paths[bad.argmax()]
+        hint = near_name(posixpath.basename(path), listings.beside(path))
         raise ListError(
-            f"{_first(rows, bad)}: no image {shortened(path)} under {root}{near}; "
-            "paths are relative to the root, so set the root that they start from, or "
-            "mend the rows"
+            f"{_first(rows, bad)}: no image {shortened(given)} under {root}"
+            f"{listings.fault(path) or hint}; paths are relative to the root, so set "
+            "the root that they start from, or mend the rows"
         )
     if outside.any():
         path = paths[outside.argmax()]
