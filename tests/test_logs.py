@@ -1,3 +1,4 @@
+import contextlib
 import re
 import subprocess
 import sys
@@ -6,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_saves import full_disk
 
+from vl_ltr_jax import logs as vl_ltr_logs
 from vl_ltr_jax.logs import Logs, read_scalars
 
 
@@ -73,6 +76,42 @@ def test_curves_of_a_resumed_run_are_joined(tmp_path):
     np.testing.assert_array_equal(values, np.where(steps > 20, 100.0, 1.0) * steps)
     steps, values = curves["accuracy/top1"]
     assert (steps.tolist(), values.tolist()) == ([30, 40], [1.0, 100.0])
+
+
+def test_a_full_disk_costs_metrics_and_no_more(tmp_path, monkeypatch, capsys):
+    """Breaks if it raises, is told of at each step, or if metrics end for good."""
+
+    class Synchronous:
+        def __init__(self, *args):
+            pass
+
+        def submit(self, function, *args):
+            function(*args)
+
+        def shutdown(self):
+            pass
+
+    monkeypatch.setattr(vl_ltr_logs, "ThreadPoolExecutor", Synchronous)
+    values = {str(number): 0.0 for number in range(20)}  # more than TensorFlow holds
+    with Logs(tmp_path, title="pretrain") as logs:
+        for step in range(20):
+            with full_disk() if 5 <= step < 15 else contextlib.nullcontext():
+                logs.scalars(step, values)
+    steps, _ = read_scalars(tmp_path)["0"]
+    assert set(steps) >= {0, 1, 2, 3, *range(15, 20)} and not set(steps) & {
+        *range(6, 15)
+    }
+    assert len(list(tmp_path.iterdir())) == 2
+    with full_disk(), Logs(tmp_path / "end") as logs:
+        logs.scalars(0, values)
+        logs.result("run", {"seed": 0}, {"accuracy/top1": 1.0})
+    first, again, last, row = capsys.readouterr().err.splitlines()
+    for warning in (first, last):
+        assert "metrics are not written: " in warning and "File too large" in warning
+        assert "training goes on" in warning
+    assert first.startswith("warning: pretrain: ")
+    assert again == "pretrain: metrics are written again"
+    assert "HPARAMS tab is not written" in row
 
 
 def test_curves_are_read_where_the_path_looks_like_a_pattern(tmp_path):

@@ -6,9 +6,12 @@ other process each method does nothing.
 """
 
 import contextlib
+import functools
 import os
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +22,7 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from vl_ltr_jax import terminal
 
 PROFILE_AFTER_STEPS = 5
+_ROOM = 2**18  # bytes
 RESULT = "result"  # below a stage's directory: what the HPARAMS tab shows
 
 
@@ -52,7 +56,7 @@ class Logs:
         self._title, self._plain_seconds = title, plain_seconds
         self.losses: dict[str, float] = {}
         self._speaks = jax.process_index() == 0
-        self._writer = _event_writer(directory) if self._speaks else None
+        self._events = _Events(self._directory, self) if self._speaks else None
         if self._speaks and profile_steps:
             self._profile = _profile(directory, profile_steps)
 
@@ -67,16 +71,15 @@ class Logs:
     ) -> None:
         if self._line is not None:
             self._line.__exit__(kind, error, traceback)
-        if self._profile is not None:
-            self._profile(sys.maxsize)  # ends a profile that is being taken
-        if self._writer is not None:
-            self._writer.close()
+        self._profile_at(sys.maxsize)  # ends a profile that is being taken
+        if self._events is not None:
+            self._events.close()
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes numbers or 0-d arrays under their names."""
-        if self._writer is not None:
+        if self._events is not None:
             numbers = {name: float(value) for name, value in values.items()}
-            self._writer.write_scalars(step, numbers)
+            self._events.write("scalars", step, numbers)
 
     def after_step(self, step: int) -> None:
         """To be called after each step: profiles some of them, if asked to.
@@ -84,29 +87,28 @@ class Logs:
         Args:
             step: steps since :meth:`expect`, this one included.
         """
-        if self._profile is not None:
-            self._profile(step)
+        self._profile_at(step)
         done = self._first_step + step - 1  # this one may be on its way
         if self._line is not None and done > self._line.n:
             self._line.at(done)
 
     def text(self, step: int, name: str, text: str) -> None:
         """Writes Markdown."""
-        if self._writer is not None:
-            self._writer.write_texts(step, {name: _encodable(text)})
+        if self._events is not None:
+            self._events.write("texts", step, {name: _encodable(text)})
 
     def images(
         self, step: int, name: str, images: UInt8[np.ndarray, "K height width 3"]
     ) -> None:
         """Writes K pictures under one name, which TensorBoard shows side by side."""
-        if self._writer is not None:
-            self._writer.write_images(step, {name: images})
+        if self._events is not None:
+            self._events.write("images", step, {name: images})
 
     def histogram(self, step: int, name: str, values: Float[np.ndarray, " N"]) -> None:
         """Writes how values are distributed; those that are not finite are left out."""
-        if self._writer is not None:
+        if self._events is not None:
             finite = values[np.isfinite(values)]
-            self._writer.write_histograms(step, {name: finite})
+            self._events.write("histograms", step, {name: finite})
 
     def result(
         self, run: str, configuration: Mapping[str, Any], metrics: Mapping[str, float]
@@ -121,18 +123,21 @@ class Logs:
             configuration: nested; its keys are joined by dots.
             metrics: by which runs are compared.
         """
-        if self._writer is None:
+        if self._events is None:
             return
         import tensorflow
         from tensorboard.plugins.hparams import api
 
         directory = os.path.join(self._directory, RESULT)
-        writer = tensorflow.summary.create_file_writer(directory)
-        with contextlib.closing(writer), writer.as_default(step=0):
-            # CLU's own call has no place for the name.
-            api.hparams(_flatten(configuration), trial_id=_encodable(run))
-            for name, value in metrics.items():
-                tensorflow.summary.scalar(name, value)
+        try:
+            writer = tensorflow.summary.create_file_writer(directory)
+            with contextlib.closing(writer), writer.as_default(step=0):
+                # CLU's own call has no place for the name.
+                api.hparams(_flatten(configuration), trial_id=_encodable(run))
+                for name, value in metrics.items():
+                    tensorflow.summary.scalar(name, value)
+        except Exception as error:  # TensorFlow raises many kinds
+            self.warning(f"the row of the HPARAMS tab is not written: {_said(error)}")
 
     def parameters(self, params: Mapping[str, Any]) -> None:
         """Writes a table of the parameters as text and says their number.
@@ -140,7 +145,7 @@ class Logs:
         Args:
             params: a nested dict of arrays or `ShapeDtypeStruct`s.
         """
-        if self._writer is None:
+        if self._events is None:
             return
         from clu import parameter_overview
 
@@ -207,6 +212,77 @@ class Logs:
             images = f"{terminal.format_rate(images_per_second)} images/s"
             self._line.at(step, rate=steps_per_second, details=[images, *told])
 
+    def _profile_at(self, step: int) -> None:
+        if self._profile is None:
+            return
+        try:
+            self._profile(step)
+        except Exception as error:  # JAX's profiler raises many kinds
+            self._profile = None
+            self.warning(f"the profile is not written: {_said(error)}")
+
+
+class _Events:
+    """CLU's writer, in a thread: a disk may be slow, and it may be full.
+
+    CLU's own thread keeps its errors to raise them in training.
+    """
+
+    def __init__(self, directory: str, logs: Logs) -> None:
+        _quieten_tensorflow()
+        from clu import metric_writers
+
+        self._directory, self._logs = directory, logs
+        self._open: Callable[[], Any] = functools.partial(
+            metric_writers.create_default_writer, directory, asynchronous=False
+        )
+        self._writer: Any = None
+        self._failed = False
+        self._thread = ThreadPoolExecutor(1, "metrics")
+
+    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Writes a little later what CLU's `write_KIND` takes, if it can be."""
+        self._thread.submit(self._write, kind, step, values)
+
+    def close(self) -> None:
+        """Waits for all that is on its way."""
+        self._thread.submit(self._close)
+        self._thread.shutdown()
+
+    def _write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        try:
+            if self._failed and not _has_room(self._directory):
+                return
+            if self._writer is None:
+                self._writer = self._open()
+            getattr(self._writer, f"write_{kind}")(step, values)
+            if self._failed:
+                self._writer.flush()
+                self._failed = False
+                self._logs.message("metrics are written again")
+        except Exception as error:
+            self._lose(error)
+
+    def _close(self) -> None:
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        except Exception as error:
+            self._lose(error)
+
+    def _lose(self, error: Exception) -> None:
+        """Drops the writer: nothing can be read behind what it wrote in part."""
+        writer, self._writer = self._writer, None
+        with contextlib.suppress(Exception):
+            if writer is not None:
+                writer.close()
+        if not self._failed:
+            self._failed = True
+            self._logs.warning(
+                f"metrics are not written: {_said(error)}; the last few before are lost"
+                " too; training goes on, and writes them again when it can"
+            )
+
 
 def read_scalars(
     directory: str | os.PathLike[str],
@@ -250,17 +326,28 @@ def read_scalars(
     return curves
 
 
-def _event_writer(directory: str | os.PathLike[str]) -> Any:
-    _quieten_tensorflow()
-    from clu import metric_writers
-
-    return metric_writers.create_default_writer(os.fspath(directory))
+def _has_room(directory: str) -> bool:
+    """Whether a disk takes many metrics: a try of TensorFlow's would leave a file."""
+    if "://" in directory:
+        return True
+    try:
+        os.makedirs(directory, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(bytes(_ROOM))
+        return True
+    except OSError:
+        return False
 
 
 def _quieten_tensorflow() -> None:
     """It talks about its build and its kernels unless told before its import."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
+def _said(error: Exception) -> str:
+    """The file and the operating system's words, without TensorFlow's around them."""
+    return str(error).partition("\n")[0].rpartition("}} ")[2] or type(error).__name__
 
 
 def _encodable(text: str) -> str:
