@@ -16,15 +16,11 @@ from hypothesis import strategies as st
 from vl_ltr_jax.checkpoint import CheckpointError, Checkpoints, load_params
 
 STEPS = (1, 2)
-# Of several arrays, Orbax drops those that it still reads when one of them fails.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
 
 
 @pytest.fixture(autouse=True)
 def dropped():
-    """They warn when they are collected: here, and not in another test."""
+    """What Orbax still reads when an array fails may warn now, not in another test."""
     yield
     gc.collect()
 

@@ -13,11 +13,6 @@ from vl_ltr_jax import saves
 from vl_ltr_jax.checkpoint import CheckpointError, Checkpoints
 from vl_ltr_jax.preemption import Preempted
 
-# What Orbax's threads still write when one of them fails ends with a warning.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
-
 
 @contextlib.contextmanager
 def full_disk():

@@ -20,13 +20,12 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import LatestN
 
-from vl_ltr_jax import checksums, misfits, state_items
+from vl_ltr_jax import checkpoint_messages, checksums, misfits, state_items, terminal
 from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.checkpoint_messages import first_line, is_worth_telling, reason
+from vl_ltr_jax.checkpoint_messages import first_line, reason
 from vl_ltr_jax.checksums import Record
 
 HANDLERS = {
@@ -103,7 +102,7 @@ class Checkpoints:
         except CheckpointError as failure:
             if error is None:
                 raise
-            logging.warning("%s", failure)  # the first error is the one to tell
+            terminal.warn(str(failure))  # the first error is the one to tell
 
     @property
     def directory(self) -> str:
@@ -229,12 +228,6 @@ class Checkpoints:
                     return state, record.meta
                 failures[step] = ValueError(damage)
             failures.setdefault(step, OSError("unreadable in another process"))
-            logging.warning(
-                "checkpoint %d in %s cannot be read, trying the one before it: %s",
-                step,
-                self.directory,
-                first_line(failures[step]),
-            )
         if not failures:
             return None
         newest = failures[max(failures)]
@@ -250,11 +243,14 @@ class Checkpoints:
         """Clears the way for this run to reach, and save, these steps again."""
         if not unreadable:
             return
-        if jax.process_index() == 0:
-            for step in unreadable:
-                aside = self._manager.directory / f"{_ASIDE}{step}"
-                aside.rmtree(missing_ok=True)
-                (self._manager.directory / str(step)).rename(aside)
+        for step, error in unreadable.items() if jax.process_index() == 0 else ():
+            aside = self._manager.directory / f"{_ASIDE}{step}"
+            aside.rmtree(missing_ok=True)
+            (self._manager.directory / str(step)).rename(aside)
+            terminal.warn(
+                f"checkpoint {step} in {self.directory} cannot be read, and is now "
+                f"{aside.name}; an older one is taken: {first_line(error)}"
+            )
         meshes.in_every_process(True)
         self._manager.reload()
 
@@ -359,7 +355,7 @@ def _open(
     directory: PathLike, items: Iterable[str] = tuple(HANDLERS), **options: Any
 ) -> ocp.CheckpointManager:
     path = os.fspath(directory)
-    logging.get_absl_logger().addFilter(is_worth_telling)
+    checkpoint_messages.quieten()
     return ocp.CheckpointManager(
         path if "://" in path else os.path.abspath(path),
         options=ocp.CheckpointManagerOptions(**options),

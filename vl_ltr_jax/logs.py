@@ -341,7 +341,8 @@ def _has_room(directory: str) -> bool:
 
 def _quieten_tensorflow() -> None:
     """It talks about its build and its kernels unless told before its import."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # JAX has set this
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
