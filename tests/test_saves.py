@@ -5,20 +5,25 @@ import os
 import resource
 import signal
 
+import numpy as np
 import pytest
 import test_loop
+from etils import epath
 from test_loop import Recorder, assert_bit_equal, run
 
 from vl_ltr_jax import saves
+from vl_ltr_jax.artifacts import Artifact, ArtifactError
 from vl_ltr_jax.checkpoint import CheckpointError, Checkpoints
+from vl_ltr_jax.data.sampler import BatchDraw
+from vl_ltr_jax.non_finite import NonFiniteLossError, NonFiniteSteps
 from vl_ltr_jax.preemption import Preempted
 
 
 @contextlib.contextmanager
-def full_disk():
-    """The operating system refuses files of more than a few bytes."""
+def full_disk(size=16):
+    """The operating system refuses files of more than so many bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
@@ -98,3 +103,32 @@ def test_a_request_to_stop_ends_the_tries(tmp_path, full_at):
         run(tmp_path, num_steps=6, logs=logs)
     assert caught.value.code == 75
     assert "step 6 could not be saved, the last checkpoint is 4" in logs.warnings[-1]
+
+
+def test_a_stage_whose_arrays_find_no_room_says_which(tmp_path):
+    """Breaks if it is an OSError, which main takes for a fault of ours."""
+    artifact = Artifact(epath.Path(tmp_path / "embed"), {})
+    with full_disk(size=4096), pytest.raises(ArtifactError) as caught:
+        artifact.save_arrays(images=np.ones((100, 100)))
+    assert str(tmp_path / "embed" / "images.npy") in str(caught.value)
+    assert "cannot be written: File too large" in str(caught.value)
+    assert "the same command goes on" in str(caught.value)
+    assert not list((tmp_path / "embed").iterdir())
+
+
+def test_a_run_that_finds_no_checkpoints_directory_says_so(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(CheckpointError, match="cannot open .*/run/checkpoints: Not a"):
+        Checkpoints(tmp_path / "run" / "checkpoints", every_steps=1)
+
+
+def test_a_step_that_is_not_finite_is_told_of_without_its_notes(tmp_path):
+    """Breaks if a full disk ends a run that skips, or hides what has stopped it."""
+    drawn = BatchDraw(np.arange(8), None)
+    guard = NonFiniteSteps(epath.Path(tmp_path), lambda step: drawn, max_skipped=1)
+    with full_disk():
+        told = guard.meet(3, {"loss": float("nan")}, 2, "there")
+        with pytest.raises(NonFiniteLossError, match="not kept in .*step_4.json: File"):
+            guard.meet(4, {"loss": float("nan")}, 2, "there")
+    assert told.startswith("step 3 is skipped: loss is nan")
+    assert f"{tmp_path / 'non_finite' / 'step_3.json'}: File too large" in told

@@ -2,13 +2,25 @@
 
 import fcntl
 import os
+import re
 import threading
+from pathlib import Path
 
 import pytest
 from etils import epath
+from test_saves import full_disk
 
-from vl_ltr_jax import workdir
-from vl_ltr_jax.workdir import WorkdirError, leased, sole_user
+from vl_ltr_jax import stages, workdir
+from vl_ltr_jax.inputs import Inputs
+from vl_ltr_jax.settings import Config
+from vl_ltr_jax.workdir import (
+    WorkdirError,
+    check_free,
+    check_writable,
+    leased,
+    path_of,
+    sole_user,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +92,50 @@ def test_a_run_that_was_taken_for_dead_writes_no_more(tmp_path, monkeypatch, cap
         assert ended.wait(30)
     assert "was taken over by another run" in capsys.readouterr().err
     assert (tmp_path / ".owner").read_text() == '{"of": "process 9 on another"}'
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_lock_that_is_no_file_is_refused(tmp_path, make):
+    make(tmp_path / ".lock")
+    with pytest.raises(WorkdirError, match="lock is in the way of a file"):
+        check_free(epath.Path(tmp_path), (), ())
+
+
+def test_a_lock_that_cannot_be_opened_is_refused(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(WorkdirError, match="lock, by which .* cannot be opened: Is a"):
+        with sole_user(epath.Path(tmp_path)):
+            pass
+
+
+def test_a_full_disk_is_refused_before_a_run_begins(tmp_path):
+    with full_disk(), pytest.raises(WorkdirError, match="cannot be written: File too"):
+        check_writable(epath.Path(tmp_path))
+    assert not list(tmp_path.iterdir())
+    with full_disk(size=0), sole_user(epath.Path(tmp_path)):
+        pass  # the lock needs no room
+
+
+def test_what_is_in_the_way_of_a_run_is_refused_before_it_begins(tmp_path, monkeypatch):
+    """Breaks if hours of training end at a name that was taken all the time."""
+    monkeypatch.setattr(stages, "planned", lambda config, read: ["pretrain", "embed"])
+    refused = {
+        **dict.fromkeys(("config.json", "results.json", "report.html"), os.mkdir),
+        **dict.fromkeys(("teacher", "pretrain/checkpoints", "embed"), Path.touch),
+    }
+    for name, make in refused.items():
+        run = tmp_path / name.replace("/", "_")
+        (run / name).parent.mkdir(parents=True)
+        make(run / name)
+        with pytest.raises(WorkdirError) as caught:
+            stages.check(Config(), epath.Path(run), Inputs.__new__(Inputs))
+        assert str(caught.value).startswith(f"{run / name} is in the way of a ")
+
+
+@pytest.mark.parametrize(
+    "given", ["foo://bar", "https://user:x@host/y", "file:///tmp/x", "a+b://c"]
+)
+def test_addresses_that_are_no_buckets_are_refused(given):
+    with pytest.raises(WorkdirError, match=f"--workdir={re.escape(given)}: runs can"):
+        path_of(given)
+    assert os.fspath(path_of("gs://bucket/run")) == "gs://bucket/run"

@@ -6,12 +6,13 @@ Starting again with other settings is refused, since the rest would not belong
 together. Summaries and arrays have checksums.
 """
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ _UNFINISHED = ("checkpoints", "views")  # what a stage goes on from
 
 
 class ArtifactError(ValueError):
-    """An artifact that is missing, unreadable or made with another configuration."""
+    """An artifact that is missing, unreadable, not writable or of other settings."""
 
 
 class Artifact:
@@ -73,7 +74,11 @@ class Artifact:
             )
 
     def begin(self) -> None:
-        """Makes the directory and writes the settings (on one process only)."""
+        """Makes the directory and writes the settings (on one process only).
+
+        Raises:
+          ArtifactError: if that fails.
+        """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -140,15 +145,41 @@ class Artifact:
             ) from error
 
 
+@contextlib.contextmanager
+def written(path: epath.Path) -> Iterator[IO[Any]]:
+    """Opens a file of a run, and makes its directory; see :func:`whole_file.write`.
+
+    Raises:
+      ArtifactError: if it cannot be written, with what is wrong; nothing is left.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file.write(path) as file:
+            yield file
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be written: {error.strerror or error}. What was finished "
+            "before stays; once that is mended, the same command goes on from there"
+        ) from error
+
+
 def write_whole(path: epath.Path, text: str) -> None:
-    """Writes a text file so that a reader sees the old one or the new one."""
-    with whole_file.write(path) as file:
+    """Writes a text file so that a reader sees the old one or the new one.
+
+    Raises:
+      ArtifactError: if it cannot be written.
+    """
+    with written(path) as file:
         file.write(text.encode())
 
 
 def write_array(path: epath.Path, array: np.ndarray) -> None:
-    """Writes an array, and a checksum behind it; a reader sees all of it or none."""
-    with whole_file.write(path) as file:
+    """Writes an array, and a checksum behind it; a reader sees all of it or none.
+
+    Raises:
+      ArtifactError: if it cannot be written.
+    """
+    with written(path) as file:
         summed = _Summed(file)
         np.save(summed, array, allow_pickle=False)
         file.write(summed.crc32.to_bytes(4, "little"))

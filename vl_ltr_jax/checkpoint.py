@@ -75,6 +75,7 @@ class Checkpoints:
 
         Raises:
             ValueError: a count that is not positive.
+            CheckpointError: the directory cannot be made.
         """
         if every_steps < 1 or keep < 1:
             raise ValueError(
@@ -85,7 +86,12 @@ class Checkpoints:
         self._open = functools.partial(
             _open, directory, preservation_policy=LatestN(keep)
         )
-        self._manager = self._open(cleanup_tmp_directories=True)
+        try:
+            self._manager = self._open(cleanup_tmp_directories=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot open {directory}: {reason(error)}"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -20,6 +20,7 @@ _NO_NEWS = (
     "CheckpointManagerOptions.read_only=True",  # what follows from our own options
     "Given directory is read only",
     "Metadata file does not exist",  # of a save that a kill has ended
+    "Attempted to create temporary directory",  # that a failed save has left
 )
 _LEFT_ALONE = re.compile(
     r"(\w+ exception was never retrieved|Task was destroyed but it is pending!)\n"

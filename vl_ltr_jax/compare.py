@@ -29,12 +29,11 @@ from vl_ltr_jax import (
     stages,
     terminal,
     usage,
-    whole_file,
 )
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import main as vl_ltr_main
 from vl_ltr_jax import workdir as workdirs
-from vl_ltr_jax.artifacts import Artifact, ArtifactError, write_whole
+from vl_ltr_jax.artifacts import Artifact, ArtifactError, write_whole, written
 from vl_ltr_jax.bounds import nearest
 from vl_ltr_jax.evaluate import NonFiniteScoreError
 from vl_ltr_jax.settings import Config
@@ -44,6 +43,7 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "How many seeds, from 0.")
 _METHODS = flags.DEFINE_list(
     "methods", ["all"], "Names of methods; 'all', 'systems' or 'ablations' are groups."
 )
+_FILES = ("compare.md", "compare.csv", "compare.svg")
 _FREE = ("seed", "mesh", "log")  # what may differ from start to start
 COMMAND = usage.Command(
     "vl_ltr_jax.compare",
@@ -123,6 +123,7 @@ class Comparison:
                 _check_measured(changed)
             except configs.ConfigError as error:
                 raise configs.ConfigError(f"--methods={name}: {error}") from error
+        workdirs.check_free(self.workdir, _FILES, [self._made_of.directory.name])
         self._made_of.check()
         for name in methods:
             for seed in range(num_seeds):
@@ -142,7 +143,7 @@ class Comparison:
           What `compare.md` holds.
 
         Raises:
-          ArtifactError: if results on disk cannot be read.
+          ArtifactError: if results on disk cannot be read, or tables not written.
           WorkdirError: if another comparison is at work in the directory.
           NonFiniteScoreError: at the end, naming the methods that diverged.
         """
@@ -244,7 +245,7 @@ class Comparison:
         write_whole(self.workdir / "compare.csv", table)
         if with_figure and lines:
             counts = self.read(self.config).data.train_counts
-            with whole_file.write(self.workdir / "compare.svg") as file:
+            with written(self.workdir / "compare.svg") as file:
                 file.write(comparison.figure(lines, counts))
 
 

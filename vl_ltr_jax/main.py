@@ -33,7 +33,7 @@ from vl_ltr_jax import config as configs
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.page import of_run
 from vl_ltr_jax.run import Run
-from vl_ltr_jax.workdir import check_path
+from vl_ltr_jax.workdir import path_of
 
 _CONFIG = configs.define_flag()
 _WORKDIR = flags.DEFINE_string(
@@ -121,9 +121,7 @@ def checked_flags(
     config = checked_config(command)
     if not _WORKDIR.value:
         raise configs.ConfigError(usage.without_workdir(command, sys.argv[1:]))
-    workdir = epath.Path(_WORKDIR.value)
-    check_path(workdir)
-    return config, workdir
+    return config, path_of(_WORKDIR.value)
 
 
 def show_config(

@@ -114,14 +114,14 @@ class NonFiniteSteps:
         terms: list[str],
         saved: int | None,
     ) -> str:
-        """Writes the batch of the step on process 0; says where it is."""
+        """Writes the batch of the step on process 0, if it can; says where it is."""
         if self.directory is None or self.drawn is None:
             return ""
         path = incidents.path_of(self.directory, step)
         if jax.process_index() == 0:
             drawn = self.drawn(step - 1)
             sentences = [] if drawn.sentences is None else drawn.sentences.tolist()
-            incidents.Incident(
+            incident = incidents.Incident(
                 step,
                 terms,
                 {name: incidents.number(value) for name, value in values.items()},
@@ -130,7 +130,11 @@ class NonFiniteSteps:
                 saved,
                 list(self.skipped),
                 incidents.devices(jax.devices()),
-            ).write(path)
+            )
+            try:
+                incident.write(path)
+            except OSError as error:  # which is no reason to lose what there is to say
+                return f". Its batch is not kept in {path}: {error.strerror or error}"
         workdir = os.fspath(self.directory.parent)
         return (
             f". Its batch is kept in {path}: `python -m vl_ltr_jax.replay "

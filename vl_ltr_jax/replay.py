@@ -39,6 +39,7 @@ from vl_ltr_jax.incidents import Incident
 from vl_ltr_jax.recognition import TrainingStage
 from vl_ltr_jax.repeats import Repeat, WrongRow
 from vl_ltr_jax.run import Run
+from vl_ltr_jax.workdir import path_of
 
 _HELP = """\
 Looks again at a training step whose loss or gradient was not finite: makes it again
@@ -175,9 +176,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if given.out is not None:
             contact_sheet.check_place(given.out)
-        _read_programs(given.workdir)
+        workdir = path_of(given.workdir)
+        _read_programs(workdir)
         seen, run = replay(
-            given.workdir, given.stage, given.step, from_start=given.from_start
+            workdir, given.stage, given.step, from_start=given.from_start
         )
         print((diagnosis.to_json if given.json else diagnosis.to_text)(seen, run))
         if given.out is not None:
@@ -215,9 +217,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--workdir", type=epath.Path, required=True, help="of a run, finished or not"
-    )
+    parser.add_argument("--workdir", required=True, help="of a run, finished or not")
     parser.add_argument("--stage", help="pretrain, finetune or classifier")
     parser.add_argument(
         "--step", type=int, help="from 1; by default the newest that was not finite"

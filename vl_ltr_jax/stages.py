@@ -43,7 +43,12 @@ from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import ArtifactError, write_whole
 from vl_ltr_jax.run import Run, artifact
 from vl_ltr_jax.settings import Config
-from vl_ltr_jax.workdir import check_writable, sole_user
+from vl_ltr_jax.workdir import check_free, check_writable, sole_user
+
+_FILES = (  # of a run, beside the directories of its stages
+    *("config.json", "versions.json", "classes.json"),
+    *("results.json", "report.md", "report.html"),
+)
 
 
 def pretraining(run: Run) -> training.Job:
@@ -185,13 +190,16 @@ def check(config: Config, workdir: epath.Path, read: inputs.Inputs) -> None:
     """Refuses a workdir that cannot be written or belongs to another run.
 
     Raises:
-      WorkdirError: if files cannot be made in the workdir.
+      WorkdirError: if files cannot be made in the workdir, or others are in their way.
       ArtifactError: if a stage there is damaged, was made with another configuration
         or inputs, or is finished while one that it was made from is not.
     """
     check_writable(workdir)
+    names = planned(config, read)
+    own = [f"{stage}/checkpoints" for stage in names]
+    check_free(workdir, _FILES, ["teacher", "compiled", *names, *own])
     unfinished = ""
-    for stage in planned(config, read):
+    for stage in names:
         left = artifact(config, workdir, stage, read)
         left.check()
         if not left.finished:

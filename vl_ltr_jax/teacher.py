@@ -40,7 +40,6 @@ def sentence_embeddings(run: Run, clip: dict[str, Any]) -> Float[np.ndarray, "S 
         return read_array(path)
     embeddings = run.embed_sentences(run.replicate(clip), "pretrain: frozen CLIP")
     if run.writes and jax.process_index() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_array(path, embeddings)
     return embeddings
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
 from etils import epath
@@ -16,6 +16,8 @@ from etils import epath
 from vl_ltr_jax import terminal, whole_file
 
 BEAT_SECONDS = 10.0
+LOCK = ".lock"
+_ROOM = 2**16  # bytes; a run's first files are of this size
 
 
 class WorkdirError(ValueError):
@@ -31,7 +33,7 @@ def sole_user(workdir: epath.Path) -> Iterator[None]:
     has not changed for a while is of a run that was killed.
 
     Raises:
-      WorkdirError: if another run is at work there.
+      WorkdirError: if another run is at work there, or it cannot be known.
     """
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
@@ -44,19 +46,26 @@ def sole_user(workdir: epath.Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(workdir: epath.Path) -> Iterator[bool]:
     """Holds a lock; False on a file system without them."""
-    with open(workdir / ".lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise _in_use(workdir, file.read().strip()) from None
-        except OSError:
-            yield False
-            return
-        file.truncate(0)
-        file.write(_this_process())
-        file.flush()
+    path = workdir / LOCK
+    try:
+        number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise WorkdirError(
+            f"{path}, by which a run keeps others away, cannot be opened: "
+            f"{error.strerror}; make room, or move away what lies there"
+        ) from error
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(OSError):  # a full disk: it is locked all the same
+            os.truncate(number, 0)
+            os.write(number, _this_process().encode())
         yield True
+    except BlockingIOError:
+        raise _in_use(workdir, _content(path).strip()) from None
+    except OSError:
+        yield False
+    finally:
+        os.close(number)
 
 
 @contextlib.contextmanager
@@ -135,24 +144,53 @@ def _in_use(workdir: epath.Path, by: str) -> WorkdirError:
     )
 
 
-def check_path(workdir: epath.Path) -> None:
-    """Refuses a local workdir whose path Orbax takes for a pattern.
+def path_of(given: str) -> epath.Path:
+    """The workdir that a person names.
 
     Raises:
-      WorkdirError: if it has characters of patterns.
+      WorkdirError: if it is an address of no bucket, or has characters that Orbax takes
+        for a pattern.
     """
-    if "://" in os.fspath(workdir):
-        return
-    path = os.path.abspath(workdir)
+    if "://" in given:
+        with contextlib.suppress(KeyError):  # epath's word for a scheme it lacks
+            if "://" in os.fspath(workdir := epath.Path(given)):
+                return workdir
+        raise WorkdirError(
+            f"--workdir={given}: runs can be kept in local directories, named without "
+            "a scheme, and in buckets, as in gs://BUCKET/DIR or s3://BUCKET/DIR"
+        )
+    path = os.path.abspath(given)
     found = [character for character in "[]*?" if character in path]
     if not found:
-        return
-    beyond = "" if path == os.fspath(workdir) else f", which is {path},"
+        return epath.Path(given)
+    beyond = "" if path == given else f", which is {path},"
     raise WorkdirError(
-        f"--workdir={workdir}{beyond} has {' '.join(found)} in its path: Orbax, which "
+        f"--workdir={given}{beyond} has {' '.join(found)} in its path: Orbax, which "
         "keeps the checkpoints, reads these as a pattern and would lose them; name a "
         "directory without [ ] * ?"
     )
+
+
+def check_free(
+    workdir: epath.Path, files: Iterable[str], directories: Iterable[str]
+) -> None:
+    """Refuses a workdir in which something else has the name of a file of the run.
+
+    Args:
+      workdir: of the run.
+      files: names below it that the run writes.
+      directories: names below it that are directories, where they are there.
+
+    Raises:
+      WorkdirError: naming it.
+    """
+    kinds = {
+        **{workdir / name: ("file", os.path.isfile) for name in (LOCK, *files)},
+        **{workdir / name: ("directory", os.path.isdir) for name in directories},
+    }
+    for path, (kind, is_one) in kinds.items():
+        if os.path.exists(path) and not is_one(path):  # buckets have no kinds
+            raise WorkdirError(f"{path} is in the way of a {kind}; move it elsewhere")
 
 
 def check_writable(workdir: epath.Path) -> None:
@@ -165,11 +203,11 @@ def check_writable(workdir: epath.Path) -> None:
     probe = workdir / ".writable"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        with whole_file.write(probe, own_partial=True):
-            pass
+        with whole_file.write(probe, own_partial=True) as file:
+            file.write(bytes(_ROOM))
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise WorkdirError(
             f"--workdir={workdir} cannot be written: {error.strerror or error}; name a "
-            "directory you may write to"
+            "directory you may write to, on a disk with room"
         ) from error

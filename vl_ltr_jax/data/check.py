@@ -24,7 +24,7 @@ from etils import epath
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import inputs, terminal, usage
 from vl_ltr_jax import main as vl_ltr_main
-from vl_ltr_jax.artifacts import write_whole
+from vl_ltr_jax.artifacts import ArtifactError, write_whole
 from vl_ltr_jax.data import text_files
 from vl_ltr_jax.data.checks import (
     inspection,
@@ -229,7 +229,10 @@ def main(argv: Sequence[str]) -> None:
         write_whole(epath.Path(workdir / "report.md"), report)
         content = json.dumps(dataclasses.asdict(checked), indent=2)
         write_whole(epath.Path(workdir / "findings.json"), content)
-    except OSError as error:  # of the workdir; those of the data are findings
+    except (
+        ArtifactError,
+        OSError,
+    ) as error:  # of the workdir; those of the data are findings
         vl_ltr_main.refuse(error)
     where = workdir / "report.md"
     terminal.result(report.rstrip("\n"), os.fspath(where))
