@@ -112,8 +112,9 @@ def test_a_full_disk_is_refused_before_a_run_begins(tmp_path):
     with full_disk(), pytest.raises(WorkdirError, match="cannot be written: File too"):
         check_writable(epath.Path(tmp_path))
     assert not list(tmp_path.iterdir())
-    with full_disk(size=0), sole_user(epath.Path(tmp_path)):
-        pass  # the lock needs no room
+    with full_disk(size=0), pytest.raises(BlockingIOError):
+        with sole_user(epath.Path(tmp_path)):  # the lock needs no room
+            raise BlockingIOError  # of the run: not the lock's
 
 
 def test_what_is_in_the_way_of_a_run_is_refused_before_it_begins(tmp_path, monkeypatch):

@@ -54,18 +54,18 @@ def _locked(workdir: epath.Path) -> Iterator[bool]:
             f"{path}, by which a run keeps others away, cannot be opened: "
             f"{error.strerror}; make room, or move away what lies there"
         ) from error
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with os.fdopen(number, "rb+", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _in_use(workdir, _content(path).strip()) from None
+        except OSError:
+            yield False
+            return
         with contextlib.suppress(OSError):  # a full disk: it is locked all the same
-            os.truncate(number, 0)
-            os.write(number, _this_process().encode())
+            file.truncate(0)
+            file.write(_this_process().encode())
         yield True
-    except BlockingIOError:
-        raise _in_use(workdir, _content(path).strip()) from None
-    except OSError:
-        yield False
-    finally:
-        os.close(number)
 
 
 @contextlib.contextmanager
