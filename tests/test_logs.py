@@ -102,8 +102,10 @@ def test_a_full_disk_costs_metrics_and_no_more(tmp_path, monkeypatch, capsys):
         *range(6, 15)
     }
     assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr(vl_ltr_logs, "_ROOM", 1)  # too little for what comes next
     with full_disk(), Logs(tmp_path / "end") as logs:
-        logs.scalars(0, values)
+        for step in range(3):
+            logs.scalars(step, values)
         logs.result("run", {"seed": 0}, {"accuracy/top1": 1.0})
     first, again, last, row = capsys.readouterr().err.splitlines()
     for warning in (first, last):
