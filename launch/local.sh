@@ -2,6 +2,7 @@
 # N processes on this machine's CPU, to rehearse a cluster:
 #   bash launch/local.sh 2 [--dry-run] [flags of vl_ltr_jax.main]
 # Ends with the code of the first process that fails, and then stops the others.
+# SIGTERM and Ctrl-C end it, with 75 once all have saved: it starts nothing again.
 set -euo pipefail
 CONFIG=${CONFIG:-configs/shapes_lt.py}
 WORKDIR=${WORKDIR:-}                # runs/shapes_lt_Np by default
@@ -10,7 +11,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 GRACE_SECONDS=${GRACE_SECONDS:-20}  # between asking a process to stop and killing it
 
 if [[ ! ${1:-} =~ ^[1-9][0-9]*$ ]]; then
-  sed -n '2,4s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 count=$1
@@ -20,6 +21,13 @@ if [[ ${1:-} == --dry-run ]]; then
   dry_run=1
   shift
 fi
+for flag in "$@"; do # --config=FILE is taken in place of CONFIG
+  shift
+  case $flag in
+    --config=*) CONFIG=${flag#*=} ;;
+    *) set -- "$@" "$flag" ;;
+  esac
+done
 name=$(basename "${CONFIG%%:*}" .py)
 command=("$PYTHON" -m vl_ltr_jax.main --config="$CONFIG"
   --workdir="${WORKDIR:-runs/${name}_${count}p}" "$@")

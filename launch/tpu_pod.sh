@@ -36,6 +36,13 @@ if [[ ${1:-} == --dry-run ]]; then
   dry_run=1
   shift
 fi
+for flag in "$@"; do # --config=FILE is taken in place of CONFIG
+  shift
+  case $flag in
+    --config=*) CONFIG=${flag#*=} ;;
+    *) set -- "$@" "$flag" ;;
+  esac
+done
 if [[ $verb != down && $WORKDIR != gs://* && $WORKDIR != /* ]]; then
   echo "WORKDIR=${WORKDIR:-} must be a bucket (gs://BUCKET/RUN) or an absolute path that every host sees" >&2
   exit 2
@@ -156,6 +163,10 @@ run() {
     if grep -q 'exit code 2$' <<<"$said"; then
       say "the run was refused; its message is above"
       return 2
+    fi
+    if grep -q 'exit code 130$' <<<"$said"; then
+      say "the run was interrupted; the same command goes on"
+      return 130
     fi
     if [[ $(state) != READY ]]; then
       say "the slice is gone: making it again, the run resumes from $WORKDIR"

@@ -107,6 +107,9 @@ def test_flag_names_are_checked_before_parsing():
         configs.check_flag_names(["--config=gone.py:x=1"])
     with pytest.raises(configs.ConfigError, match=r"--config.pretrain.epochs\?"):
         configs.check_flag_names(["--config.pretrain.epoch=3"])
+    with pytest.raises(configs.ConfigError, match="b=1: a run has one configuration"):
+        configs.check_flag_names([f"--config={file}", "--config", f"{file}:b=1"])
+    configs.check_flag_names(["--workdir", "config"])
     configs.check_flag_names([])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 import image_world
 import pytest
 import yaml
+
+from vl_ltr_jax import preemption
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -108,6 +111,8 @@ def test_the_jobset_is_a_jobset():
     config = next(a for a in container["command"] if a.startswith("--config="))
     assert (ROOT / config.removeprefix("--config=")).is_file()
     assert pod["terminationGracePeriodSeconds"] >= 60  # a save at the next step
+    [rule] = job["template"]["spec"]["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [2, preemption.INTERRUPTED_CODE]
 
 
 def environment_of(directory, **variables):
@@ -151,7 +156,10 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(
     for name in ("gcloud", "srun", "sleep"):
         executable(tmp_path / name, f"#!/bin/bash\ntouch {tmp_path}/called\nexit 1\n")
     said = subprocess.run(
-        ["bash", LAUNCH / script, *arguments, "--dry-run", "--config.data.name=a b"],
+        [
+            *("bash", LAUNCH / script, *arguments, "--dry-run"),
+            *("--config.data.name=a b", "--config=configs/inat18.py"),
+        ],
         env=environment_of(tmp_path, WORKDIR=str(tmp_path / "run"), TEAR_DOWN="1"),
         capture_output=True,
         text=True,
@@ -165,6 +173,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(
         subprocess.run(["bash", "-n", "-c", line], check=True)
     if lines[-1] != "tpu-vm delete":
         assert "--config.data.name=a" in said[-1].replace("\\", "")
+        assert re.findall(r"--config=([\w/.]+)", said[-1]) == ["configs/inat18.py"]
 
 
 def write_config(directory):
@@ -230,6 +239,63 @@ def test_a_mistake_of_the_user_is_shown_and_not_tried_again(tmp_path):
     assert done.returncode == 2
     assert "nowhere_train.txt" in done.stdout
     assert calls == ["describe", "create", "scp", "ssh", "ssh", "delete"]
+
+
+@pytest.mark.parametrize("code", [2, 130, 1])
+def test_a_pod_stops_at_a_refusal_and_at_ctrl_c_alone(code, tmp_path):
+    executable(
+        tmp_path / "gcloud",
+        f"#!/bin/sh\ncase $4 in describe) echo READY; exit;; esac\n"
+        f"echo . >> {tmp_path}/starts; echo exit code 134; echo exit code {code}; exit 1",
+    )
+    done = subprocess.run(
+        ["bash", LAUNCH / "tpu_pod.sh", "run"],
+        env=environment_of(
+            tmp_path, WORKDIR="gs://bucket/run", RETRY_SECONDS="0", MAX_FAILURES="1"
+        ),
+        check=False,
+    )
+    assert done.returncode == code
+    assert (tmp_path / "starts").read_text().count(".") == (2 if code == 1 else 1)
+
+
+def test_slurm_queues_again_what_may_go_better(tmp_path):
+    """Each start with the codes of its tasks, and whether the job is queued again.
+
+    Breaks if a refusal is tried again, if failures are not counted in a row, or if a
+    count outlives the job.
+    """
+    executable(
+        tmp_path / "srun",
+        '#!/bin/bash\nfor code in $CODES; do\n'
+        '  echo "srun: error: node7: task 3: Exited with exit code $code" >&2\n'
+        "done\nexit ${CODES##* }\n",
+    )
+    executable(tmp_path / "scontrol", f'#!/bin/sh\necho "$@" >> {tmp_path}/queued\n')
+    (tmp_path / "queued").touch()
+
+    def start(codes, **variables):
+        before = len((tmp_path / "queued").read_text().splitlines())
+        done = subprocess.run(
+            ["bash", LAUNCH / "slurm_gpu.sbatch"],
+            env=environment_of(tmp_path, CODES=codes, SLURM_JOB_ID="5", **variables),
+            cwd=tmp_path,
+            capture_output=True,
+            check=False,
+        )
+        queued = (tmp_path / "queued").read_text().splitlines()[before:]
+        assert queued in ([], ["requeue 5"])
+        return done.returncode, bool(queued)
+
+    assert start("0") == (0, False)
+    for codes, code in (("2 134", 2), ("130 134", 130)):
+        assert start(codes) == (code, False)
+    for codes in ("75", "143", "75 137", "134", "75", "1", "1", "1"):
+        assert start(codes) == (int(codes.split()[-1]), True), codes
+    assert start("1") == (1, False)
+    assert start("1") == (1, True)
+    assert start("75", SLURM_RESTART_COUNT="100") == (75, False)
+    assert not list(tmp_path.glob("*.failures"))
 
 
 def test_a_workdir_that_hosts_do_not_share_is_refused():

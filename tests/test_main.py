@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from vl_ltr_jax import main, settings
-from vl_ltr_jax.workdir import WorkdirError
+from vl_ltr_jax.workdir import InUseError, WorkdirError
 
 
 @pytest.fixture
@@ -75,3 +75,6 @@ def test_one_of_many_processes_does_not_wait_for_the_others(monkeypatch, capsys)
         main.refuse(ValueError("bad list"))
     assert ended.value.args == (2,)
     assert capsys.readouterr().err == "error: bad list\n" * 2
+    with pytest.raises(Ended) as ended:
+        main.refuse(InUseError("in use"))
+    assert ended.value.args == (1,)  # the run there may be one that is ending

@@ -14,6 +14,7 @@ from vl_ltr_jax import stages, workdir
 from vl_ltr_jax.inputs import Inputs
 from vl_ltr_jax.settings import Config
 from vl_ltr_jax.workdir import (
+    InUseError,
     WorkdirError,
     check_free,
     check_writable,
@@ -31,7 +32,7 @@ def quick(monkeypatch):
 def test_two_runs_in_one_workdir_are_refused(tmp_path):
     path = epath.Path(tmp_path)
     with sole_user(path):
-        with pytest.raises(WorkdirError, match=f"another run .process {os.getpid()} "):
+        with pytest.raises(InUseError, match=f"another run .process {os.getpid()} "):
             with sole_user(path):
                 pass
     with sole_user(path):
@@ -47,7 +48,7 @@ def test_without_locks_a_file_shows_that_a_run_lives(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", no_locks)
     path = epath.Path(tmp_path)
     with sole_user(path):
-        with pytest.raises(WorkdirError, match=f"process {os.getpid()} on"):
+        with pytest.raises(InUseError, match=f"process {os.getpid()} on"):
             with sole_user(path):
                 pass
         assert (tmp_path / ".owner").exists()
@@ -78,7 +79,7 @@ def test_of_two_that_start_at_once_one_goes(tmp_path, monkeypatch):
         (tmp_path / ".owner").write_text('{"of": "process 9 on another"}')
 
     monkeypatch.setattr(workdir.time, "sleep", other_writes)
-    with pytest.raises(WorkdirError, match="process 9 on another"):
+    with pytest.raises(InUseError, match="process 9 on another"):
         with leased(epath.Path(tmp_path)):
             pass
 

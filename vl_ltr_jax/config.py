@@ -114,15 +114,26 @@ def check_flag_names(argv: Sequence[str]) -> None:
     """Checks the flags before they are parsed, where a mistake is a traceback.
 
     Raises:
-      ConfigError: naming a missing file, or a wrong key and the nearest one.
+      ConfigError: naming a missing file, two files, or a wrong key and the nearest
+        one.
     """
     known = flatten(Config())
+    files: list[str] = []
     for argument, following in itertools.pairwise([*argv, ""]):
-        if argument.lstrip("-").partition("=")[0] == "config":
-            file = (argument.partition("=")[2] or following).partition(":")[0]
+        if argument in ("-config", "--config") or argument.startswith(
+            ("-config=", "--config=")
+        ):
+            files.append(argument.partition("=")[2] or following)
+            file = files[-1].partition(":")[0]
             if not os.path.isfile(file):
                 raise ConfigError(
                     f"--config={shortened(file)[1:-1]}: there is no such file"
+                )
+            if files[1:]:
+                both = " and ".join(f"--config={shortened(f)[1:-1]}" for f in files)
+                raise ConfigError(
+                    f"{both}: a run has one configuration file; name one, and change "
+                    "its values by --config.KEY=VALUE"
                 )
         name = argument.lstrip("-").partition("=")[0]
         key = name.removeprefix("config.")

@@ -33,7 +33,7 @@ from vl_ltr_jax import config as configs
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.page import of_run
 from vl_ltr_jax.run import Run
-from vl_ltr_jax.workdir import path_of
+from vl_ltr_jax.workdir import InUseError, path_of
 
 _CONFIG = configs.define_flag()
 _WORKDIR = flags.DEFINE_string(
@@ -202,12 +202,16 @@ def write_page(
 
 
 def refuse(error: Exception) -> NoReturn:
-    """Ends the process with one message and exit code 2."""
+    """Ends the process with one message and exit code 2, or 1 where it is not for good.
+
+    Launchers stop at 2: a predecessor that is still dying must not end a job.
+    """
     terminal.error(str(error))
+    code = 1 if isinstance(error, InUseError) else 2
     if jax.distributed.is_initialized():
         # An orderly end would wait for processes that wait for this one.
-        os._exit(2)
-    sys.exit(2)
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str]) -> None:

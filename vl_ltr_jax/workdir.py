@@ -24,6 +24,10 @@ class WorkdirError(ValueError):
     """A workdir that cannot be used."""
 
 
+class InUseError(WorkdirError):
+    """Another run is at work in the workdir; it may have ended at the next start."""
+
+
 @contextlib.contextmanager
 def sole_user(workdir: epath.Path) -> Iterator[None]:
     """Keeps other runs out of the workdir, on process 0.
@@ -33,7 +37,8 @@ def sole_user(workdir: epath.Path) -> Iterator[None]:
     has not changed for a while is of a run that was killed.
 
     Raises:
-      WorkdirError: if another run is at work there, or it cannot be known.
+      InUseError: if another run is at work there.
+      WorkdirError: if that cannot be known.
     """
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
@@ -73,7 +78,7 @@ def leased(workdir: epath.Path) -> Iterator[None]:
     """Holds a file in the workdir that shows that this process lives.
 
     Raises:
-      WorkdirError: if another process shows that it does.
+      InUseError: if another process shows that it does.
     """
     path, mark = workdir / ".owner", uuid.uuid4().hex
     before = _content(path)
@@ -137,8 +142,8 @@ def _this_process() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
-def _in_use(workdir: epath.Path, by: str) -> WorkdirError:
-    return WorkdirError(
+def _in_use(workdir: epath.Path, by: str) -> InUseError:
+    return InUseError(
         f"--workdir={workdir} is in use by another run ({by}); wait for it, stop it, "
         "or name another directory"
     )
