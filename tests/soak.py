@@ -3,8 +3,10 @@
     python tests/soak.py --kills=25 --config=configs/shapes_lt.py --workdir=DIR --seed=0
 
 A run is made in DIR/unbroken; another one in DIR/killed, which dies at least as often
-as asked, by SIGKILL, SIGTERM and SIGINT, in every stage, at chosen moments and at
-random ones; then it may finish. The exit code is 1 if anything was lost, or let in.
+as asked, by SIGKILL, SIGTERM and SIGINT, in every stage (so that a small --kills is a
+minimum), at chosen moments and at random ones; then it may finish. The exit code is 1
+if anything was lost, or let in. DIR is emptied first; by default it is a temporary
+directory, which is kept where there are faults.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -294,9 +297,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--kills", type=int, default=25, help="at least; each stage dies")
     parser.add_argument("--config", type=Path, default="configs/shapes_lt.py")
-    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--workdir", type=Path, help="is emptied; default a temporary")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint_every_steps", type=int, default=25)
     parser.add_argument("flags", nargs="*", help="for both runs, behind --")
@@ -304,21 +307,25 @@ def main(arguments: Sequence[str]) -> int:
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what nobody reads
     # A shell that puts a job in the background lets it ignore Ctrl-C: not the runs.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    shutil.rmtree(given.workdir, ignore_errors=True)
-    given.workdir.mkdir(parents=True)
+    workdir = given.workdir or Path(tempfile.mkdtemp(prefix="soak_"))
+    shutil.rmtree(workdir, ignore_errors=True)
+    workdir.mkdir(parents=True)
     flags = (
         f"--config.log.checkpoint_every_steps={given.checkpoint_every_steps}",
         "--config.log.progress_seconds=0",
         *given.flags,
     )
-    job = Job(given.config, flags, given.workdir / "programs")
+    job = Job(given.config, flags, workdir / "programs")
     began = time.monotonic()
-    made, faults = soak(job, given.workdir, given.kills, given.seed)
+    made, faults = soak(job, workdir, given.kills, given.seed)
     print(f"\n{len(made)} kills in {time.monotonic() - began:.0f} s")
     _summarize(made)
     for fault in faults:
         print(f"FAULT: {fault}")
-    print("nothing lost, nothing let in" if not faults else f"{len(faults)} faults")
+    told = f"{len(faults)} faults; the runs are in {workdir}"
+    print(told if faults else "nothing lost, nothing let in")
+    if not faults and given.workdir is None:
+        shutil.rmtree(workdir)
     return 1 if faults else 0
 
 

@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,20 @@ def test_a_run_that_ends_meanwhile_does_not_either(tmp_path):
     timer.start()
     with leased(epath.Path(tmp_path)):
         timer.join()
+
+
+def test_other_processes_wait_as_long_as_the_first(tmp_path, monkeypatch):
+    """Breaks if they are in their first collective half a minute before it."""
+    monkeypatch.setattr(workdir.jax, "process_index", lambda: 1)
+    owner, began = tmp_path / ".owner", time.monotonic()
+    owner.write_text('{"of": "process 1 on another", "beat": 7}')
+    with sole_user(epath.Path(tmp_path)):
+        assert time.monotonic() - began >= 3 * workdir.BEAT_SECONDS
+    timer = threading.Timer(0.1, owner.write_text, ['{"of": "process 0 of this run"}'])
+    timer.start()
+    with sole_user(epath.Path(tmp_path)):
+        timer.join()
+    assert owner.read_text() == '{"of": "process 0 of this run"}'
 
 
 def test_of_two_that_start_at_once_one_goes(tmp_path, monkeypatch):

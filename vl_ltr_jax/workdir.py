@@ -45,6 +45,10 @@ def sole_user(workdir: epath.Path) -> Iterator[None]:
             local = "://" not in os.fspath(workdir)
             if not (local and stack.enter_context(_locked(workdir))):
                 stack.enter_context(leased(workdir))
+        elif before := _content(path := workdir / ".owner"):
+            # As process 0 does: collectives of CPUs wait half a minute and no more.
+            with contextlib.suppress(InUseError):  # which that one tells
+                _wait_unchanged(workdir, path, before)
         yield
 
 
