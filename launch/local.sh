@@ -2,7 +2,8 @@
 # N processes on this machine's CPU, to rehearse a cluster:
 #   bash launch/local.sh 2 [--dry-run] [flags of vl_ltr_jax.main]
 # Ends with the code of the first process that fails, and then stops the others.
-# SIGTERM and Ctrl-C end it, with 75 once all have saved: it starts nothing again.
+# SIGTERM and Ctrl-C end it, with 75 once all have saved: it starts nothing again. A
+# second one kills.
 set -euo pipefail
 CONFIG=${CONFIG:-configs/shapes_lt.py}
 WORKDIR=${WORKDIR:-}                # runs/shapes_lt_Np by default
@@ -11,7 +12,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 GRACE_SECONDS=${GRACE_SECONDS:-20}  # between asking a process to stop and killing it
 
 if [[ ! ${1:-} =~ ^[1-9][0-9]*$ ]]; then
-  sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 count=$1
@@ -37,8 +38,10 @@ export XLA_FLAGS="--xla_force_host_platform_device_count=$DEVICES ${XLA_FLAGS:-}
 export JAX_COORDINATOR_ADDRESS=127.0.0.1:$port JAX_NUM_PROCESSES=$count
 
 pids=()
+signal=TERM
 ask_to_stop() {
-  kill -TERM "${pids[@]}" 2>/dev/null || true
+  kill "-$signal" "${pids[@]}" 2>/dev/null || true
+  signal=KILL # who asks again does not wait: outside of training it may take long
 }
 trap ask_to_stop INT TERM
 for ((process = 0; process < count; process++)); do

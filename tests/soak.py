@@ -297,7 +297,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=25, help="at least; each stage dies")
+    parser.add_argument(
+        "--kills", type=int, default=25, help="at least; each stage dies"
+    )
     parser.add_argument("--config", type=Path, default="configs/shapes_lt.py")
     parser.add_argument("--workdir", type=Path, help="is emptied; default a temporary")
     parser.add_argument("--seed", type=int, default=0)

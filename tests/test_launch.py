@@ -246,7 +246,8 @@ def test_a_pod_stops_at_a_refusal_and_at_ctrl_c_alone(code, tmp_path):
     executable(
         tmp_path / "gcloud",
         f"#!/bin/sh\ncase $4 in describe) echo READY; exit;; esac\n"
-        f"echo . >> {tmp_path}/starts; echo exit code 134; echo exit code {code}; exit 1",
+        f"echo . >> {tmp_path}/starts\n"
+        f"echo exit code 134\necho exit code {code}\nexit 1\n",
     )
     done = subprocess.run(
         ["bash", LAUNCH / "tpu_pod.sh", "run"],
@@ -267,7 +268,7 @@ def test_slurm_queues_again_what_may_go_better(tmp_path):
     """
     executable(
         tmp_path / "srun",
-        '#!/bin/bash\nfor code in $CODES; do\n'
+        "#!/bin/bash\nfor code in $CODES; do\n"
         '  echo "srun: error: node7: task 3: Exited with exit code $code" >&2\n'
         "done\nexit ${CODES##* }\n",
     )
@@ -313,6 +314,8 @@ from pathlib import Path
 
 index, here = os.environ["JAX_PROCESS_ID"], Path(__file__).parent
 def stop(signum, frame):
+    if "--deaf" in sys.argv:
+        return
     (here / f"stopped{{index}}").touch()
     sys.exit(75)
 signal.signal(signal.SIGTERM, stop)
@@ -321,13 +324,17 @@ while len(list(here.glob("started*"))) < 3:
     time.sleep(0.01)
 if index == "1" and "--fail" in sys.argv:
     sys.exit(7)
-time.sleep(600)
+time.sleep(120)
 """
 
 
-@pytest.mark.parametrize("flags", [["--fail"], []])
-def test_local_processes_end_together(tmp_path, flags):
-    """One fails and the rest are asked to stop; or the script is, and passes it on."""
+@pytest.mark.parametrize(
+    ("flags", "code", "saved"),
+    [(["--fail"], 7, "02"), ([], 75, "012"), (["--deaf"], 137, "")],
+)
+def test_local_processes_end_together(tmp_path, flags, code, saved):
+    """One fails and the rest are asked to stop; or the script is, and passes it on, and
+    kills if it is asked again."""
     player = tmp_path / "player"
     executable(
         player,
@@ -340,14 +347,17 @@ def test_local_processes_end_together(tmp_path, flags):
         env=environment_of(tmp_path, PYTHON=str(player), GRACE_SECONDS="300"),
     )
     try:
-        if not flags:
-            while len(list(tmp_path.glob("started*"))) < 3:
-                assert process.poll() is None
-                time.sleep(0.01)
+        while len(list(tmp_path.glob("started*"))) < 3:
+            assert process.poll() is None
+            time.sleep(0.01)
+        if code != 7:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=300) == (7 if flags else 75)
+        while code == 137 and process.poll() is None:
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=300) == code
     finally:
         process.kill()
         process.wait()
     stopped = {path.name for path in tmp_path.glob("stopped*")}
-    assert stopped == {f"stopped{i}" for i in ("02" if flags else "012")}
+    assert stopped == {f"stopped{i}" for i in saved}

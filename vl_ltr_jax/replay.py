@@ -50,7 +50,7 @@ examples:
   # the newest step of a run that was not finite
   python -m vl_ltr_jax.replay --workdir=runs/mine
 
-  # a step that was, but whose loss leapt; and rows that are wrong as pictures
+  # a step that was, but whose loss spiked; and rows that are wrong as pictures
   python -m vl_ltr_jax.replay --workdir=runs/mine --stage=pretrain --step=1200
   python -m vl_ltr_jax.replay --workdir=runs/mine --out=sheet.png
 
