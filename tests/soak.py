@@ -298,7 +298,7 @@ def main(arguments: Sequence[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--kills", type=int, default=25, help="at least; each stage dies"
+        "--kills", type=int, default=25, help="at least; each stage has one planned"
     )
     parser.add_argument("--config", type=Path, default="configs/shapes_lt.py")
     parser.add_argument("--workdir", type=Path, help="is emptied; default a temporary")
