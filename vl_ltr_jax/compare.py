@@ -23,6 +23,7 @@ from vl_ltr_jax import (
     baselines,
     comparison,
     inputs,
+    mistakes,
     preemption,
     run,
     settings,
@@ -352,7 +353,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         table = methods.run(names, _SEEDS.value)
     except (ValueError, FloatingPointError) as error:
-        if not type(error).__module__.startswith("vl_ltr_jax"):
+        if not mistakes.is_users(error):
             raise
         vl_ltr_main.refuse(error)
     terminal.result(table, os.fspath(directory / "compare.md"))

@@ -21,6 +21,7 @@ from vl_ltr_jax import (
     cluster,
     heap,
     inputs,
+    mistakes,
     outcomes,
     preemption,
     programs,
@@ -233,8 +234,8 @@ def main(argv: Sequence[str]) -> None:
         results = stages.run(config, workdir, read)
         write_page(config, workdir, read, results)
     except (ValueError, FloatingPointError) as error:
-        if not type(error).__module__.startswith("vl_ltr_jax"):
-            raise  # a library's own: a bug of ours, show where
+        if not mistakes.is_users(error):
+            raise  # a bug of ours, show where
         refuse(error)
     outcomes.tell_end(workdir, config, results)
 
