@@ -5,10 +5,12 @@ may make tensors and plain values. PyTorch's own reader of TorchScript compiles 
 of an archive and runs the parts named `__setstate__`, which may write files; here the
 same restricted unpickler takes the tensors out of the archive, and its code is text
 that says which of them are the model's. Both are zip archives, whose checksums PyTorch
-does not look at: here they are compared.
+does not look at: here they are compared. Before a pickle is opened, `pickles` tells
+whether it calls what no state dict needs, or stands for far more than it holds.
 """
 
 import argparse
+import contextlib
 import io
 import re
 import warnings
@@ -20,10 +22,24 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from vl_ltr_jax.models import pickles
+
 # A training checkpoint keeps the weights under one of these, beside the optimizer's.
 _MODEL_KEYS = ("model", "state_dict")
 _MOST_TENSORS = 100_000
 _LARGEST_CODE = 2**26  # bytes of one file
+_CALLED = {
+    *("collections.OrderedDict", "collections.Counter", "argparse.Namespace"),
+    *("builtins.set", "builtins.complex", "_codecs.encode"),
+    *("torch.Size", "torch.device", "torch.serialization._get_layout"),
+    *("torch.nn.parameter.Parameter", "torch._utils._rebuild_parameter"),
+    *("torch._utils._rebuild_parameter_with_state", "torch._utils._rebuild_tensor"),
+    *("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"),
+    *("torch._utils._rebuild_sparse_tensor",),
+    *("torch._utils._rebuild_meta_tensor_no_storage",),
+}
+_ZIP = b"PK\x03\x04"  # by which PyTorch tells its archives from older files
+_OLD_PARTS = 5  # pickles of an older file: two marks, the machine, the content, the keys
 # Of one class: its name, and its tensors that a state dict has.
 _CLASS = re.compile(
     r"^class (\w+)\(Module\):\n  __parameters__ = \[(.*)\]\n  __buffers__ = \[(.*)\]$",
@@ -57,18 +73,24 @@ def read(path: Path) -> dict[str, np.ndarray]:
             return {name: _to_numpy(one) for name, one in _state_dict(content)}
     except TorchFileError:
         raise
+    except pickles.CallError as error:
+        raise _refusal(str(error)) from error
     except Exception as error:  # a damaged pickle may raise any kind
         if type(error).__name__ == "UnpicklingError" and "global" in str(error).lower():
             reason = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
-            raise TorchFileError(
-                "refused, because it holds more than tensors and plain values "
-                f"({' '.join(reason.split())[:200]}). Nothing in it was run. If you "
-                "trust it, load it in PyTorch and save its state dict alone"
-            ) from error
+            raise _refusal(" ".join(reason.split())[:200]) from error
         raise TorchFileError(
             f"not a whole PyTorch file ({_first_line(error)}). "
             f"It is {path.stat().st_size} bytes long; was it cut off while copying?"
         ) from error
+
+
+def _refusal(reason: str) -> TorchFileError:
+    return TorchFileError(
+        f"refused, because it holds more than tensors and plain values ({reason}). "
+        "Nothing in it was run. If you trust it, load it in PyTorch and save its state "
+        "dict alone"
+    )
 
 
 def _content(path: Path) -> Any:
@@ -90,9 +112,33 @@ def _content(path: Path) -> Any:
                 names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
                 allowed = [_stand_in(name) for name in names]
                 file.seek(0)
+    _check_pickles(file, scripted)
     with torch.serialization.safe_globals(allowed):
         content = torch.load(file, map_location="cpu", weights_only=True)
     return dict(_attributes(content, tensors_of)) if scripted else content
+
+
+def _check_pickles(file: Any, scripted: bool) -> None:
+    """Looks at every pickle that PyTorch will open."""
+    import torch
+
+    def may_call(name: str) -> bool:
+        stands_in = scripted and name.startswith(("__torch__.", "torch.jit._pickle."))
+        return stands_in or name in _CALLED
+
+    with contextlib.ExitStack() as opened:
+        if isinstance(file, Path):
+            file = opened.enter_context(file.open("rb"))
+        start = file.read(len(_ZIP))
+        file.seek(0)
+        if start == _ZIP:
+            # PyTorch's own reader: of a crafted archive others may read other records.
+            record = torch._C.PyTorchFileReader(file).get_record("data.pkl")
+            pickles.check(io.BytesIO(record), may_call)
+        else:
+            for _ in range(_OLD_PARTS):
+                pickles.check(file, may_call)
+        file.seek(0)
 
 
 def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
