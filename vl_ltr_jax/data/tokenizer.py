@@ -34,6 +34,8 @@ _PIECE = regex.compile(
 )
 # Printable ASCII without "&": here ftfy and HTML have nothing to repair.
 _SOUND = re.compile(r"[\t\n\r -%'-~]*")
+# Python makes no number of more digits than 4300, and may be told to make fewer.
+_LONG_NUMBER = re.compile(r"(?<=&#)[0-9]{500,}")
 _SENTENCES_AT_ONCE = 16384
 # Words remembered at most, about 150 MiB. A corpus of encyclopaedia articles has fewer;
 # one without blanks, as in Chinese, has a new one in every sentence.
@@ -43,8 +45,16 @@ _REMEMBERED = 2**19
 def clean(text: str) -> str:
     """Repairs encoding faults and HTML entities, collapses blanks, lowers the case."""
     if not _SOUND.fullmatch(text):
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        text = _unescape(_unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
+
+
+def _unescape(text: str) -> str:
+    """As HTML has it, whatever a reference to a character names."""
+    # Eight digits, the first no zero, are beyond all characters already.
+    return html.unescape(
+        _LONG_NUMBER.sub(lambda digits: digits[0].lstrip("0")[:8] or "0", text)
+    )
 
 
 def _words(text: str) -> list[str]:

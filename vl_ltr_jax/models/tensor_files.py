@@ -21,6 +21,11 @@ from vl_ltr_jax.models import torch_files
 SAFETENSORS = ".safetensors"
 SHARD_INDEX = ".safetensors.index.json"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
+# By safetensors' names; those of 8 bits and fewer are of no dtype of NumPy's.
+_DTYPES = (
+    *("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8"),
+    *("U64", "U32", "U16", "U8", "BOOL", "C64"),
+)
 
 
 class TensorFileError(ValueError):
@@ -77,6 +82,7 @@ class _Safetensors(ExitStack):
                 if whole:
                     self._shard_of = dict.fromkeys(self._files[shard].keys(), shard)
             self._check_shards()
+            self._check_dtypes()
             self._check_sizes()
         except TensorFileError:
             self.close()
@@ -89,7 +95,14 @@ class _Safetensors(ExitStack):
         return tuple(self._files[self._shard_of[name]].get_slice(name).get_shape())
 
     def tensor(self, name: str) -> np.ndarray:
-        return self._files[self._shard_of[name]].get_tensor(name)
+        shard = self._shard_of[name]
+        try:
+            return self._files[shard].get_tensor(name)
+        except Exception as error:  # NumPy and safetensors raise many kinds
+            raise TensorFileError(
+                f"{shard}: {name[:100]} cannot be read as an array ({error}); save it "
+                "again"
+            ) from error
 
     def _open(self, shard: Path) -> Any:
         if not os.path.isfile(shard):
@@ -105,6 +118,18 @@ class _Safetensors(ExitStack):
                 f"{shard}: not a whole safetensors file ({error}). It is "
                 f"{shard.stat().st_size} bytes long; was it cut off while copying?"
             ) from error
+
+    def _check_dtypes(self) -> None:
+        for name, shard in self._shard_of.items():
+            try:
+                dtype = self._files[shard].get_slice(name).get_dtype()
+            except SafetensorError as error:  # of those that Python has no name for
+                dtype = str(error)
+            if dtype not in _DTYPES:
+                raise TensorFileError(
+                    f"{shard}: {name[:100]} is of the dtype {dtype}, and read are "
+                    f"{', '.join(_DTYPES)}; save it as float32, float16 or bfloat16"
+                )
 
     def _check_sizes(self) -> None:
         """A tensor without numbers may have a shape of any size."""
