@@ -76,6 +76,7 @@ def read(
       ArtifactError: if a file is missing, damaged, or does not fit the others.
     """
     try:
+        whole_file.check_regular(directory, (CARD, WEIGHTS, *port.COMPANIONS))
         content = json_text.parse((directory / CARD).read_bytes())
         if content.pop("format") != _FORMAT:
             raise ValueError("another version of this package wrote it")

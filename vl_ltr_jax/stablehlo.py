@@ -129,6 +129,7 @@ def load_exported(directory: str | Path) -> Callable[[Any], Answers]:
     """
     directory = Path(directory)
     try:
+        whole_file.check_regular(directory, (DESCRIPTION, PROGRAM, ARRAYS))
         saved = json_text.parse((directory / DESCRIPTION).read_bytes())["crc32"]
         for name in (PROGRAM, ARRAYS):  # XLA trusts a program's bytes
             if whole_file.crc32(directory / name) != saved[name]:

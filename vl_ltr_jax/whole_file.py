@@ -13,7 +13,7 @@ import re
 import shutil
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -157,6 +157,19 @@ def crc32(path: str | os.PathLike[str]) -> int:
         while part := file.read(2**20):
             found = zlib.crc32(part, found)
     return found
+
+
+def check_regular(directory: Path, names: Iterable[str]) -> None:
+    """Looks at local files before any is opened; one that is absent passes.
+
+    Raises:
+      ValueError: if one is a pipe, which would be waited for, a device, which may be
+        read for ever, or a directory.
+    """
+    for name in names:
+        path = directory / name
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{name} is no file but a pipe, device or directory")
 
 
 def _remove(path: Path | epath.Path) -> None:

@@ -10,6 +10,7 @@ JPEG files go through `jpeg`, which gives Pillow's pixels faster; whatever it re
 import dataclasses
 import functools
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -31,6 +32,14 @@ from vl_ltr_jax.data.roots import Root
 Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
 
 LARGEST_FILE = 512 * 2**20  # bytes
+# Portable maps may have comments, which Pillow reads byte by byte.
+_LONGEST_HEADER = 2**14  # bytes
+_LARGEST_TEXT = 2**24  # bytes of a map whose pixels are text
+_MAPS = re.compile(rb"P[0-6fy]")
+_TEXT_MAPS = (b"P1", b"P2", b"P3")
+_NUMBER = rb"\s(?:\s|#[^\r\n]*[\r\n])*[^\s#]+"
+# Magic number, width, height and, unless it is of bits, the largest value.
+_HEADER = re.compile(rb"P(?:[14]|[^\s#]+%b)%b%b\s" % (_NUMBER, _NUMBER, _NUMBER))
 # Pillow knows more, and runs Ghostscript for one of them.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
 
@@ -147,7 +156,24 @@ def decode_image(content: bytes, description: str) -> Picture:
     if is_jpeg(content) and count_scans(content) > MOST_SCANS:
         # A few bytes each, of which every one goes over the whole picture.
         raise unreadable(description, f"a JPEG of more than {MOST_SCANS} scans")
+    if _MAPS.match(content):
+        _check_map(content, description)
     return _with_pillow(content, description)
+
+
+def _check_map(content: bytes, description: str) -> None:
+    header = _HEADER.match(content, 0, _LONGEST_HEADER)
+    if header is None:
+        reason = f"a portable map whose header is not in its first {_LONGEST_HEADER} "
+        raise unreadable(description, f"{reason}bytes")
+    if not content.startswith(_TEXT_MAPS):
+        return
+    if len(content) > _LARGEST_TEXT or b"#" in content[header.end() :]:
+        raise unreadable(
+            description,
+            f"a portable map of text with more than {_LARGEST_TEXT} bytes, or comments "
+            "among its pixels; save it as PNG",
+        )
 
 
 def _with_pillow(content: bytes, description: str) -> Image.Image:

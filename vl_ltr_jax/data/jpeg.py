@@ -18,6 +18,7 @@ _START, _SCAN, _END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 _SEQUENTIAL = (0xC0, 0xC1)  # frames whose rows are coded once, from top to bottom
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 MOST_SCANS = 500  # as the makers of libjpeg-turbo advise; cameras and editors make 10
+_MOST_SEGMENTS = 10_000  # and fillers before the frame; files that have more are odd
 _MARGIN = 16  # rows: the filter looks one further row of the coarsest colours down
 
 
@@ -95,7 +96,9 @@ def _is_one_scan(content: bytes) -> bool:
 def _height_at(content: bytes) -> int:
     """Where the height stands in the header of a sequential JPEG; 0: it is another."""
     place = 2
-    while place + 9 < len(content) and content[place] == 0xFF:
+    for _ in range(_MOST_SEGMENTS):
+        if place + 9 >= len(content) or content[place] != 0xFF:
+            break
         marker = content[place + 1]
         if marker in _FRAMES:
             return place + 5 if marker in _SEQUENTIAL else 0
