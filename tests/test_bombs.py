@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from sound_images import RGB, SOUND, encoded, several
 
-from vl_ltr_jax.data import class_names, corpus, roots, sources, text_files
+from vl_ltr_jax.data import class_names, corpus, jpeg, roots, sources, text_files
 from vl_ltr_jax.data.images import ImageReadError, as_image, decode_image, read_content
 from vl_ltr_jax.data.jpeg import MOST_SCANS
 from vl_ltr_jax.data.text_files import ArchiveError
@@ -117,6 +117,47 @@ def test_a_jpeg_of_endless_scans_is_refused():
     ):
         decode_image(bomb, "x.jpg")
     assert as_image(decode_image(content, "x.jpg")).size == RGB.size
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"P6 #" + bytes(2**24) + b"\n1 1 255 abc", "header is not in its first 16384"),
+        (
+            b"P6 8 8#\n8 255 #" + bytes(2**24) + b"\n",
+            "header is not in its first 16384",
+        ),
+        (b"P3 1 1 255\n" + b"#\n" * 2**20 + b"1 2 3\n", "comments among its pixels"),
+        (b"P2 1 1 255\n" + b" " * 2**24 + b"1\n", "of text with more than 16777216"),
+    ],
+    ids=("header", "split number", "pixels", "blanks"),
+)
+def test_portable_maps_of_endless_comments_are_refused(monkeypatch, content, reason):
+    """Broken by: Pillow, which takes a second for some kilobytes of them."""
+    monkeypatch.setattr(Image, "open", lambda *given, **options: pytest.fail("opened"))
+    with pytest.raises(ImageReadError, match=f"x.ppm: a portable map .*{reason}"):
+        decode_image(content, "x.ppm")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"P6\n# by an editor\n1 1\n# again\n255\nab#",
+        b"P3\n#\n1 1 255\n 97 98\t35\n",
+    ],
+)
+def test_comments_of_headers_are_passed_over(content):
+    assert as_image(decode_image(content, "x.ppm")).getpixel((0, 0)) == (97, 98, 35)
+
+
+def test_fillers_of_a_jpeg_take_no_time():
+    """Broken by: a step for each of them; those that are many leave no rows out."""
+    sound = SOUND["jpeg"]
+    assert jpeg.open_jpeg(sound[:2] + b"\xff" * 99 + sound[2:]).height_at
+    found = jpeg.open_jpeg(sound[:2] + b"\xff" * 2**20 + sound[2:])
+    assert not found.height_at
+    whole = jpeg.open_jpeg(sound).rows(RGB.height)
+    np.testing.assert_array_equal(found.rows(RGB.height), whole)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])

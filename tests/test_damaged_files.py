@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import re
 import resource
+import shutil
 import struct
 import zipfile
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import small_recognizer
 import torch
+from data_damage import no_hang
 from etils import epath
 from safetensors.numpy import load_file, save_file
 
@@ -97,6 +100,26 @@ def test_a_tensor_without_numbers_has_no_shape_of_any_size(tmp_path):
     for read in (read_shapes, read_tensors):
         with pytest.raises(TensorFileError, match=f"{path}: visual.proj .* no number"):
             read(path)
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3"])
+def test_numbers_of_few_bits_are_named(tmp_path, dtype):
+    path = tmp_path / "x.safetensors"
+    size = 3 if dtype == "F6_E2M3" else 2 if dtype == "F4" else 4
+    tensor = {"dtype": dtype, "shape": [4], "data_offsets": [0, size]}
+    path.write_bytes(header({"visual.proj": tensor}, bytes(size)))
+    words = f"{path}: visual.proj is of the dtype .*{dtype}, and read are F64, .*; save"
+    for read in (read_shapes, read_tensors):
+        with pytest.raises(TensorFileError, match=words):
+            read(path)
+
+
+def test_a_tensor_of_a_hundred_dimensions_is_named(tmp_path):
+    path = tmp_path / "x.safetensors"
+    tensor = {"dtype": "F32", "shape": [1] * 100, "data_offsets": [0, 4]}
+    path.write_bytes(header({"visual.proj": tensor}, bytes(4)))
+    with pytest.raises(TensorFileError, match=f"{path}: visual.proj cannot be .*100"):
+        read_tensors(path)
 
 
 @pytest.mark.parametrize("file", ["", ".", "a" * 999, "../b.safetensors", "b.bin", 3])
@@ -201,6 +224,31 @@ def test_a_flipped_bit_in_a_saved_recognizer_is_seen(saved, name):
         vl_ltr_jax.load(saved)
     flip(saved / name)
     vl_ltr_jax.load(saved)
+
+
+@pytest.mark.parametrize("name", ["recognizer.safetensors", "merges.txt", "vocab.json"])
+def test_a_pipe_in_a_saved_recognizer_is_not_waited_for(saved, tmp_path, name):
+    shutil.copytree(saved, tmp_path / "copy")
+    (tmp_path / "copy" / name).unlink()
+    os.mkfifo(tmp_path / "copy" / name)
+    with no_hang(), pytest.raises(ArtifactError, match=f"{name} is no file but a pipe"):
+        vl_ltr_jax.load(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "pipe"])
+def test_devices_and_pipes_are_no_descriptions(tmp_path, target):
+    """Broken by: a card that is read, which takes for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    for name, load in (
+        ("recognizer.json", vl_ltr_jax.load),
+        (stablehlo.DESCRIPTION, stablehlo.load_exported),
+        (stablehlo.PROGRAM, stablehlo.load_exported),
+    ):
+        (tmp_path / name).symlink_to(target)
+        words = f"{name} is no file but a pipe, device"
+        with no_hang(), pytest.raises(ArtifactError, match=words):
+            load(tmp_path)
+        (tmp_path / name).unlink()
 
 
 def test_arrays_of_no_recognizer_are_refused(saved, tmp_path):

@@ -129,6 +129,15 @@ def test_entities_become_characters(tokenizer: Tokenizer, openai: Any) -> None:
     assert tokenizer.byte_pairs(plain) == expected
 
 
+@pytest.mark.parametrize("many", [499, 500, 5000])
+def test_references_of_any_number_of_digits(many: int) -> None:
+    """Broken by: html.unescape, which raises where Python makes no such number."""
+    for before in ("&", "&amp;"):
+        assert clean(f"a {before}#{'9' * many}; b") == clean("a &#99999999; b")
+        assert clean(f"a {before}#{'0' * many}66; b") == "a b b"
+        assert clean(f"a {before}#{'0' * many}; b") == clean("a &#0; b")
+
+
 @pytest.mark.parametrize("words", [74, 75, 76, 200])
 def test_long_sentences_are_cut_as_the_authors_do(
     tokenizer: Tokenizer, openai: Any, words: int

@@ -7,9 +7,10 @@ often as it is met again.
 """
 
 import dataclasses
+import io
 import pickletools
 from collections.abc import Callable, Sequence
-from typing import IO, Any
+from typing import Any
 
 # Parts that a byte of a pickle may stand for; those of PyTorch stand for less than one.
 _MOST_REPEATS = 16
@@ -26,7 +27,7 @@ _GROWS = ("collections.OrderedDict", "collections.Counter")
 
 
 class PickleError(ValueError):
-    """A pickle that cannot be what PyTorch writes; the message does not name a file."""
+    """A pickle that cannot be what PyTorch writes; the message says what it does."""
 
 
 class CallError(PickleError):
@@ -53,7 +54,7 @@ class _Value:
     grows: bool = False
 
 
-def check(file: IO[bytes], may_call: Callable[[str], bool]) -> None:
+def check(file: io.BufferedIOBase, may_call: Callable[[str], bool]) -> None:
     """Goes over one pickle; the file stands behind it afterwards.
 
     Args:
@@ -119,11 +120,11 @@ class _Walk:
         elif opcode == "BINPERSID":
             named = stack.pop()
             if not named.items or not named.fixed:
-                raise PickleError("it names a storage by what is no name")
+                raise PickleError("names a storage by what is no name")
             self._spend(named)
             stack.append(_Value(fixed=False))
         elif opcode not in ("PROTO", "STOP"):
-            raise PickleError(f"an operation {opcode}, which PyTorch does not write")
+            raise PickleError(f"has the operation {opcode}")
 
     def _to_mark(self) -> list[_Value]:
         items, self._stack = self._stack, self._below.pop()
@@ -137,7 +138,7 @@ class _Walk:
     def _add(self, items: Sequence[_Value], each: int) -> None:
         owner = self._stack[-1]
         if not owner.grows:  # its size is part of another's
-            raise PickleError("a list or dictionary grows where none is made")
+            raise PickleError("adds to what it has put elsewhere")
         owner.size += self._take(items)
         self._bounded(owner)
         if each == 2:
@@ -147,7 +148,7 @@ class _Walk:
     def _call(self, called: _Value, given: _Value) -> None:
         name = called.name
         if not called.is_global:
-            raise PickleError("it calls what is no function")
+            raise PickleError("calls what is no function")
         if not self._may_call(name):
             raise CallError(f"a call of {name[:200]}")
         if name == "_codecs.encode" and [i.name for i in given.items[1:]] != ["latin1"]:
@@ -166,9 +167,9 @@ class _Walk:
         value.grows = False
         self._spent += value.size
         if self._spent > self.limit:
-            raise PickleError("it asks for the same parts again and again")
+            raise PickleError("asks for the same parts again and again")
 
     def _bounded(self, value: _Value) -> _Value:
         if value.size > self.limit:
-            raise PickleError("it holds the same parts again and again")
+            raise PickleError("holds the same parts again and again")
         return value

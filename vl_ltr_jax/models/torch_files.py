@@ -39,7 +39,9 @@ _CALLED = {
     *("torch._utils._rebuild_meta_tensor_no_storage",),
 }
 _ZIP = b"PK\x03\x04"  # by which PyTorch tells its archives from older files
-_OLD_PARTS = 5  # pickles of an older file: two marks, the machine, the content, the keys
+_OLD_PARTS = (
+    5  # pickles of an older file: two marks, the machine, the content, the keys
+)
 # Of one class: its name, and its tensors that a state dict has.
 _CLASS = re.compile(
     r"^class (\w+)\(Module\):\n  __parameters__ = \[(.*)\]\n  __buffers__ = \[(.*)\]$",
@@ -75,6 +77,11 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise
     except pickles.CallError as error:
         raise _refusal(str(error)) from error
+    except pickles.PickleError as error:
+        raise TorchFileError(
+            f"refused, because its pickle {error}, as none of PyTorch does. Nothing "
+            "in it was run; download the file again, or save it again in PyTorch"
+        ) from error
     except Exception as error:  # a damaged pickle may raise any kind
         if type(error).__name__ == "UnpicklingError" and "global" in str(error).lower():
             reason = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
