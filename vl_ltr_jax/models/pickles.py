@@ -54,7 +54,9 @@ class _Value:
     grows: bool = False
 
 
-def check(file: io.BufferedIOBase, may_call: Callable[[str], bool]) -> None:
+def check(
+    file: io.BufferedReader | io.BytesIO, may_call: Callable[[str], bool]
+) -> None:
     """Goes over one pickle; the file stands behind it afterwards.
 
     Args:
