@@ -23,15 +23,11 @@ BOMBS = {
     "element": b"c__builtin__\nset\n](" + DEEP + b"e\x85R",
     "pair": b"ccollections\nOrderedDict\n](](" + DEEP + b"K\x01ee\x85R",
     "state": b"ccollections\nOrderedDict\n)R](](" + DEEP + b"K\x01eeb",
-    "name": b"(X\x07\0\0\0storageK\x01" + DEEP + b"K\x02K\x03tQ",
+    "name": b"(X\x07\0\0\0storageK\x01]K\x02K\x03tQ",
     "wide": b")" + 8 * (b"q\x00(" + b"h\x00" * 99 + b"t"),
-    "shown": DEEP + b")R",
+    "shown": b"]K\x01a)R",
     "list that grows later": b"]q\x01]q\x02h\x01ah\x01K\x01a",
-    "same key": b"}"
-    + b"("
-    + b"K\x01" * 3000
-    + b"tq\x00K\x01s"
-    + b"h\x00K\x01s" * 20_000,
+    "same key": b"(" + b"K\x01" * 3000 + b"tq\x00" + b"}h\x00K\x01s" * 20_000,
     "bytes": b"c__builtin__\nbytearray\nJ\x00\xca\x9a\x3b\x85R" * 5,
     "storage": b"ctorch\nFloatStorage\nJ\x00\xca\x9a\x3b\x85R",
     "slow text": b"c_codecs\nencode\nX\x01\0\0\0aX\x08\0\0\0punycode\x86R",
