@@ -39,9 +39,8 @@ _CALLED = {
     *("torch._utils._rebuild_meta_tensor_no_storage",),
 }
 _ZIP = b"PK\x03\x04"  # by which PyTorch tells its archives from older files
-_OLD_PARTS = (
-    5  # pickles of an older file: two marks, the machine, the content, the keys
-)
+# Pickles of an older file: two marks, the machine, the content, the keys.
+_OLD_PARTS = 5
 # Of one class: its name, and its tensors that a state dict has.
 _CLASS = re.compile(
     r"^class (\w+)\(Module\):\n  __parameters__ = \[(.*)\]\n  __buffers__ = \[(.*)\]$",
