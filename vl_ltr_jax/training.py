@@ -14,7 +14,17 @@ import jax
 import optax
 from etils import epath
 
-from vl_ltr_jax import flops, incidents, loop, non_finite, optim, settings, train_state
+from vl_ltr_jax import (
+    checksums,
+    flops,
+    incidents,
+    loop,
+    non_finite,
+    optim,
+    settings,
+    state_items,
+    train_state,
+)
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import Artifact
 from vl_ltr_jax.checkpoint import Checkpoints, load_params
@@ -173,6 +183,9 @@ def train(
             seconds_before = float(meta["seconds"])
             skipped = [int(number) for number in meta.get("skipped_steps", [])]
             logs.message(f"resumes at step {int(state.step)}")
+        else:
+            # Compiles them now: training would stand still for it at the first save.
+            checksums.of(state_items.fields(state))
         first_step = int(state.step)
         if jax.process_index() == 0:
             incidents.set_aside(directory, first_step)

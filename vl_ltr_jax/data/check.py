@@ -229,10 +229,8 @@ def main(argv: Sequence[str]) -> None:
         write_whole(epath.Path(workdir / "report.md"), report)
         content = json.dumps(dataclasses.asdict(checked), indent=2)
         write_whole(epath.Path(workdir / "findings.json"), content)
-    except (
-        ArtifactError,
-        OSError,
-    ) as error:  # of the workdir; those of the data are findings
+    except (ArtifactError, OSError) as error:
+        # Of the workdir; those of the data are findings.
         vl_ltr_main.refuse(error)
     where = workdir / "report.md"
     terminal.result(report.rstrip("\n"), os.fspath(where))
