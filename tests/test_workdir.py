@@ -40,6 +40,13 @@ def test_two_runs_in_one_workdir_are_refused(tmp_path):
         assert not (tmp_path / ".owner").exists()  # the lock is enough
 
 
+def test_with_a_lock_nobody_waits_for_what_a_run_without_has_left(tmp_path):
+    """Breaks if the file of a dead run stays where processes but the first wait."""
+    (tmp_path / ".owner").write_text('{"of": "process 1 on another", "beat": 7}')
+    with sole_user(epath.Path(tmp_path)):
+        assert not (tmp_path / ".owner").exists()
+
+
 def test_without_locks_a_file_shows_that_a_run_lives(tmp_path, monkeypatch):
     """Breaks if a second run starts beside a living one, or leaves its file."""
 

@@ -16,7 +16,7 @@ from etils import epath
 from vl_ltr_jax import terminal, whole_file
 
 BEAT_SECONDS = 10.0
-LOCK = ".lock"
+LOCK, _OWNER = ".lock", ".owner"
 _ROOM = 2**16  # bytes; a run's first files are of this size
 
 
@@ -43,9 +43,12 @@ def sole_user(workdir: epath.Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
             local = "://" not in os.fspath(workdir)
-            if not (local and stack.enter_context(_locked(workdir))):
+            if local and stack.enter_context(_locked(workdir)):
+                # Of a time without locks: the other processes would wait for it.
+                (workdir / _OWNER).unlink(missing_ok=True)
+            else:
                 stack.enter_context(leased(workdir))
-        elif before := _content(path := workdir / ".owner"):
+        elif before := _content(path := workdir / _OWNER):
             # As process 0 does: collectives of CPUs wait half a minute and no more.
             with contextlib.suppress(InUseError):  # which that one tells
                 _wait_unchanged(workdir, path, before)
@@ -84,7 +87,7 @@ def leased(workdir: epath.Path) -> Iterator[None]:
     Raises:
       InUseError: if another process shows that it does.
     """
-    path, mark = workdir / ".owner", uuid.uuid4().hex
+    path, mark = workdir / _OWNER, uuid.uuid4().hex
     before = _content(path)
     if before:
         terminal.say(f"{path} is of another run; looking whether that one lives")
