@@ -25,6 +25,7 @@ ALL_PYTHON = [
 # A module imports only from modules before it. Those up to `models` know arrays and
 # plain arguments; configurations, meshes, checkpoints and logs come after them.
 ORDER = (
+    "errors",
     *("whole_file", "json_text", "programs", "terminal", "usage", "mistakes"),
     *("losses", "shots", "accuracy", "mixup", "anss", "optim", "train_state"),
     *("data", "models"),
