@@ -334,6 +334,13 @@ TEXTS = (
         "warning",
     ),
     Damage(
+        "an open heading",
+        write_text(f"{LONG}\n== Bow: it is long. Of wood."),
+        "text-open-heading",
+        (*TEXT, "Bow"),
+        "warning",
+    ),
+    Damage(
         "disambiguation page",
         write_text(f"Violin may refer to:\n\n{LONG}"),
         "text-disambiguation",

@@ -6,8 +6,24 @@ LOADER = "vl_ltr_jax/data/loader.py"
 JPEG = "vl_ltr_jax/data/jpeg.py"
 AUGMENT_TESTS = "tests/test_augment.py"
 FAULT_TESTS = "tests/test_faults.py"
+CORPUS = "vl_ltr_jax/data/corpus.py"
+HEADING_TESTS = "tests/test_corpus.py::test_headings_of_hostile_texts"
 
 DATA_EDITS = (
+    (
+        "headings that must be closed",
+        CORPUS,
+        'if line.startswith("=="):',
+        'if line.startswith("==") and line.endswith("=="):',
+        HEADING_TESTS,
+    ),
+    (
+        "headings stripped of signs, then of blanks",
+        CORPUS,
+        'line.strip("= ")',
+        'line.strip("=").strip()',
+        HEADING_TESTS,
+    ),
     (
         "operations drawn without replacement",
         AUGMENT,

@@ -1,16 +1,18 @@
 """Class names, texts and sentences against VL-LTR's, and every user mistake."""
 
-import itertools
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from file_damage import examples
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vl_ltr_jax.data import class_names as names
 from vl_ltr_jax.data.corpus import (
+    CORPUS_RULES,
     PROMPTS,
     build_corpus,
     drop_sections,
@@ -219,14 +221,71 @@ def test_unknown_name_without_a_near_one() -> None:
     )
 
 
-def test_headings_are_those_of_the_authors_pattern():
-    """Every line of up to seven letters of four kinds, and none takes for ever."""
-    pattern = re.compile(r"==+\s*(.*?)\s*==+")
-    for length in range(8):
-        for letters in itertools.product("= a.", repeat=length):
-            line = "".join(letters).strip()
-            found = parse_sections(line)[1:]
-            match = pattern.fullmatch(line)
-            assert found == (((match[1], ""),) if match else ()), line
-    assert len(parse_sections("=" * 100_000 + "x")) == 1
+def sections_by_hand(text: str) -> list[tuple[str, str]]:
+    """The authors' rule, restated: a dict's key and value for each heading line."""
+    heading, body, sections = "summary", "", []
+    for line in text.split("\n"):
+        stripped = line.strip()
+        if stripped[:2] == "==":
+            sections.append((heading, body.strip()))
+            heading, body = stripped, ""
+            while heading and heading[0] in "= ":
+                heading = heading[1:]
+            while heading and heading[-1] in "= ":
+                heading = heading[:-1]
+        elif stripped:
+            body += stripped + "\n"
+    return [*sections, (heading, body.strip())]
+
+
+LINES = st.one_of(
+    st.text("= aB.\t\u00a0", max_size=9),  # unclosed, short, blank, `=` inside
+    st.sampled_from(("==", "=", "== summary ==", "==References", "=== = odd = ===")),
+    st.text(max_size=20),
+)
+
+
+@given(st.lists(LINES, max_size=12).map("\n".join))
+@examples(500)
+def test_headings_of_hostile_texts(text: str) -> None:
+    """Breaks when a heading must be closed, or has a length, or loses a tab."""
+    expected = sections_by_hand(text)
+    sections = parse_sections(text)
+    assert list(sections) == expected
+    dropped = {"External links", "References", "Further reading", "Bibliography"}
+    last = dict(expected)  # of equal headings
+    summary = last.pop("summary")
+    rest = [body for heading, body in last.items() if heading not in dropped]
+    assert vl_ltr_text(sections) == summary + "\n" + "\n".join(rest)
+
+
+@pytest.mark.parametrize(
+    ("line", "heading"),
+    [
+        ("==External links", "External links"),
+        ("=== = odd = ===", "odd"),
+        ("==", ""),
+        ("===", ""),
+        ("== ==", ""),
+        ("== a == b", "a == b"),
+        ("==a=", "a"),
+        ("== \tReferences ==", "\tReferences"),
+    ],
+)
+def test_lines_that_start_with_two_signs_are_headings(line: str, heading: str) -> None:
+    assert parse_sections(f"Above.\n  {line} \nBelow.") == (
+        ("summary", "Above."),
+        (heading, "Below."),
+    )
+
+
+@pytest.mark.parametrize("rule", CORPUS_RULES)
+def test_an_unclosed_heading_drops_its_section(rule: str) -> None:
+    text = "Seen.\n==External links\nJunk.\n=== = References = ===\nMore junk."
+    corpus = build_corpus(["a"], [text], "none", rule=rule)
+    assert corpus.sentences == ("Seen.",)
+
+
+def test_long_lines_take_no_time() -> None:
+    assert parse_sections("=" * 100_000 + "x")[1] == ("x", "")
     assert parse_sections("==" + " " * 100_000 + "==")[1] == ("", "")

@@ -21,6 +21,7 @@ from jaxtyping import Int
 from vl_ltr_jax.data.class_names import LAYOUTS, read_class_names, unknown_name
 from vl_ltr_jax.data.prompts import PROMPTS, fill_prompts
 from vl_ltr_jax.data.text_files import read_texts
+from vl_ltr_jax.errors import UserError
 
 __all__ = [
     "CORPUS_RULES",
@@ -48,7 +49,7 @@ DROPPED_HEADINGS = frozenset(
 _BOUNDARY = re.compile(r"(?<=[.?])(?=\s|[A-Z])(?<![A-Z]\.)(?<!\w\.\w.)")
 
 
-class CorpusError(ValueError):
+class CorpusError(UserError):
     """Names and texts of classes that make no corpus."""
 
 
@@ -73,7 +74,10 @@ class Corpus:
 
 
 def parse_sections(text: str) -> tuple[tuple[str, str], ...]:
-    """Cuts a text at its headings, lines such as `== Habitat ==` of any depth.
+    """Returns the sections of a text, cut at every line that starts with `==`.
+
+    As in VL-LTR: the end of such a line and its length do not matter, and its heading
+    is the line without the `=` and spaces at both ends.
 
     Returns:
         (heading, body) in order, the part before the first heading as `summary`; lines
@@ -81,9 +85,8 @@ def parse_sections(text: str) -> tuple[tuple[str, str], ...]:
     """
     sections: list[tuple[str, list[str]]] = [("summary", [])]
     for line in map(str.strip, text.split("\n")):
-        # No pattern: one with three open ends takes the cube of a long line's length.
-        if len(line) >= 4 and line.startswith("==") and line.endswith("=="):
-            sections.append((line.strip("=").strip(), []))
+        if line.startswith("=="):
+            sections.append((line.strip("= "), []))
         elif line:
             sections[-1][1].append(line)
     return tuple((heading, "\n".join(body)) for heading, body in sections)
@@ -115,7 +118,7 @@ def build_corpus(
     *,
     rule: str = "mended",
 ) -> Corpus:
-    """Makes the sentences of every class: its prompts, then its text.
+    """Returns the sentences of every class: its prompts, then its text.
 
     Args:
         class_names: C names.
@@ -124,7 +127,8 @@ def build_corpus(
         rule: `mended` or `vl_ltr`; see the module.
 
     Raises:
-        ValueError: an unknown name, unequal lengths, or a class without any sentence.
+        ValueError: the name of a rule or of prompts is unknown.
+        CorpusError: the lengths differ, or a class has no sentence.
     """
     if isinstance(prompts, str):
         if prompts not in PROMPTS:

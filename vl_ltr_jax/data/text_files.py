@@ -1,7 +1,7 @@
 """The texts of a data set on disk: one file per class, ROOT/wiki/desc_LABEL.txt.
 
 VL-LTR (Section 3.1) takes the text of a class from its Wikipedia page. Any text will
-do; lines such as `== Habitat ==` open a section. Where ROOT/wiki is no directory, the
+do; a line that starts with `==` opens a section. Where ROOT/wiki is no directory, the
 files are read from an archive as it was downloaded: ROOT/wiki.zip, wiki.tar,
 wiki.tar.gz or wiki.tgz, with any folders inside. Nothing is unpacked to the disk.
 """

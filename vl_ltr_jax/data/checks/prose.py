@@ -19,6 +19,7 @@ from vl_ltr_jax.data.roots import Root
 
 FEWEST_WORDS = 20
 _TAG = re.compile(r"<[/!?]?[A-Za-z][^<>]{0,2000}>")
+_OPEN_HEADING = re.compile(r"^[ \t]*==.*(?<![=\s])[ \t]*$", re.MULTILINE)
 _WIKI_MARKUP = re.compile(r"\{\{|\[\[|<ref\b|^\{\||'''", re.MULTILINE)
 _FEW_MARKS = 3  # that a text about programs, say, may have
 # UTF-8 read as Latin-1 or cp1252; as GBK, where dashes, quotation marks and the stops
@@ -199,6 +200,8 @@ def _fault(text: str) -> tuple[str, str] | None:
     marks = _WIKI_MARKUP.findall(text)
     if len(marks) > _FEW_MARKS:
         return "text-markup", f"{len(marks)} places, such as {marks[0]!r}"
+    if open_heading := _OPEN_HEADING.search(text):
+        return "text-open-heading", f"{open_heading[0].strip()[:60]!r}"
     # Scripts without blanks between words have longer ones.
     if len(words) < FEWEST_WORDS and len(text.encode()) < 8 * FEWEST_WORDS:
         return "text-short", f"{len(words)} words"
@@ -282,6 +285,13 @@ def _kinds(with_prompts: bool) -> tuple[Kind, ...]:
             "warning",
             "texts with the markup of a wiki",
             "fetch the plain text of the article",
+        ),
+        Kind(
+            "text-open-heading",
+            "warning",
+            "texts with a line that starts with '==' and does not end so",
+            "the whole line is a heading and makes no sentence; put prose on a line "
+            "of its own",
         ),
         Kind(
             "text-short",
