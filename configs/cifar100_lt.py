@@ -58,4 +58,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.finetune.learning_rate = 5e-4
     config.finetune.text_learning_rate = 1e-6
     config.finetune.schedule = "step"
+
+    config.classifier.global_batch_size = 256
+    config.classifier.schedule = "step"
     return configure(config, given["method"])

@@ -51,7 +51,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.finetune.cutmix_alpha = 0.0
 
     config.classifier.feature_views = 4
-    config.classifier.epochs = 5  # each of the largest class's count x C draws
     config.classifier.global_batch_size = 128
     config.classifier.schedule = "step"
 

@@ -54,5 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.finetune.train_image_tower = True
     config.finetune.detach_norm = True
 
+    config.classifier.epochs = 30  # of cRT, as Kang et al. have it
+
     config.evaluate.visual_weight = 0.7
     return configure(config, given["method"])

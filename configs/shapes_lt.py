@@ -44,7 +44,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.finetune.feature_views = 1
     config.classifier.feature_views = 1
 
-    config.classifier.epochs = 5  # of 18,000 draws
     config.classifier.global_batch_size = 128
     config.classifier.schedule = "step"
 

@@ -10,6 +10,8 @@ SAMPLER = "vl_ltr_jax/data/sampler.py"
 LOSS_TESTS = "tests/test_rebalancing_losses.py"
 TURN_TESTS = "tests/test_class_aware.py"
 POSTHOC_TESTS = "tests/test_posthoc.py"
+RECIPE_TESTS = "tests/test_recipes.py"
+EPOCH_TESTS = "tests/test_paper_configs.py"
 
 BASELINE_EDITS = (
     (
@@ -125,10 +127,31 @@ BASELINE_EDITS = (
         f"{TURN_TESTS}::test_a_class_is_used_up_evenly",
     ),
     (
-        "a class-aware epoch of N draws",
-        SAMPLER,
-        "return int(counts.max()) * int((counts > 0).sum())",
-        "return len(labels)",
-        f"{TURN_TESTS}::test_epochs_of_the_benchmarks",
+        "a class-aware epoch of the largest count times the classes",
+        "vl_ltr_jax/recognition.py",
+        "len(run.inputs.data.train)",
+        "int(run.inputs.data.train_counts.max()) * run.inputs.num_classes",
+        f"{RECIPE_TESTS}::test_an_epoch_is_the_size_of_the_training_set",
+    ),
+    (
+        "an epoch with a step for its remainder",
+        "vl_ltr_jax/training.py",
+        "max(num_images // options.global_batch_size, 1)",
+        "-(-num_images // options.global_batch_size)",
+        f"{EPOCH_TESTS}::test_images_that_crt_and_lws_see_on_the_benchmarks",
+    ),
+    (
+        "LWS trained as long as cRT",
+        "vl_ltr_jax/baselines/lws.py",
+        "options.scale_epochs or options.epochs",
+        "options.epochs",
+        f"{EPOCH_TESTS}::test_images_that_crt_and_lws_see_on_the_benchmarks",
+    ),
+    (
+        "a fresh classifier drawn as Flax draws it",
+        LINEAR,
+        "width**-0.5",
+        "(3 / width) ** 0.5",
+        f"{POSTHOC_TESTS}::test_a_fresh_classifier_is_drawn_as_by_torch",
     ),
 )

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from vl_ltr_jax.data import sampler
-from vl_ltr_jax.data.sampler import BatchSampler, ClassAwareDraws, draws_per_epoch
+from vl_ltr_jax.data.sampler import BatchSampler, ClassAwareDraws
 
 GOLDEN = Path(__file__).parent / "golden" / "class_counts"
 REAL = {
@@ -112,30 +112,6 @@ def test_the_rules_reject_other_draws(fault, message):
         )
     with pytest.raises(AssertionError, match=message):
         check_turns(labels, draws)
-
-
-@pytest.mark.parametrize(
-    ("name", "images", "class_aware"),
-    [
-        ("imagenet_lt", 115_846, 1280 * 1000),
-        ("places_lt", 62_500, 4980 * 365),
-        ("inat18", 437_513, 1000 * 8142),
-    ],
-)
-def test_epochs_of_the_benchmarks(name, images, class_aware):
-    labels = shuffled_labels(REAL[name])
-    assert draws_per_epoch(labels, "class_aware") == class_aware
-    for sampling in ("uniform", "sqrt", "class_balanced"):
-        assert draws_per_epoch(labels, sampling) == images
-
-
-def test_epochs_of_few_images():
-    labels = shuffled_labels(SMALL)
-    assert draws_per_epoch(labels, "class_aware") == 17 * 5  # of 7 classes, 2 are empty
-    assert draws_per_epoch(labels[:0], "class_aware") == 0
-    assert type(draws_per_epoch(labels, "class_aware")) is int
-    with pytest.raises(ValueError, match="Did you mean 'class_aware'"):
-        draws_per_epoch(labels, "class_awere")
 
 
 @pytest.mark.parametrize(

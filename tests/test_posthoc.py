@@ -18,7 +18,7 @@ from vl_ltr_jax import training
 from vl_ltr_jax.baselines import RECIPES, lws, tau_normalized
 from vl_ltr_jax.baselines.ncm import nearest_class_mean
 from vl_ltr_jax.baselines.tau_normalized import TAUS, choose_tau, normalized
-from vl_ltr_jax.models.linear import ScaledHead, scores
+from vl_ltr_jax.models.linear import LinearHead, ScaledHead, draw_as_torch, scores
 from vl_ltr_jax.run import Run
 from vl_ltr_jax.settings import Config, Rebalance
 
@@ -309,6 +309,33 @@ def test_scaled_head_is_a_scaled_linear_layer_of_pytorch():
     close(gradients["visual_fc"]["bias"], layer.bias.grad.numpy())
     drawn_scales = ScaledHead(3).init(jax.random.key(0), jnp.zeros((1, 4)))
     np.testing.assert_array_equal(drawn_scales["params"]["visual_scales"], [1, 1, 1])
+
+
+@pytest.mark.parametrize(("width", "num_classes"), [(64, 2000), (512, 300), (1, 4000)])
+def test_a_fresh_classifier_is_drawn_as_by_torch(width, num_classes):
+    """Breaks with Flax's normal weights or zero biases, or with bounds by C."""
+    params = draw_as_torch(jax.random.key(0), width, num_classes)["visual_fc"]
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(width, num_classes)
+    theirs = {"kernel": layer.weight.detach().numpy().T, "bias": layer.bias.detach()}
+    bound = width**-0.5
+    for name, expected in theirs.items():
+        ours = np.asarray(params[name])
+        assert ours.shape == tuple(expected.shape) and ours.dtype == np.float32
+        assert 0.99 * bound < np.abs(ours).max() <= bound
+        noise = bound * ours.size**-0.5
+        assert abs(ours.mean()) < 4 * noise
+        assert abs((ours**2).mean() - bound**2 / 3) < 4 * bound * noise
+        quantiles = np.linspace(0, 1, 11)
+        np.testing.assert_allclose(
+            np.quantile(ours, quantiles),
+            np.quantile(np.asarray(expected), quantiles),
+            atol=4 * noise,
+        )
+    expected = LinearHead(num_classes).init(jax.random.key(0), jnp.zeros((1, width)))
+    assert jax.tree.map(jnp.shape, expected["params"]) == {
+        "visual_fc": {"kernel": (width, num_classes), "bias": (num_classes,)}
+    }
 
 
 def test_lws_leaves_what_its_head_computes(monkeypatch):

@@ -45,6 +45,7 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "finetune.cutmix_alpha": (0, None),
     "finetune.feature_views": (0, 100),  # each is an open file
     "classifier.feature_views": (0, 100),
+    "classifier.scale_epochs": (0, None),
     "classifier.scale_learning_rate": (0, None),
     "rebalance.class_balanced_beta": (0, _BELOW_ONE),
     "rebalance.focal_gamma": (0, None),

@@ -8,7 +8,7 @@ import optax
 from flax import linen as nn
 
 from vl_ltr_jax import finetune, inputs, optim, rows, training, views
-from vl_ltr_jax.data import loader, sampler
+from vl_ltr_jax.data import loader
 from vl_ltr_jax.pretrain import Step
 from vl_ltr_jax.run import Run
 from vl_ltr_jax.settings import Classifier, Finetune, Training
@@ -35,9 +35,8 @@ class TrainingStage:
 
 
 def plan_of(run: Run, options: Training) -> training.Plan:
-    """How long a stage is, an epoch being what its sampler says."""
-    labels = run.inputs.data.train.labels
-    return training.Plan.of(options, sampler.draws_per_epoch(labels, options.sampling))
+    """Returns the length of a stage; an epoch is the size of the training set."""
+    return training.Plan.of(options, len(run.inputs.data.train))
 
 
 def batches_of(

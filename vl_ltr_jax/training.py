@@ -45,9 +45,16 @@ class Plan:
     text_schedule: optax.Schedule | None
 
     @classmethod
-    def of(cls, options: settings.Training, draws_per_epoch: int) -> "Plan":
-        """Like the authors' loader it drops the remainder of an epoch."""
-        steps_per_epoch = max(draws_per_epoch // options.global_batch_size, 1)
+    def of(cls, options: settings.Training, num_images: int) -> "Plan":
+        """Returns the plan of a stage, with N // batch steps an epoch, at least 1.
+
+        VL-LTR's loader and the loops of cRT and LWS drop the remainder alike.
+
+        Args:
+          options: section of the stage.
+          num_images: N, the size of the training set, for every sampler.
+        """
+        steps_per_epoch = max(num_images // options.global_batch_size, 1)
 
         def schedule(learning_rate: float) -> optax.Schedule:
             return optim.cosine_schedule(

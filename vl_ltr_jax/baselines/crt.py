@@ -5,7 +5,7 @@ import numpy as np
 
 from vl_ltr_jax import training
 from vl_ltr_jax.baselines.decoupled import Linear, Retrained, job
-from vl_ltr_jax.models.linear import LinearHead
+from vl_ltr_jax.models.linear import LinearHead, draw_as_torch
 from vl_ltr_jax.run import Run
 from vl_ltr_jax.settings import Method
 
@@ -17,13 +17,12 @@ class Crt(Retrained):
     title = "cRT"
 
     def job(self, run: Run) -> training.Job:
-        """A new FC, drawn at random and trained on the frozen features."""
-        head = LinearHead(run.inputs.num_classes)
-        features = np.zeros((1, run.inputs.clip_config.embed_dim), np.float32)
+        """Returns the training of a new FC on the frozen features."""
+        num_classes, width = run.inputs.num_classes, run.inputs.clip_config.embed_dim
         # Other weights than those that the Baseline's FC has started from.
         key = jax.random.fold_in(jax.random.key(run.config.seed), 1)
-        drawn = jax.jit(head.init)(key, features)
-        return job(run, head, jax.tree.map(np.asarray, drawn["params"]))
+        drawn = draw_as_torch(key, width, num_classes)
+        return job(run, LinearHead(num_classes), jax.tree.map(np.asarray, drawn))
 
     def make(self, run: Run) -> Linear:
         """That FC as it was trained."""

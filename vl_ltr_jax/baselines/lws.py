@@ -4,9 +4,10 @@ import numpy as np
 
 from vl_ltr_jax import training
 from vl_ltr_jax.baselines.decoupled import Linear, Retrained, job
+from vl_ltr_jax.baselines.recipe import change
 from vl_ltr_jax.models.linear import ScaledHead
 from vl_ltr_jax.run import Run
-from vl_ltr_jax.settings import Method
+from vl_ltr_jax.settings import Config, Method
 
 
 class Lws(Retrained):
@@ -14,6 +15,25 @@ class Lws(Retrained):
 
     name: Method = "lws"
     title = "LWS"
+
+    def configure(self, config: Config) -> Config:
+        """Returns the Baseline's configuration with LWS's own number of epochs."""
+        options = config.classifier
+        epochs = options.scale_epochs or options.epochs
+        return change(
+            super().configure(config),
+            classifier={"epochs": epochs, "scale_epochs": 0},
+        )
+
+    def faults(self, config: Config) -> list[str]:
+        """Returns the Baseline's faults, and a number of epochs without effect."""
+        faults = super().faults(config)
+        if config.classifier.scale_epochs:
+            faults.append(
+                f"classifier.scale_epochs={config.classifier.scale_epochs}: "
+                f"method={self.name!r} has its epochs in classifier.epochs. Set that."
+            )
+        return faults
 
     def job(self, run: Run) -> training.Job:
         """Factors of the Baseline's FC, weights and biases, which alone train."""

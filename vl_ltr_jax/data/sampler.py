@@ -4,6 +4,7 @@ VL-LTR draws images with replacement, N draws to an epoch, with a class's mass g
 as the square root of its count, and for each image a sentence uniformly from those of
 its class, prompts and encyclopaedia alike. `class_aware` is the sampler that cRT and
 LWS train classifiers with (Kang et al., 2020): classes in turn, without replacement.
+Their epoch is N draws as well.
 """
 
 import functools
@@ -48,22 +49,6 @@ def sample_probabilities(
         raise unknown_name("the sampling", sampling, POWERS)
     weights = np.bincount(labels)[labels] ** POWERS[sampling]
     return weights / weights.sum()
-
-
-def draws_per_epoch(labels: Int[np.ndarray, "N"], sampling: str) -> int:
-    """Images drawn in an epoch: N, or for `class_aware` the largest count times C.
-
-    Classes without an image are not visited, and not counted.
-
-    Raises:
-      ValueError: for an unknown rule.
-    """
-    if sampling not in SAMPLINGS:
-        raise unknown_name("the sampling", sampling, SAMPLINGS)
-    if sampling != "class_aware" or not len(labels):
-        return len(labels)
-    counts = np.bincount(labels)
-    return int(counts.max()) * int((counts > 0).sum())
 
 
 class ClassAwareDraws:

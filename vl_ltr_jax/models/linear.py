@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, DTypeLike, Float, Float32
+from jaxtyping import Array, DTypeLike, Float, Float32, Key
 
 from vl_ltr_jax.losses import unit
 
@@ -34,6 +35,32 @@ class LinearHead(nn.Module):
             name="visual_fc",
         )
         return visual_fc(image_features).astype(jnp.float32)
+
+
+def draw_as_torch(
+    key: Key[Array, ""], width: int, num_classes: int
+) -> dict[str, dict[str, Float[Array, "..."]]]:
+    """Returns parameters of a LinearHead, drawn as `torch.nn.Linear` draws its own.
+
+    Weights and biases are uniform between -1 / sqrt(D) and 1 / sqrt(D).
+
+    Args:
+      key: of the draw.
+      width: D, of the features.
+      num_classes: C.
+    """
+    for_kernel, for_bias = jax.random.split(key)
+    shape, bound = (width, num_classes), width**-0.5
+    return {
+        "visual_fc": {
+            "kernel": jax.random.uniform(
+                for_kernel, shape, minval=-bound, maxval=bound
+            ),
+            "bias": jax.random.uniform(
+                for_bias, shape[1:], minval=-bound, maxval=bound
+            ),
+        }
+    }
 
 
 class CosineHead(nn.Module):
