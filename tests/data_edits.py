@@ -5,11 +5,27 @@ EXAMPLES = "vl_ltr_jax/data/examples.py"
 LOADER = "vl_ltr_jax/data/loader.py"
 JPEG = "vl_ltr_jax/data/jpeg.py"
 AUGMENT_TESTS = "tests/test_augment.py"
+SHOT_TESTS = "tests/test_shots.py"
 FAULT_TESTS = "tests/test_faults.py"
 CORPUS = "vl_ltr_jax/data/corpus.py"
 HEADING_TESTS = "tests/test_corpus.py::test_headings_of_hostile_texts"
 
 DATA_EDITS = (
+    (
+        "groups of the standard rule pooled over images",
+        "vl_ltr_jax/shots.py",
+        'image_mean if rule == "vl_ltr" else class_mean',
+        "image_mean",
+        f"{SHOT_TESTS}::test_the_standard_rule_is_a_mean_over_classes_and_vl_ltrs_"
+        "over_images",
+    ),
+    (
+        "classes without test images counted as 0",
+        "vl_ltr_jax/shots.py",
+        "np.mean(correct_per_class[tested] / total_per_class[tested])",
+        "np.sum(correct_per_class[tested] / total_per_class[tested]) / len(tested)",
+        f"{SHOT_TESTS}::test_the_standard_rule_is_oltrs",
+    ),
     (
         "headings that must be closed",
         CORPUS,

@@ -105,6 +105,7 @@ def test_the_csv_holds_every_run_under_both_rules(finished):
         results = results_of(workdir, row["method"], row["seed"])
         test = results["test"][baselines.METHODS[row["method"]].result]
         assert float(row["overall"]) == test["top1"]
+        assert float(row["class_mean"]) == test["class_mean"]
         groups = test["shots"][row["rule"]]
         for name in ("many", "medium", "few"):
             found = float(row[name]) if row[name] else None

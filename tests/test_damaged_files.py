@@ -305,6 +305,7 @@ def test_a_flipped_bit_in_kept_token_ids_is_seen(tmp_path, monkeypatch):
     [
         ('"top1": 40.0', '"top1": "40"'),
         ('"top1": 40.0', '"top1": 1e999'),
+        ('"class_mean": 30.0', '"class_mean": 130.0'),
         ('"few": 1', '"fwe": 1'),
         ('"stages": {}', '"stages": []'),
         ('"images_seen": 9', '"images_seen": 9.5'),
@@ -315,8 +316,10 @@ def test_a_flipped_bit_in_kept_token_ids_is_seen(tmp_path, monkeypatch):
 )
 def test_damaged_results_are_named(tmp_path, change):
     shots = {"many": 50.0, "medium": None, "few": 1}
+    both = {"standard": shots, "vl_ltr": shots}
+    head = {"top1": 40.0, "class_mean": 30.0, "shots": both}
     content = {
-        "test": {"lgr": {"top1": 40.0, "shots": {"standard": shots, "vl_ltr": shots}}},
+        "test": {"lgr": head},
         "data": {"num_classes": 1},
         "cost": {"images_seen": 9, "stages": {}},
     }

@@ -273,7 +273,8 @@ def results(tmp_path_factory):
     """A run's results, as comparisons read them."""
     directory = epath.Path(tmp_path_factory.mktemp("results"))
     shots = {"many": 50.0, "medium": None, "few": 12.5}
-    head = {"top1": 40.0, "shots": {"standard": shots, "vl_ltr": shots}}
+    both = {"standard": shots, "vl_ltr": shots}
+    head = {"top1": 40.0, "class_mean": 30.0, "shots": both}
     stages = {"pretrain": {"seconds": 2.0}, "evaluate": {"seconds": 1.0}}
     content = {
         "test": {"lgr": head},

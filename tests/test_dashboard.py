@@ -61,6 +61,7 @@ def head(top1, **groups):
     return {
         "top1": top1,
         "top5": 100.0,
+        "class_mean": 45.5,
         "prediction": "argmax",
         "shots": {"standard": groups, "vl_ltr": dict.fromkeys(groups, 1.0)},
     }
@@ -169,10 +170,16 @@ def test_scalars_of_training_and_evaluation_are_shown(board):
     curve = board.ask("scalars", "scalars", run="finetune", tag="loss/total")
     assert [step for _, step, _ in curve] == list(range(1, 9))
     assert [value for *_, value in curve] == pytest.approx([1 / n for n in range(1, 9)])
+    overall, groups = ("top1", "class_mean"), ("many", "medium", "few")
     assert set(tags["evaluate"]) == {
-        *(f"test/lgr/accuracy/{name}" for name in ("top1", "many", "medium")),
-        *(f"test/knn/accuracy/{name}" for name in ("top1", "many", "medium", "few")),
-        *(f"val/lgr/accuracy/{name}" for name in ("top1", "many", "medium", "few")),
+        *(f"test/lgr/accuracy/{name}" for name in (*overall, "many", "medium")),
+        *(f"test/knn/accuracy/{name}" for name in (*overall, *groups)),
+        *(f"val/lgr/accuracy/{name}" for name in (*overall, *groups)),
+        *(
+            f"{head}/accuracy_vl_ltr/{name}"
+            for head in ("test/lgr", "test/knn", "val/lgr")
+            for name in groups
+        ),
     }
     ((_, _, top1),) = board.ask(
         "scalars", "scalars", run="evaluate/result", tag="accuracy/top1"
@@ -241,7 +248,7 @@ def test_runs_are_compared_by_their_results_and_nothing_else(board):
     about = {"experimentName": "", "includeMetrics": True}
     experiment = board.ask("hparams", "experiment", request=json.dumps(about))
     metrics = [info["name"] for info in experiment["metricInfos"]]
-    names = [f"accuracy/{name}" for name in ("many", "medium", "top1")]
+    names = [f"accuracy/{name}" for name in ("class_mean", "many", "medium", "top1")]
     assert metrics == [{"group": "", "tag": name} for name in names]
     request = {
         "experimentName": "",
@@ -260,7 +267,7 @@ def test_runs_are_compared_by_their_results_and_nothing_else(board):
     assert row["name"] == WORKDIR
     assert row["hparams"]["seed"] == 7 and row["hparams"]["finetune.head"] == "lgr"
     shown = {metric["name"]["tag"]: metric["value"] for metric in row["metricValues"]}
-    want = dict(zip(names, (33.3, 50.0, 50.0), strict=True))
+    want = dict(zip(names, (45.5, 33.3, 50.0, 50.0), strict=True))
     assert shown == pytest.approx(want)  # few has no images
 
 

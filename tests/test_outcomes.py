@@ -81,7 +81,7 @@ def test_a_run_ends_with_the_papers_table_and_where_the_rest_is(workdir, capsys)
         "VL-LTR (LGR)  ViT-B/16     70.7  85.6       -  0.0",
         "FC            ViT-B/16      1.0  85.6       -  0.0",
         "",
-        "standard rule (many > 100, medium 20..100, few < 20)",
+        f"overall over images; {report.RULE_NAMES['standard']}",
     ]
     head, page, numbers, predict, board = said.err.splitlines()
     assert head == f"{workdir} has"  # no report.html here

@@ -47,7 +47,7 @@ def test_results_have_the_documented_shape(finished):
     for split in ("test", "val"):
         assert results[split].keys() == {"lgr", "knn", "zero_shot"}
         for head in results[split].values():
-            assert head.keys() == {"top1", "top5", "prediction", "shots"}
+            assert head.keys() == {"top1", "top5", "class_mean", "prediction", "shots"}
             assert 0 <= head["top1"] <= head["top5"] == 100.0
             assert head["shots"].keys() == {"standard", "vl_ltr"}
             for groups in head["shots"].values():
@@ -67,6 +67,7 @@ def test_shot_groups_add_up_to_the_overall_accuracy(finished):
             # One medium class and two few-shot classes, equally many images each.
             total = (groups["medium"] + 2 * groups["few"]) / 3
             assert head["top1"] == pytest.approx(total)
+            assert head["class_mean"] == pytest.approx(total)
 
 
 def test_the_report_is_the_papers_table(finished):

@@ -22,13 +22,13 @@ GROUPS = {
 }
 COLUMNS = (
     *("method", "title", "backbone", "seed", "rule"),
-    *("overall", "many", "medium", "few", "images_seen", "seconds"),
+    *("overall", "class_mean", "many", "medium", "few", "images_seen", "seconds"),
 )
 
-_COSTS = (
-    "Costs are those of a method run alone, also where a stage was shared: images "
-    "drawn in training, as pictures or as features kept of them, and seconds of all "
-    "stages but evaluation."
+_NOTES = (
+    "Overall is the mean over images. Costs are those of a method run alone, also "
+    "where a stage was shared: images drawn in training, as pictures or as features "
+    "kept of them, and seconds of all stages but evaluation."
 )
 
 
@@ -127,7 +127,7 @@ def markdown(lines: Sequence[Line], data_name: str, backbone: str) -> str:
             )
         seeds = f"{num_seeds} seed{'' if num_seeds == 1 else 's'}"
         parts += [f"{data_name}, {title}, test images, {seeds}", report.table(rows)]
-    parts.append(_COSTS)
+    parts.append(_NOTES)
     return "\n\n".join(parts) + "\n"
 
 
@@ -167,6 +167,7 @@ def csv_of(lines: Iterable[Line], backbone: str) -> str:
                     "seed": line.seed,
                     "rule": rule,
                     "overall": line.test["top1"],
+                    "class_mean": line.test["class_mean"],
                     **line.test["shots"][rule],
                     "images_seen": line.images_seen,
                     "seconds": round(line.seconds, 1),

@@ -3,9 +3,10 @@
 Accuracies of the run's own head on the test images are `accuracy/top1` and so on. They
 alone are the metrics of the HPARAMS tab, where a run is one row under the name of its
 workdir. Those of every head and split have the split and the head before that name.
-Many, medium and few are those of the standard rule. Nothing grows with the data set: of
-each group a few mistakes and some classes are shown, and the text says how many there
-are.
+`top1` is over images, `class_mean` over classes. Many, medium and few are those of the
+standard rule; `accuracy_vl_ltr/many` and so on are those of VL-LTR's. Nothing grows
+with the data set: of each group a few mistakes and some classes are shown, and the text
+says how many there are.
 """
 
 import contextlib
@@ -87,7 +88,7 @@ def write(
 
 
 def accuracies(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Accuracies in percent under their names, of every split and head.
+    """Returns accuracies in percent under their names, of every split and head.
 
     Args:
       summary: see :func:`write`.
@@ -96,7 +97,7 @@ def accuracies(summary: Mapping[str, Any]) -> dict[str, float]:
         f"{split}/{head}/{name}": value
         for split in ("test", "val")
         for head, result in summary[split].items()
-        for name, value in _known(result).items()
+        for name, value in {**_known(result), **_by_vl_ltr_rule(result)}.items()
     }
 
 
@@ -111,8 +112,13 @@ def own_accuracies(summary: Mapping[str, Any]) -> dict[str, float]:
 
 def _known(result: Mapping[str, Any]) -> dict[str, float]:
     """Of one head; groups without images have none."""
-    values = {"top1": result["top1"], **result["shots"][RULE]}
+    values = {n: result[n] for n in ("top1", "class_mean")} | result["shots"][RULE]
     return {f"accuracy/{n}": value for n, value in values.items() if value is not None}
+
+
+def _by_vl_ltr_rule(result: Mapping[str, Any]) -> dict[str, float]:
+    groups = result["shots"]["vl_ltr"]
+    return {f"accuracy_vl_ltr/{n}": v for n, v in groups.items() if v is not None}
 
 
 def write_mistakes(

@@ -250,18 +250,14 @@ def summarise(
       prediction: name of the rule that made the scores.
 
     Returns:
-      `top1`, `top5`, `prediction` and `shots` under both rules; None where a group has
-      no image.
+      `top1` and `top5` over images, `class_mean` (top-1 of each class, averaged),
+      `prediction`, and `shots` under both rules; None where a group has no image.
     """
     top1, top5, total_per_class, _ = map(np.asarray, sums)
-    total = int(total_per_class.sum())
-
-    def percent(correct: np.ndarray) -> float | None:
-        return 100.0 * float(correct.sum()) / total if total else None
-
     return {
-        "top1": percent(top1),
-        "top5": percent(top5),
+        "top1": shots.image_mean(top1, total_per_class),
+        "top5": shots.image_mean(top5, total_per_class),
+        "class_mean": shots.class_mean(top1, total_per_class),
         "prediction": prediction,
         "shots": {
             rule: shots.shot_accuracies(top1, total_per_class, train_counts, rule)

@@ -17,8 +17,9 @@ HEAD_NAMES = {
     "zero_shot": "Zero-shot",
 }
 RULE_NAMES = {
-    "standard": "standard rule (many > 100, medium 20..100, few < 20)",
-    "vl_ltr": "VL-LTR's rule (many > 99, medium 21..99, few <= 20)",
+    "standard": "standard rule (many > 100, medium 20..100, few < 20; mean over "
+    "classes)",
+    "vl_ltr": "VL-LTR's rule (many > 99, medium 21..99, few <= 20; mean over images)",
 }
 _MARKUP = re.compile(r"([\\`*\[\]|])")
 SPLIT_NAMES = {"test": "test", "val": "validation"}
@@ -144,8 +145,8 @@ def screen(
     ]
     about = f"accuracy in percent on the {SPLIT_NAMES[split]} images"
     under = "-" * len(lines[0])
-    shown = ["", title, about, "", lines[0], under, *lines[1:], "", RULE_NAMES[rule]]
-    return "\n".join(shown)
+    means = f"overall over images; {RULE_NAMES[rule]}"
+    return "\n".join(["", title, about, "", lines[0], under, *lines[1:], "", means])
 
 
 def markdown(
@@ -167,7 +168,8 @@ def markdown(
         f"({data['largest_class']:,} to {data['smallest_class']:,} per class), "
         f"{counted(data['sentences'], 'sentence')}. "
         f"{counted(cost['images_seen'], 'image')} seen in "
-        f"training, {cost['seconds']:,.0f} seconds in all. Accuracies in percent.",
+        f"training, {cost['seconds']:,.0f} seconds in all. Accuracies in percent, "
+        "overall and top-5 over images.",
     ]
     if "anchors" in results:
         parts += map(_escaped, anchor_notes(results["anchors"]))
@@ -181,25 +183,30 @@ def markdown(
             parts += [f"## {split_name}, {rule_name}", table(rows)]
         for head in heads:
             result = results[split][head]
-            top5 = "-" if result["top5"] is None else f"{result['top5']:.1f}"
-            parts.append(
-                f"{names[head]}: top-5 {top5}, prediction by {result['prediction']}."
-            )
+            parts.append(f"{names[head]}: {beside(result)}.")
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
     parts.append(f"Made with {versions}.")
     return "\n\n".join(parts) + "\n"
 
 
+def beside(result: Mapping[str, Any]) -> str:
+    """Returns what a head's line of the table leaves out, in words."""
+    return (
+        f"top-5 {cell([result['top5']])}, class mean {cell([result['class_mean']])}, "
+        f"prediction by {result['prediction']}"
+    )
+
+
 def check(result: Any) -> None:
-    """Looks whether the results of one head are what :func:`row` reads.
+    """Checks that the results of one head are what tables read.
 
     Raises:
       LookupError: (or a TypeError) if parts are missing.
-      ValueError: if an accuracy is none.
+      ValueError: an accuracy is not a number from 0 to 100.
     """
     for rule in RULE_NAMES:
-        groups = result["shots"][rule]
-        for value in (result["top1"], *(groups[n] for n in ("many", "medium", "few"))):
+        groups = (result["shots"][rule][name] for name in ("many", "medium", "few"))
+        for value in (result["top1"], result["class_mean"], *groups):
             number = isinstance(value, int | float)
             if value is not None and not (number and 0 <= value <= 100):
                 raise ValueError(f"an accuracy is {str(value)[:50]}")

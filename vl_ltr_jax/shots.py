@@ -13,19 +13,19 @@ SHOT_RULES: dict[str, dict[str, tuple[int, int | None]]] = {
 def shot_groups(
     train_counts: Int[np.ndarray, " C"], rule: str
 ) -> dict[str, Bool[np.ndarray, " C"]]:
-    """Which classes belong to each group.
+    """Returns the classes of each group.
 
     Args:
       train_counts: training images of each class.
-      rule: 'standard', the convention of the long-tail literature (>100, 20 to 100,
-        <20), or 'vl_ltr', the authors' code (>99, 21 to 99, 1 to 20: a class without
-        training images is in no group).
+      rule: 'standard', OLTR's convention (>100, 20 to 100, <20), or 'vl_ltr', the
+        authors' code (>99, 21 to 99, 1 to 20: a class without training images is in
+        no group).
 
     Returns:
       A mask over classes for 'many', 'medium' and 'few'.
 
     Raises:
-      ValueError: if `rule` is not in `SHOT_RULES`, or a count is negative.
+      ValueError: `rule` is not in `SHOT_RULES`, or a count is negative.
     """
     if rule not in SHOT_RULES:
         raise ValueError(f"shot rule {rule!r}: not one of {sorted(SHOT_RULES)}")
@@ -47,7 +47,11 @@ def shot_accuracies(
     train_counts: Int[np.ndarray, " C"],
     rule: str,
 ) -> dict[str, float | None]:
-    """Accuracy over all test images of each group's classes, in percent.
+    """Returns the accuracy of each group of classes, in percent.
+
+    Under 'standard' it is the mean over the group's classes, as OLTR's `shot_acc` has
+    it. Under 'vl_ltr' it is the mean over the group's test images, as in VL-LTR's code.
+    The two agree where the test set is balanced.
 
     Differs from VL-LTR: a group without test images has no accuracy (None), where the
     authors report 0.
@@ -61,9 +65,29 @@ def shot_accuracies(
     Raises:
       ValueError: as :func:`shot_groups`.
     """
-    accuracies: dict[str, float | None] = {}
-    for name, members in shot_groups(train_counts, rule).items():
-        total = total_per_class[members].sum()
-        correct = correct_per_class[members].sum()
-        accuracies[name] = 100.0 * float(correct) / float(total) if total else None
-    return accuracies
+    accuracy = image_mean if rule == "vl_ltr" else class_mean
+    return {
+        name: accuracy(correct_per_class[members], total_per_class[members])
+        for name, members in shot_groups(train_counts, rule).items()
+    }
+
+
+def class_mean(
+    correct_per_class: Real[np.ndarray, " C"], total_per_class: Real[np.ndarray, " C"]
+) -> float | None:
+    """Returns the mean of the classes' accuracies, in percent; None without images.
+
+    Classes without images are left out.
+    """
+    tested = total_per_class > 0
+    if not tested.any():
+        return None
+    return 100.0 * float(np.mean(correct_per_class[tested] / total_per_class[tested]))
+
+
+def image_mean(
+    correct_per_class: Real[np.ndarray, " C"], total_per_class: Real[np.ndarray, " C"]
+) -> float | None:
+    """Returns the share of images that are right, in percent; None without images."""
+    total = float(total_per_class.sum())
+    return 100.0 * float(correct_per_class.sum()) / total if total else None

@@ -195,9 +195,7 @@ def _table(
             for head, row in rows.items()
         )
     for head in in_order:
-        result = heads[head]
-        top5 = "no top-5" if result["top5"] is None else f"top-5 {result['top5']:.1f}"
-        notes.append(f"{names[head]}: {top5}, prediction by {result['prediction']}.")
+        notes.append(f"{names[head]}: {report.beside(heads[head])}.")
     images = len(ranked[split].labels) if split in ranked else None
     return Table(
         SPLIT_NAMES[split], images, rules, tuple(text.line(n, 200) for n in notes)
