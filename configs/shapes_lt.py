@@ -44,6 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.finetune.feature_views = 1
     config.classifier.feature_views = 1
 
+    config.classifier.scale_epochs = 20  # by the validation images
     config.classifier.global_batch_size = 128
     config.classifier.schedule = "step"
 

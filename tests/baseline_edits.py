@@ -11,7 +11,7 @@ LOSS_TESTS = "tests/test_rebalancing_losses.py"
 TURN_TESTS = "tests/test_class_aware.py"
 POSTHOC_TESTS = "tests/test_posthoc.py"
 RECIPE_TESTS = "tests/test_recipes.py"
-EPOCH_TESTS = "tests/test_paper_configs.py"
+EPOCH_TESTS = "tests/test_classifier_epochs.py"
 
 BASELINE_EDITS = (
     (

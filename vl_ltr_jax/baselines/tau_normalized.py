@@ -4,11 +4,16 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from vl_ltr_jax.baselines.decoupled import Decoupled, Linear, embed_split
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.run import Run
 from vl_ltr_jax.settings import Method
 
 _BLOCK_SIZE = 1024  # images whose logits are in memory
 TAUS = tuple(round(0.05 * step, 2) for step in range(41))  # 0 to 2
+
+
+class ValidationError(UserError):
+    """A validation split without images."""
 
 
 class TauNormalized(Decoupled):
@@ -52,10 +57,13 @@ def choose_tau(
     On balanced images this is the top-1. The smallest of equally good ones is taken.
 
     Raises:
-      ValueError: if there is no image.
+      ValidationError: there is no image.
     """
     if not len(labels):
-        raise ValueError("there is no validation image to choose tau by")
+        raise ValidationError(
+            "method='tau_normalized': the validation split has no image to choose tau "
+            "by. List some, or take another method."
+        )
     counts = np.bincount(labels)
     weights = 1 / counts[labels] / (counts > 0).sum()
     lengths = np.maximum(np.linalg.norm(kernel.astype(np.float64), axis=0), 1e-12)

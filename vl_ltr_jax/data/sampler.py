@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Int64
 
 from vl_ltr_jax.data.class_names import unknown_name
+from vl_ltr_jax.errors import UserError
 
 # Weight of an image as a power of its class's count.
 POWERS = {"uniform": 0.0, "sqrt": -0.5, "class_balanced": -1.0}
@@ -23,6 +24,10 @@ IMAGES_PER_VISIT = 4  # of a class, by the class-aware sampler, as in its author
 _STEPS_AT_ONCE = 16
 _STREAM = 1  # sets these random numbers apart from those of the augmentation
 _CYCLE_STREAM = 6  # of the orders of the class-aware sampler
+
+
+class SamplerError(UserError):
+    """A data set from which no training batch can be drawn."""
 
 
 class BatchDraw(NamedTuple):
@@ -116,11 +121,11 @@ class BatchSampler:
           sentence_labels: class of each sentence, ascending; None draws images alone.
 
         Raises:
-          ValueError: if there is no image, the sentences are not in the order of their
-            classes, or a class with images has none.
+          SamplerError: there is no image, or a class with images has no sentence.
+          ValueError: the sentences are not in the order of their classes.
         """
         if not len(labels):
-            raise ValueError("the training split has no images; list at least one")
+            raise SamplerError("the training split has no images. List at least one.")
         self._labels = labels
         self._batch_size = batch_size
         self._seed = seed
@@ -173,8 +178,8 @@ def _offsets(
     offsets = np.searchsorted(sentence_labels, np.arange(int(labels.max()) + 2))
     has_images = np.bincount(labels) > 0
     if (silent := np.flatnonzero(has_images & (np.diff(offsets) == 0))).size:
-        raise ValueError(
+        raise SamplerError(
             f"{len(silent)} classes have training images but no sentence, the first is "
-            f"class {silent[0]}; add a text or prompts"
+            f"class {silent[0]}. Add a text or prompts."
         )
     return offsets
