@@ -46,7 +46,7 @@ def picture(content):
 def test_what_is_damaged_below_is_sound(name):
     found = picture(SOUND[name])
     assert (found is None) == (name == "float tiff")
-    assert found is None or found.size in ((53, 37), (3, 2))
+    assert found is None or found.size in ((53, 37), (37, 53), (3, 2))
 
 
 @pytest.mark.parametrize("name", OTHERS)
