@@ -23,6 +23,7 @@ from vl_ltr_jax.data.images import unreadable
 from vl_ltr_jax.data.record_labels import read_labels
 from vl_ltr_jax.data.roots import Root, RootLike
 from vl_ltr_jax.data.sources import (
+    SPLITS,
     WIKI,
     ListError,
     LongTailedData,
@@ -141,7 +142,8 @@ def read_prepared(
         train = splits["train"]
         kept = long_tail.thin(train.labels, int(imbalance), seed=_CIFAR_SEED)
         splits["train"] = train.select(kept)
-    return LongTailedData(name, class_names, class_texts, **splits)
+    train, val, test = (splits[split] for split in SPLITS)
+    return LongTailedData(name, class_names, class_texts, train, val, test)
 
 
 def _splits(

@@ -112,5 +112,7 @@ def load(seed: int = 0, image_size: int = 32) -> LongTailedData:
         name="shapes",
         class_names=names,
         class_texts=texts,
-        **{name: split(name) for name in _SPLITS},
+        train=split("train"),
+        val=split("val"),
+        test=split("test"),
     )
