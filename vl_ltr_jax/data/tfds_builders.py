@@ -25,6 +25,7 @@ from vl_ltr_jax.data import inat18, sources
 from vl_ltr_jax.data.class_names import near_name
 from vl_ltr_jax.data.record_labels import keep_labels, scan_labels
 from vl_ltr_jax.data.tfds_directory import PREPARABLE, open_builder, open_split
+from vl_ltr_jax.errors import UserError
 
 IMAGES_PER_SHARD = 2000  # about 250 MB
 Example = tuple[int, dict[str, Any]]
@@ -52,7 +53,7 @@ examples:
 README.md says more under "Prepared data sets"."""
 
 
-class PrepareError(ValueError):
+class PrepareError(UserError):
     """A data set that cannot be prepared."""
 
 
