@@ -54,6 +54,20 @@ def test_what_is_no_picture_is_refused(name):
     assert picture(OTHERS[name]) is None
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "not an image of a format"),
+        (OTHERS["page"], "not an image of a format"),
+    ],
+    ids=("zero bytes", "heic", "page"),
+)
+def test_what_is_wrong_is_named(content, words):
+    with pytest.raises(ImageReadError, match=words):
+        decode_image(content, WHERE)
+
+
 def test_no_program_draws_pictures():
     """Pillow has Ghostscript draw an EPS, where that is installed."""
     with pytest.raises(ImageReadError, match="not an image of a format that is read"):

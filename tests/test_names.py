@@ -151,6 +151,7 @@ def test_every_field_of_a_numbered_row_counts(tmp_path, text, names):
     [
         ("plain", "great white shark 0", "great white shark"),
         ("plain", "a, b {c} 7 0", "a, b {c} 7"),
+        ("plain", '"a", \u732b \U0001f408\t0', '"a", \u732b \U0001f408'),
         ("places_lt", "/a/airfield 0", " a airfield"),
     ],
 )
