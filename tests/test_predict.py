@@ -266,23 +266,6 @@ def test_files_are_read_no_further_ahead_than_needed(recognizer, tmp_path):
         assert next(taken) <= 21 + 4 + 2 * 4 + 2 + 2
 
 
-def test_answers_do_not_depend_on_the_size_of_batches(recognizer, tmp_path):
-    """Breaks when rows of a filled batch are mixed up."""
-    files = [
-        Found(str(picture(tmp_path / f"{number}.png", number))) for number in range(11)
-    ]
-    answers = {}
-    for size in (1, 7, 64):
-        found = recognize_files(recognizer, files, batch_size=size)
-        answers[size] = [answer.explanation.prediction for answer in found]
-    for size in (7, 64):
-        for one, other in zip(answers[1], answers[size], strict=True):
-            assert one.classes == other.classes
-            np.testing.assert_allclose(
-                one.probabilities, other.probabilities, rtol=0, atol=1e-5
-            )
-
-
 def test_the_first_picture_goes_alone_and_the_others_together(
     recognizer, tmp_path, monkeypatch
 ):
