@@ -7,12 +7,15 @@ import zlib
 
 import numpy as np
 import pytest
+from checked_world import config
 from PIL import Image, ImageOps
 from small_recognizer import make
 from sound_images import NOISE, RGB, SOUND, encoded
 from test_jpeg import encoded as photograph
+from test_paper_configs import resolved
 
-from vl_ltr_jax.data import jpeg, orientation
+from vl_ltr_jax import inputs
+from vl_ltr_jax.data import check, jpeg, orientation
 from vl_ltr_jax.data.images import as_image, asks_for_turn, decode_image, to_rgb
 from vl_ltr_jax.data.transforms import eval_transform, train_transform
 from vl_ltr_jax.recognizer import Recognizer
@@ -200,6 +203,34 @@ def test_a_recognizer_turns_as_its_card_says(tmp_path):
         assert (expected != recognizer.embed_images(stored[::-1])).any()
         for picture in (path, Image.open(path)):
             np.testing.assert_array_equal(recognizer.embed_images(picture), expected)
+
+
+@pytest.mark.parametrize(
+    ("choice", "size", "words"),
+    [("exif", (37, 53), "turned so"), ("stored", (53, 37), "left as stored")],
+)
+def test_a_data_set_is_turned_as_its_key_says_and_the_check_tells(
+    tmp_path, choice, size, words
+):
+    """Breaks when the key does not reach a split, or the check is silent of it."""
+    (tmp_path / "labels.txt").write_text("one 0\n")
+    files = {"train": ("jpeg", 6), "val": ("tiff", 6), "test": ("png", 1)}
+    for split, (kind, tag) in files.items():
+        content = tagged(kind, tag)
+        (tmp_path / f"{split}.img").write_bytes(content)
+        (tmp_path / f"own_{split}.txt").write_text(f"{split}.img 0\n")
+    chosen = config(tmp_path, name="own", texts="none", orientation=choice)
+    data = inputs.read_data(chosen)
+    assert data.train.read(0).size == data.val.read(0).size == size
+    assert data.train.select(np.array([0])).read(0).size == size
+    (fact,) = (f for f in check.check_data(chosen).facts if "EXIF" in f)
+    assert "a turn of 2" in fact and words in fact
+
+
+@pytest.mark.parametrize("name", ["imagenet_lt", "places_lt", "inat18"])
+def test_benchmarks_keep_the_pixels_that_are_stored(name):
+    """As the authors' loader, on which the published accuracies rest."""
+    assert resolved(name).data.orientation == "stored"
 
 
 def test_choices_are_those_of_the_settings():

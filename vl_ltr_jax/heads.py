@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from vl_ltr_jax import accuracy, unseen
 from vl_ltr_jax.data.orientation import Orientation
+from vl_ltr_jax.data.roots import nfc
 from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.models import linear
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
@@ -95,10 +96,11 @@ class Card:
             )
         if not name.strip():
             raise RecognizerError(f"a class needs a name; {name!r} is none")
-        if name in self.class_names:
+        names = [nfc(known) for known in self.class_names]
+        if nfc(name) in names:
             raise RecognizerError(
-                f"there is a class {name!r} already, label "
-                f"{self.class_names.index(name)}; name the new one otherwise"
+                f"there is a class {name!r} already, label {names.index(nfc(name))}; "
+                "name the new one otherwise"
             )
         if not sentences:
             raise RecognizerError(
