@@ -4,7 +4,8 @@ python -m vl_ltr_jax.main --config=configs/image_list.py --workdir=DIR \
     --config.data.root=ROOT --config.data.name=NAME
 
 ROOT holds NAME_{train,val,test}.txt with rows `relative/path.jpg label`, labels.txt
-with rows `class name label`, and wiki/desc_N.txt with the text of class N. As it stands
+with rows `class name label`, and wiki/desc_N.txt with the text of class N. Pictures are
+turned as their EXIF orientation says (`data.orientation`). As it stands
 it runs the shipped tiny CLIP at 64 pixels, which a CPU can train; for a real model set
 `--config.model.backbone=ViT-B/16 --config.model.image_size=224` and
 `--config.init.clip=DIR` with a Hugging Face CLIP directory.

@@ -9,6 +9,9 @@ SHOT_TESTS = "tests/test_shots.py"
 FAULT_TESTS = "tests/test_faults.py"
 CORPUS = "vl_ltr_jax/data/corpus.py"
 HEADING_TESTS = "tests/test_corpus.py::test_headings_of_hostile_texts"
+IMAGES = "vl_ltr_jax/data/images.py"
+NAME_TESTS = "tests/test_names.py"
+ORIENTATION_TESTS = "tests/test_orientation.py"
 
 DATA_EDITS = (
     (
@@ -81,6 +84,55 @@ DATA_EDITS = (
         "_height_at(content) if whole else 0",
         "_height_at(content)",
         "tests/test_jpeg.py",
+    ),
+    (
+        "a crop of the turned picture cut from its own sides",
+        IMAGES,
+        "stored_box(box, (self.jpeg.width, self.jpeg.height), self.turn)",
+        "stored_box(box, self.size, self.turn)",
+        ORIENTATION_TESTS,
+    ),
+    (
+        "stored pixels of a TIFF as Pillow turns them",
+        IMAGES,
+        'turn = read_turn(image) if image.format == "TIFF" else None',
+        "turn = None",
+        ORIENTATION_TESTS,
+    ),
+    (
+        "a recognizer that forgets the orientation",
+        "vl_ltr_jax/recognizer.py",
+        "orientation=card.orientation",
+        'orientation="exif"',
+        f"{ORIENTATION_TESTS}::test_a_recognizer_turns_as_its_card_says",
+    ),
+    (
+        "the last word of a row taken for a class's name",
+        "vl_ltr_jax/data/class_names.py",
+        "wnid, _, name = fields",
+        "wnid, name = fields[0], fields[-1].split()[-1]",
+        NAME_TESTS,
+    ),
+    (
+        "names compared byte by byte",
+        "vl_ltr_jax/data/roots.py",
+        'return unicodedata.normalize("NFC", name)',
+        "return name",
+        NAME_TESTS,
+    ),
+    (
+        "a hint by likeness before one by case",
+        "vl_ltr_jax/data/sources.py",
+        "for other in listings.differing_by_case(path):",
+        "for other in list[str]():",
+        NAME_TESTS,
+    ),
+    (
+        "a hidden folder taken for a class",
+        "vl_ltr_jax/data/picture_folders.py",
+        'if name.startswith("."):',
+        'if name.startswith("._"):',
+        "tests/test_picture_folders.py",
     ),
     (
         "a bad image replaced by one of any class",

@@ -13,10 +13,18 @@ import zlib
 import data_damage as damage
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from sound_images import RGB, SOUND, encoded, several
 
-from vl_ltr_jax.data import class_names, corpus, jpeg, roots, sources, text_files
+from vl_ltr_jax.data import (
+    class_names,
+    corpus,
+    inat18,
+    jpeg,
+    roots,
+    sources,
+    text_files,
+)
 from vl_ltr_jax.data.images import ImageReadError, as_image, decode_image, read_content
 from vl_ltr_jax.data.jpeg import MOST_SCANS
 from vl_ltr_jax.data.text_files import ArchiveError
@@ -96,15 +104,30 @@ def test_webp_of_gigabytes_is_refused(side):
         as_image(decode_image(webp(side, min(side, 2**8 * 2**8 - 1)), "x.webp"))
 
 
-def test_comments_of_a_png_are_not_unpacked_without_end():
-    packed = zlib.compress(bytes(8 * 2**20), 9)
-    data = b"zTXtcomment\0\0" + packed
-    chunk = (
-        struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+def with_text(keyword):
+    """A PNG with 8 MiB of compressed text."""
+    data = b"zTXt" + keyword + b"\0\0" + zlib.compress(bytes(8 * 2**20), 9)
+    size, checksum = (
+        struct.pack(">I", len(data) - 4),
+        struct.pack(">I", zlib.crc32(data)),
     )
-    content = SOUND["png"][:33] + chunk + SOUND["png"][33:]
+    return SOUND["png"][:33] + size + data + checksum + SOUND["png"][33:]
+
+
+def test_comments_of_a_png_are_not_unpacked_without_end(monkeypatch):
+    """Breaks when limits are raised so that the text is unpacked: it is left out."""
+    sizes = []
+    unpack = PngImagePlugin._safe_zlib_decompress
+    monkeypatch.setattr(
+        PngImagePlugin,
+        "_safe_zlib_decompress",
+        lambda packed: sizes.append(len(result := unpack(packed))) or result,
+    )
+    found = as_image(decode_image(with_text(b"comment"), "x.png"))
+    np.testing.assert_array_equal(found, as_image(decode_image(SOUND["png"], "x.png")))
+    assert not sizes
     with pytest.raises(ImageReadError, match="x.png: .*Decompressed data too large"):
-        as_image(decode_image(content, "x.png"))
+        decode_image(with_text(b"Raw profile type exif"), "x.png")
 
 
 def test_a_jpeg_of_endless_scans_is_refused():
@@ -198,7 +221,7 @@ def test_lists_texts_and_labels_of_gigabytes_are_not_read(tmp_path):
     (tmp_path / "categories.json").write_text('[{"id": 0, "name": "a"}]')
     for name, read in {
         "x_train.txt": lambda: sources.read_image_list(tmp_path, "x"),
-        "train2018.json": lambda: sources.read_inat18(tmp_path),
+        "train2018.json": lambda: inat18.read_inat18(tmp_path),
     }.items():
         sparse(tmp_path / name, 10 * GIGABYTE)
         with pytest.raises(roots.FileError, match=f"{name} cannot be read: it has 107"):
@@ -229,7 +252,7 @@ def test_json_nested_without_end_is_refused(tmp_path, depth, name):
     (tmp_path / "categories.json").write_text('[{"id": 0, "name": "a"}]')
     (tmp_path / name).write_text("[" * depth + "]" * depth)
     with pytest.raises(ValueError, match=f"{name}.*nested more than"):
-        sources.read_inat18(tmp_path)
+        inat18.read_inat18(tmp_path)
 
 
 def test_a_zip_of_zeros_is_refused_by_what_it_unpacks_to(tmp_path):
@@ -312,15 +335,15 @@ def test_a_row_of_megabytes_is_named_in_few_words(tmp_path):
     (tmp_path / "train2018.json").write_text(json.dumps(content))
     (tmp_path / "categories.json").write_text('[{"id": 0, "name": "a"}]')
     with pytest.raises(sources.ListError, match="unhashable"):
-        sources.read_inat18(tmp_path)
+        inat18.read_inat18(tmp_path)
     content["annotations"] = [{"image_id": 1, "category_id": 10**30}]
     (tmp_path / "train2018.json").write_text(json.dumps(content))
     with pytest.raises(
         sources.ListError, match="image id 1: '0.png' has category 1000"
     ):
-        sources.read_inat18(tmp_path)
+        inat18.read_inat18(tmp_path)
     content["annotations"] = [{"image_id": 1, "category_id": "z" * 10**6}]
     (tmp_path / "train2018.json").write_text(json.dumps(content))
     with pytest.raises(sources.ListError, match="has category zzz") as raised:
-        sources.read_inat18(tmp_path)
+        inat18.read_inat18(tmp_path)
     assert len(str(raised.value)) < 1000

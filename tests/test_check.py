@@ -131,7 +131,7 @@ def test_only_the_first_of_many_are_named(root):
 
 
 def test_what_is_wrong_and_unknown_is_told_in_the_readers_words(root, monkeypatch):
-    def fail(config):
+    def fail(config, quiet):
         raise ValueError("the disk is upside down")
 
     monkeypatch.setattr(check.inputs, "read_data", fail)

@@ -15,7 +15,15 @@ from file_damage import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vl_ltr_jax.data import class_names, corpus, folders, prepared, sources, text_files
+from vl_ltr_jax.data import (
+    class_names,
+    corpus,
+    folders,
+    inat18,
+    prepared,
+    sources,
+    text_files,
+)
 from vl_ltr_jax.data.images import ImageReadError
 
 NO_TEXTS = sources.Texts(absent=True)
@@ -85,7 +93,7 @@ def test_json_of_inaturalist(root, data, name):
     content = data.draw(damage.damaged_json((root / name).read_text()))
 
     def load():
-        return sources.read_inat18(root, texts=NO_TEXTS)
+        return inat18.read_inat18(root, texts=NO_TEXTS)
 
     with damage.changed(root / name, content):
         check(damage.outcome(load, root), root)

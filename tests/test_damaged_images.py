@@ -46,12 +46,26 @@ def picture(content):
 def test_what_is_damaged_below_is_sound(name):
     found = picture(SOUND[name])
     assert (found is None) == (name == "float tiff")
-    assert found is None or found.size in ((53, 37), (3, 2))
+    assert found is None or found.size in ((53, 37), (37, 53), (3, 2))
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_is_no_picture_is_refused(name):
     assert picture(OTHERS[name]) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "not an image of a format"),
+        (OTHERS["page"], "not an image of a format"),
+    ],
+    ids=("zero bytes", "heic", "page"),
+)
+def test_what_is_wrong_is_named(content, words):
+    with pytest.raises(ImageReadError, match=words):
+        decode_image(content, WHERE)
 
 
 def test_no_program_draws_pictures():

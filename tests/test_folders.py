@@ -1,5 +1,7 @@
 """Image folders: which class a folder is, and what each fault says."""
 
+from collections import Counter
+
 import pytest
 from PIL import Image
 
@@ -128,4 +130,4 @@ def test_the_same_files_by_other_paths_are_left_to_the_check(tmp_path):
 def test_a_directory_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path):
     """As `os.walk` does unless it is told otherwise."""
     with pytest.raises(ListError, match="gone cannot be read: No such file"):
-        folders.pictures(tmp_path / "gone", Root.of(tmp_path))
+        folders.pictures(tmp_path / "gone", Root.of(tmp_path), Counter())

@@ -5,13 +5,20 @@ import pytest
 import tensorflow_datasets as tfds
 from prepared_world import NO_TEXTS, prepare
 
+from vl_ltr_jax.baselines import class_counts
 from vl_ltr_jax.data import long_tail
 from vl_ltr_jax.data.prepared import read_prepared
 
 
 @pytest.mark.parametrize(
     ("imbalance", "smallest", "total"),
-    [(100, 5, 10847), (50, 10, 12608), (10, 50, 19573)],
+    [
+        (200, 2, 9502),
+        (100, 5, 10847),
+        (50, 10, 12608),
+        (20, 25, 15907),
+        (10, 50, 19573),
+    ],
 )
 def test_counts_of_cifar100_lt(imbalance, smallest, total):
     """The totals of the literature; rounding instead of cutting adds 50."""
@@ -19,6 +26,17 @@ def test_counts_of_cifar100_lt(imbalance, smallest, total):
     assert (counts[0], counts[-1], sum(counts)) == (500, smallest, total)
     assert counts == tuple(sorted(counts, reverse=True))
     assert min(long_tail.exponential_counts(20, 9, 100)) == 1
+
+
+def test_a_class_without_images_has_a_finite_prior_and_weight():
+    """Breaks when its count is taken as it is: log 0, and a weight of infinity."""
+    counts = np.array([30, 3, 0])
+    np.testing.assert_allclose(
+        np.exp(class_counts.log_priors(counts)), np.array([30, 3, 1]) / 34
+    )
+    for beta in (0.0, 0.999, 0.9999):
+        weights = class_counts.effective_number_weights(counts, beta)
+        assert np.isfinite(weights).all() and weights[2] >= weights[1]
 
 
 def test_thinning_is_drawn_once_and_for_all():

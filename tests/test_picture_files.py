@@ -7,7 +7,8 @@ import os
 import pytest
 
 from vl_ltr_jax.data import picture_files
-from vl_ltr_jax.data.picture_files import Found, find, read_list
+from vl_ltr_jax.data.picture_files import find, read_list
+from vl_ltr_jax.data.picture_folders import Found
 
 
 @pytest.fixture

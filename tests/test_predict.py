@@ -21,7 +21,7 @@ import vl_ltr_jax
 from vl_ltr_jax import answer_formats, predict
 from vl_ltr_jax.answers import Answer, recognize_files
 from vl_ltr_jax.data import images
-from vl_ltr_jax.data.picture_files import Found
+from vl_ltr_jax.data.picture_folders import Found
 from vl_ltr_jax.predictions import Explanation, Prediction, Spoken
 
 pytestmark = pytest.mark.usefixtures("jax_cache")

@@ -13,7 +13,7 @@ import pytest
 
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import inputs
-from vl_ltr_jax.data import corpus, folders, roots, sources
+from vl_ltr_jax.data import corpus, folders, inat18, roots, sources
 from vl_ltr_jax.data.class_names import read_class_names
 from vl_ltr_jax.data.images import ImageReadError
 from vl_ltr_jax.data.roots import FileError, Root
@@ -91,7 +91,7 @@ def test_paths_of_lists_and_json_stay_in_the_root(root, opened, path, message):
     content["images"][4]["file_name"] = path
     (root / "train2018.json").write_text(json.dumps(content))
     with damage.no_hang(), pytest.raises(sources.ListError, match=message) as raised:
-        sources.read_inat18(root, texts=NONE)
+        inat18.read_inat18(root, texts=NONE)
     assert "image id 104" in str(raised.value)
     home = f"{os.path.realpath(root)}/"
     assert opened and all(name.startswith(home) for name in opened)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vl_ltr_jax.data import sources
+from vl_ltr_jax.data import inat18, sources
 from vl_ltr_jax.data.images import ImageReadError, read_image
 from vl_ltr_jax.data.jpeg import open_jpeg
 
@@ -161,7 +161,7 @@ def inat(root):
 
 
 def test_inat18_labels_are_category_ids(inat):
-    data = sources.read_inat18(inat)
+    data = inat18.read_inat18(inat)
     assert data.class_names == ("a", "b", "c")
     assert data.train.labels.tolist() == [0, 1, 2]
     assert data.test.labels.tolist() == data.val.labels.tolist() == [0]
@@ -172,16 +172,16 @@ def test_inat18_labels_are_category_ids(inat):
 
 def test_inat18_test_labels_where_there_are_any(inat):
     (inat / "test2018.json").write_text('{"images": [{"id": 1, "file_name": "x"}]}')
-    assert sources.read_inat18(inat).test.describe(0).count("val2018.json")
+    assert inat18.read_inat18(inat).test.describe(0).count("val2018.json")
     write_image(inat / "test2018/4.jpg")
     write_inat(inat, "test", ["test2018/4.jpg"], [2])
-    assert sources.read_inat18(inat).test.labels.tolist() == [2]
+    assert inat18.read_inat18(inat).test.labels.tolist() == [2]
 
 
 def test_inat18_folder_tells_another_category(inat):
     write_inat(inat, "val", ["train_val2018/Aves/0/3.jpg"], [1])
     with pytest.raises(sources.ListError, match="val2018.json image id 100: .*folder"):
-        sources.read_inat18(inat)
+        inat18.read_inat18(inat)
 
 
 @pytest.mark.parametrize(
@@ -199,13 +199,13 @@ def test_inat18_folder_tells_another_category(inat):
 def test_faulty_inat18(inat, content, message):
     (inat / "train2018.json").write_text(content)
     with pytest.raises(sources.ListError, match=message):
-        sources.read_inat18(inat)
+        inat18.read_inat18(inat)
 
 
 def test_missing_inat18(inat):
     (inat / "val2018.json").unlink()
     with pytest.raises(sources.ListError, match="no file .*val2018.json"):
-        sources.read_inat18(inat)
+        inat18.read_inat18(inat)
 
 
 @pytest.mark.parametrize(

@@ -163,3 +163,11 @@ def test_addresses_that_are_no_buckets_are_refused(given):
     with pytest.raises(WorkdirError, match=f"--workdir={re.escape(given)}: runs can"):
         path_of(given)
     assert os.fspath(path_of("gs://bucket/run")) == "gs://bucket/run"
+
+
+def test_blanks_signs_and_accents_are_welcome_but_no_patterns():
+    """Orbax loses checkpoints whose path it takes for a pattern."""
+    assert os.fspath(path_of("runs/exp #1 100% ok \u00e9")).endswith("100% ok \u00e9")
+    for given in ("runs/[a]", "runs/a*", "runs/a?"):
+        with pytest.raises(WorkdirError, match="pattern"):
+            path_of(given)

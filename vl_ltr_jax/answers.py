@@ -3,16 +3,15 @@
 import collections
 import contextlib
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 
 from vl_ltr_jax.data import images
-from vl_ltr_jax.data.picture_files import Found
+from vl_ltr_jax.data.picture_folders import Found
 from vl_ltr_jax.predictions import Explanation
 from vl_ltr_jax.recognizer import Recognizer
 
@@ -76,7 +75,7 @@ def recognize_files(
                 yield Answer(path, error="the model gives no numbers for it")
 
     ahead = 2 * batch_size + num_threads
-    decoded = _decoded(recognizer.transform, files, num_threads, ahead)
+    decoded = _decoded(recognizer, files, num_threads, ahead)
     with contextlib.closing(decoded):
         for path, made in decoded:
             batch.append((path, made))
@@ -89,19 +88,21 @@ def recognize_files(
 
 
 def _decoded(
-    transform: Callable[[images.Picture], UInt8[np.ndarray, "H W 3"]],
+    recognizer: Recognizer,
     files: Iterable[Found],
     num_threads: int,
     ahead: int,
 ) -> Generator[tuple[str, np.ndarray | str], None, None]:
     """Pixels of each file, or why there are none; some files ahead of the reader."""
+    orientation = recognizer.card.orientation
 
     def pixels(path: str, error: str) -> np.ndarray | str:
         if error:
             return error
         try:
             content = images.read_content(Path(path), path)
-            return transform(images.decode_image(content, path))
+            picture = images.decode_image(content, path, orientation)
+            return recognizer.transform(picture)
         except images.ImageReadError as unreadable:
             return unreadable.reason
         except (ValueError, MemoryError) as fault:

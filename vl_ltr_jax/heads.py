@@ -13,13 +13,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vl_ltr_jax import accuracy, unseen
+from vl_ltr_jax.data.orientation import Orientation
+from vl_ltr_jax.data.roots import nfc
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.models import linear
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
 from vl_ltr_jax.models.lgr import LanguageGuidedHead, anchor_constants
 from vl_ltr_jax.terminal import counted
 
 
-class RecognizerError(ValueError):
+class RecognizerError(UserError):
     """Something that this recognizer cannot do, or a picture that is none."""
 
 
@@ -42,6 +45,7 @@ class Card:
       num_trained: classes that were trained; those after them were added.
       class_names: of all classes.
       sentences: anchor sentences of each class, best first; empty where unknown.
+      orientation: of pictures, see `data.images.decode_image`.
     """
 
     method: str
@@ -58,6 +62,7 @@ class Card:
     num_trained: int
     class_names: tuple[str, ...]
     sentences: tuple[tuple[str, ...], ...]
+    orientation: Orientation = "exif"
 
     @property
     def clip_config(self) -> ClipConfig:
@@ -91,10 +96,11 @@ class Card:
             )
         if not name.strip():
             raise RecognizerError(f"a class needs a name; {name!r} is none")
-        if name in self.class_names:
+        names = [nfc(known) for known in self.class_names]
+        if nfc(name) in names:
             raise RecognizerError(
-                f"there is a class {name!r} already, label "
-                f"{self.class_names.index(name)}; name the new one otherwise"
+                f"there is a class {name!r} already, label {names.index(nfc(name))}; "
+                "name the new one otherwise"
             )
         if not sentences:
             raise RecognizerError(

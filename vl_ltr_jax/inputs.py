@@ -17,10 +17,13 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Integer
 
+from vl_ltr_jax import terminal
 from vl_ltr_jax.data import corpus as corpora
 from vl_ltr_jax.data import (
     folders,
+    inat18,
     loader,
+    picture_folders,
     prepared,
     shapes,
     sources,
@@ -29,12 +32,13 @@ from vl_ltr_jax.data import (
 )
 from vl_ltr_jax.data.roots import Root
 from vl_ltr_jax.data.tokenizer import Tokenizer
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.models import clip_files, hub, vl_ltr
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
 from vl_ltr_jax.settings import Config
 
 
-class InputError(ValueError):
+class InputError(UserError):
     """Inputs that do not fit each other or the configuration."""
 
 
@@ -121,13 +125,20 @@ def read(config: Config, data: sources.LongTailedData | None = None) -> Inputs:
     return Inputs(data, corpus, tokens, clip_config, clip)
 
 
-def read_data(config: Config) -> sources.LongTailedData:
+def read_data(config: Config, *, quiet: bool = False) -> sources.LongTailedData:
     """Reads and checks the data set alone.
+
+    Args:
+      config: says where it is.
+      quiet: leaves it to the caller to say what was left out of folders.
 
     Raises:
       ValueError: (a subclass) naming the file and the fault.
     """
-    return dataclasses.replace(_data(config), name=config.data.name)
+    data = _data(config).oriented(config.data.orientation)
+    if data.left_out and not quiet:
+        terminal.say(picture_folders.describe(data.left_out), stage="data")
+    return dataclasses.replace(data, name=config.data.name)
 
 
 def build_corpus(config: Config, data: sources.LongTailedData) -> corpora.Corpus:
@@ -271,7 +282,7 @@ def _data(config: Config) -> sources.LongTailedData:
         absent=options.texts == "none",
     )
     if options.source == "inat18":
-        return sources.read_inat18(root, texts=texts)
+        return inat18.read_inat18(root, texts=texts)
     if options.source == "image_folder":
         return folders.read_image_folder(
             root, options.name, options.layout, texts=texts

@@ -123,6 +123,7 @@ def of_run(workdir: epath.Path) -> Recognizer:
         sentences=recognizer_files.texts(
             anchor_sentences(workdir) or [[]] * len(names)
         ),
+        orientation=config.data.orientation,
     )
     name = config.init.tokenizer or config.init.clip
 

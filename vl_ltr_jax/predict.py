@@ -37,8 +37,9 @@ from vl_ltr_jax import (
     whole_file,
 )
 from vl_ltr_jax.answers import recognize_files
-from vl_ltr_jax.data import picture_files, token_cache
-from vl_ltr_jax.data.picture_files import Found
+from vl_ltr_jax.data import picture_files, picture_folders, token_cache
+from vl_ltr_jax.data.picture_folders import Found
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.recognizer import Recognizer
 
 _EXAMPLES = """\
@@ -58,7 +59,7 @@ _FORMATS: dict[str, answer_formats.Format] = {
 }
 
 
-class UsageError(ValueError):
+class UsageError(UserError):
     """A command without anything to do, or without a place for its answers."""
 
 
@@ -306,11 +307,7 @@ def _tell(counts: collections.Counter[str], left_out: collections.Counter[str]) 
             f"{counts['bad']:,} could not be"
         )
     if left_out:
-        kinds = ", ".join(f"{number:,} {kind}" for kind, number in left_out.items())
-        terminal.say(
-            f"{terminal.counted(left_out.total(), 'other file')} left out of folders: "
-            f"{terminal.printable(kinds)}"
-        )
+        terminal.say(picture_folders.describe(left_out))
 
 
 if __name__ == "__main__":

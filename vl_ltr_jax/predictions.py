@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32, Int
 from PIL import Image
 
 from vl_ltr_jax.data import images
+from vl_ltr_jax.data.orientation import Orientation
 from vl_ltr_jax.heads import RecognizerError
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -111,30 +112,35 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def opened(image: Picture) -> images.Picture:
-    """A picture as RGB, not decoded yet where that can wait.
+def opened(image: Picture, orientation: Orientation) -> images.Picture:
+    """Returns a picture as RGB, not decoded yet where that can wait.
+
+    Args:
+      image: a path, a PIL image, or pixels.
+      orientation: of files and PIL images, see `images.decode_image`.
 
     Raises:
       ImageReadError: if a file is missing, or no image.
       RecognizerError: for what is no picture.
     """
     if isinstance(image, str | os.PathLike):
-        return _read(image)
+        return _read(image, orientation)
     if not isinstance(image, Image.Image):
         image = _from_array(image)
     if 0 in image.size:
         raise RecognizerError(f"a picture of {image.width} x {image.height} pixels")
     try:
-        return images.to_rgb(image)
+        return images.to_rgb(image, orientation)
     except (OSError, ValueError) as error:
         raise RecognizerError(f"a picture that cannot be decoded: {error}") from error
 
 
-def _read(path: str | os.PathLike[str]) -> images.Picture:
+def _read(path: str | os.PathLike[str], orientation: Orientation) -> images.Picture:
     name = os.fsdecode(path)
     if "\0" in name:
         raise RecognizerError(f"{name!r} is no path: it has a NUL")
-    return images.decode_image(images.read_content(Path(name), name), name)
+    content = images.read_content(Path(name), name)
+    return images.decode_image(content, name, orientation)
 
 
 def _from_array(given: Any) -> Image.Image:

@@ -70,6 +70,7 @@ class Recognizer:
         self.tokenizer_directory, self.source = tokenizer, source
         self._model = Clip(card.clip_config, dtype=jnp.dtype(card.compute_dtype))
         self.transform = transforms.eval_transform(card.eval_recipe, card.image_size)
+        self._opened = functools.partial(opened, orientation=card.orientation)
         self._attend = jax.jit(lgr.attention)
         self._encode_text = jax.jit(functools.partial(encode.text, self._model))
         self._compile()
@@ -160,8 +161,7 @@ class Recognizer:
             np.asarray(self._encode_text(towers, block.astype(np.int32)))[:size]
             for block, size in _blocks(tokens)
         ]
-        width = self.card.clip_config.embed_dim
-        empty = np.zeros((0, width), np.float32)
+        empty = np.zeros((0, self.card.clip_config.embed_dim), np.float32)
         return np.concatenate([empty, *parts]).astype(np.float32)
 
     def explain(
@@ -352,8 +352,8 @@ class Recognizer:
     ) -> Iterator[UInt8[np.ndarray, "b H W 3"]]:
         given, size = listed(images), BATCH_SIZES[-1]
         for start in range(0, len(given), size):
-            batch = given[start : start + size]
-            yield np.stack([self.transform(opened(image)) for image in batch])
+            batch = (self._opened(image) for image in given[start : start + size])
+            yield np.stack([self.transform(picture) for picture in batch])
 
     def _run_images(
         self, images: Picture | Iterable[Picture]

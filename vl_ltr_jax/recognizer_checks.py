@@ -9,6 +9,7 @@ from flax import traverse_util
 from jaxtyping import Float32
 
 from vl_ltr_jax.data import transforms
+from vl_ltr_jax.data.orientation import ORIENTATIONS
 from vl_ltr_jax.heads import Card
 from vl_ltr_jax.models.clip import PRESETS, variable_shapes
 from vl_ltr_jax.models.lgr import head_shapes
@@ -20,6 +21,7 @@ _CHOICES: dict[str, Collection[str]] = {
     "eval_recipe": transforms.EVAL_RECIPES,
     "head": ("lgr", "linear"),
     "prediction": ("mixture", "sum"),
+    "orientation": ORIENTATIONS,
 }
 _KINDS: dict[Any, Any] = {str: str, int: int, float: (int, float)}
 _TEXT = "towers/params/text/"

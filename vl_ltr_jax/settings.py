@@ -58,6 +58,7 @@ class Data:
     prompts: Literal["imagenet80", "plain", "none"] = "imagenet80"
     corpus_rule: Literal["mended", "vl_ltr"] = "mended"
     context_length: int = 77  # tokens, start and end included
+    orientation: Literal["exif", "stored"] = "exif"  # turned as viewers show it, or not
     train_recipe: Literal["rand_augment", "plain", "gentle", "none"] = "rand_augment"
     crop_min_area: float = 0.0  # smallest share a crop keeps; 0: the recipe's
     flip_probability: float = 0.5

@@ -205,6 +205,7 @@ def describe(recognizer: Recognizer) -> dict[str, Any]:
         "images": f"[b, {card.image_size}, {card.image_size}, 3]",
         "pixels": {
             "colours": "RGB, 0 to 255",
+            "turned_by_exif": card.orientation == "exif",
             "shorter_side_resized_to": int(share * card.image_size),
             "filter": "bicubic, as in Pillow",
             "centre_crop": card.image_size,

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from vl_ltr_jax.data import loader, sources, token_cache, transforms
+from vl_ltr_jax.data import inat18, loader, token_cache, transforms
 from vl_ltr_jax.data.corpus import build_corpus
 from vl_ltr_jax.data.shapes_text import binomials
 from vl_ltr_jax.data.tokenizer import Tokenizer
@@ -112,7 +112,7 @@ def measure(root: Path, cache: Path) -> dict[str, float]:
         seconds[f"{name} s"] = time.perf_counter() - start
         start = time.perf_counter()
 
-    data = sources.read_inat18(root)
+    data = inat18.read_inat18(root)
     lap("open")
     corpus = build_corpus(data.class_names, data.class_texts)
     lap("corpus")

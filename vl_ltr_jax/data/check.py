@@ -25,7 +25,7 @@ from vl_ltr_jax import config as configs
 from vl_ltr_jax import inputs, terminal, usage
 from vl_ltr_jax import main as vl_ltr_main
 from vl_ltr_jax.artifacts import ArtifactError, write_whole
-from vl_ltr_jax.data import text_files
+from vl_ltr_jax.data import picture_folders, text_files
 from vl_ltr_jax.data.checks import (
     inspection,
     membership,
@@ -112,6 +112,8 @@ def check_data(
     if "train" in labels:
         counts = np.bincount(labels["train"], minlength=parts.num_classes)
     facts = overview.images(sizes, counts)
+    if parts.left_out:
+        facts.append(picture_folders.describe(parts.left_out))
 
     numbers = (options.name, options.layout, parts.num_classes, sizes, counts)
     found += published.findings(*numbers)
@@ -126,7 +128,7 @@ def check_data(
         found += membership.repeated_content(
             parts.splits, seen, classes, published=published.is_published(*numbers)
         )
-        facts += overview.pictures(seen)
+        facts += overview.pictures(seen, options.orientation)
     text_facts, text_findings = _texts(config, parts)
     return Checked(facts + text_facts, worst_first(found + text_findings))
 
@@ -134,7 +136,7 @@ def check_data(
 def _read(config: Config) -> LongTailedData:
     """The data set without the texts that are files: these are looked at apart."""
     data = dataclasses.replace(config.data, texts="none")
-    return inputs.read_data(dataclasses.replace(config, data=data))
+    return inputs.read_data(dataclasses.replace(config, data=data), quiet=True)
 
 
 def _place(config: Config) -> Place:
@@ -144,7 +146,7 @@ def _place(config: Config) -> Place:
         for split in SPLITS
     }
     root = inputs.data_root(config)
-    return Place(options.source, root, options.layout, lists)
+    return Place(options.source, root, options.layout, lists, options.orientation)
 
 
 def _wnids(config: Config) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 - `plain`: labels.txt with rows `name label`.
 - `places_lt`: the same, with names such as `/a/airfield`.
-- `imagenet_lt`: labels.txt with rows `wnid number name`; the label of a class is the
-  rank of its wnid, and the number in the row is ignored.
+- `imagenet_lt`: labels.txt with rows `wnid number name`, the name with underscores or
+  with blanks. The label of a class is the rank of its wnid; the number is ignored.
 - `inat18`: categories.json, a list of objects with `id` (the label) and `name`.
 """
 
@@ -14,8 +14,9 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from vl_ltr_jax import json_text
-from vl_ltr_jax.data.roots import Root, RootLike
+from vl_ltr_jax.data.roots import Root, RootLike, any_case, nfc
 from vl_ltr_jax.data.text_files import read_text_file
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.terminal import shortened
 
 MOST_CLASSES = 1_000_000
@@ -27,11 +28,11 @@ _LONGEST_MEANT, _MOST_MEANT = 255, 20_000  # where a near name is looked for
 LAYOUTS = ("plain", "imagenet_lt", "places_lt", "inat18")
 
 
-class UnknownNameError(ValueError):
+class UnknownNameError(UserError):
     """A name that is not one of those allowed."""
 
 
-class LabelFileError(ValueError):
+class LabelFileError(UserError):
     """Names of classes that are missing, malformed or unfit."""
 
 
@@ -47,8 +48,12 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UnknownNameEr
 def near_name(given: str, allowed: Collection[str]) -> str:
     """The part of a message that names the nearest of those allowed, if any is near.
 
-    Of long names and of very many none is named: the search would take minutes.
+    One that differs by case or Unicode's form goes first. Of long names and of very
+    many no other is named: the search would take minutes.
     """
+    for name in allowed:
+        if any_case(name) == any_case(given):
+            return f"; did you mean {name!r}?"
     if len(given) > _LONGEST_MEANT or len(allowed) > _MOST_MEANT:
         return ""
     near = difflib.get_close_matches(given, list(allowed), n=1)
@@ -88,10 +93,11 @@ def check_names(names: Sequence[tuple[str, str]]) -> None:
 def read_class_names(root: RootLike, layout: str = "plain") -> tuple[str, ...]:
     """Reads the class names of a data set, in label order.
 
-    Underscores become spaces. Names of `places_lt` keep the blank and the letter in
-    front (` a airfield`) as in VL-LTR, whose published results rest on prompts with
-    them. In `plain` and `places_lt` the name is what tells classes apart, so it must be
-    unique; ImageNet has two classes called crane, and wnids must be unique instead.
+    Underscores become spaces, and Unicode's composed form is taken. Names of
+    `places_lt` keep the blank and the letter in front (` a airfield`) as in VL-LTR,
+    whose published results rest on prompts with them. In `plain` and `places_lt` the
+    name is what tells classes apart, so it must be unique; ImageNet has two classes
+    called crane, and wnids must be unique instead.
 
     Args:
         root: the data set's directory.
@@ -105,8 +111,10 @@ def read_class_names(root: RootLike, layout: str = "plain") -> tuple[str, ...]:
         raise unknown_name("the label layout", layout, LAYOUTS)
     path = _path(root, "categories.json" if layout == "inat18" else "labels.txt")
     if not path.is_file():
+        other = "; the list `categories` of train2018.json has that form"
         raise LabelFileError(
             f"{path} does not exist; the layout {layout!r} reads its class names there"
+            f"{other if layout == 'inat18' else ''}"
         )
     text = read_text_file(path)
     if layout == "inat18":
@@ -162,20 +170,27 @@ def _name_and_label(where: str, line: str) -> tuple[str, str, int]:
             f"{where}: the label {shortened(label)} of {shortened(name.strip())} is "
             "not a whole number from 0 up; a row is `name label`"
         )
-    return where, name.strip().replace("_", " "), int(label)
+    return where, nfc(name.strip()).replace("_", " "), int(label)
 
 
 def _imagenet_lt(lines: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Wnid and name of each class, in label order."""
     rows = []
     for where, line in lines:
-        fields = line.split()
-        if len(fields) < 3:
+        fields = line.split(maxsplit=2)
+        if len(fields) < 3 or not fields[1].isdecimal():
             raise LabelFileError(
                 f"{where}: {shortened(line.strip())} is not a row "
                 "`wnid number name`, such as `n01440764 0 tench`"
             )
-        rows.append((where, fields[0], fields[-1].replace("_", " ")))
+        wnid, _, name = fields
+        if "_" in name and len(name.split()) > 1:  # or is there a fourth column?
+            raise LabelFileError(
+                f"{where}: the name {shortened(name.strip())} has both blanks and "
+                "underscores, so its end is not clear; join its words by underscores, "
+                "and leave out other columns"
+            )
+        rows.append((where, wnid, " ".join(nfc(name).replace("_", " ").split())))
     _check_unique("wnid", [(where, wnid) for where, wnid, _ in rows])
     check_names([(where, name) for where, _, name in rows])
     return sorted((wnid, name) for _, wnid, name in rows)
@@ -200,7 +215,7 @@ def _inat18(path: Path, text: str) -> tuple[str, ...]:
             case {"id": int(label), "name": str(name)} if (
                 label is not True and label is not False
             ):
-                rows.append((where, name, label))
+                rows.append((where, nfc(name), label))
             case _:
                 raise LabelFileError(
                     f"{where} is {shortened(category)}; it needs an integer `id` and "

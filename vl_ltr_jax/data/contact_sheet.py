@@ -10,13 +10,14 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from vl_ltr_jax import whole_file
+from vl_ltr_jax.errors import UserError
 
 _SMALLEST_SIDE, _LARGEST_SIDE = 112, 224  # of a picture on the sheet, in pixels
 _MARGIN, _LINE, _LINES, _FONT_SIZE = 8, 15, 6, 12
 _PAPER, _INK, _FRAME = (255, 255, 255), (0, 0, 0), (160, 160, 160)
 
 
-class SheetError(ValueError):
+class SheetError(UserError):
     """A file that can hold no picture."""
 
 

@@ -25,7 +25,7 @@ from vl_ltr_jax.data.class_names import LAYOUTS
 from vl_ltr_jax.data.text_files import text_path
 from vl_ltr_jax.data.wiki.class_pages import find_page, read_titles, searchable_names
 from vl_ltr_jax.data.wiki.mediawiki import WIKIPEDIA, MediaWiki, WikiError
-from vl_ltr_jax.data.wiki.provenance import Source, TextStore
+from vl_ltr_jax.data.wiki.provenance import Source, SourcesError, TextStore
 
 _HELP = """\
 Fetches a text for every class from Wikipedia, into ROOT/wiki/desc_LABEL.txt. A class
@@ -258,7 +258,7 @@ def _check_names(store: TextStore, names: Sequence[str]) -> None:
     """Texts of labels that moved to other classes would be wrong."""
     for label, source in store.sources.items():
         if label < len(names) and source.name != names[label]:
-            raise ValueError(
+            raise SourcesError(
                 f"{text_path(store.root, label)} is of {source.name!r}, says "
                 f"{store.path}, but the class {label} is {names[label]!r} now; remove "
                 "that text, or fetch all anew with --overwrite"

@@ -8,6 +8,7 @@ text of another.
 """
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +18,16 @@ from vl_ltr_jax.data.class_names import (
     read_class_names,
     read_wnids,
 )
-from vl_ltr_jax.data.roots import Root, RootLike, leads_out
+from vl_ltr_jax.data.picture_folders import (
+    HIDDEN,
+    NO_FILE,
+    SYSTEM,
+    is_folder,
+    reason_for_name,
+    reason_to_leave_out,
+    walk,
+)
+from vl_ltr_jax.data.roots import Root, RootLike, leads_out, nfc
 from vl_ltr_jax.data.sources import (
     WIKI,
     ListError,
@@ -27,10 +37,6 @@ from vl_ltr_jax.data.sources import (
     from_rows,
 )
 
-# Of torchvision, which the field's folders were made for.
-EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-)
 _FOLDERS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 
 
@@ -61,7 +67,12 @@ def read_image_folder(
                 f"no directory {root / split}; image folders are ROOT/SPLIT/CLASS with "
                 "the splits train, val and test"
             )
-    found = {split: class_folders(path) for split, path in folders.items() if path}
+    left_out: dict[str, Counter[str]] = {split: Counter() for split in folders}
+    found = {
+        split: class_folders(path, left_out[split])
+        for split, path in folders.items()
+        if path
+    }
     names_file = "categories.json" if layout == "inat18" else "labels.txt"
     if (root / names_file).is_file():
         class_names = read_class_names(root, layout)
@@ -70,7 +81,7 @@ def read_image_folder(
     else:
         class_names, labels = _alphabetical(root / names_file, found["train"])
     rows = {
-        split: _rows(root, path, found[split], labels, names_file)
+        split: _rows(root, path, found[split], labels, names_file, left_out[split])
         for split, path in folders.items()
         if path
     }
@@ -84,18 +95,34 @@ def split_folder(root: Root, split: str) -> Path | None:
     return next((path for path in paths if path.is_dir()), None)
 
 
-def class_folders(folder: Path) -> list[str]:
-    """Names of the directories in that of a split.
+def class_folders(folder: Path, left_out: Counter[str]) -> list[str]:
+    """Returns the names of the directories in that of a split, in alphabetical order.
+
+    Args:
+      folder: of the split.
+      left_out: counts everything else in it, by reason.
 
     Raises:
-      ListError: if there is none, or the directory cannot be read.
+      ListError: if there is none, two have one name, or the directory cannot be read.
     """
-    names = [entry.name for entry in _entries(folder) if _is_folder(entry)]
+    names: dict[str, str] = {}
+    for entry in _entries(folder):
+        if reason := reason_for_name(entry.name):
+            left_out[reason] += 1
+        elif not is_folder(entry):
+            left_out[reason_to_leave_out(entry.name) or "in no class's folder"] += 1
+        elif (form := nfc(entry.name)) in names:
+            raise ListError(
+                f"{folder}: two folders are called {entry.name!r}, in two of Unicode's "
+                "normal forms; move the pictures of one into the other"
+            )
+        else:
+            names[form] = entry.name
     if not names:
         raise ListError(
             f"{folder} has no folder; image folders are ROOT/SPLIT/CLASS/picture"
         )
-    return names
+    return [names[form] for form in sorted(names)]
 
 
 def _alphabetical(
@@ -107,10 +134,10 @@ def _alphabetical(
             "which do not say what a class is called; write it with a row `name label` "
             "for each class"
         )
-    names = tuple(folder.replace("_", " ") for folder in folders)
+    names = tuple(nfc(folder).replace("_", " ") for folder in folders)
     parent = names_file.parent
     check_names([(f"{parent}: a folder", name) for name in names])
-    return names, {folder: label for label, folder in enumerate(folders)}
+    return names, {nfc(folder): label for label, folder in enumerate(folders)}
 
 
 def label_by_folder(class_names: Sequence[str], wnids: Sequence[str]) -> dict[str, int]:
@@ -134,6 +161,7 @@ def _rows(
     names: Sequence[str],
     labels: Mapping[str, int],
     names_file: str,
+    left_out: Counter[str],
 ) -> Rows:
     paths, classes = [], []
     for name in names:
@@ -142,53 +170,39 @@ def _rows(
                 f"{folder / name}: {names_file} has no class of that name or label"
                 f"{near_name(name, labels)}; rename the folder, or add the class"
             )
-        for path in sorted(pictures(folder / name, root)):
-            paths.append(os.path.relpath(path, root))
-            classes.append(label)
-    return Rows(folder, paths, classes, lambda i: f" picture {paths[i]}")
+        others: Counter[str] = Counter()
+        listed = pictures(folder / name, root, others)
+        left_out.update(others)
+        if not listed and (unread := only_unread(others)):
+            raise ListError(
+                f"{folder / name}: {unread}, which are not read; save them as JPEG or "
+                "PNG"
+            )
+        paths += [os.path.relpath(path, root) for path in listed]
+        classes += [label] * len(listed)
+    return Rows(folder, paths, classes, lambda i: f" picture {paths[i]}", left_out)
+
+
+def only_unread(left_out: Mapping[str, int]) -> str:
+    """Returns what a class's folder without pictures has; '' if it is empty.
+
+    Args:
+      left_out: what is no picture, by reason.
+    """
+    kinds = [
+        f"{number:,} {reason}"
+        for reason, number in left_out.items()
+        if reason not in (HIDDEN, SYSTEM)
+    ]
+    return f"no picture but {', '.join(kinds)}" if kinds else ""
 
 
 def label_of(name: str, labels: Mapping[str, int]) -> int | None:
     """The label of a folder, whose number may be padded so that it sorts."""
+    name = nfc(name)
     if name.isdecimal() and name not in labels:
         name = str(int(name))  # which has at most 255 digits
     return labels.get(name)
-
-
-def pictures(folder: Path, root: Root) -> list[str]:
-    """Pictures at any depth, as ImageFolder finds them.
-
-    A directory that several links lead to counts once; so does a loop of links.
-
-    Args:
-      folder: where to look.
-      root: of the data set, out of which no directory may lead.
-
-    Raises:
-      ListError: if a directory cannot be read, or a link leads out of the root.
-    """
-    found: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    todo = [os.fspath(folder)]
-    while todo:
-        directory = todo.pop()
-        if (directory == os.fspath(folder) or os.path.islink(directory)) and (
-            target := root.way_out(directory)
-        ):
-            raise ListError(f"{directory} cannot be read: {leads_out(root, target)}")
-        entries = _entries(directory)
-        status = os.stat(directory)
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        todo += [entry.path for entry in entries if _is_folder(entry)]
-        found += [
-            entry.path
-            for entry in entries
-            if os.path.splitext(entry.name)[1].lower() in EXTENSIONS
-            and not _is_folder(entry)
-        ]
-    return found
 
 
 def _entries(directory: str | Path) -> list[os.DirEntry[str]]:
@@ -201,8 +215,25 @@ def _entries(directory: str | Path) -> list[os.DirEntry[str]]:
         ) from None
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+def pictures(folder: Path, root: Root, left_out: Counter[str]) -> list[str]:
+    """Pictures of a class at any depth, see `picture_folders.walk`.
+
+    Args:
+      folder: of the class.
+      root: of the data set, out of which no directory may lead.
+      left_out: counts what is no picture, by reason.
+
+    Raises:
+      ListError: if a directory cannot be read, or a link leads out of the root.
+    """
+
+    def check(directory: str) -> None:
+        if target := root.way_out(directory):
+            raise ListError(f"{directory} cannot be read: {leads_out(root, target)}")
+
+    found: list[str] = []
+    for path, error in walk(os.fspath(folder), left_out, check=check):
+        if error and error != NO_FILE:  # of a file, where rows are compared with files
+            raise ListError(f"{path} cannot be read: {error}; mend that")
+        found.append(path)
+    return sorted(found)

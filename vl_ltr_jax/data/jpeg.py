@@ -6,6 +6,7 @@ those at its end, where the filter for colours misses what follows.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
@@ -17,6 +18,7 @@ Rows = UInt8[np.ndarray, "height width 3"]
 _START, _SCAN, _END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 _SEQUENTIAL = (0xC0, 0xC1)  # frames whose rows are coded once, from top to bottom
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_METADATA, _EXIF, _XMP = 0xE1, b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 MOST_SCANS = 500  # as the makers of libjpeg-turbo advise; cameras and editors make 10
 _MOST_SEGMENTS = 10_000  # and fillers before the frame; files that have more are odd
 _MARGIN = 16  # rows: the filter looks one further row of the coarsest colours down
@@ -95,15 +97,40 @@ def _is_one_scan(content: bytes) -> bool:
 
 def _height_at(content: bytes) -> int:
     """Where the height stands in the header of a sequential JPEG; 0: it is another."""
+    for marker, place in _segments(content):
+        if marker in _FRAMES:
+            return place + 5 if marker in _SEQUENTIAL else 0
+    return 0
+
+
+def metadata(content: bytes) -> dict[str, bytes]:
+    """Returns a JPEG's EXIF and XMP under the names that Pillow gives them."""
+    result: dict[str, bytes] = {}
+    for marker, place in _segments(content):
+        if marker != _METADATA:
+            continue
+        length = int.from_bytes(content[place + 2 : place + 4], "big")
+        segment = content[place + 4 : place + 2 + length]
+        if segment.startswith(_EXIF):  # a large one goes on in further segments
+            known = "exif" in result
+            more = segment.removeprefix(_EXIF) if known else segment
+            result["exif"] = result.get("exif", b"") + more
+        elif segment.startswith(_XMP):
+            result["xmp"] = segment.removeprefix(_XMP)
+    return result
+
+
+def _segments(content: bytes) -> Iterator[tuple[int, int]]:
+    """Marker and place of each segment before the coded picture."""
     place = 2
     for _ in range(_MOST_SEGMENTS):
         if place + 9 >= len(content) or content[place] != 0xFF:
-            break
+            return
         marker = content[place + 1]
-        if marker in _FRAMES:
-            return place + 5 if marker in _SEQUENTIAL else 0
         if marker == 0xFF:  # a filler
             place += 1
-        else:
-            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-    return 0
+            continue
+        if marker == _SCAN[1]:
+            return
+        yield marker, place
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")

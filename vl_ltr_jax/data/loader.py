@@ -25,11 +25,16 @@ from vl_ltr_jax.data.packing import Packer
 from vl_ltr_jax.data.sampler import BatchDraw, BatchSampler
 from vl_ltr_jax.data.sources import Split
 from vl_ltr_jax.data.transforms import EvalTransform, TrainTransform
+from vl_ltr_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
 _VIEW_STREAM, _CHOICE_STREAM = 3, 4  # of the pixels of views, and of which is drawn
 _ENDLESS = 2**62
+
+
+class BatchSizeError(UserError):
+    """A global batch that processes or devices cannot share."""
 
 
 class WorkerDiedError(RuntimeError):
@@ -326,7 +331,7 @@ def _rows(global_batch_size: int, process_index: int, process_count: int) -> ran
     """This process's rows of a global batch."""
     size, rest = divmod(global_batch_size, process_count)
     if rest or not size:
-        raise ValueError(
+        raise BatchSizeError(
             f"the global batch size {global_batch_size} is not a multiple of the "
             f"{process_count} processes; choose one that is"
         )

@@ -9,25 +9,16 @@ import glob
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
-from vl_ltr_jax.data.folders import EXTENSIONS
+from vl_ltr_jax.data.picture_folders import (
+    NO_FILE,
+    SUFFIXES,
+    Found,
+    reason_to_leave_out,
+    walk,
+)
 
-# What a folder is searched for; a file that is named may have any suffix.
-SUFFIXES = EXTENSIONS | {".gif", ".jfif", ".jpe", ".avif"}
 _BLOCK = 1 << 16  # bytes of a list that are read at once
-
-
-class Found(NamedTuple):
-    """A file to read, or why there is none.
-
-    Attributes:
-      path: as it was given, or the folder given and the path in it.
-      error: the reason; empty for a file.
-    """
-
-    path: str
-    error: str = ""
 
 
 def find(
@@ -36,10 +27,10 @@ def find(
     """The files that an argument names.
 
     Args:
-      name: a file, a folder (searched to any depth, through links, without hidden
-        names), or a pattern with `*`, `?`, `[` or `**`. A pattern that names no suffix
-        finds pictures only.
-      left_out: counts the files of folders that are no pictures, by suffix.
+      name: a file, which may have any suffix, a folder, see `picture_folders.walk`, or
+        a pattern with `*`, `?`, `[` or `**`. A pattern that names no suffix finds
+        pictures only.
+      left_out: counts what is no picture, by reason.
       patterns: False takes every name as it is.
 
     Yields:
@@ -101,7 +92,7 @@ def _matches(pattern: str, left_out: collections.Counter[str]) -> Iterator[Found
             yield from _in_folder(path, left_out)
         elif any_suffix or _is_picture(path, left_out):
             # A pipe would be waited for, a device read for ever.
-            yield Found(path, "" if os.path.isfile(path) else "no file")
+            yield Found(path, "" if os.path.isfile(path) else NO_FILE)
         else:
             continue
         empty = False
@@ -110,66 +101,20 @@ def _matches(pattern: str, left_out: collections.Counter[str]) -> Iterator[Found
 
 
 def _in_folder(folder: str, left_out: collections.Counter[str]) -> Iterator[Found]:
-    """Pictures at any depth; a folder that contains itself by a link is left once."""
     empty = True
-    # Of each open folder: what is left of it, and which it is.
-    open_folders: list[tuple[Iterator[os.DirEntry[str]], tuple[int, int]]] = []
-
-    def enter(path: str) -> Iterator[Found]:
-        try:
-            status = os.stat(path)
-            identity = status.st_dev, status.st_ino
-            if any(identity == known for _, known in open_folders):
-                return
-            with os.scandir(path) as entries:
-                ordered = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            yield Found(path, _reason(error))
-        else:
-            open_folders.append((iter(ordered), identity))
-
-    for fault in enter(folder):
-        yield fault
+    for picture in walk(folder, left_out):
+        yield picture
         empty = False
-    while open_folders:
-        entry = next(open_folders[-1][0], None)
-        if entry is None:
-            open_folders.pop()
-        elif entry.name.startswith("."):
-            left_out["hidden"] += 1
-        elif _is_folder(entry):
-            for fault in enter(entry.path):
-                yield fault
-                empty = False
-        elif _is_picture(entry.path, left_out):
-            yield Found(entry.path, "" if _is_file(entry) else "no file")
-            empty = False
     if empty:
         shown = ", ".join(sorted(SUFFIXES))
         yield Found(folder, f"a folder without a picture ({shown})")
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that cannot be followed
-        return False
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    """False for pipes, which would be waited for, and for broken links."""
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
-
-
 def _is_picture(path: str, left_out: collections.Counter[str]) -> bool:
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix in SUFFIXES:
-        return True
-    left_out[suffix or "no suffix"] += 1
-    return False
+    reason = reason_to_leave_out(os.path.basename(path))
+    if reason:
+        left_out[reason] += 1
+    return not reason
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -21,8 +21,9 @@ from vl_ltr_jax.data import long_tail
 from vl_ltr_jax.data.class_names import check_names, read_class_names, read_wnids
 from vl_ltr_jax.data.images import unreadable
 from vl_ltr_jax.data.record_labels import read_labels
-from vl_ltr_jax.data.roots import Root, RootLike
+from vl_ltr_jax.data.roots import Root, RootLike, nfc
 from vl_ltr_jax.data.sources import (
+    SPLITS,
     WIKI,
     ListError,
     LongTailedData,
@@ -141,7 +142,8 @@ def read_prepared(
         train = splits["train"]
         kept = long_tail.thin(train.labels, int(imbalance), seed=_CIFAR_SEED)
         splits["train"] = train.select(kept)
-    return LongTailedData(name, class_names, class_texts, **splits)
+    train, val, test = (splits[split] for split in SPLITS)
+    return LongTailedData(name, class_names, class_texts, train, val, test)
 
 
 def _splits(
@@ -213,6 +215,6 @@ def _class_names(builder: Any, layout: str, root: Root) -> tuple[str, ...]:
 
 def _places(names: Sequence[str]) -> dict[str, int]:
     """Label of each name that is there once, however it is spaced."""
-    plain = [" ".join(re.sub("[_/]", " ", name).lower().split()) for name in names]
+    plain = [" ".join(re.sub("[_/]", " ", nfc(name)).lower().split()) for name in names]
     times = Counter(plain)
     return {name: label for label, name in enumerate(plain) if times[name] == 1}

@@ -15,12 +15,15 @@ import io
 import os
 import posixpath
 import stat
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool
+
+from vl_ltr_jax.errors import UserError
 
 RootLike: TypeAlias = str | os.PathLike[str]
 
@@ -29,7 +32,17 @@ _LONGEST_PATH = 4096  # bytes; Linux opens no longer one
 _PART = 2**20  # bytes read at once where a size is not known
 
 
-class FileError(ValueError):
+def nfc(name: str) -> str:
+    """Returns a name in Unicode's composed form: a Mac writes the decomposed one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def any_case(name: str) -> str:
+    """Returns what names that differ by case and Unicode's form have in common."""
+    return nfc(nfc(name).casefold())
+
+
+class FileError(UserError):
     """A file that is absent, of no regular kind, too large, or outside its root.
 
     Attributes:
@@ -118,11 +131,19 @@ class Root(os.PathLike[str]):
 
 
 class _Listing(NamedTuple):
-    """The files of a directory, which of them are links, and where it lies outside."""
+    """The content of a directory.
+
+    Attributes:
+      files: names of regular files, links to some included.
+      links: those that are links.
+      outside: where the directory lies outside the root; '' inside.
+      names: all names.
+    """
 
     files: frozenset[str] = frozenset()
     links: frozenset[str] = frozenset()
     outside: str = ""
+    names: frozenset[str] = frozenset()
 
 
 class Listings:
@@ -131,6 +152,7 @@ class Listings:
     def __init__(self, root: Root):
         self._root = root
         self._known: dict[str, _Listing] = {}
+        self._alike: dict[tuple[str, Callable[[str], str]], dict[str, list[str]]] = {}
 
     def beside(self, path: str) -> frozenset[str]:
         """Names of the files in the directory of a path; none where it is absent."""
@@ -140,6 +162,46 @@ class Listings:
         """What is wrong with something that is there and no file, after `; `; or ''."""
         there = os.path.lexists(self._root / path)
         return "; what lies there is no regular file" if there else ""
+
+    def spelled(self, paths: Sequence[str]) -> list[str]:
+        """Returns paths as the disk spells them, where Unicode's form alone differs.
+
+        A path that is no file keeps its spelling, and so does one that two entries of a
+        directory would fit.
+        """
+        spelled = list(paths)
+        for index, path in enumerate(paths):
+            if posixpath.basename(path) not in self.beside(path):
+                spelled[index], *others = self._entries_alike(path, nfc) or [path]
+                if others:
+                    spelled[index] = path
+        return spelled
+
+    def differing_by_case(self, path: str) -> list[str]:
+        """Returns entries of the disk whose paths differ by case or Unicode's form."""
+        return self._entries_alike(path, any_case)
+
+    def _entries_alike(self, path: str, form: Callable[[str], str]) -> list[str]:
+        """Entries whose paths have the same form."""
+        directories = [""]
+        for part in path.split("/"):
+            directories = [
+                posixpath.join(directory, name)
+                for directory in directories
+                for name in self._by_form(directory, form).get(form(part), ())
+            ]
+        return directories
+
+    def _by_form(
+        self, directory: str, form: Callable[[str], str]
+    ) -> dict[str, list[str]]:
+        """Names of a directory by their form."""
+        if (directory, form) not in self._alike:
+            names: dict[str, list[str]] = {}
+            for name in sorted(self._listing(directory).names):
+                names.setdefault(form(name), []).append(name)
+            self._alike[directory, form] = names
+        return self._alike[directory, form]
 
     def missing_and_outside(
         self, paths: Sequence[str]
@@ -179,12 +241,17 @@ class Listings:
             return _Listing()
         try:
             with os.scandir(self._root / directory) as entries:
-                files = [entry for entry in entries if _is_file(entry)]
+                everything = list(entries)
         except (OSError, ValueError):  # ValueError: a null byte
             return _Listing()
-        names = frozenset(entry.name for entry in files)
+        files = [entry for entry in everything if _is_file(entry)]
         links = frozenset(entry.name for entry in files if entry.is_symlink())
-        return _Listing(names, links, self._root.way_out(directory))
+        return _Listing(
+            frozenset(entry.name for entry in files),
+            links,
+            self._root.way_out(directory),
+            frozenset(entry.name for entry in everything),
+        )
 
 
 def read_regular(path: Path, most: int, *, follow_link: bool = True) -> bytes:

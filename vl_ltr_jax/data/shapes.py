@@ -16,6 +16,7 @@ from vl_ltr_jax.data.shapes_looks import TRAITS, WORDS, Looks, in_circumstances
 from vl_ltr_jax.data.shapes_render import Style, render
 from vl_ltr_jax.data.shapes_text import article, binomials
 from vl_ltr_jax.data.sources import LongTailedData, Split
+from vl_ltr_jax.errors import UserError
 
 NUM_GENERA, SPECIES_PER_GENUS = 20, 3
 NUM_CLASSES = NUM_GENERA * SPECIES_PER_GENUS
@@ -26,6 +27,10 @@ FIELD_STYLE = Style(
     clutter=12, specks=14, occlusion=0.35, shade=15, noise=20, cast=(1.05, 0.98, 0.86)
 )
 _SPLITS = ("train", "val", "test")
+
+
+class ShapesError(UserError):
+    """Pictures too small to show shapes."""
 
 
 def train_counts(rng: np.random.Generator) -> Int[np.ndarray, "C"]:
@@ -70,7 +75,7 @@ def load(seed: int = 0, image_size: int = 32) -> LongTailedData:
         ValueError: if `image_size` is below 16, where nothing can be told apart.
     """
     if image_size < 16:
-        raise ValueError(
+        raise ShapesError(
             f"image_size is {image_size}, but the shapes need at least 16 pixels a "
             "side; the tiny CLIP takes 32"
         )
@@ -112,5 +117,7 @@ def load(seed: int = 0, image_size: int = 32) -> LongTailedData:
         name="shapes",
         class_names=names,
         class_texts=texts,
-        **{name: split(name) for name in _SPLITS},
+        train=split("train"),
+        val=split("val"),
+        test=split("test"),
     )

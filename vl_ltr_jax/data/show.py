@@ -161,6 +161,7 @@ def main(argv: Sequence[str]) -> None:
         vl_ltr_main.refuse(error)
     told = [f"{one.caption.split(':')[0]}: {one.where}" for one in examples]
     terminal.result("\n".join([*told, str(out)]), str(out))
+    terminal.say(f"data.orientation={config.data.orientation!r}, for all pictures")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,27 @@
 """Long-tailed data sets: which image is of which class, and what its texts say.
 
 :class:`LongTailedData` is the one interface of all sources. Here, list files with a row
-`relative/path label` per image (ImageNet-LT, Places-LT and one's own data) and the JSON
-files of iNaturalist 2018; `folders` has directories of classes, `prepared` what
-tensorflow-datasets has prepared, `shapes` the embedded world. Everything that can be
-wrong with rows is found before the first image is decoded, with one directory listing
-per directory.
+`relative/path label` per image (ImageNet-LT, Places-LT and one's own data); `inat18`
+has the JSON files of iNaturalist 2018, `folders` directories of classes, `prepared`
+what tensorflow-datasets has prepared, `shapes` the embedded world. Everything that can
+be wrong with rows is found before the first image is decoded, with one directory
+listing per directory.
 """
 
 import dataclasses
-import os
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeGuard
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 from PIL import Image
 
-from vl_ltr_jax import json_text
 from vl_ltr_jax.data import corpus
 from vl_ltr_jax.data.class_names import near_name
 from vl_ltr_jax.data.images import Picture, as_image, decode_image, read_listed
+from vl_ltr_jax.data.orientation import Orientation
 from vl_ltr_jax.data.roots import (
     LARGEST_LIST,
     Listings,
@@ -31,14 +30,16 @@ from vl_ltr_jax.data.roots import (
     is_utf8,
     leads_out,
     leaves,
+    nfc,
 )
 from vl_ltr_jax.data.text_files import read_text_file
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.terminal import shortened
 
 SPLITS = ("train", "val", "test")
 
 
-class ListError(ValueError):
+class ListError(UserError):
     """A list of images that is missing, malformed or does not fit the files."""
 
 
@@ -56,12 +57,14 @@ class Split:
         ImageReadError where storage does not give it.
       describe: index to a name of the image for messages.
       path: index to the image's file, where each has one.
+      orientation: see `images.decode_image`.
     """
 
     labels: Int32[np.ndarray, "N"]
     fetch: Callable[[int], bytes | Image.Image]
     describe: Callable[[int], str]
     path: Callable[[int], Path] | None = None
+    orientation: Orientation = "exif"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,12 +85,13 @@ class Split:
         """
         if isinstance(fetched, Image.Image):
             return fetched
-        return decode_image(fetched, self.describe(index))
+        return decode_image(fetched, self.describe(index), self.orientation)
 
     def select(self, indices: Int[np.ndarray, "K"]) -> "Split":
         """The images at `indices`, in that order."""
         path = self.path
-        return Split(
+        return dataclasses.replace(
+            self,
             labels=self.labels[indices],
             fetch=lambda index: self.fetch(int(indices[index])),
             describe=lambda index: self.describe(int(indices[index])),
@@ -97,7 +101,17 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LongTailedData:
-    """A data set: names and texts of C classes, and three splits."""
+    """A data set: names and texts of C classes, and three splits.
+
+    Attributes:
+      name: of the data set.
+      class_names: C names.
+      class_texts: C texts.
+      train: images to train on.
+      val: images to choose by.
+      test: images to report on.
+      left_out: number of files in its folders that are no images, by reason.
+    """
 
     name: str
     class_names: tuple[str, ...]
@@ -105,6 +119,19 @@ class LongTailedData:
     train: Split
     val: Split
     test: Split
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def oriented(self, orientation: Orientation) -> "LongTailedData":
+        """Returns the data set with another orientation of its pictures."""
+        val = dataclasses.replace(self.val, orientation=orientation)
+        same = self.test is self.val
+        test = dataclasses.replace(self.test, orientation=orientation)
+        return dataclasses.replace(
+            self,
+            train=dataclasses.replace(self.train, orientation=orientation),
+            val=val,
+            test=val if same else test,
+        )
 
     @property
     def train_counts(self) -> Int64[np.ndarray, "C"]:
@@ -142,12 +169,21 @@ WIKI = Texts()
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows of one list, as read: paths, labels, and what to call a row."""
+    """The rows of one list, as read.
+
+    Attributes:
+      file: the list, or a folder of classes.
+      paths: of the images.
+      labels: of the images.
+      row_name: index to what a row is called after the file's name.
+      left_out: number of files in folders that are no images, by reason.
+    """
 
     file: Path
     paths: list[str]
     labels: list[int]
     row_name: Callable[[int], str]
+    left_out: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def where(self, index: int) -> str:
         """A row, for messages."""
@@ -187,24 +223,6 @@ def read_image_list(
     return from_rows(name, root, class_names, rows, texts)
 
 
-def read_inat18(root: RootLike, *, texts: Texts = WIKI) -> LongTailedData:
-    """Reads iNaturalist 2018 from `train2018.json` and `val2018.json`.
-
-    Labels are category ids. The test split is that of `test2018.json` where the file
-    has annotations, and the validation split otherwise, as in the paper.
-
-    Raises:
-      ListError: names the file, the image, and what to change.
-      SplitOverlapError: if an image is listed for training and for testing.
-    """
-    root = Root.of(root)
-    class_names = corpus.read_class_names(root, "inat18")
-    rows = {split: _read_json(root, f"{split}2018.json") for split in SPLITS[:2]}
-    test = "test2018.json"
-    rows["test"] = _read_json(root, test) if has_labels(root, test) else rows["val"]
-    return from_rows("inat18", root, class_names, rows, texts)
-
-
 def list_file(root: Root, name: str) -> Path:
     """The path of a list; one that a person places outside the root may lie there.
 
@@ -214,16 +232,6 @@ def list_file(root: Root, name: str) -> Path:
     given = posixpath.normpath(name)
     is_inside = not posixpath.isabs(given) and not leaves(given)
     return root.check(name) if is_inside else root / name
-
-
-def has_labels(root: Root, name: str) -> bool:
-    """Whether a JSON file of iNaturalist is there, and not one of withheld labels.
-
-    Raises:
-      FileError: if it cannot be read.
-    """
-    there = os.path.exists(root / name)
-    return there and b'"annotations"' in root.read(name, LARGEST_LIST)
 
 
 def from_rows(
@@ -253,8 +261,15 @@ def from_rows(
         name=name,
         class_names=tuple(class_names),
         class_texts=texts.read(root, len(class_names)),
+        left_out=sum_left_out(rows.values()),
         **splits,
     )
+
+
+def sum_left_out(rows: Iterable[Rows]) -> Counter[str]:
+    """Returns what was left out of all folders; rows of two splits count once."""
+    different = {id(of_split): of_split.left_out for of_split in rows}
+    return sum(different.values(), Counter())
 
 
 def _read_list(file: Path) -> Rows:
@@ -277,55 +292,6 @@ def _read_list(file: Path) -> Rows:
     return Rows(file, paths, [int(row[1]) for row in rows], lambda i: f":{i + 1}")
 
 
-def _read_json(root: Root, name: str) -> Rows:
-    file = root / name
-    if not os.path.lexists(file):
-        raise ListError(
-            f"no file {file}; unpack the annotations of iNaturalist 2018 there"
-        )
-    data = root.read(name, LARGEST_LIST)
-    try:
-        content = json_text.parse(data)
-        category = {a["image_id"]: a["category_id"] for a in content["annotations"]}
-        ids = [image["id"] for image in content["images"]]
-        paths = [image["file_name"] for image in content["images"]]
-        labels = [category.get(image_id, "none") for image_id in ids]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ListError(
-            f"{file} is not a list of iNaturalist 2018 (images with id and file_name, "
-            f"annotations with image_id and category_id): {shortened(error)}; download "
-            "it again"
-        ) from None
-    for image_id, path, label in zip(ids, paths, labels, strict=True):
-        where = f"{file} image id {shortened(image_id)}"
-        if not isinstance(path, str):
-            raise ListError(f"{where}: the file_name {shortened(path)} is no path")
-        if not is_category(label) or not may_lie_in(folder_of(path), label):
-            raise ListError(
-                f"{where}: {shortened(path)} has category {str(label)[:40]}, its "
-                f"folder says {shortened(folder_of(path))}; use the annotations that "
-                "belong to the images"
-            )
-    return Rows(file, paths, labels, lambda i: f" image id {ids[i]}")
-
-
-def is_category(label: object) -> TypeGuard[int]:
-    """Whether something in a JSON file may be a category's id."""
-    return type(label) is int and abs(label) < 2**31
-
-
-def folder_of(path: str) -> str:
-    """The folder of an image, which iNaturalist 2018 calls as its category."""
-    return posixpath.basename(posixpath.dirname(path))
-
-
-def may_lie_in(folder: str, label: int) -> bool:
-    """Whether a folder does not say another category; it pins the order of classes."""
-    if not folder.isdecimal():
-        return True
-    return len(folder) <= 255 and int(folder) == label
-
-
 def _split(
     rows: Rows, root: Root, class_names: Sequence[str], listings: Listings
 ) -> Split:
@@ -345,10 +311,11 @@ def _split(
             f"{_first(rows, bad)}: {shortened(rows.paths[bad.argmax()])} leaves the "
             f"root {root}; list paths below it"
         )
+    paths = listings.spelled(paths)
     bad, outside = listings.missing_and_outside(paths)
     if bad.any():
         given, path = rows.paths[bad.argmax()], paths[bad.argmax()]
-        hint = near_name(posixpath.basename(path), listings.beside(path))
+        hint = near_file(path, listings, paths)
         raise ListError(
             f"{_first(rows, bad)}: no image {shortened(given)} under {root}"
             f"{listings.fault(path) or hint}; paths are relative to the root, so set "
@@ -377,14 +344,31 @@ def _split(
     )
 
 
+def near_file(path: str, listings: Listings, listed: Collection[str]) -> str:
+    """Returns the part of a message that names a file like one that is missing.
+
+    Args:
+      path: what is missing.
+      listings: of the root.
+      listed: paths that have a row of their own, and are not meant.
+    """
+    for other in listings.differing_by_case(path):
+        together = posixpath.dirname(other) == posixpath.dirname(path)
+        name = posixpath.basename(other) if together else other
+        return f"; did you mean {name!r}?"
+    folder = posixpath.dirname(path)
+    taken = {posixpath.basename(o) for o in listed if posixpath.dirname(o) == folder}
+    return near_name(posixpath.basename(path), listings.beside(path) - taken)
+
+
 def relative(rows: Rows) -> list[str]:
     """The paths of rows in one form; those that leave the root begin with `..`."""
     return [posixpath.normpath(path.lstrip("/")) for path in rows.paths]
 
 
 def _check_overlap(train: Rows, test: Rows) -> None:
-    trained = {path: index for index, path in enumerate(relative(train))}
-    tested = relative(test)
+    trained = {nfc(path): index for index, path in enumerate(relative(train))}
+    tested = list(map(nfc, relative(test)))
     if common := np.array([path in trained for path in tested]).nonzero()[0].tolist():
         path = tested[common[0]]
         raise SplitOverlapError(

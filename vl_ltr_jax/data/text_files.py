@@ -24,6 +24,7 @@ from typing import IO, cast
 
 from vl_ltr_jax.data import roots
 from vl_ltr_jax.data.roots import Root, RootLike
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.terminal import shortened
 
 ARCHIVES = ("wiki.zip", "wiki.tar", "wiki.tar.gz", "wiki.tgz")
@@ -47,7 +48,7 @@ _CODECS = "utf-8, utf-16, gbk, gb18030, big5, shift_jis, euc_kr, cp1252, koi8-r,
 _Entry = tuple[str, Callable[[], IO[bytes] | None]]
 
 
-class TextError(ValueError):
+class TextError(UserError):
     """A text that is missing or cannot be decoded."""
 
 

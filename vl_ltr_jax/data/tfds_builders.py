@@ -21,10 +21,11 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int32
 
 from vl_ltr_jax import terminal
-from vl_ltr_jax.data import sources
+from vl_ltr_jax.data import inat18, sources
 from vl_ltr_jax.data.class_names import near_name
 from vl_ltr_jax.data.record_labels import keep_labels, scan_labels
 from vl_ltr_jax.data.tfds_directory import PREPARABLE, open_builder, open_split
+from vl_ltr_jax.errors import UserError
 
 IMAGES_PER_SHARD = 2000  # about 250 MB
 Example = tuple[int, dict[str, Any]]
@@ -52,7 +53,7 @@ examples:
 README.md says more under "Prepared data sets"."""
 
 
-class PrepareError(ValueError):
+class PrepareError(UserError):
     """A data set that cannot be prepared."""
 
 
@@ -151,7 +152,7 @@ class Inaturalist2018Lt(ListBuilder):
 
     def read(self, root: Path) -> sources.LongTailedData:
         """Reads train2018.json, val2018.json, test2018.json and categories.json."""
-        return sources.read_inat18(root, texts=_NO_TEXTS)
+        return inat18.read_inat18(root, texts=_NO_TEXTS)
 
 
 def prepare(

@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from vl_ltr_jax import json_text
+from vl_ltr_jax.errors import UserError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 Merges = list[tuple[str, str]]
+
+
+class VocabularyError(UserError):
+    """Tokenizer files that are missing, malformed, or not of a CLIP tokenizer."""
 
 
 def byte_symbols() -> list[str]:
@@ -39,7 +44,7 @@ def read_merges(path: str | Path) -> Merges:
     try:
         lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError as fault:
-        raise ValueError(f"{path}: not UTF-8: {fault}") from None
+        raise VocabularyError(f"{path}: not UTF-8: {fault}") from None
     merges = []
     for number, line in enumerate(lines, 1):
         if not line.strip() or (number == 1 and "#version" in line):
@@ -61,13 +66,13 @@ def read_vocabulary(directory: Path) -> tuple[dict[str, int], Merges]:
         path, vocabulary = parts, _read_object(parts)
         merges = read_merges(directory / "merges.txt")
     else:
-        raise ValueError(
+        raise VocabularyError(
             f"{directory} holds no tokenizer: neither tokenizer.json, nor vocab.json "
             "and merges.txt; copy them from the CLIP model's directory"
         )
     _check(path, vocabulary, merges)
     if len(merges) < (made := len(vocabulary) - 514):
-        raise ValueError(
+        raise VocabularyError(
             f"{path}: {made} tokens are made by merging others, but there are only "
             f"{len(merges)} merges; was the list cut off?"
         )
@@ -94,7 +99,7 @@ def write_tokenizer(
     tokens = symbols + [symbol + "</w>" for symbol in symbols]
     wanted = vocab_size - len(tokens) - 2
     if not 0 <= wanted <= len(merges):
-        raise ValueError(
+        raise VocabularyError(
             f"the vocabulary size is {vocab_size}; with {len(merges)} merges it can be "
             f"{len(tokens) + 2} to {len(tokens) + 2 + len(merges)}"
         )
@@ -122,17 +127,19 @@ def write_tokenizer(
 def _read_whole(path: Path) -> tuple[dict[str, int], Merges]:
     model = _read_object(path).get("model", {})
     if not isinstance(model, dict):
-        raise ValueError(f"{path}: its model is {str(model)[:100]}, not an object")
+        raise VocabularyError(f"{path}: its model is {str(model)[:100]}, not an object")
     if model.get("type", "BPE") != "BPE" or model.get("end_of_word_suffix") != "</w>":
-        raise ValueError(
+        raise VocabularyError(
             f"{path}: not a CLIP tokenizer: its model is {str(model.get('type'))[:50]} "
             f"with the end of word {str(model.get('end_of_word_suffix'))[:50]!r}, not "
             "BPE with '</w>'"
         )
     if absent := {"vocab", "merges"} - model.keys():
-        raise ValueError(f"{path}: its model has no {' and no '.join(sorted(absent))}")
+        raise VocabularyError(
+            f"{path}: its model has no {' and no '.join(sorted(absent))}"
+        )
     if not (isinstance(model["vocab"], dict) and isinstance(model["merges"], list)):
-        raise ValueError(f"{path}: its vocab is no object, or its merges no list")
+        raise VocabularyError(f"{path}: its vocab is no object, or its merges no list")
     # Older files write a merge as "a b", newer ones as ["a", "b"].
     merges = [
         _pair(m.split() if isinstance(m, str) else m, f"{path}: merge {rank}")
@@ -145,13 +152,13 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json_text.parse(path.read_bytes())
     except json.JSONDecodeError as fault:
-        raise ValueError(f"{path}:{fault.lineno}: not JSON: {fault.msg}") from None
+        raise VocabularyError(f"{path}:{fault.lineno}: not JSON: {fault.msg}") from None
     except UnicodeDecodeError as fault:
-        raise ValueError(f"{path}: not UTF-8: {fault}") from None
+        raise VocabularyError(f"{path}: not UTF-8: {fault}") from None
     except ValueError as fault:
-        raise ValueError(f"{path}: {fault}") from None
+        raise VocabularyError(f"{path}: {fault}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds {type(value).__name__}, not an object")
+        raise VocabularyError(f"{path}: holds {type(value).__name__}, not an object")
     return value
 
 
@@ -163,7 +170,7 @@ def _pair(symbols: Any, where: str) -> tuple[str, str]:
     match symbols:
         case [str(left), str(right)]:
             return left, right
-    raise ValueError(
+    raise VocabularyError(
         f"{where}: {str(symbols)[:100]!r} is not a merge; a merge is two symbols with "
         "a space between"
     )
@@ -176,30 +183,30 @@ def _check(
     symbols = byte_symbols()
     needed = [*symbols, *(symbol + "</w>" for symbol in symbols), START, END]
     if missing := [token for token in needed if token not in vocabulary]:
-        raise ValueError(
+        raise VocabularyError(
             f"{path}: not the vocabulary of a CLIP tokenizer: {len(missing)} of the "
             f"{len(needed)} tokens that each has are missing, first {missing[0]!r}"
         )
     odd = [token for token, id_ in vocabulary.items() if type(id_) is not int]
     if odd:
-        raise ValueError(
+        raise VocabularyError(
             f"{path}: the id of {odd[0][:100]!r} is {str(vocabulary[odd[0]])[:100]}, "
             "not a number"
         )
     if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-        raise ValueError(
+        raise VocabularyError(
             f"{path}: the ids of {len(vocabulary)} tokens are not 0 .. "
             f"{len(vocabulary) - 1}, each once"
         )
     if vocabulary[END] != len(vocabulary) - 1:
-        raise ValueError(
+        raise VocabularyError(
             f"{path}: the id of {END} is {vocabulary[END]}, not the largest "
             f"({len(vocabulary) - 1}), by which the text tower finds it"
         )
     for rank, (left, right) in enumerate(merges):
         for token in (left, right, left + right):
             if token not in vocabulary:
-                raise ValueError(
+                raise VocabularyError(
                     f"{path}: merge {rank}, {left[:100]} {right[:100]}, needs "
                     f"{token[:200]!r}, which is not in the vocabulary"
                 )

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vl_ltr_jax.data.checks.findings import Classes, Finding, Kind, Offender, gather
-from vl_ltr_jax.data.images import as_image
+from vl_ltr_jax.data.images import as_image, asks_for_turn
 from vl_ltr_jax.data.sources import Split
 from vl_ltr_jax.terminal import Progress
 
@@ -65,6 +65,7 @@ class Seen(NamedTuple):
       height: in pixels; 0 if it cannot be decoded.
       one_colour: whether all its pixels are equal.
       error: why it cannot be decoded, or empty.
+      turn: True if its metadata ask for a turn.
     """
 
     size: int
@@ -74,6 +75,7 @@ class Seen(NamedTuple):
     height: int = 0
     one_colour: bool = False
     error: str = ""
+    turn: bool = False
 
 
 class _Job(NamedTuple):
@@ -177,6 +179,7 @@ def _look_at(job: _Job, known: Mapping[str, Seen]) -> Seen:
         if isinstance(fetched, bytes):
             digest = hashlib.sha256(fetched).digest()
         pixels = np.asarray(as_image(job.split.decode(job.row, fetched)))
+        turn = isinstance(fetched, bytes) and asks_for_turn(fetched)
         if not isinstance(fetched, bytes):
             content = repr(pixels.shape).encode() + pixels.tobytes()
             digest = hashlib.sha256(content).digest()
@@ -184,7 +187,8 @@ def _look_at(job: _Job, known: Mapping[str, Seen]) -> Seen:
         reason = _reason(str(error), job.split.describe(job.row))
         return Seen(size, changed, digest, error=reason)
     height, width = pixels.shape[:2]
-    return Seen(size, changed, digest, width, height, _one_colour(pixels))
+    one_colour = _one_colour(pixels)
+    return Seen(size, changed, digest, width, height, one_colour, turn=turn)
 
 
 def _one_colour(pixels: UInt8[np.ndarray, "H W 3"]) -> bool:

@@ -35,11 +35,12 @@ def images(sizes: Mapping[str, int], train_counts: Int[np.ndarray, "C"]) -> list
     return facts
 
 
-def pictures(seen: Mapping[str, Sequence[Seen]]) -> list[str]:
-    """How many could be decoded, and their sizes.
+def pictures(seen: Mapping[str, Sequence[Seen]], orientation: str) -> list[str]:
+    """Returns how many could be decoded, their sizes, and how many were turned.
 
     Args:
       seen: what `inspection.inspect` found.
+      orientation: value of `data.orientation`.
     """
     sides = [(image.width, image.height) for split in seen.values() for image in split]
     if not sides:
@@ -49,6 +50,12 @@ def pictures(seen: Mapping[str, Sequence[Seen]]) -> list[str]:
     text = f"pictures decoded: {len(readable):,} of {len(found):,} rows"
     if len(readable):
         text += f", sides of {readable.min():,} to {readable.max():,} pixels"
+    if turns := sum(image.turn for split in seen.values() for image in split):
+        done = "turned so" if orientation == "exif" else "left as stored"
+        text += (
+            f"; EXIF asks for a turn of {turns:,}, which are {done} "
+            f"(data.orientation={orientation!r})"
+        )
     return [text]
 
 

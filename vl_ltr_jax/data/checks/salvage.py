@@ -24,7 +24,7 @@ from vl_ltr_jax.data.checks.findings import (
 from vl_ltr_jax.data.checks.salvaged_rows import Place
 from vl_ltr_jax.data.class_names import read_class_names
 from vl_ltr_jax.data.images import read_listed
-from vl_ltr_jax.data.roots import Listings, Root, is_utf8, leaves
+from vl_ltr_jax.data.roots import Listings, is_utf8, leaves
 from vl_ltr_jax.data.sources import SPLITS, LongTailedData, Rows, Split
 from vl_ltr_jax.data.text_files import read_text_file
 
@@ -42,6 +42,7 @@ class Parts:
       splits: those that could be opened, with their sound rows.
       texts: C texts, where the source makes them itself.
       findings: what could not.
+      left_out: number of files in folders that are no images, by reason.
     """
 
     class_names: tuple[str, ...]
@@ -49,6 +50,7 @@ class Parts:
     splits: Mapping[str, Split]
     texts: tuple[str, ...]
     findings: list[Finding]
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def open_parts(read: Callable[[], LongTailedData], place: Place) -> Parts:
@@ -71,7 +73,7 @@ def open_parts(read: Callable[[], LongTailedData], place: Place) -> Parts:
         return dataclasses.replace(parts, findings=found + again)
     splits = {split: getattr(data, split) for split in SPLITS}
     names = data.class_names
-    return Parts(names, len(names), splits, data.class_texts, again)
+    return Parts(names, len(names), splits, data.class_texts, again, data.left_out)
 
 
 def _fault(code: str, what: str, error: Exception) -> list[Finding]:
@@ -116,12 +118,13 @@ def _salvage(place: Place) -> Parts:
     listings = Listings(place.root)
     for split, listed in rows.items():
         if id(listed) not in done:
-            sound, faults = _sound(listed, place.root, num_classes, names, listings)
+            sound, faults = _sound(listed, place, num_classes, names, listings)
             done[id(listed)] = sound
             found += faults
         if len(done[id(listed)]):
             splits[split] = done[id(listed)]
-    return Parts(names, num_classes, splits, (), found)
+    left_out = sources.sum_left_out(rows.values())
+    return Parts(names, num_classes, splits, (), found, left_out)
 
 
 def _rows_of_label_file(file: Path) -> int:
@@ -137,13 +140,14 @@ def _rows_of_label_file(file: Path) -> int:
 
 def _sound(
     rows: Rows,
-    root: Root,
+    place: Place,
     num_classes: int,
     names: Sequence[str],
     listings: Listings,
 ) -> tuple[Split, list[Finding]]:
     """The rows that fit classes and files, and findings of the others."""
-    paths = sources.relative(rows)
+    root = place.root
+    paths = listings.spelled(sources.relative(rows))
     kept: list[int] = []
     outside: list[int] = []
     leaving: list[int] = []
@@ -198,7 +202,10 @@ def _sound(
             "the images there, or remove the rows",
         ),
         missing,
-        offender,
+        lambda index: dataclasses.replace(
+            offender(index),
+            note=rows.paths[index] + sources.near_file(paths[index], listings, paths),
+        ),
     )
     found += gather(
         Kind(
@@ -219,5 +226,6 @@ def _sound(
         fetch=lambda i: read_listed(root, paths[kept[i]], describe(i)),
         describe=describe,
         path=lambda index: root / paths[kept[index]],
+        orientation=place.orientation,
     )
     return split, found

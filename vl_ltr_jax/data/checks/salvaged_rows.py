@@ -2,15 +2,17 @@
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vl_ltr_jax import json_text
-from vl_ltr_jax.data import folders, sources
+from vl_ltr_jax.data import folders, inat18, sources
 from vl_ltr_jax.data.checks.findings import Classes, Finding, Kind, Offender, gather
 from vl_ltr_jax.data.class_names import near_name, read_wnids
-from vl_ltr_jax.data.roots import LARGEST_LIST, Root
+from vl_ltr_jax.data.orientation import Orientation
+from vl_ltr_jax.data.roots import LARGEST_LIST, Root, nfc
 from vl_ltr_jax.data.sources import SPLITS, Rows
 from vl_ltr_jax.data.text_files import read_text_file
 from vl_ltr_jax.terminal import shortened
@@ -25,12 +27,14 @@ class Place:
       root: its directory.
       layout: see `class_names.read_class_names`.
       lists: file name of each split's list under root.
+      orientation: of its pictures, see `images.decode_image`.
     """
 
     source: str
     root: Root
     layout: str
     lists: Mapping[str, str]
+    orientation: Orientation = "exif"
 
 
 def read(
@@ -54,7 +58,7 @@ def read(
         return _list(sources.list_file(place.root, place.lists[split]))
     if place.source == "inat18":
         name = f"{split}2018.json"
-        if split == "test" and not sources.has_labels(place.root, name):
+        if split == "test" and not inat18.has_labels(place.root, name):
             return None
         return _json(place.root, name, Classes(names))
     return _folders(place, split, names)
@@ -121,9 +125,9 @@ def _json(root: Root, name: str, classes: Classes) -> tuple[Rows, list[Finding]]
     bad: list[tuple[Any, str]] = []
     moved: list[tuple[Any, str]] = []
     for image_id, path, label in labelled:
-        if not sources.is_category(label):
+        if not inat18.is_category(label):
             bad.append((image_id, path))
-        elif not sources.may_lie_in(sources.folder_of(path), label):
+        elif not inat18.may_lie_in(inat18.folder_of(path), label):
             moved.append((image_id, path))
         else:
             kept.append((image_id, path))
@@ -166,21 +170,27 @@ def _folders(
             f"no directory {place.root / split}; image folders are ROOT/SPLIT/CLASS "
             "with the splits train, val and test"
         )
-    given = folders.class_folders(there)
+    left_out: Counter[str] = Counter()
+    given = folders.class_folders(there, left_out)
     wnids = read_wnids(place.root) if names and place.layout == "imagenet_lt" else ()
     known = folders.label_by_folder(names, wnids)
     if not names:  # their order tells nothing of classes, and pictures can be read
-        known = {name: label for label, name in enumerate(given)}
+        known = {nfc(name): label for label, name in enumerate(given)}
     paths: list[str] = []
     labels: list[int] = []
     strange: list[str] = []
+    unread: list[tuple[str, str]] = []
     for name in given:
         if (label := folders.label_of(name, known)) is None:
             strange.append(name)
             continue
-        for path in sorted(folders.pictures(there / name, place.root)):
-            paths.append(os.path.relpath(path, place.root))
-            labels.append(label)
+        others: Counter[str] = Counter()
+        listed = folders.pictures(there / name, place.root, others)
+        left_out.update(others)
+        if not listed and (reason := folders.only_unread(others)):
+            unread.append((name, reason))
+        paths += [os.path.relpath(path, place.root) for path in listed]
+        labels += [label] * len(listed)
     found = gather(
         Kind(
             "folder-unknown",
@@ -193,7 +203,17 @@ def _folders(
             str(there / name), note=near_name(name, known).removeprefix("; ")
         ),
     )
-    return Rows(there, paths, labels, lambda i: f" picture {paths[i]}"), found
+    found += gather(
+        Kind(
+            "folder-unread",
+            "error",
+            "folders of classes without a picture of a format that is read",
+            "save their pictures as JPEG or PNG",
+        ),
+        unread,
+        lambda row: Offender(str(there / row[0]), note=row[1]),
+    )
+    return Rows(there, paths, labels, lambda i: f" picture {paths[i]}", left_out), found
 
 
 def repeated_annotations(place: Place) -> list[Finding]:

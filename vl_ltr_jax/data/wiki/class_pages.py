@@ -9,11 +9,16 @@ import regex
 from vl_ltr_jax.data.class_names import read_class_names
 from vl_ltr_jax.data.text_files import read_text_file
 from vl_ltr_jax.data.wiki.mediawiki import LONGEST_TITLE, NOT_IN_TITLES, MediaWiki, Page
+from vl_ltr_jax.errors import UserError
 
 # Scripts that write words without blanks between them.
 _UNSPACED = regex.compile(
     r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 )
+
+
+class TitleError(UserError):
+    """A file of page titles that is missing or malformed."""
 
 
 def searchable_names(root: str | Path, layout: str = "plain") -> tuple[str, ...]:
@@ -46,7 +51,7 @@ def read_titles(path: str | Path, num_classes: int) -> dict[int, str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(
+        raise TitleError(
             f"the file of titles {path} does not exist; it has rows `label<TAB>title`"
         )
     titles: dict[int, str] = {}
@@ -56,27 +61,27 @@ def read_titles(path: str | Path, num_classes: int) -> dict[int, str]:
         where = f"{path}:{number}"
         label, *rest = (field.strip() for field in line.split("\t"))
         if len(rest) != 1 or not rest[0] or not label.isdecimal() or len(label) > 9:
-            raise ValueError(
+            raise TitleError(
                 f"{where}: {line!r} is not a row `label<TAB>title`, such as "
                 "'134\\tCrane (bird)'"
             )
         if int(label) >= num_classes:
-            raise ValueError(
+            raise TitleError(
                 f"{where}: the label {label} of {rest[0]!r} lies outside 0 .. "
                 f"{num_classes - 1}, the labels of {num_classes} classes"
             )
         if int(label) in titles:
-            raise ValueError(
+            raise TitleError(
                 f"{where}: the label {label} has the title {titles[int(label)]!r} "
                 "already; each class has one row"
             )
         if found := sorted(NOT_IN_TITLES & set(rest[0])):
-            raise ValueError(
+            raise TitleError(
                 f"{where}: no page has a title with {' '.join(found)} as {rest[0]!r}; "
                 "write the page's title, not its address"
             )
         if len(rest[0].encode()) > LONGEST_TITLE:
-            raise ValueError(
+            raise TitleError(
                 f"{where}: a title has at most {LONGEST_TITLE} bytes of UTF-8, but "
                 f"{rest[0][:40]!r}... has {len(rest[0].encode())}"
             )

@@ -16,6 +16,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from vl_ltr_jax import __version__
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.terminal import without_passwords
 
 WIKIPEDIA = "https://en.wikipedia.org/w/api.php"
@@ -34,6 +35,10 @@ _AGAIN_LATER = (
     "cirrussearch-too-busy-error",
     "cirrussearch-backend-error",
 )
+
+
+class AddressError(UserError):
+    """An address, a rate or a contact with which no wiki can be asked."""
 
 
 class WikiError(RuntimeError):
@@ -118,16 +123,16 @@ class MediaWiki:
         except ValueError:
             host = None
         if not host:
-            raise ValueError(
+            raise AddressError(
                 f"the API is {shown!r}; it needs an address as {WIKIPEDIA}"
             )
         if not 0 < requests_per_second < float("inf"):
-            raise ValueError(
+            raise AddressError(
                 f"requests_per_second is {requests_per_second}; it must be above 0, "
                 "such as 5, or 0.2 for one in five seconds"
             )
         if not (contact.isascii() and contact.isprintable()):
-            raise ValueError(
+            raise AddressError(
                 f"the contact is {contact!r}; write it with ASCII characters, such as "
                 "name@example.org"
             )

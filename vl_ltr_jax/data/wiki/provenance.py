@@ -11,6 +11,11 @@ from pathlib import Path
 
 from vl_ltr_jax import whole_file
 from vl_ltr_jax.data.text_files import ARCHIVES, text_path
+from vl_ltr_jax.errors import UserError
+
+
+class SourcesError(UserError):
+    """Sources of texts that are malformed, or texts that lie in an archive."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +74,7 @@ class TextStore:
         self.path = text_path(root, 0).with_name("sources.jsonl")
         for archive in (self.root / name for name in ARCHIVES):
             if archive.is_file() and not self.path.parent.is_dir():
-                raise ValueError(
+                raise SourcesError(
                     f"the texts are in {archive}, and would count no longer beside a "
                     f"directory {self.path.parent}; unpack them into that, or move the "
                     "archive away"
@@ -84,7 +89,7 @@ class TextStore:
                 self.sources[operator.index(source.label)] = source
             except (ValueError, TypeError) as fault:
                 if number < len(lines):
-                    raise ValueError(
+                    raise SourcesError(
                         f"{self.path}:{number}: not a row of sources ({fault}); take "
                         "the line out, the texts stay as they are"
                     ) from None
