@@ -17,6 +17,7 @@ from vl_ltr_jax.checkpoint import (
     restore_up_to,
 )
 from vl_ltr_jax.checksums import Record
+from vl_ltr_jax.misfits import MisfitError
 
 
 @flax.struct.dataclass
@@ -113,9 +114,9 @@ def test_another_shape_or_dtype_is_refused_and_named(tmp_path):
     with Checkpoints(tmp_path, every_steps=1) as checkpoints:
         checkpoints.save(1, state)
         shape = r"params/visual/kernel: saved float32\[16, 8\], the run has float32\[16"
-        with pytest.raises(CheckpointError, match=shape):
+        with pytest.raises(MisfitError, match=shape):
             checkpoints.restore_latest(make_state(1, width=16))
-        with pytest.raises(CheckpointError, match=r"run has bfloat16\[16, 8\]"):
+        with pytest.raises(MisfitError, match=r"run has bfloat16\[16, 8\]"):
             checkpoints.restore_latest(state.replace(params=half))
     assert (tmp_path / "1").is_dir()
 
@@ -126,7 +127,7 @@ def test_missing_and_additional_arrays_are_named_with_the_nearest(tmp_path):
     del renamed["visual"]
     with Checkpoints(tmp_path, every_steps=1) as checkpoints:
         checkpoints.save(1, state)
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(MisfitError) as caught:
             checkpoints.restore_latest(state.replace(params=renamed))
     message = str(caught.value)
     assert "in 2 arrays" in message
@@ -274,7 +275,7 @@ def test_a_look_at_a_step_reads_the_newest_before_it_and_changes_nothing(tmp_pat
     corrupt(tmp_path, 1)
     with pytest.raises(CheckpointError, match=r"none of the checkpoints \[1, 2\]"):
         restore_up_to(tmp_path, 3, one_array(0))
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(MisfitError, match="does not fit"):
         wide = State(jnp.int32(0), {"kernel": jnp.zeros((4, 5))}, {}, {})
         restore_up_to(tmp_path, 6, wide)
     assert files().keys() == before.keys()
@@ -292,7 +293,7 @@ def test_the_next_stage_reads_only_the_model(tmp_path):
     assert list(variables) == ["params"]
     assert isinstance(variables["params"]["visual"]["kernel"], np.ndarray)
     assert_equal(variables["params"], jax.device_get(state.params))
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(MisfitError, match="does not fit"):
         load_params(tmp_path, {"params": make_state(1, width=4).params})
 
 

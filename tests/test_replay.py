@@ -222,7 +222,7 @@ def test_a_single_bad_row_is_named_with_its_file_and_line(
         assert (one["not_finite"], one["sentence"]) == (["image features"], "")
     assert seen["state"]["wrong"] == {}
     assert seen["gradients"]["wrong"]["head/visual_fc/kernel"]["not_finite"] > 0
-    assert f"delete {poisoned / 'finetune' / 'views'}, which is" in seen["advice"][0]
+    assert f"move {poisoned / 'finetune' / 'views'} elsewhere" in seen["advice"][0]
     assert "--config.faults.non_finite=skip" in seen["advice"][1]
     # In words, and as a picture beside what is said of it.
     found, run = replay.replay(epath.Path(poisoned))

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vl_ltr_jax import accuracy, unseen
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.models import linear
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
 from vl_ltr_jax.models.lgr import LanguageGuidedHead, anchor_constants
 from vl_ltr_jax.terminal import counted
 
 
-class RecognizerError(ValueError):
+class RecognizerError(UserError):
     """Something that this recognizer cannot do, or a picture that is none."""
 
 

@@ -98,11 +98,11 @@ def configuration(name: str) -> Config:
     """A file of `configs/`, in bfloat16, its data directory left open.
 
     Raises:
-      ValueError: if there is no such file: the package is not in a checkout.
+      ConfigError: if there is no such file: the package is not in a checkout.
     """
     path = CONFIGS / f"{name}.py"
     if not path.is_file():
-        raise ValueError(
+        raise configs.ConfigError(
             f"no configuration {path}: the plan reads those of a checkout; install it "
             "with pip install -e . and run the plan from there"
         )

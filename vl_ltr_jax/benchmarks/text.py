@@ -25,6 +25,7 @@ from vl_ltr_jax.data.corpus import PROMPTS, build_corpus
 from vl_ltr_jax.data.text_files import read_texts, text_path
 from vl_ltr_jax.data.tokenizer import Tokenizer, trim
 from vl_ltr_jax.data.vocabulary import END, START, read_merges, write_tokenizer
+from vl_ltr_jax.errors import UserError
 
 CONTEXT_LENGTH = 77
 _VOCABULARY, _VOCAB_SIZE = "bpe_simple_vocab_16e6.txt.gz", 49408
@@ -37,7 +38,7 @@ _ODD_WORDS = (
 _SYLLABLES = [c + v for c in "bcdfglmnprstv" for v in ("a", "e", "i", "o", "u", "us")]
 
 
-class UnequalIdsError(ValueError):
+class UnequalIdsError(UserError):
     """A sentence that the two tokenizers see differently."""
 
 
