@@ -8,6 +8,7 @@ import optax
 import pytest
 from etils import epath
 
+from vl_ltr_jax import checkpoint
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.checkpoint import (
     CheckpointError,
@@ -17,6 +18,7 @@ from vl_ltr_jax.checkpoint import (
     restore_up_to,
 )
 from vl_ltr_jax.checksums import Record
+from vl_ltr_jax.errors import SystemFault
 from vl_ltr_jax.misfits import MisfitError
 
 
@@ -350,3 +352,23 @@ def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path, monkeypatch, call
             with pytest.raises(CheckpointError, match="/run: No space left on device"):
                 checkpoints.save(2, one_array(2))
                 checkpoints.wait()
+
+
+def test_want_of_threads_is_no_damage(tmp_path, monkeypatch):
+    """Breaks if a sound checkpoint is moved aside, and training goes back."""
+
+    def restore(*arguments):
+        raise RuntimeError("can't start new thread")
+
+    state = make_state(1)
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.wait()
+        monkeypatch.setattr(checkpoint, "_restore", restore)
+        for read in (
+            checkpoints.restore_latest,
+            lambda template: restore_up_to(tmp_path, 1, template),
+        ):
+            with pytest.raises(SystemFault, match="ulimit"):
+                read(state)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]

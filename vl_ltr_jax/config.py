@@ -251,6 +251,8 @@ def refuse(faults: Sequence[str]) -> None:
     Raises:
       ConfigError: one message that names them all.
     """
+    if len(faults) == 1:
+        raise ConfigError(faults[0])
     if faults:
         raise ConfigError("\n  ".join(["the configuration has faults:", *faults]))
 

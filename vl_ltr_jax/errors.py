@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 
 
@@ -30,6 +31,8 @@ _PATH = "Check the path"
 _MEMORY = "Free memory or raise `ulimit -v`, or take a smaller batch"
 _THREADS = "Raise `ulimit -u`, or `ulimit -v`: a thread needs memory"
 _DEVICE_MEMORY = "Take a smaller batch, mesh.accumulation_steps or model.remat"
+# As C++, Linux and zstd say it, through TensorStore.
+_NO_MEMORY = re.compile("bad_alloc|[Cc]annot allocate memory|not enough memory")
 # Lacks of the machine: they say nothing of the file that was being read.
 _LACKS = {
     errno.EACCES: _PERMISSIONS,
@@ -60,9 +63,9 @@ def lack(error: BaseException) -> SystemFault | None:
         return error
     if isinstance(error, OSError):
         return _of_system(error, _LACKS)
-    if isinstance(error, MemoryError):
-        return SystemFault(f"not enough memory{_after(error)}. {_MEMORY}")
     text = str(error)
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
+        return SystemFault(f"not enough memory ({text or 'MemoryError'}). {_MEMORY}")
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
         return SystemFault(f"{text}. {_THREADS}")
     if text.startswith("RESOURCE_EXHAUSTED"):  # XLA's, of a device
@@ -101,7 +104,3 @@ def _of_system(error: OSError, mends: dict[int, str]) -> SystemFault | None:
     path = error.filename2 or error.filename
     where = f"{os.fsdecode(path)}: " if isinstance(path, str | bytes) else ""
     return SystemFault(f"{where}{error.strerror}. {mends[error.errno]}")
-
-
-def _after(error: BaseException) -> str:
-    return f" ({error})" if str(error) else ""

@@ -112,6 +112,12 @@ def _towers_as(workdir: epath.Path, to: str) -> Write:
             "--to=stablehlo and --to=vl_ltr fit it"
         )
     beside = source()
+    if not beside.exists():
+        raise ExportError(
+            f"{beside}: not there any more, and {workdir} has its tokenizer's files "
+            "from there. Put it back, or start the command of the run again with its "
+            "new place as init.clip or init.tokenizer"
+        )
 
     def write(directory: Path) -> None:
         port.write_clip(

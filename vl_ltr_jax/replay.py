@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from vl_ltr_jax import config as configs
 from vl_ltr_jax import (
     diagnosis,
     errors,
@@ -89,6 +90,7 @@ def replay(
       UserError: if the run's files cannot be read, or do not fit.
     """
     config = loading.config_of(workdir)
+    configs.check(config)  # paths of another machine, or that are gone
     # Threads give the same batches, and need no start by absl.
     config = dataclasses.replace(
         config, data=dataclasses.replace(config.data, num_workers=0)
