@@ -205,14 +205,13 @@ def run(argv: Sequence[str]) -> None:
     del argv
     with exits.refusing():
         config = main.checked_config()
-    terminal.be_quiet()  # of the time that endless training has left
-    path = Path(_SAMPLES.value) if _SAMPLES.value else None
-    with tempfile.TemporaryDirectory() as directory:
-        workdir = epath.Path(directory)
-        main.keep_programs(config, workdir)
-        times = Times(measured=60 * _MINUTES.value)
-        samples = measure(config, workdir, times, path)
-    with exits.refusing():
+        terminal.be_quiet()  # of the time that endless training has left
+        path = Path(_SAMPLES.value) if _SAMPLES.value else None
+        with tempfile.TemporaryDirectory() as directory:
+            workdir = epath.Path(directory)
+            main.keep_programs(config, workdir)
+            times = Times(measured=60 * _MINUTES.value)
+            samples = measure(config, workdir, times, path)
         findings = growth.judge(samples)
     minutes = (samples[-1].seconds - samples[0].seconds) / 60
     print(f"{len(samples)} samples in {minutes:.1f} minutes")

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from vl_ltr_jax import config as configs
-from vl_ltr_jax import finetune, mixup, optim, pretrain, train_state
+from vl_ltr_jax import exits, finetune, mixup, optim, pretrain, train_state
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.benchmarks.collectives import collectives
 from vl_ltr_jax.data import transforms
@@ -297,4 +297,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exits.refusing():
+        main()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
+from vl_ltr_jax import exits
 from vl_ltr_jax.benchmarks import paired
 from vl_ltr_jax.benchmarks.openai_clip import openai_file, openai_module
 from vl_ltr_jax.data import token_cache
@@ -218,4 +219,5 @@ def _row(name: str, cost: paired.Cost, num_sentences: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with exits.refusing():
+        main()
