@@ -17,6 +17,7 @@ from etils import epath
 import vl_ltr_jax
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import exits, inputs, main, stages
+from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.data.sources import LongTailedData, Split
 from vl_ltr_jax.recognizer import Recognizer
 from vl_ltr_jax.settings import Config
@@ -100,6 +101,7 @@ def run(argv: Sequence[str]) -> None:
     del argv
     with exits.refusing():
         config, workdir = main.checked_flags()
+        meshes.devices()
         labels = _labels(_CLASSES.value)
         _measure_all(config, workdir, labels)
 

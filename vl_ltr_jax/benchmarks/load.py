@@ -205,6 +205,7 @@ def run(argv: Sequence[str]) -> None:
     del argv
     with exits.refusing():
         config = main.checked_config()
+        meshes.devices()
         terminal.be_quiet()  # of the time that endless training has left
         path = Path(_SAMPLES.value) if _SAMPLES.value else None
         with tempfile.TemporaryDirectory() as directory:

@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 
 from vl_ltr_jax import exits, inputs, shots, terminal, usage
 from vl_ltr_jax import main as vl_ltr_main
+from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.config import ConfigError
 from vl_ltr_jax.data import transforms
 from vl_ltr_jax.data.contact_sheet import Shown, check_place, contact_sheet, write
@@ -154,6 +155,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     with exits.refusing():
         config, out = _checked_flags()
+        meshes.devices()
         shown = training_examples(config, _EPOCH.value, _DRAW.value, _COUNT.value)
         examples = list(shown)
         write(contact_sheet(examples, _COLUMNS.value), out)
