@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from baseline_edits import BASELINE_EDITS
 from data_edits import DATA_EDITS
+from entry_edits import ENTRY_EDITS
 from recognizer_edits import RECOGNIZER_EDITS
 
 ROOT = Path(__file__).parents[1]
@@ -353,7 +354,10 @@ EDITS = (
         "labels >= 0",
         "tests/test_accuracy.py",
     ),
-    *(Edit(*e) for e in (*DATA_EDITS, *BASELINE_EDITS, *RECOGNIZER_EDITS)),
+    *(
+        Edit(*e)
+        for e in (*DATA_EDITS, *BASELINE_EDITS, *RECOGNIZER_EDITS, *ENTRY_EDITS)
+    ),
 )
 
 

@@ -192,7 +192,7 @@ def test_a_tokenizer_that_was_cut_off_is_named(clip_directory):
         ("artifact.json", '{"seco', "artifact.json cannot be read"),
     ],
 )
-def test_a_damaged_stage_says_what_to_delete(world, tmp_path, file, content, words):
+def test_a_damaged_stage_is_named(world, tmp_path, file, content, words):
     config = configs.from_config_dict(image_world.configure(world))
     workdir, data = epath.Path(tmp_path / "run"), inputs.read(config)
     made = artifact(config, workdir, "pretrain", data)

@@ -8,6 +8,7 @@ import optax
 import pytest
 from etils import epath
 
+from vl_ltr_jax import checkpoint
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.checkpoint import (
     CheckpointError,
@@ -17,6 +18,8 @@ from vl_ltr_jax.checkpoint import (
     restore_up_to,
 )
 from vl_ltr_jax.checksums import Record
+from vl_ltr_jax.errors import SystemFault
+from vl_ltr_jax.misfits import MisfitError
 
 
 @flax.struct.dataclass
@@ -113,9 +116,9 @@ def test_another_shape_or_dtype_is_refused_and_named(tmp_path):
     with Checkpoints(tmp_path, every_steps=1) as checkpoints:
         checkpoints.save(1, state)
         shape = r"params/visual/kernel: saved float32\[16, 8\], the run has float32\[16"
-        with pytest.raises(CheckpointError, match=shape):
+        with pytest.raises(MisfitError, match=shape):
             checkpoints.restore_latest(make_state(1, width=16))
-        with pytest.raises(CheckpointError, match=r"run has bfloat16\[16, 8\]"):
+        with pytest.raises(MisfitError, match=r"run has bfloat16\[16, 8\]"):
             checkpoints.restore_latest(state.replace(params=half))
     assert (tmp_path / "1").is_dir()
 
@@ -126,7 +129,7 @@ def test_missing_and_additional_arrays_are_named_with_the_nearest(tmp_path):
     del renamed["visual"]
     with Checkpoints(tmp_path, every_steps=1) as checkpoints:
         checkpoints.save(1, state)
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(MisfitError) as caught:
             checkpoints.restore_latest(state.replace(params=renamed))
     message = str(caught.value)
     assert "in 2 arrays" in message
@@ -274,7 +277,7 @@ def test_a_look_at_a_step_reads_the_newest_before_it_and_changes_nothing(tmp_pat
     corrupt(tmp_path, 1)
     with pytest.raises(CheckpointError, match=r"none of the checkpoints \[1, 2\]"):
         restore_up_to(tmp_path, 3, one_array(0))
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(MisfitError, match="does not fit"):
         wide = State(jnp.int32(0), {"kernel": jnp.zeros((4, 5))}, {}, {})
         restore_up_to(tmp_path, 6, wide)
     assert files().keys() == before.keys()
@@ -292,7 +295,7 @@ def test_the_next_stage_reads_only_the_model(tmp_path):
     assert list(variables) == ["params"]
     assert isinstance(variables["params"]["visual"]["kernel"], np.ndarray)
     assert_equal(variables["params"], jax.device_get(state.params))
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(MisfitError, match="does not fit"):
         load_params(tmp_path, {"params": make_state(1, width=4).params})
 
 
@@ -349,3 +352,23 @@ def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path, monkeypatch, call
             with pytest.raises(CheckpointError, match="/run: No space left on device"):
                 checkpoints.save(2, one_array(2))
                 checkpoints.wait()
+
+
+def test_want_of_threads_is_no_damage(tmp_path, monkeypatch):
+    """Breaks if a sound checkpoint is moved aside, and training goes back."""
+
+    def restore(*arguments):
+        raise RuntimeError("can't start new thread")
+
+    state = make_state(1)
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.wait()
+        monkeypatch.setattr(checkpoint, "_restore", restore)
+        for read in (
+            checkpoints.restore_latest,
+            lambda template: restore_up_to(tmp_path, 1, template),
+        ):
+            with pytest.raises(SystemFault, match="ulimit"):
+                read(state)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]

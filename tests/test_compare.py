@@ -165,6 +165,25 @@ def test_a_directory_belongs_to_one_configuration(root, tmp_path):
     compared(root, tmp_path, METHODS[:1], 1, log__every_steps=3)
 
 
+def test_it_goes_on_when_a_key_changes_that_no_stage_depends_on(root, tmp_path):
+    """Breaks if a key of `faults`, `log` or `mesh` is compared, in what an older
+    version kept too."""
+    made_of = Comparison(configure(root), epath.Path(tmp_path))._made_of
+    made_of.begin()
+    path = tmp_path / "compare" / "settings.json"
+    kept = json.loads(path.read_text())
+    free = {"seed", "mesh", "log", "faults"}
+    assert not free & {key.partition(".")[0] for key in kept}
+    path.write_text(json.dumps({**kept, "faults.non_finite": "stop"}))
+    changes = {"faults__non_finite": "skip", "log__keep_checkpoints": 5}
+    for changed in (changes, {"mesh__accumulation_steps": 2, "seed": 3}):
+        config = configure(root, **changed)
+        Comparison(config, epath.Path(tmp_path))._made_of.check()
+    other = configure(root, evaluate__knn_neighbours=3)
+    with pytest.raises(ArtifactError, match="evaluate.knn_neighbours: 5 then, 3 now"):
+        Comparison(other, epath.Path(tmp_path))._made_of.check()
+
+
 def test_a_stage_begun_gives_way_to_a_finished_one(root, tmp_path):
     """Breaks if stages are taken past one that is unfinished: the run would be refused
     for ever after. What a person may edit is no other method's file."""

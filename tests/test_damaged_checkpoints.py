@@ -13,7 +13,8 @@ from file_damage import damaged_bytes, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vl_ltr_jax.checkpoint import CheckpointError, Checkpoints, load_params
+from vl_ltr_jax.checkpoint import Checkpoints, load_params
+from vl_ltr_jax.errors import UserError
 
 STEPS = (1, 2)
 
@@ -75,7 +76,7 @@ def test_what_is_restored_was_saved(saved, data):
     try:
         params = load_params(directory)["params"]
         assert any(same(params, state.params) for state in states)
-    except CheckpointError as error:
+    except UserError as error:
         assert str(directory) in str(error)
     with Checkpoints(directory, every_steps=1) as checkpoints:
         restored, meta = checkpoints.restore_latest(states[0])

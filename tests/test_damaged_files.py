@@ -276,7 +276,7 @@ def test_a_changed_summary_of_a_stage_is_seen(tmp_path):
     assert left.summary() == json.loads(json.dumps(told))
     path = left.directory / "artifact.json"
     path.write_text(path.read_text().replace('"images_seen": 3', '"images_seen": 4'))
-    with pytest.raises(ArtifactError, match=f"{path} is not what was written; delete"):
+    with pytest.raises(ArtifactError, match=f"{path} is not what was written. Move"):
         left.summary()
 
 
@@ -285,7 +285,7 @@ def test_damaged_anchor_sentences_are_named(tmp_path, text):
     path = tmp_path / "anchors" / "sentences.json"
     path.parent.mkdir()
     path.write_text(text)
-    with pytest.raises(ArtifactError, match=f"{path} cannot be read.*; delete"):
+    with pytest.raises(ArtifactError, match=f"{path} cannot be read.*. Move"):
         anchor_sentences(epath.Path(tmp_path))
 
 

@@ -28,7 +28,7 @@ def test_it_goes_on_from_the_checkpoint_before(tmp_path, capsys):
     for stage in ("embed", "evaluate"):
         (workdir / stage).rename(tmp_path / stage)
     flip(largest_file(workdir / "pretrain" / "checkpoints" / "12" / "model"))
-    with pytest.raises(checkpoint.DamagedError, match="delete artifact.json in"):
+    with pytest.raises(checkpoint.DamagedError, match="move artifact.json out of"):
         trained(workdir)
     # What a kill leaves that comes when the damaged one has just been moved aside.
     checkpoints = workdir / "pretrain" / "checkpoints"

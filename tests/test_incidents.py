@@ -36,7 +36,7 @@ def test_a_file_of_other_types_is_refused_by_name(tmp_path, name, value):
     path = epath.Path(tmp_path / "step_7.json")
     kept = Incident(7, ["loss"], {"loss": "nan"}, [3, 1], [], 4, [2], "x")
     path.write_text(json.dumps({**dataclasses.asdict(kept), name: value}))
-    with pytest.raises(IncidentError, match=r"step_7.json cannot be read .*delete it"):
+    with pytest.raises(IncidentError, match=r"step_7.json cannot be read .*Move it"):
         incidents.read(path)
 
 
@@ -47,5 +47,5 @@ def test_damage_is_refused_by_name(tmp_path, content):
     """The nesting without end is a RecursionError where Python's parser is asked."""
     path = epath.Path(tmp_path / "step_7.json")
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(IncidentError, match=r"step_7.json cannot be read .*delete it"):
+    with pytest.raises(IncidentError, match=r"step_7.json cannot be read .*Move it"):
         incidents.read(path)

@@ -8,7 +8,8 @@ import jax
 import pytest
 from etils import epath
 
-from vl_ltr_jax import main, settings
+from vl_ltr_jax import exits, main, settings
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.workdir import InUseError, WorkdirError
 
 
@@ -67,14 +68,14 @@ def test_one_of_many_processes_does_not_wait_for_the_others(monkeypatch, capsys)
     def end(code):
         raise Ended(code)
 
-    monkeypatch.setattr(main.os, "_exit", end)
+    monkeypatch.setattr(exits.os, "_exit", end)
     with pytest.raises(SystemExit):
-        main.refuse(ValueError("bad list"))
-    monkeypatch.setattr(main.jax.distributed, "is_initialized", lambda: True)
+        exits.refuse(UserError("bad list"))
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     with pytest.raises(Ended) as ended:
-        main.refuse(ValueError("bad list"))
+        exits.refuse(UserError("bad list"))
     assert ended.value.args == (2,)
     assert capsys.readouterr().err == "error: bad list\n" * 2
     with pytest.raises(Ended) as ended:
-        main.refuse(InUseError("in use"))
+        exits.refuse(InUseError("in use"))
     assert ended.value.args == (1,)  # the run there may be one that is ending

@@ -15,7 +15,15 @@ from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from vl_ltr_jax import baselines, checkpoint, diagnosis, incidents, inputs, replay
+from vl_ltr_jax import (
+    baselines,
+    checkpoint,
+    diagnosis,
+    incidents,
+    inputs,
+    replay,
+    settings,
+)
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import main as vl_ltr_main
 from vl_ltr_jax import mesh as meshes
@@ -222,7 +230,7 @@ def test_a_single_bad_row_is_named_with_its_file_and_line(
         assert (one["not_finite"], one["sentence"]) == (["image features"], "")
     assert seen["state"]["wrong"] == {}
     assert seen["gradients"]["wrong"]["head/visual_fc/kernel"]["not_finite"] > 0
-    assert f"delete {poisoned / 'finetune' / 'views'}, which is" in seen["advice"][0]
+    assert f"move {poisoned / 'finetune' / 'views'} elsewhere" in seen["advice"][0]
     assert "--config.faults.non_finite=skip" in seen["advice"][1]
     # In words, and as a picture beside what is said of it.
     found, run = replay.replay(epath.Path(poisoned))
@@ -366,6 +374,21 @@ def test_what_to_try_is_chosen_by_what_was_found(root, healthy):
     assert "what an earlier stage left" in diagnosis.advice(damaged, run)[0]
     earlier = dataclasses.replace(exact, asked=9)
     assert "Step 2, before the one asked for" in diagnosis.verdict(earlier)
+
+
+def test_a_model_that_is_gone_is_named_in_a_line(tmp_path, capsys):
+    """Breaks if what a run started from is a traceback, or its files are blamed."""
+    gone = str(tmp_path / "gone")
+    config = configs.default_config()
+    config.update_from_flattened_dict(
+        {"data.source": "shapes", "data.name": "s", "init.clip": gone}
+    )
+    text = settings.to_json(configs.resolve(config))
+    (tmp_path / "config.json").write_text(text)
+    assert replay.main([f"--workdir={tmp_path}"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: init.clip: no path '{gone}'")
+    assert message.count("\n") == 1
 
 
 @pytest.mark.parametrize(

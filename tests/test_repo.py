@@ -25,8 +25,8 @@ ALL_PYTHON = [
 # A module imports only from modules before it. Those up to `models` know arrays and
 # plain arguments; configurations, meshes, checkpoints and logs come after them.
 ORDER = (
-    "errors",
-    *("whole_file", "json_text", "programs", "terminal", "usage", "mistakes"),
+    *("errors", "paths", "dependencies"),
+    *("whole_file", "json_text", "programs", "terminal", "usage", "exits"),
     *("losses", "shots", "accuracy", "mixup", "anss", "optim", "train_state"),
     *("data", "models"),
     *(

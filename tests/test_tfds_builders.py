@@ -110,7 +110,9 @@ def test_damaged_images_are_kept_and_found_when_they_are_decoded(places, tmp_pat
 def test_nothing_is_overwritten(places, tmp_path):
     made = tfds_builders.prepare("places_lt", tmp_path, root=places)
     before = {path: path.stat().st_mtime_ns for path in made.iterdir()}
-    with pytest.raises(tfds_builders.PrepareError, match="is there already; .*delete"):
+    with pytest.raises(
+        tfds_builders.PrepareError, match="is there already.* Name another --data_dir"
+    ):
         tfds_builders.prepare("places_lt", tmp_path, root=places)
     assert {path: path.stat().st_mtime_ns for path in made.iterdir()} == before
 

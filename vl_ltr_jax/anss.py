@@ -18,11 +18,16 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.losses import unit
 
 SELECTIONS = ("anss", "cutoff", "random")
 # Sentences and images compared at a time: 5 MiB of logits, which stay in a cache.
 BLOCKS = (1024, 1280)
+
+
+class ScoreError(UserError):
+    """Scores of sentences that are not numbers: the towers have diverged."""
 
 
 def score_sentences(
@@ -193,7 +198,7 @@ def select_anchors(
             f"{sentence_labels.max()}; allowed are 0 to {num_classes - 1}"
         )
     if selection == "anss" and np.isnan(scores).any():
-        raise ValueError(
+        raise ScoreError(
             f"{np.isnan(scores).sum()} of {len(scores)} scores are NaN, the first that "
             f"of sentence {np.isnan(scores).argmax()}; check the embeddings"
         )

@@ -18,7 +18,8 @@ from typing import IO, Any
 import numpy as np
 from etils import epath
 
-from vl_ltr_jax import json_text, terminal, whole_file
+from vl_ltr_jax import dependencies, errors, json_text, paths, terminal, whole_file
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.settings import Config, flatten
 
 # What the digest of the inputs stands for; it is no key that could be set back.
@@ -27,8 +28,16 @@ _DEFAULTS = flatten(Config())
 _UNFINISHED = ("checkpoints", "views")  # what a stage goes on from
 
 
-class ArtifactError(ValueError):
+class ArtifactError(UserError):
     """An artifact that is missing, unreadable, not writable or of other settings."""
+
+
+def made_again(directory: epath.Path) -> str:
+    """Returns what to do where a stage's directory holds a damaged file."""
+    return (
+        f"Move {directory} and the directories of the stages after it elsewhere, and "
+        "start the command of the run again: it makes these stages again"
+    )
 
 
 class Artifact:
@@ -56,21 +65,23 @@ class Artifact:
         if not (path.exists() or going_on or self.finished):
             return
         made_with = _read_json(path)
-        keys = sorted(made_with.keys() | self.settings.keys())
+        # An older version kept keys that no stage depends on.
+        before = {key for key in made_with if dependencies.matters(key)}
+        keys = sorted(self.settings.keys() | before)
         # A key that did not exist then was what is the default today.
         then = {key: made_with.get(key, _DEFAULTS.get(key)) for key in keys}
         changed = [
             f"{_KINDS.get(key, key)}: {then[key]!r} then, "
             f"{self.settings.get(key)!r} now"
             for key in keys
-            if then[key] != self.settings.get(key)
+            if not _equal(key, then[key], self.settings.get(key))
         ]
         if changed:
             raise ArtifactError(
                 f"stage {self.directory.name!r} in {self.directory.parent} was made "
                 "with another configuration:\n  " + "\n  ".join(changed) + "\n"
-                "Use another --workdir, set these keys back, or delete that stage's "
-                "directory and those of the stages after it."
+                "Use another --workdir, or set these keys back. To make the stage "
+                "again, move its directory and those of the stages after it elsewhere"
             )
 
     def begin(self) -> None:
@@ -82,7 +93,7 @@ class Artifact:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ArtifactError(
+            raise errors.lack(error) or ArtifactError(
                 f"{self.directory} cannot be made ({error.strerror or error}); move "
                 "away what lies there"
             ) from error
@@ -106,14 +117,12 @@ class Artifact:
         summary = _read_json(path)
         if absent := sorted({"seconds", "versions"} - summary.keys()):
             raise ArtifactError(
-                f"{path} has no {' and no '.join(absent)}; delete {self.directory} to "
-                "make this stage again"
+                f"{path} has no {' and no '.join(absent)}. {made_again(self.directory)}"
             )
         # Older ones have no checksum.
         if summary.pop("crc32", wanted := _crc32(summary)) != wanted:
             raise ArtifactError(
-                f"{path} is not what was written; delete {self.directory} to make this "
-                "stage again"
+                f"{path} is not what was written. {made_again(self.directory)}"
             )
         return summary
 
@@ -139,9 +148,8 @@ class Artifact:
                 _check_sum(path)
             return array
         except (OSError, ValueError) as error:
-            raise ArtifactError(
-                f"{path} cannot be read ({error}); delete {self.directory} to make "
-                "this stage again"
+            raise errors.lack(error) or ArtifactError(
+                f"{path} cannot be read ({error}). {made_again(self.directory)}"
             ) from error
 
 
@@ -245,6 +253,12 @@ def holds_array(path: epath.Path, shape: tuple[int, ...]) -> bool:
     return False
 
 
+def _equal(key: str, before: Any, now: Any) -> bool:
+    if key in paths.KEYS and isinstance(before, str) and isinstance(now, str):
+        return paths.same(key, before, now)
+    return bool(before == now)
+
+
 def _crc32(summary: Mapping[str, Any]) -> int:
     kept = {key: value for key, value in summary.items() if key != "crc32"}
     return zlib.crc32(json.dumps(kept, sort_keys=True).encode())
@@ -256,8 +270,7 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not an object")
     except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{path} cannot be read ({error}); delete {path.parent} to make this "
-            "stage again"
+        raise errors.lack(error) or ArtifactError(
+            f"{path} cannot be read ({error}). {made_again(path.parent)}"
         ) from error
     return content

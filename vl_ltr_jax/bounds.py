@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from vl_ltr_jax.data import text_files
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.models import hub
 from vl_ltr_jax.models.clip import PRESETS
 from vl_ltr_jax.settings import Config, Data, Finetune, flatten
@@ -249,7 +250,7 @@ def _against_data(data: Data) -> list[str]:
         )
     try:
         text_files.check_encoding(data.text_encoding)
-    except ValueError as error:
+    except UserError as error:
         faults.append(f"data.text_encoding: {error}")
     if data.texts == "none" and data.prompts == "none":
         faults.append(

@@ -23,10 +23,19 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import LatestN
 
-from vl_ltr_jax import checkpoint_messages, checksums, misfits, state_items, terminal
+from vl_ltr_jax import (
+    checkpoint_messages,
+    checksums,
+    errors,
+    misfits,
+    state_items,
+    terminal,
+)
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.checkpoint_messages import first_line, reason
 from vl_ltr_jax.checksums import Record
+from vl_ltr_jax.errors import UserError
+from vl_ltr_jax.misfits import MisfitError
 
 HANDLERS = {
     "model": ocp.StandardCheckpointHandler,
@@ -41,12 +50,8 @@ State = TypeVar("State")
 PathLike = str | os.PathLike[str]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint is absent, unreadable, of another model, or cannot be written."""
-
-
-class MisfitError(CheckpointError):
-    """A checkpoint has other arrays than the run."""
 
 
 class DamagedError(CheckpointError):
@@ -55,9 +60,9 @@ class DamagedError(CheckpointError):
     def __init__(self, fault: str, directory: epath.Path) -> None:
         """Binds what is wrong, and where."""
         super().__init__(
-            f"{fault}. To make it again from the checkpoint before it, delete "
-            f"artifact.json in {directory.parent} and the directories of the stages "
-            "after it"
+            f"{fault}. To make it again from the checkpoint before it, move "
+            f"artifact.json out of {directory.parent}, and the directories of the "
+            "stages after it elsewhere"
         )
         self.fault, self.directory = fault, directory
 
@@ -223,6 +228,8 @@ class Checkpoints:
             try:
                 state, record = _restore(self._manager, step, template)
             except Exception as error:  # Orbax and TensorStore raise many kinds
+                if fault := errors.lack(error):  # the file may be sound
+                    raise fault from error
                 failures[step] = error
             if meshes.in_every_process(step not in failures):
                 # Of all processes together.
@@ -293,6 +300,8 @@ def restore_up_to(
             except MisfitError:
                 raise
             except Exception as error:  # Orbax and TensorStore raise many kinds
+                if fault := errors.lack(error):
+                    raise fault from error
                 failure = error
         if failure is None:
             return None
@@ -325,8 +334,8 @@ def load_params(
     path = epath.Path(directory)
     if not path.is_dir():
         raise CheckpointError(
-            f"no checkpoints: {path} is not a directory; delete the stage's directory "
-            "and those of the stages after it, to make them again"
+            f"no checkpoints: {path} is not a directory. Move the stage's directory "
+            "and those of the stages after it elsewhere, and they are made again"
         )
     with _open(path, ("model", "meta"), create=False) as manager:
         steps = manager.all_steps()
@@ -338,7 +347,7 @@ def load_params(
                 raise ValueError(f"that of step {last_step}, the last, is gone")
             tree = manager.item_metadata(max(steps)).model.tree
             if template is not None:
-                _check_fit(tree, {"batch_stats": {}, **template}, where)
+                misfits.check(tree, {"batch_stats": {}, **template}, where)
             blank = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
             items = manager.restore(
                 max(steps),
@@ -353,7 +362,7 @@ def load_params(
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds
             fault = f"{where} cannot be read: {first_line(error)}"
-            raise DamagedError(fault, path) from error
+            raise errors.lack(error) or DamagedError(fault, path) from error
     return {name: value for name, value in model.items() if value}
 
 
@@ -374,7 +383,7 @@ def _restore(
 ) -> tuple[Any, Record]:
     model, training = map(state_items.abstract, state_items.split(template))
     saved = manager.item_metadata(step)
-    _check_fit(
+    misfits.check(
         {**saved.model.tree, **saved.training.tree},
         {**model, **training},
         f"checkpoint {step} in {manager.directory}",
@@ -389,11 +398,3 @@ def _restore(
     )
     state = dataclasses.replace(template, **items.model, **items.training)
     return state, Record.of(items.meta)
-
-
-def _check_fit(saved_tree: Any, wanted_tree: Any, where: str) -> None:
-    if found := misfits.between(saved_tree, wanted_tree):
-        raise MisfitError(
-            f"{where} does not fit this run in {found}\nResume with the configuration "
-            "that wrote it, or use another workdir."
-        )

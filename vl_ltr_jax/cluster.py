@@ -11,6 +11,9 @@ from typing import Any
 
 import jax
 
+from vl_ltr_jax import errors
+from vl_ltr_jax.errors import UserError
+
 VARIABLES = {
     "coordinator_address": "JAX_COORDINATOR_ADDRESS",
     "num_processes": "JAX_NUM_PROCESSES",
@@ -25,7 +28,7 @@ CLUSTERS: dict[str, Callable[[str], int]] = {
 }
 
 
-class ClusterError(ValueError):
+class ClusterError(UserError):
     """Processes that cannot be joined as they were described."""
 
 
@@ -95,7 +98,7 @@ def join(them: Processes | None) -> None:
         )
     except Exception as error:  # JAX, its clusters and gRPC raise many kinds
         reason = str(error).partition("\n")[0]
-        raise ClusterError(
+        raise errors.lack(error) or ClusterError(
             f"cannot join the processes of this run ({reason}); name "
             "--coordinator_address=HOST:PORT, --num_processes and --process_id, or "
             "start one process with --nodistributed"

@@ -22,8 +22,9 @@ from jax.experimental import multihost_utils
 from vl_ltr_jax import (
     baselines,
     comparison,
+    dependencies,
+    exits,
     inputs,
-    mistakes,
     preemption,
     run,
     settings,
@@ -33,6 +34,7 @@ from vl_ltr_jax import (
 )
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import main as vl_ltr_main
+from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax import workdir as workdirs
 from vl_ltr_jax.artifacts import Artifact, ArtifactError, write_whole, written
 from vl_ltr_jax.bounds import nearest
@@ -45,7 +47,6 @@ _METHODS = flags.DEFINE_list(
     "methods", ["all"], "Names of methods; 'all', 'systems' or 'ablations' are groups."
 )
 _FILES = ("compare.md", "compare.csv", "compare.svg")
-_FREE = ("seed", "mesh", "log")  # what may differ from start to start
 COMMAND = usage.Command(
     "vl_ltr_jax.compare",
     "Runs several systems on one data set over several seeds, and writes their table: "
@@ -197,7 +198,7 @@ class Comparison:
         kept = {
             key: value
             for key, value in settings.flatten(self.config).items()
-            if key not in run.NEUTRAL and key.partition(".")[0] not in _FREE
+            if key != "seed" and dependencies.matters(key)
         }
         return Artifact(self.workdir / "compare", kept)
 
@@ -338,24 +339,18 @@ def main(argv: Sequence[str]) -> None:
     """Runs the comparison and prints the tables."""
     del argv
     preemption.end_on_sigterm(terminal.warn)
-    try:
+    with exits.refusing():
         names = methods_of(_METHODS.value)
         if vl_ltr_main.SHOW_CONFIG.value:
             vl_ltr_main.show_config(names, command=COMMAND)
             return
         config, directory = vl_ltr_main.checked_flags(COMMAND)
         vl_ltr_main.join_processes()
+        meshes.devices()
         vl_ltr_main.keep_programs(config, directory)
         methods = Comparison(config, directory)
         methods.check(names, _SEEDS.value)
-    except (ValueError, OSError) as error:
-        vl_ltr_main.refuse(error)  # only the user's flags and files have been looked at
-    try:
         table = methods.run(names, _SEEDS.value)
-    except (ValueError, FloatingPointError) as error:
-        if not mistakes.is_users(error):
-            raise
-        vl_ltr_main.refuse(error)
     terminal.result(table, os.fspath(directory / "compare.md"))
 
 

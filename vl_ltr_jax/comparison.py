@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from vl_ltr_jax import baselines, curves, json_text, report
-from vl_ltr_jax.artifacts import ArtifactError
+from vl_ltr_jax import baselines, curves, errors, json_text, report
+from vl_ltr_jax.artifacts import ArtifactError, made_again
 from vl_ltr_jax.baselines import ablations
 
 GROUPS = {
@@ -25,6 +25,8 @@ COLUMNS = (
     *("overall", "class_mean", "many", "medium", "few", "images_seen", "seconds"),
 )
 
+# What damaged values of JSON and CSV lead to.
+_DAMAGES = (ValueError, LookupError, TypeError, AttributeError, csv.Error)
 _NOTES = (
     "Overall is the mean over images. Costs are those of a method run alone, also "
     "where a stage was shared: images drawn in training, as pictures or as features "
@@ -75,11 +77,10 @@ def line_of(method: str, seed: int, directory: epath.Path) -> Line:
         return Line(
             method, seed, results["test"][head], images_seen, sum(seconds), per_class
         )
-    except Exception as error:  # csv has one of its own, damaged values lead to others
-        raise ArtifactError(
+    except (*_DAMAGES, OSError) as error:
+        raise errors.lack(error) or ArtifactError(
             f"the results in {directory} cannot be read "
-            f"({type(error).__name__}: {error}); delete {directory / 'evaluate'} to "
-            "make them again"
+            f"({type(error).__name__}: {error}). {made_again(directory / 'evaluate')}"
         ) from error
 
 

@@ -16,15 +16,16 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from vl_ltr_jax import bounds, json_text, settings
+from vl_ltr_jax import bounds, json_text, paths, settings
 from vl_ltr_jax.bounds import nearest
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.settings import Config, flatten
 from vl_ltr_jax.terminal import shortened
 
 _LONGEST_MESSAGE = 4000  # of one that quotes a command line or a file
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration that cannot be run; the message lists every fault found."""
 
 
@@ -196,6 +197,8 @@ def from_json(text: str) -> Config:
 def resolve(config_dict: object) -> Config:
     """A ConfigDict as dataclasses: keys, types and choices hold, no more is looked at.
 
+    Paths become absolute, so that commands in another directory see the same places.
+
     Raises:
       ConfigError: one message that names every unknown or missing key, wrong type and
         unknown choice.
@@ -213,12 +216,23 @@ def resolve(config_dict: object) -> Config:
         raise ConfigError(f"the configuration cannot be read ({reason})") from None
     config: Config = _build(Config, values, "", faults)
     refuse(faults)
+    config = _with_absolute_paths(config)
     if config.init.vl_ltr:  # what it holds is trained already
         config = dataclasses.replace(
             config,
             pretrain=dataclasses.replace(config.pretrain, epochs=0),
             finetune=dataclasses.replace(config.finetune, epochs=0),
         )
+    return config
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    for key in paths.KEYS:
+        section, name = key.split(".")
+        values = getattr(config, section)
+        path = paths.absolute(key, getattr(values, name))
+        values = dataclasses.replace(values, **{name: path})
+        config = dataclasses.replace(config, **{section: values})
     return config
 
 
@@ -237,6 +251,8 @@ def refuse(faults: Sequence[str]) -> None:
     Raises:
       ConfigError: one message that names them all.
     """
+    if len(faults) == 1:
+        raise ConfigError(faults[0])
     if faults:
         raise ConfigError("\n  ".join(["the configuration has faults:", *faults]))
 

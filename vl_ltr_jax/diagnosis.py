@@ -188,19 +188,19 @@ def _about_rows(seen: Repeat, run: Run) -> list[str]:
     frozen = any(size.not_finite for size in seen.frozen.values())
     if found & {rows.FROZEN_SENTENCE}:
         tried.append(
-            "what is kept of the frozen CLIP's sentences is damaged: delete "
-            f"{run.workdir / 'teacher'}, which is made again"
+            "what is kept of the frozen CLIP's sentences is damaged: move "
+            f"{run.workdir / 'teacher'} elsewhere, and it is made again"
         )
     elif frozen:
         tried.append(
             f"arrays that {seen.stage} reads and never changes are not finite: what an "
-            f"earlier stage left in {run.workdir} is damaged; delete that stage's "
-            "directory and those after it, to make them again"
+            f"earlier stage left in {run.workdir} is damaged; move that stage's "
+            "directory and those after it elsewhere, and they are made again"
         )
     if rows.FEATURES in found and all(one.pixels is None for one in seen.wrong):
         tried.append(
-            "the features kept of these images are not finite: delete "
-            f"{directory / 'views'}, which is made again"
+            "the features kept of these images are not finite: move "
+            f"{directory / 'views'} elsewhere, and it is made again"
         )
     elif found & {rows.IMAGE, rows.FEATURES, rows.FROZEN_IMAGE}:
         tried.append(

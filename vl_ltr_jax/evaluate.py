@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from vl_ltr_jax import accuracy, shots
 from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.finetune import head_logits
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import Clip
@@ -45,7 +46,7 @@ class Counted(NamedTuple):
 Count = Callable[[dict[str, Any], dict[str, Array]], Counted]
 
 
-class NonFiniteScoreError(ValueError):
+class NonFiniteScoreError(UserError):
     """A head whose scores are not numbers."""
 
 

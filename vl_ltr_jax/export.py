@@ -22,8 +22,18 @@ from typing import Any, TypeAlias
 
 from etils import epath
 
-from vl_ltr_jax import inputs, loading, recognizer_files, stablehlo, terminal
+from vl_ltr_jax import (
+    exits,
+    inputs,
+    loading,
+    paths,
+    recognizer_files,
+    stablehlo,
+    terminal,
+)
+from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.data import transforms
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.models import port, vl_ltr
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
 from vl_ltr_jax.models.sizes import to_preprocessor_json
@@ -49,7 +59,7 @@ examples:
   python -m vl_ltr_jax.export --workdir=runs/shapes_lt --to=hf --out=shapes_clip"""
 
 
-class ExportError(ValueError):
+class ExportError(UserError):
     """A model without the form asked for, or no place to put it."""
 
 
@@ -68,7 +78,7 @@ def export(workdir: epath.Path, destination: Path, *, to: str) -> Path:
       ArtifactError: if the run has not come so far, or a program does not give what
         the model gives.
       ExportError: if the model has no such form.
-      ValueError: (a subclass) if a file is broken.
+      UserError: a file is broken.
     """
     port.check_free(destination)
     if to in ("hf", "openai"):
@@ -102,6 +112,12 @@ def _towers_as(workdir: epath.Path, to: str) -> Write:
             "--to=stablehlo and --to=vl_ltr fit it"
         )
     beside = source()
+    if not beside.exists():
+        raise ExportError(
+            f"{beside}: not there any more, and {workdir} has its tokenizer's files "
+            "from there. Put it back, or start the command of the run again with its "
+            "new place as init.clip or init.tokenizer"
+        )
 
     def write(directory: Path) -> None:
         port.write_clip(
@@ -196,13 +212,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--out", type=Path, help="a new directory; by default DIR/export/FORM"
     )
-    given = parser.parse_args(arguments)
-    try:
+    given = parser.parse_args(paths.expand_arguments(arguments))
+    with exits.refusing():
+        meshes.devices()
         destination = given.out or _default(given.workdir, given.to)
         made = export(given.workdir, destination, to=given.to)
-    except (ValueError, OSError) as error:
-        terminal.error(str(error))
-        sys.exit(2)
     print(f"{made}: {', '.join(sorted(file.name for file in made.iterdir()))}")
 
 

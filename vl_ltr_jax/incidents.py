@@ -9,10 +9,11 @@ from typing import Any
 import jax
 from etils import epath
 
-from vl_ltr_jax import json_text, whole_file
+from vl_ltr_jax import errors, json_text, whole_file
+from vl_ltr_jax.errors import UserError
 
 
-class IncidentError(ValueError):
+class IncidentError(UserError):
     """A file of an incident that cannot be read."""
 
 
@@ -59,9 +60,9 @@ def read(path: epath.Path) -> Incident:
             raise ValueError("it is not what a run writes")
         return Incident(**content)
     except (OSError, ValueError, TypeError) as error:
-        raise IncidentError(
-            f"{path} cannot be read ({error}); delete it, and name its step by --stage "
-            "and --step to look at that all the same"
+        raise errors.lack(error) or IncidentError(
+            f"{path} cannot be read ({error}). Move it elsewhere, and name its step by "
+            "--stage and --step"
         ) from error
 
 

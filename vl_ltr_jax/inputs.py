@@ -55,6 +55,7 @@ class Inputs:
         `init.vl_ltr`, those of that checkpoint.
       recognizer: the head of an LGR checkpoint; its towers have no text branch, so
         there is neither corpus nor tokens then.
+      root: directory of the data set; images are told apart by what follows it.
     """
 
     data: sources.LongTailedData
@@ -63,6 +64,7 @@ class Inputs:
     clip_config: ClipConfig
     clip: dict[str, Any] | None
     recognizer: vl_ltr.Recognizer | None = None
+    root: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -71,12 +73,18 @@ class Inputs:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Changes with any sentence, label, image path or weight."""
+        """Changes with any sentence, its ids, a label, image path or weight.
+
+        Not with the directory of the data set, which may be moved.
+        """
         found = hashlib.sha256("\0".join(self.corpus.sentences).encode())
         for split in (self.data.train, self.data.val, self.data.test):
             found.update(np.ascontiguousarray(split.labels).tobytes())
-            found.update("\0".join(map(split.describe, range(len(split)))).encode())
-        weights: list[Any] = [self.clip or {}]
+            images = "\0".join(map(split.describe, range(len(split))))
+            if self.root:
+                images = images.replace(os.path.join(self.root, ""), "")
+            found.update(images.encode())
+        weights: list[Any] = [self.clip or {}, self.tokens]
         if self.recognizer is not None:
             weights += [self.recognizer.params, self.recognizer.anchors]
         for leaf in jax.tree.leaves(weights):
@@ -108,7 +116,8 @@ def read(config: Config, data: sources.LongTailedData | None = None) -> Inputs:
         _check_classes(config, recognizer, len(data.class_names))
         none = corpora.Corpus((), np.zeros(0, np.int32), data.class_names)
         tokens = np.zeros((0, 1), np.int32)
-        return Inputs(data, none, tokens, clip_config, clip, recognizer)
+        root = config.data.root
+        return Inputs(data, none, tokens, clip_config, clip, recognizer, root)
     corpus = build_corpus(config, data)
     tokens = token_cache.encode(
         Tokenizer.from_directory(_tokenizer_directory(config)),
@@ -122,7 +131,7 @@ def read(config: Config, data: sources.LongTailedData | None = None) -> Inputs:
             f"{clip_config.text.vocab_size} embeddings; init.tokenizer and init.clip "
             "(or model.backbone) belong to different models"
         )
-    return Inputs(data, corpus, tokens, clip_config, clip)
+    return Inputs(data, corpus, tokens, clip_config, clip, root=config.data.root)
 
 
 def read_data(config: Config, *, quiet: bool = False) -> sources.LongTailedData:

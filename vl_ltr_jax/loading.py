@@ -9,13 +9,16 @@ from etils import epath
 
 from vl_ltr_jax import (
     baselines,
+    errors,
     inputs,
     json_text,
+    paths,
     recognizer_checks,
     recognizer_files,
     unseen,
 )
 from vl_ltr_jax import config as configs
+from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import Artifact, ArtifactError
 from vl_ltr_jax.baselines.decoupled import STAGE
 from vl_ltr_jax.heads import Card
@@ -39,8 +42,10 @@ def load(directory: str | os.PathLike[str]) -> Recognizer:
     Raises:
       ArtifactError: if the directory is neither, the run is not finished, or a file of
         it is damaged.
-      ValueError: (a subclass) if other files of the run are.
+      UserError: other files of the run are damaged, or there is no device.
     """
+    directory = paths.expand(directory)
+    meshes.devices()
     path = epath.Path(directory)
     if (path / recognizer_files.CARD).exists():
         card, arrays, reference = recognizer_files.read(Path(directory))
@@ -52,16 +57,8 @@ def load(directory: str | os.PathLike[str]) -> Recognizer:
             source=os.fspath(directory),
         )
     if (path / "config.json").exists():
-        try:
+        with errors.system_faults():
             return of_run(path)
-        except Exception as error:  # whatever a damaged file leads to
-            if type(error).__module__.startswith("vl_ltr_jax"):
-                raise
-            raise ArtifactError(
-                f"{path} holds no run that can be loaded: {error!r}; a file of it is "
-                "damaged, or an older version of this package made it. Delete its "
-                "evaluate directory and start its command again"
-            ) from error
     raise ArtifactError(
         f"{path} has neither a config.json nor a {recognizer_files.CARD}: name the "
         "--workdir of a finished run, or a directory that a recognizer was saved into"
@@ -83,7 +80,7 @@ def of_run(workdir: epath.Path) -> Recognizer:
         classes = json_text.parse((workdir / "classes.json").read_bytes())
         names = recognizer_files.names(classes["names"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
+        raise errors.lack(error) or ArtifactError(
             f"{workdir} cannot be read ({error}); start its command again: finished "
             "stages are skipped"
         ) from error
@@ -132,7 +129,13 @@ def of_run(workdir: epath.Path) -> Recognizer:
         return source.parent if source.is_file() else source
 
     reference = evaluated.load_array("val_features")
-    recognizer_checks.check(card, arrays, reference)
+    try:
+        recognizer_checks.check(card, arrays, reference)
+    except ValueError as error:
+        raise ArtifactError(
+            f"{workdir}: its stages do not fit each other ({error}). Start its command "
+            "again: it names the stage that is damaged or of another version"
+        ) from error
     return Recognizer(
         card,
         arrays,
@@ -155,7 +158,7 @@ def config_of(workdir: epath.Path) -> Config:
     try:
         return configs.from_json(path.read_text())
     except (OSError, ValueError) as error:
-        raise ArtifactError(
+        raise errors.lack(error) or ArtifactError(
             f"{path} cannot be read ({error}); is {workdir} the --workdir of a run?"
         ) from error
 
@@ -195,7 +198,7 @@ def released(config: Config) -> vl_ltr.Released | None:
     """The authors' checkpoint that the run evaluated, if it did.
 
     Raises:
-      ValueError: (a subclass) if its file is gone or broken.
+      UserError: its file is gone or broken.
     """
     if not config.init.vl_ltr:
         return None

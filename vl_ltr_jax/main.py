@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -19,10 +19,11 @@ from etils import epath
 from vl_ltr_jax import (
     baselines,
     cluster,
+    exits,
     heap,
     inputs,
-    mistakes,
     outcomes,
+    paths,
     preemption,
     programs,
     settings,
@@ -34,7 +35,7 @@ from vl_ltr_jax import config as configs
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.page import of_run
 from vl_ltr_jax.run import Run
-from vl_ltr_jax.workdir import InUseError, path_of
+from vl_ltr_jax.workdir import path_of
 
 _CONFIG = configs.define_flag()
 _WORKDIR = flags.DEFINE_string(
@@ -202,41 +203,22 @@ def write_page(
     terminal.say(f"written in {took}", stage=of_run.NAME)
 
 
-def refuse(error: Exception) -> NoReturn:
-    """Ends the process with one message and exit code 2, or 1 where it is not for good.
-
-    Launchers stop at 2: a predecessor that is still dying must not end a job.
-    """
-    terminal.error(str(error))
-    code = 1 if isinstance(error, InUseError) else 2
-    if jax.distributed.is_initialized():
-        # An orderly end would wait for processes that wait for this one.
-        os._exit(code)
-    sys.exit(code)
-
-
 def main(argv: Sequence[str]) -> None:
     """Runs all stages."""
     del argv
     preemption.end_on_sigterm(terminal.warn)
-    try:
+    with exits.refusing():
         if SHOW_CONFIG.value:
             show_config()
             return
         config, workdir = checked_flags()
         join_processes()
+        meshes.devices()
         keep_programs(config, workdir)
         read = inputs.read(config)
         stages.check(config, workdir, read)
-    except (ValueError, OSError) as error:
-        refuse(error)  # only the user's flags and files have been looked at
-    try:
         results = stages.run(config, workdir, read)
         write_page(config, workdir, read, results)
-    except (ValueError, FloatingPointError) as error:
-        if not mistakes.is_users(error):
-            raise  # a bug of ours, show where
-        refuse(error)
     outcomes.tell_end(workdir, config, results)
 
 
@@ -252,10 +234,9 @@ def start(
     if command is not None and set(sys.argv[1:]) & set(usage.HELP_FLAGS):
         print(usage.help_text(command))
         sys.exit(0)
-    try:
+    sys.argv[1:] = paths.expand_arguments(sys.argv[1:])
+    with exits.refusing():
         configs.check_flag_names(sys.argv[1:])
-    except configs.ConfigError as error:
-        refuse(error)
     if heap.runs_on_cpu():
         heap.keep()
     # At INFO, Orbax tells of every file; the stages say what a person wants to know.
@@ -271,14 +252,12 @@ def start(
 
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parses the flags, and runs the configuration file on the way."""
-    try:
+    with exits.refusing():
         rest = configs.parse_flags(flags.FLAGS, argv)
-    except configs.ConfigError as error:
-        refuse(error)
     terminal.be_quiet(_QUIET.value)
     logging.get_absl_handler().addFilter(terminal.make_room)
     if rest[1:]:
-        refuse(
+        exits.refuse(
             configs.ConfigError(
                 f"{rest[1]!r} is no flag; settings are written --config.KEY=VALUE"
             )

@@ -18,13 +18,41 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Shaped
 
+from vl_ltr_jax import errors
+from vl_ltr_jax.errors import UserError
+
 ROWS = ("data", "model")  # the axes that rows of a batch are split over
 # Below this many elements a leaf costs less to replicate than to gather.
 MIN_SHARDED_ELEMENTS = 2**16
 
 
-class MeshError(ValueError):
+class MeshError(UserError):
     """Axes that do not fit the devices, or a batch that does not fit the axes."""
+
+
+class DeviceError(UserError):
+    """No device of the kind that JAX_PLATFORMS asks for."""
+
+
+def devices() -> list[jax.Device]:
+    """Returns all devices; the first question that a command asks of JAX.
+
+    Raises:
+      DeviceError: none of the platforms that the environment asks for is here.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter without a word
+        platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+        if not platforms:
+            raise
+        reason = str(error).partition("\n")[0]
+        raise errors.lack(error) or DeviceError(
+            f"JAX_PLATFORMS={platforms}: no such device here"
+            + (f" ({reason})" if reason else "")
+            + ". Unset JAX_PLATFORMS, or install jax[cuda13] or jax[tpu] on a machine "
+            "that has one"
+        ) from error
 
 
 def make_mesh(
@@ -40,8 +68,8 @@ def make_mesh(
     Raises:
         MeshError: the two sizes do not multiply to the number of devices.
     """
-    devices = jax.devices() if devices is None else list(devices)
-    count = len(devices)
+    used = jax.devices() if devices is None else list(devices)
+    count = len(used)
     if model < 1 or (data < 1 and data != -1):
         raise MeshError(
             f"mesh.data={data}, mesh.model={model}: both must be positive"
@@ -61,7 +89,7 @@ def make_mesh(
         )
     # In order of processes, so that the rows a process feeds lie together:
     # `jax.make_mesh` reorders TPU devices by their place in the torus.
-    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    ordered = sorted(used, key=lambda device: (device.process_index, device.id))
     return Mesh(
         np.array(ordered).reshape(data, model),
         ("data", "model"),

@@ -6,7 +6,28 @@ from typing import Any
 import jax
 import numpy as np
 
+from vl_ltr_jax.errors import UserError
+
 _SHOWN = 12
+
+
+class MisfitError(UserError):
+    """A checkpoint has other arrays than the run."""
+
+
+def check(saved_tree: Any, wanted_tree: Any, where: str) -> None:
+    """Raises MisfitError if two trees differ, see :func:`between`.
+
+    Args:
+      saved_tree: of leaves with a shape and a dtype.
+      wanted_tree: the same.
+      where: begins the message.
+    """
+    if differences := between(saved_tree, wanted_tree):
+        raise MisfitError(
+            f"{where} does not fit this run in {differences}\nResume with the "
+            "configuration that wrote it, or use another workdir."
+        )
 
 
 def between(saved_tree: Any, wanted_tree: Any) -> str:

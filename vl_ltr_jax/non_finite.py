@@ -18,11 +18,12 @@ from etils import epath
 
 from vl_ltr_jax import incidents
 from vl_ltr_jax.data.sampler import BatchDraw
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.pretrain import Batch, Metrics, Step
 from vl_ltr_jax.train_state import TrainState
 
 
-class NonFiniteLossError(FloatingPointError):
+class NonFiniteLossError(UserError, FloatingPointError):
     """A metric of a training step became NaN or infinite."""
 
 

@@ -29,9 +29,11 @@ from PIL import Image
 
 from vl_ltr_jax import (
     answer_formats,
+    errors,
+    exits,
     heap,
     loading,
-    mistakes,
+    paths,
     programs,
     terminal,
     whole_file,
@@ -95,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     left_out: collections.Counter[str] = collections.Counter()
     try:
         found = _not_empty(_files(given.pictures, left_out))
-        with _output(given.out) as write:
+        with errors.system_faults(), _output(given.out) as write:
             keep_programs(given.workdir)
             recognizer = loading.load(given.workdir)
             counts = _answer(recognizer, found, write, given)
@@ -106,11 +108,8 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         terminal.error("interrupted")
         return 128 + signal.SIGINT
-    except (ValueError, OSError) as error:
-        if not mistakes.is_users(error):
-            raise  # a bug of ours, show where
-        terminal.error(str(error))
-        return 2
+    except UserError as error:
+        return exits.report(error)
     _tell(counts, left_out)
     return 1 if counts["bad"] else 0
 
@@ -184,7 +183,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--quiet", action="store_true", help="show no progress; default: shown"
     )
-    return parser.parse_args(arguments)
+    return parser.parse_args(paths.expand_arguments(arguments))
 
 
 def _at_least(smallest: int) -> Callable[[str], int]:
@@ -205,7 +204,8 @@ def _files(names: Sequence[str], left_out: collections.Counter[str]) -> Iterator
         stdin = sys.stdin.buffer
         # What a pipe has, and not as much as was asked for.
         for line in picture_files.read_list(getattr(stdin, "read1", stdin.read)):
-            yield from picture_files.find(line, left_out, patterns=False)
+            path = paths.expand(line)
+            yield from picture_files.find(path, left_out, patterns=False)
 
 
 def _not_empty(found: Iterator[Found]) -> Iterator[Found]:

@@ -16,7 +16,7 @@ from flax import traverse_util
 from jaxtyping import Float32
 from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax import json_text, recognizer_checks, whole_file
+from vl_ltr_jax import errors, json_text, paths, recognizer_checks, whole_file
 from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.heads import Card
 from vl_ltr_jax.models import port
@@ -64,7 +64,8 @@ def write(
         text = json.dumps(content, indent=1, ensure_ascii=False)
         (partial / CARD).write_text(text, encoding="utf-8")
 
-    port.write_whole(directory, fill)
+    with errors.system_faults():
+        port.write_whole(Path(paths.expand(directory)), fill)
 
 
 def read(
@@ -92,7 +93,7 @@ def read(
         reference = arrays.pop("reference", None)
         recognizer_checks.check(card, arrays, reference)
     except Exception as error:  # safetensors and damaged JSON raise many kinds
-        raise ArtifactError(
+        raise errors.lack(error) or ArtifactError(
             f"{directory} holds no recognizer that can be read: {error}; save it again"
         ) from error
     return card, arrays, reference

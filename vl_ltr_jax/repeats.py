@@ -19,12 +19,13 @@ from vl_ltr_jax import array_sizes, checkpoint, incidents, terminal, training
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.array_sizes import ArraySize
 from vl_ltr_jax.data.sampler import BatchDraw
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.incidents import Incident
 from vl_ltr_jax.recognition import TrainingStage
 from vl_ltr_jax.run import Run
 
 
-class RepeatError(ValueError):
+class RepeatError(UserError):
     """A step that cannot be made again."""
 
 
@@ -117,7 +118,7 @@ def repeat(
 
     Raises:
       RepeatError: if the stage has no such step, or the checkpoint is gone.
-      ValueError: (a subclass) if an artifact or checkpoint cannot be read.
+      UserError: if an artifact or checkpoint cannot be read.
     """
     mesh = run.mesh
     with _programs_unkept():

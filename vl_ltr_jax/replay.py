@@ -21,13 +21,16 @@ import jax
 import numpy as np
 from etils import epath
 
+from vl_ltr_jax import config as configs
 from vl_ltr_jax import (
     diagnosis,
+    errors,
+    exits,
     heap,
     incidents,
     inputs,
     loading,
-    mistakes,
+    paths,
     repeats,
     stages,
     terminal,
@@ -35,6 +38,7 @@ from vl_ltr_jax import (
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.data import contact_sheet
 from vl_ltr_jax.data.images import ImageReadError
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.incidents import Incident
 from vl_ltr_jax.recognition import TrainingStage
 from vl_ltr_jax.repeats import Repeat, WrongRow
@@ -59,7 +63,7 @@ The exit code is 0 if it could look, 2 if there was nothing to look at."""
 _MOST, _COLUMNS = 24, 3  # rows on a sheet
 
 
-class ReplayError(ValueError):
+class ReplayError(UserError):
     """A step that is not there."""
 
 
@@ -83,9 +87,10 @@ def replay(
 
     Raises:
       ReplayError: if there is no such step.
-      ValueError: (a subclass) if the run's files cannot be read, or do not fit.
+      UserError: if the run's files cannot be read, or do not fit.
     """
     config = loading.config_of(workdir)
+    configs.check(config)  # paths of another machine, or that are gone
     # Threads give the same batches, and need no start by absl.
     config = dataclasses.replace(
         config, data=dataclasses.replace(config.data, num_workers=0)
@@ -177,18 +182,17 @@ def main(arguments: Sequence[str]) -> int:
         if given.out is not None:
             contact_sheet.check_place(given.out)
         workdir = path_of(given.workdir)
-        _read_programs(workdir)
-        seen, run = replay(
-            workdir, given.stage, given.step, from_start=given.from_start
-        )
-        print((diagnosis.to_json if given.json else diagnosis.to_text)(seen, run))
-        if given.out is not None:
-            _write_sheet(seen, run, given.out)
-    except (ValueError, OSError) as error:
-        if not mistakes.is_users(error):
-            raise  # a bug of ours, show where
-        terminal.error(str(error))
-        return 2
+        with errors.system_faults():
+            meshes.devices()
+            _read_programs(workdir)
+            seen, run = replay(
+                workdir, given.stage, given.step, from_start=given.from_start
+            )
+            print((diagnosis.to_json if given.json else diagnosis.to_text)(seen, run))
+            if given.out is not None:
+                _write_sheet(seen, run, given.out)
+    except UserError as error:
+        return exits.report(error)
     return 0
 
 
@@ -231,7 +235,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, help="picture file of the rows that are wrong"
     )
-    return parser.parse_args(arguments)
+    return parser.parse_args(paths.expand_arguments(arguments))
 
 
 if __name__ == "__main__":

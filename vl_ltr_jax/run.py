@@ -13,9 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from vl_ltr_jax import accuracy, embed, inputs, json_text, settings, terminal
+from vl_ltr_jax import (
+    accuracy,
+    dependencies,
+    embed,
+    errors,
+    inputs,
+    json_text,
+    settings,
+    terminal,
+)
 from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.artifacts import Artifact, ArtifactError
+from vl_ltr_jax.artifacts import Artifact, ArtifactError, made_again
 from vl_ltr_jax.data import corpus as corpora
 from vl_ltr_jax.data import transforms
 from vl_ltr_jax.data.prompts import ONE_PROMPT
@@ -26,28 +35,6 @@ from vl_ltr_jax.models.lgr import LanguageGuidedHead
 from vl_ltr_jax.models.linear import LinearHead
 from vl_ltr_jax.settings import Config
 from vl_ltr_jax.training import trained
-
-# What each stage's artifact depends on, directly or through the artifacts it reads.
-TOWERS = ("data", "model", "init", "pretrain", "seed")
-FINETUNE = (*TOWERS, "anchors", "method", "rebalance", "finetune")
-DEPENDS = {
-    "pretrain": TOWERS,
-    "embed": (*TOWERS, "anchors.images", "anchors.max_images_per_class"),
-    "anchors": (*TOWERS, "anchors"),
-    "finetune": FINETUNE,
-    "classifier": (*FINETUNE, "classifier"),
-}
-# What a stage of a method of its own, and evaluation, may read.
-EVERYTHING = (*FINETUNE, "classifier", "evaluate")
-# These change the speed of a run or when it stops, not its result.
-NEUTRAL = (
-    "data.num_threads",
-    "data.num_workers",
-    "data.bad_image_limit",
-    "data.cache",
-    "model.remat",
-    "pretrain.loss_form",
-)
 
 
 class Run:
@@ -268,9 +255,8 @@ def anchor_sentences(workdir: epath.Path) -> list[list[str]]:
             if not isinstance(given, list) or {type(one) for one in given} - {str}:
                 raise ValueError("it holds no list of sentences for each class")
     except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{path} cannot be read ({error}); delete {path.parent} and the "
-            "directories of the stages after it, to make them again"
+        raise errors.lack(error) or ArtifactError(
+            f"{path} cannot be read ({error}). {made_again(path.parent)}"
         ) from error
     return content
 
@@ -294,13 +280,11 @@ def artifact(
     if config.pretrain.train_batch_norm and not read.clip_config.vision.patch_size:
         # Each chunk has statistics of its own.
         always = ("mesh.accumulation_steps",)
-    depends = DEPENDS[stage] if stage in DEPENDS else EVERYTHING
+    sections = dependencies.DEPENDS.get(stage, dependencies.EVERYTHING)
     flat = settings.flatten(settings.as_read_by(config, stage))
     kept = {
         key: value
         for key, value in flat.items()
-        if key in always
-        or key not in NEUTRAL
-        and any(key == d or key.startswith(d + ".") for d in depends)
+        if key in always or dependencies.matters(key, sections)
     }
     return Artifact(workdir / stage, {**kept, "inputs": read.digest})

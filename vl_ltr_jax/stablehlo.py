@@ -17,7 +17,7 @@ from jax import export
 from jaxtyping import Array, UInt8
 from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax import __version__, heads, json_text, whole_file
+from vl_ltr_jax import __version__, errors, heads, json_text, whole_file
 from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.data import transforms
 from vl_ltr_jax.models import lgr
@@ -137,7 +137,7 @@ def load_exported(directory: str | Path) -> Callable[[Any], Answers]:
         program = export.deserialize(bytearray((directory / PROGRAM).read_bytes()))
         arrays = jax.device_put(load_file(directory / ARRAYS))
     except Exception as error:  # flatbuffers and safetensors raise many kinds
-        raise ArtifactError(
+        raise errors.lack(error) or ArtifactError(
             f"{directory} holds no exported program that can be read ({error}); export "
             "the run again, with --to=stablehlo"
         ) from error

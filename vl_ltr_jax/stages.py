@@ -210,8 +210,8 @@ def check(config: Config, workdir: epath.Path, read: inputs.Inputs) -> None:
             raise ArtifactError(
                 f"stage {stage!r} in {workdir} is finished, but {unfinished!r}, which "
                 f"comes before it, is not: it would be made anew and no longer be what "
-                f"{stage!r} was made from. Delete {left.directory} and those of the "
-                "stages after it"
+                f"{stage!r} was made from. Move {left.directory} and those of the "
+                "stages after it elsewhere"
             )
 
 
@@ -227,7 +227,7 @@ def run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, A
       The results, as in `workdir/results.json`.
 
     Raises:
-      ValueError: (a subclass) for what the user can mend, with how.
+      UserError: for what the user can mend, with how.
     """
     configs.check_devices(config, jax.device_count())
     with sole_user(workdir):

@@ -21,10 +21,11 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Float32, Int, UInt8
 
-from vl_ltr_jax import inputs, terminal
+from vl_ltr_jax import errors, inputs, terminal
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import ArtifactError, holds_array, write_array
 from vl_ltr_jax.data import loader
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.run import Run
 from vl_ltr_jax.settings import Classifier, Finetune
@@ -32,7 +33,7 @@ from vl_ltr_jax.settings import Classifier, Finetune
 _STREAM = 2**31  # past every step: keys of erasing are not those of training
 
 
-class NonFiniteFeatureError(ValueError):
+class NonFiniteFeatureError(UserError):
     """A tower whose features are not numbers."""
 
 
@@ -124,7 +125,7 @@ def _check_places(paths: Iterable[epath.Path]) -> None:
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "it is a directory")
     except OSError as error:
-        raise ArtifactError(
+        raise errors.lack(error) or ArtifactError(
             f"{path} cannot be made ({error.strerror or error}); move away what lies "
             "there"
         ) from error

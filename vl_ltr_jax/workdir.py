@@ -13,19 +13,22 @@ from collections.abc import Iterable, Iterator
 import jax
 from etils import epath
 
-from vl_ltr_jax import terminal, whole_file
+from vl_ltr_jax import paths, terminal, whole_file
+from vl_ltr_jax.errors import UserError
 
 BEAT_SECONDS = 10.0
 LOCK, _OWNER = ".lock", ".owner"
 _ROOM = 2**16  # bytes; a run's first files are of this size
 
 
-class WorkdirError(ValueError):
+class WorkdirError(UserError):
     """A workdir that cannot be used."""
 
 
 class InUseError(WorkdirError):
     """Another run is at work in the workdir; it may have ended at the next start."""
+
+    exit_code = 1
 
 
 @contextlib.contextmanager
@@ -156,13 +159,14 @@ def _in_use(workdir: epath.Path, by: str) -> InUseError:
     )
 
 
-def path_of(given: str) -> epath.Path:
-    """The workdir that a person names.
+def path_of(name: str) -> epath.Path:
+    """Returns the workdir that a person names.
 
     Raises:
       WorkdirError: if it is an address of no bucket, or has characters that Orbax takes
         for a pattern.
     """
+    given = paths.expand(name)
     if "://" in given:
         with contextlib.suppress(KeyError):  # epath's word for a scheme it lacks
             if "://" in os.fspath(workdir := epath.Path(given)):
@@ -170,6 +174,11 @@ def path_of(given: str) -> epath.Path:
         raise WorkdirError(
             f"--workdir={given}: runs can be kept in local directories, named without "
             "a scheme, and in buckets, as in gs://BUCKET/DIR or s3://BUCKET/DIR"
+        )
+    if given.startswith("~"):
+        raise WorkdirError(
+            f"--workdir={given}: no home directory of that name; write ./{given} for a "
+            "directory here"
         )
     path = os.path.abspath(given)
     found = [character for character in "[]*?" if character in path]

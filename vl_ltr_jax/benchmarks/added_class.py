@@ -15,7 +15,9 @@ from absl import flags
 from etils import epath
 
 import vl_ltr_jax
-from vl_ltr_jax import inputs, main, stages
+from vl_ltr_jax import config as configs
+from vl_ltr_jax import exits, inputs, main, stages
+from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.data.sources import LongTailedData, Split
 from vl_ltr_jax.recognizer import Recognizer
 from vl_ltr_jax.settings import Config
@@ -97,11 +99,22 @@ def measure(config: Config, workdir: epath.Path, label: int) -> dict[str, float]
 def run(argv: Sequence[str]) -> None:
     """Prints a line for each class."""
     del argv
-    try:
+    with exits.refusing():
         config, workdir = main.checked_flags()
-        labels = [int(label) for label in _CLASSES.value]
-    except ValueError as error:
-        main.refuse(error)
+        meshes.devices()
+        labels = _labels(_CLASSES.value)
+        _measure_all(config, workdir, labels)
+
+
+def _labels(words: Sequence[str]) -> list[int]:
+    if odd := [word for word in words if not word.isdecimal()]:
+        raise configs.ConfigError(
+            f"--{_CLASSES.name}={odd[0]}: a class is named by its number, from 0"
+        )
+    return [int(word) for word in words]
+
+
+def _measure_all(config: Config, workdir: epath.Path, labels: Sequence[int]) -> None:
     data = inputs.read_data(config)
     for label in labels:
         found = measure(config, workdir / f"without_{label}", label)

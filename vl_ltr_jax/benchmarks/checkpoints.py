@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from vl_ltr_jax import heap, logs, optim, settings
+from vl_ltr_jax import exits, heap, logs, optim, paths, settings
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.benchmarks import paired, sentences, train_step
 from vl_ltr_jax.checkpoint import Checkpoints
@@ -30,6 +30,7 @@ from vl_ltr_jax.models.clip import PRESETS
 from vl_ltr_jax.pace import WORKS
 from vl_ltr_jax.train_state import TrainState
 from vl_ltr_jax.training import first_state
+from vl_ltr_jax.workdir import WorkdirError
 
 MAX_SHARE = 0.02
 _BATCH_SIZE = 8
@@ -136,7 +137,7 @@ def of_run(workdir: Path) -> dict[str, Stage]:
     """What each training stage of a run has logged; intervals count by their steps.
 
     Raises:
-      ValueError: if there is none.
+      WorkdirError: there is none.
     """
     found = {}
     for stage in sorted(path.parent for path in workdir.glob("*/checkpoints")):
@@ -151,7 +152,7 @@ def of_run(workdir: Path) -> dict[str, Stage]:
             whole = sum(parts.values())
             found[stage.name] = Stage(saving, whole, saving / whole)
     if not found:
-        raise ValueError(
+        raise WorkdirError(
             f"--run={workdir} holds no stage with event files; name the --workdir of a "
             "run of vl_ltr_jax.main"
         )
@@ -170,14 +171,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--step_seconds", type=float, help="of a training step")
     parser.add_argument("--batch_size", type=paired.count, default=_BATCH_SIZE)
     parser.add_argument("--run", type=Path, help="workdir of a run, to be read")
-    given = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    given = parser.parse_args(paths.expand_arguments(words))
     if given.step_seconds is not None and given.step_seconds <= 0:
         parser.error(f"--step_seconds={given.step_seconds:g} is not above 0")
     if given.run:
-        try:
+        with exits.refusing():
             stages = of_run(given.run)
-        except ValueError as error:
-            parser.error(str(error))
         for name, stage in stages.items():
             print(
                 f"{name}: {stage.checkpoint_ms:.2f} of {stage.step_ms:.2f} ms a step, "

@@ -22,11 +22,17 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from vl_ltr_jax.errors import UserError
+
 MAX_MB_PER_MINUTE = 1.0
 LEAST_SAMPLES = 4
 _COMPILATION = "/jax/core/compile/backend_compile_duration"
 _TRACE = "/jax/core/compile/jaxpr_trace_duration"
 _MB = 1e6
+
+
+class GrowthError(UserError):
+    """Too few samples to say whether anything grows."""
 
 
 class Sample(NamedTuple):
@@ -207,11 +213,11 @@ def judge(samples: Sequence[Sample]) -> list[Finding]:
       samples: in the order of time, :data:`LEAST_SAMPLES` or more of them at rest.
 
     Raises:
-      ValueError: if there are fewer.
+      GrowthError: there are fewer.
     """
     resting = [sample for sample in samples if sample.at_rest]
     if len(resting) < LEAST_SAMPLES:
-        raise ValueError(
+        raise GrowthError(
             f"{len(resting)} samples at rest after the warm-up say nothing of growth: "
             f"at least {LEAST_SAMPLES} are needed; run longer"
         )

@@ -13,6 +13,7 @@ import argparse
 import io
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from vl_ltr_jax import exits, paths
 from vl_ltr_jax.data import inat18, loader, token_cache, transforms
 from vl_ltr_jax.data.corpus import build_corpus
 from vl_ltr_jax.data.shapes_text import binomials
@@ -152,7 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--root", type=Path, help="measure a data set that lies there already"
     )
-    given = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    given = parser.parse_args(paths.expand_arguments(words))
     counts = long_tail()
     if given.class_counts:
         counts = np.array(json.loads(given.class_counts.read_text()))
@@ -168,4 +171,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exits.refusing():
+        main()

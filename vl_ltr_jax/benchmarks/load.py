@@ -28,6 +28,7 @@ from etils import epath
 from vl_ltr_jax import (
     embed,
     evaluate,
+    exits,
     inputs,
     main,
     recognition,
@@ -202,21 +203,17 @@ class _Watched:
 def run(argv: Sequence[str]) -> None:
     """Prints what is held at rest, then what all samples say, and what that means."""
     del argv
-    try:
+    with exits.refusing():
         config = main.checked_config()
-    except ValueError as error:
-        main.refuse(error)
-    terminal.be_quiet()  # of the time that endless training has left
-    path = Path(_SAMPLES.value) if _SAMPLES.value else None
-    with tempfile.TemporaryDirectory() as directory:
-        workdir = epath.Path(directory)
-        main.keep_programs(config, workdir)
-        times = Times(measured=60 * _MINUTES.value)
-        samples = measure(config, workdir, times, path)
-    try:
+        meshes.devices()
+        terminal.be_quiet()  # of the time that endless training has left
+        path = Path(_SAMPLES.value) if _SAMPLES.value else None
+        with tempfile.TemporaryDirectory() as directory:
+            workdir = epath.Path(directory)
+            main.keep_programs(config, workdir)
+            times = Times(measured=60 * _MINUTES.value)
+            samples = measure(config, workdir, times, path)
         findings = growth.judge(samples)
-    except ValueError as error:
-        main.refuse(error)
     minutes = (samples[-1].seconds - samples[0].seconds) / 60
     print(f"{len(samples)} samples in {minutes:.1f} minutes")
     print(growth.table(samples))

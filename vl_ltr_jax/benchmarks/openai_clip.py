@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.models import weights
 from vl_ltr_jax.models.clip import ClipConfig
 
 
-class NoOpenAIClipError(ValueError):
+class NoOpenAIClipError(UserError):
     """The package openai-clip is not installed."""
 
 

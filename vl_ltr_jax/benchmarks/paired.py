@@ -19,12 +19,14 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from vl_ltr_jax.errors import UserError
+
 WHOLE = "whole step"  # the program that has the others for parts
 _MATRIX = 4096
 _COPIED_BYTES = 2**28
 
 
-class SideError(ValueError):
+class SideError(UserError):
     """A side of a comparison that could not go on."""
 
 

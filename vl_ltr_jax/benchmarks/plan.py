@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from vl_ltr_jax import config as configs
-from vl_ltr_jax import finetune, mixup, optim, pretrain, train_state
+from vl_ltr_jax import exits, finetune, mixup, optim, pretrain, train_state
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.benchmarks.collectives import collectives
 from vl_ltr_jax.data import transforms
@@ -98,11 +98,11 @@ def configuration(name: str) -> Config:
     """A file of `configs/`, in bfloat16, its data directory left open.
 
     Raises:
-      ValueError: if there is no such file: the package is not in a checkout.
+      ConfigError: if there is no such file: the package is not in a checkout.
     """
     path = CONFIGS / f"{name}.py"
     if not path.is_file():
-        raise ValueError(
+        raise configs.ConfigError(
             f"no configuration {path}: the plan reads those of a checkout; install it "
             "with pip install -e . and run the plan from there"
         )
@@ -297,4 +297,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exits.refusing():
+        main()

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from vl_ltr_jax import embed
+from vl_ltr_jax import embed, exits
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.benchmarks import openai_clip, paired
 from vl_ltr_jax.data.packing import Packer
@@ -165,4 +165,5 @@ class Towers:
 
 
 if __name__ == "__main__":
-    main()
+    with exits.refusing():
+        main()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
+from vl_ltr_jax import exits
 from vl_ltr_jax.benchmarks import paired
 from vl_ltr_jax.benchmarks.openai_clip import openai_file, openai_module
 from vl_ltr_jax.data import token_cache
@@ -25,6 +26,7 @@ from vl_ltr_jax.data.corpus import PROMPTS, build_corpus
 from vl_ltr_jax.data.text_files import read_texts, text_path
 from vl_ltr_jax.data.tokenizer import Tokenizer, trim
 from vl_ltr_jax.data.vocabulary import END, START, read_merges, write_tokenizer
+from vl_ltr_jax.errors import UserError
 
 CONTEXT_LENGTH = 77
 _VOCABULARY, _VOCAB_SIZE = "bpe_simple_vocab_16e6.txt.gz", 49408
@@ -37,7 +39,7 @@ _ODD_WORDS = (
 _SYLLABLES = [c + v for c in "bcdfglmnprstv" for v in ("a", "e", "i", "o", "u", "us")]
 
 
-class UnequalIdsError(ValueError):
+class UnequalIdsError(UserError):
     """A sentence that the two tokenizers see differently."""
 
 
@@ -217,4 +219,5 @@ def _row(name: str, cost: paired.Cost, num_sentences: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with exits.refusing():
+        main()

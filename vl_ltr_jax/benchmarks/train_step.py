@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from vl_ltr_jax import heap, optim, pretrain
+from vl_ltr_jax import exits, heap, optim, pretrain
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.benchmarks import openai_step, paired, sentences
 from vl_ltr_jax.data import transforms
@@ -258,4 +258,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exits.refusing():
+        main()

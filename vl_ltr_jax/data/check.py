@@ -22,9 +22,9 @@ from absl import flags
 from etils import epath
 
 from vl_ltr_jax import config as configs
-from vl_ltr_jax import inputs, terminal, usage
+from vl_ltr_jax import exits, inputs, terminal, usage
 from vl_ltr_jax import main as vl_ltr_main
-from vl_ltr_jax.artifacts import ArtifactError, write_whole
+from vl_ltr_jax.artifacts import write_whole
 from vl_ltr_jax.data import picture_folders, text_files
 from vl_ltr_jax.data.checks import (
     inspection,
@@ -220,20 +220,14 @@ def _checked_flags() -> tuple[Config, Path, bool]:
 def main(argv: Sequence[str]) -> None:
     """Checks the data set, prints the report, and writes it into the workdir."""
     del argv
-    try:
+    with exits.refusing():
         config, workdir, skip_images = _checked_flags()
-    except (ValueError, OSError) as error:
-        vl_ltr_main.refuse(error)
-    try:
         checked = check_data(config, ledger=workdir / LEDGER, skip_images=skip_images)
         title = f"Check of {config.data.name}"
         report = to_markdown(title, checked.facts, checked.findings)
         write_whole(epath.Path(workdir / "report.md"), report)
         content = json.dumps(dataclasses.asdict(checked), indent=2)
         write_whole(epath.Path(workdir / "findings.json"), content)
-    except (ArtifactError, OSError) as error:
-        # Of the workdir; those of the data are findings.
-        vl_ltr_main.refuse(error)
     where = workdir / "report.md"
     terminal.result(report.rstrip("\n"), os.fspath(where))
     terminal.say(f"the report is in {where}")

@@ -20,12 +20,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vl_ltr_jax import terminal
+from vl_ltr_jax import exits, paths, terminal
 from vl_ltr_jax.data.class_names import LAYOUTS
 from vl_ltr_jax.data.text_files import text_path
 from vl_ltr_jax.data.wiki.class_pages import find_page, read_titles, searchable_names
 from vl_ltr_jax.data.wiki.mediawiki import WIKIPEDIA, MediaWiki, WikiError
 from vl_ltr_jax.data.wiki.provenance import Source, SourcesError, TextStore
+from vl_ltr_jax.errors import UserError
 
 _HELP = """\
 Fetches a text for every class from Wikipedia, into ROOT/wiki/desc_LABEL.txt. A class
@@ -162,7 +163,7 @@ def main(arguments: Sequence[str]) -> None:
     Exits with 0 if every class has a text in the end, 1 if not, 2 after a mistake in
     what was given, and 130 when interrupted.
     """
-    given = _parser().parse_args(arguments)
+    given = _parser().parse_args(paths.expand_arguments(arguments))
     terminal.be_quiet(given.quiet)
     names: tuple[str, ...] = ()
     try:
@@ -182,9 +183,8 @@ def main(arguments: Sequence[str]) -> None:
             overwrite=given.overwrite,
             empty_where_missing=given.missing == "empty",
         )
-    except ValueError as error:
-        terminal.error(str(error))
-        sys.exit(2)
+    except UserError as error:
+        exits.refuse(error)
     except (WikiError, OSError, KeyboardInterrupt) as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         terminal.error(

@@ -18,8 +18,9 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from vl_ltr_jax import inputs, shots, terminal, usage
+from vl_ltr_jax import exits, inputs, shots, terminal, usage
 from vl_ltr_jax import main as vl_ltr_main
+from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.config import ConfigError
 from vl_ltr_jax.data import transforms
 from vl_ltr_jax.data.contact_sheet import Shown, check_place, contact_sheet, write
@@ -152,13 +153,12 @@ def _checked_flags() -> tuple[Config, Path]:
 def main(argv: Sequence[str]) -> None:
     """Writes the sheet."""
     del argv
-    try:
+    with exits.refusing():
         config, out = _checked_flags()
+        meshes.devices()
         shown = training_examples(config, _EPOCH.value, _DRAW.value, _COUNT.value)
         examples = list(shown)
         write(contact_sheet(examples, _COLUMNS.value), out)
-    except (ValueError, OSError) as error:
-        vl_ltr_main.refuse(error)
     told = [f"{one.caption.split(':')[0]}: {one.where}" for one in examples]
     terminal.result("\n".join([*told, str(out)]), str(out))
     terminal.say(f"data.orientation={config.data.orientation!r}, for all pictures")

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int32
 
-from vl_ltr_jax import terminal
+from vl_ltr_jax import exits, paths, terminal
 from vl_ltr_jax.data import inat18, sources
 from vl_ltr_jax.data.class_names import near_name
 from vl_ltr_jax.data.record_labels import keep_labels, scan_labels
@@ -195,8 +195,8 @@ def prepare(
     directory = Path(builder.data_path)
     if directory.exists():
         raise PrepareError(
-            f"{directory} is there already; nothing is overwritten: delete it, or name "
-            "another --data_dir"
+            f"{directory} is there already, and nothing is overwritten. Name another "
+            "--data_dir"
         )
     if name in ours:
         builder.download_and_prepare(download_config=config)
@@ -252,17 +252,14 @@ def main(arguments: Sequence[str]) -> None:
         help=f"files of each split; by default one for {IMAGES_PER_SHARD:,} images",
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(paths.expand_arguments(arguments))
     terminal.be_quiet(given.quiet)
     if given.quiet or not terminal.is_terminal():
         tfds.disable_progress_bar()  # its bars are for terminals
-    try:
+    with exits.refusing():
         made = prepare(
             given.name, given.data_dir, root=given.root, num_shards=given.num_shards
         )
-    except (ValueError, OSError) as error:
-        terminal.error(str(error))
-        sys.exit(2)
     sizes = open_builder(made).info.splits
     counts = [f"{name} {split.num_examples:,}" for name, split in sizes.items()]
     print(f"{made}: {', '.join(counts)} images")

@@ -68,8 +68,8 @@ def open_builder(directory: Path) -> Any:
         features = sorted(builder.info.features)
     except Exception as error:  # a damaged description raises all kinds
         raise ListError(
-            f"tensorflow-datasets cannot open {directory} ({error}); delete it and "
-            "prepare the data set again"
+            f"tensorflow-datasets cannot open {directory} ({error}). Prepare the data "
+            "set again, under another directory"
         ) from None
     if "array_record" not in formats:
         raise ListError(

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from vl_ltr_jax import terminal, whole_file
+from vl_ltr_jax import exits, paths, terminal, whole_file
 from vl_ltr_jax.models import clip_files, vl_ltr
 from vl_ltr_jax.models.clip import ClipConfig, VisionConfig, variable_shapes
 from vl_ltr_jax.models.sizes import to_preprocessor_json
@@ -293,8 +293,8 @@ def main(arguments: Sequence[str]) -> None:
         metavar="N",
         help="side in pixels; position embeddings are interpolated",
     )
-    given = parser.parse_args(arguments)
-    try:
+    given = parser.parse_args(paths.expand_arguments(arguments))
+    with exits.refusing():
         if given.command == "inspect":
             print(terminal.printable(inspect(given.source), "\n"))
             return
@@ -306,9 +306,6 @@ def main(arguments: Sequence[str]) -> None:
             image_size=given.image_size,
         )
         print(f"{made}: {', '.join(sorted(file.name for file in made.iterdir()))}")
-    except (ValueError, OSError) as error:
-        terminal.error(str(error))
-        sys.exit(2)
 
 
 def _dtype_of(tensors: Mapping[str, np.ndarray]) -> clip_files.Dtype:

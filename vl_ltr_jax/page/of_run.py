@@ -10,6 +10,7 @@ import jax
 from vl_ltr_jax import baselines, evaluation, loading, logs, outcomes, terminal
 from vl_ltr_jax.artifacts import write_whole
 from vl_ltr_jax.data.images import ImageReadError
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.page import gather, pictures
 from vl_ltr_jax.page.learning import Curves
 from vl_ltr_jax.page.render import render
@@ -65,7 +66,7 @@ def page(run: Run, results: Mapping[str, Any], recognizer: Recognizer | None) ->
 def _recognizer(run: Run) -> Recognizer | None:
     try:
         return loading.load(run.workdir)
-    except ValueError as error:  # a head that cannot be loaded
+    except UserError as error:  # a head that cannot be loaded
         terminal.warn(f"{NAME} explains no prediction: {error}")
         return None
 

@@ -1,0 +1,40 @@
+"""Keys of the configuration that artifacts depend on, and those that none does.
+
+The one place that says what may change from start to start.
+"""
+
+from collections.abc import Sequence
+
+# What each stage's artifact depends on, directly or through the artifacts it reads.
+TOWERS = ("data", "model", "init", "pretrain", "seed")
+FINETUNE = (*TOWERS, "anchors", "method", "rebalance", "finetune")
+DEPENDS = {
+    "pretrain": TOWERS,
+    "embed": (*TOWERS, "anchors.images", "anchors.max_images_per_class"),
+    "anchors": (*TOWERS, "anchors"),
+    "finetune": FINETUNE,
+    "classifier": (*FINETUNE, "classifier"),
+}
+# What a stage of a method of its own, and evaluation, may read.
+EVERYTHING = (*FINETUNE, "classifier", "evaluate")
+# These change the speed of a run or when it stops, not its result.
+NEUTRAL = (
+    "data.num_threads",
+    "data.num_workers",
+    "data.bad_image_limit",
+    "data.cache",
+    "model.remat",
+    "pretrain.loss_form",
+)
+
+
+def matters(key: str, sections: Sequence[str] = EVERYTHING) -> bool:
+    """Returns True if a key is one that results depend on.
+
+    Args:
+      key: of the configuration, `section.key` or a key without a section.
+      sections: sections and keys that count; by default those of any stage.
+    """
+    return key not in NEUTRAL and any(
+        key == section or key.startswith(f"{section}.") for section in sections
+    )
