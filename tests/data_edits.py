@@ -9,6 +9,13 @@ FAULT_TESTS = "tests/test_faults.py"
 
 DATA_EDITS = (
     (
+        "pictures enlarged bilinearly",
+        "vl_ltr_jax/data/transforms.py",
+        "return image.resize(size, Image.Resampling.BICUBIC)",
+        "return image.resize(size, Image.Resampling.BILINEAR)",
+        "tests/test_transforms.py",
+    ),
+    (
         "operations drawn without replacement",
         AUGMENT,
         "rng.integers(len(_NAMES), size=num_operations)",
