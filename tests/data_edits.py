@@ -44,6 +44,13 @@ DATA_EDITS = (
         HEADING_TESTS,
     ),
     (
+        "pictures enlarged bilinearly",
+        "vl_ltr_jax/data/transforms.py",
+        "return image.resize(size, Image.Resampling.BICUBIC)",
+        "return image.resize(size, Image.Resampling.BILINEAR)",
+        "tests/test_transforms.py",
+    ),
+    (
         "operations drawn without replacement",
         AUGMENT,
         "rng.integers(len(_NAMES), size=num_operations)",

@@ -299,13 +299,6 @@ EDITS = (
         "tests/test_transforms.py",
     ),
     Edit(
-        "pictures enlarged bilinearly",
-        "vl_ltr_jax/data/transforms.py",
-        "return image.resize(size, Image.Resampling.BICUBIC)",
-        "return image.resize(size, Image.Resampling.BILINEAR)",
-        "tests/test_transforms.py",
-    ),
-    Edit(
         "columns that keep the maxima of one device",
         SUMS,
         "jax.lax.pmax(stacked, options.axes)",

@@ -8,7 +8,8 @@ import jax
 import pytest
 
 import vl_ltr_jax
-from vl_ltr_jax import errors, exits, predict
+from vl_ltr_jax import config as configs
+from vl_ltr_jax import errors, exits, predict, replay, settings
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.errors import SystemFault, UserError
 from vl_ltr_jax.workdir import InUseError
@@ -109,3 +110,18 @@ def test_a_device_that_is_not_here_is_named(no_device, tmp_path, capsys):
     assert predict.main([f"--workdir={tmp_path}", str(tmp_path / "a.png")]) == 2
     message = capsys.readouterr().err
     assert "JAX_PLATFORMS=cuda" in message and str(tmp_path) not in message
+
+
+def test_a_model_that_is_gone_is_named_in_a_line(tmp_path, capsys):
+    """Breaks if what a run started from is a traceback, or its files are blamed."""
+    gone = str(tmp_path / "gone")
+    config = configs.default_config()
+    config.update_from_flattened_dict(
+        {"data.source": "shapes", "data.name": "s", "init.clip": gone}
+    )
+    text = settings.to_json(configs.resolve(config))
+    (tmp_path / "config.json").write_text(text)
+    assert replay.main([f"--workdir={tmp_path}"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: init.clip: no path '{gone}'")
+    assert message.count("\n") == 1

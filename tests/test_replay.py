@@ -22,7 +22,6 @@ from vl_ltr_jax import (
     incidents,
     inputs,
     replay,
-    settings,
 )
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import main as vl_ltr_main
@@ -374,21 +373,6 @@ def test_what_to_try_is_chosen_by_what_was_found(root, healthy):
     assert "what an earlier stage left" in diagnosis.advice(damaged, run)[0]
     earlier = dataclasses.replace(exact, asked=9)
     assert "Step 2, before the one asked for" in diagnosis.verdict(earlier)
-
-
-def test_a_model_that_is_gone_is_named_in_a_line(tmp_path, capsys):
-    """Breaks if what a run started from is a traceback, or its files are blamed."""
-    gone = str(tmp_path / "gone")
-    config = configs.default_config()
-    config.update_from_flattened_dict(
-        {"data.source": "shapes", "data.name": "s", "init.clip": gone}
-    )
-    text = settings.to_json(configs.resolve(config))
-    (tmp_path / "config.json").write_text(text)
-    assert replay.main([f"--workdir={tmp_path}"]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith(f"error: init.clip: no path '{gone}'")
-    assert message.count("\n") == 1
 
 
 @pytest.mark.parametrize(
