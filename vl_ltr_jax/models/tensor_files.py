@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from vl_ltr_jax import json_text
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.models import torch_files
 
 SAFETENSORS = ".safetensors"
@@ -28,7 +29,7 @@ _DTYPES = (
 )
 
 
-class TensorFileError(ValueError):
+class TensorFileError(UserError):
     """A file that holds no tensors, or not whole ones."""
 
 

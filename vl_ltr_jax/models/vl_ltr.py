@@ -22,7 +22,7 @@ from vl_ltr_jax.models.clip import (
 )
 from vl_ltr_jax.models.lgr import head_shapes
 from vl_ltr_jax.models.positions import resize_tower
-from vl_ltr_jax.models.sizes import from_shapes, vision_from_shapes
+from vl_ltr_jax.models.sizes import ModelFileError, from_shapes, vision_from_shapes
 from vl_ltr_jax.models.tensor_files import read_tensors
 
 _TEXT_EMBEDDINGS = "text_embeddings"
@@ -86,11 +86,11 @@ def load(path: str | Path) -> Released:
 
     Raises:
         WeightMismatchError: If tensors are missing, unknown or of another shape.
-        ValueError: If the file is missing, broken, or of another model.
+        ModelFileError: If the file is missing, broken, or of another model.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(
+        raise ModelFileError(
             f"{path}: no such file; a checkpoint of VL-LTR is a checkpoint.pth, or its "
             "state dict as safetensors"
         )
