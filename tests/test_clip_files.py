@@ -17,6 +17,7 @@ from clip_oracle import (
 from safetensors.numpy import load_file, save_file
 
 from vl_ltr_jax.errors import UserError
+from vl_ltr_jax.models import port
 from vl_ltr_jax.models.clip import PRESETS, Clip, variable_shapes
 from vl_ltr_jax.models.clip_files import (
     UnknownActivationError,
@@ -92,6 +93,56 @@ def test_hugging_face_logits(published):
     images, tokens = hugging_face_batch()
     ours = our_logits(*load_clip(directory), images, tokens)
     assert relative_error(ours, logits(model, images, tokens)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("vision_changes", "text_changes"),
+    [
+        ({"hidden_act": "gelu"}, {"hidden_act": "gelu"}),
+        ({"hidden_act": "gelu", "intermediate_size": 100}, {"num_attention_heads": 4}),
+        ({"num_attention_heads": 8}, {"hidden_act": "gelu", "intermediate_size": 50}),
+        # What old files have for the end of text: the largest id is meant.
+        ({}, {"eos_token_id": 2}),
+    ],
+)
+def test_any_clip_of_hugging_faces(tmp_path, vision_changes, text_changes):
+    """Embeddings, and all files byte for byte. Broken by an activation, heads or an
+    MLP's width of OpenAI's models in place of the file's."""
+    model = hugging_face_clip(vision_changes=vision_changes, text_changes=text_changes)
+    source = tmp_path / "source"
+    model.save_pretrained(source)
+    images, tokens = hugging_face_batch()
+    ours = our_logits(*load_clip(source), images, tokens)
+    assert relative_error(ours, logits(model, images, tokens)) < 1e-5
+    made = port.convert(str(source), tmp_path / "made", to="hf")
+    for path in source.iterdir():
+        assert (made / path.name).read_bytes() == path.read_bytes()
+    config, variables = load_clip(source)
+    save_clip(tmp_path / "anew", config, variables, dtype="float32")
+    again, _ = load_clip(tmp_path / "anew")
+    assert again == config
+
+
+def test_old_files_override_sizes(published, copy):
+    """`vision_config_dict` wins over `vision_config`, in transformers and here."""
+    from transformers import CLIPModel
+
+    content = json.loads((copy / "config.json").read_text())
+    old = content["vision_config"] | {"num_attention_heads": 4}
+    edit_config(copy, vision_config_dict=old)
+    theirs = CLIPModel.from_pretrained(copy).eval()
+    images, tokens = hugging_face_batch()
+    config, variables = load_clip(copy)
+    assert config.vision.heads == theirs.config.vision_config.num_attention_heads == 4
+    ours = our_logits(config, variables, images, tokens)
+    assert relative_error(ours, logits(theirs, images, tokens)) < 1e-5
+
+
+def test_a_pointer_of_git_lfs_is_called_so(copy):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (copy / "model.safetensors").write_bytes(pointer)
+    with pytest.raises(UserError, match="model.safetensors: a Git LFS pointer"):
+        load_clip(copy)
 
 
 @pytest.mark.parametrize(

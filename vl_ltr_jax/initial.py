@@ -12,6 +12,7 @@ from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.models import clip_files, hub, vl_ltr
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
 from vl_ltr_jax.models.preprocessing import Preprocessing
+from vl_ltr_jax.models.sizes import Details
 from vl_ltr_jax.models.tensor_files import read_tensors
 from vl_ltr_jax.settings import Config
 
@@ -65,6 +66,21 @@ def find_clip(config: Config) -> clip_files.ClipFile:
     )
 
 
+def released(config: Config) -> vl_ltr.Released:
+    """The checkpoint of `init.vl_ltr`, for the run's image size.
+
+    Raises:
+      UserError: if its file is gone or broken.
+    """
+    activation = config.init.activation
+    details = Details(
+        "quick_gelu" if activation == "auto" else activation,
+        config.init.head_width or None,
+    )
+    checkpoint = vl_ltr.load(Path(config.init.vl_ltr), details)
+    return checkpoint.at_image_size(config.model.image_size)
+
+
 def _normalization(config: Config, own: Preprocessing | None) -> transforms.Constants:
     if config.data.normalization != "model":
         return transforms.NORMALIZATIONS[config.data.normalization]
@@ -84,10 +100,10 @@ def read(config: Config) -> Towers:
     recognizer, own = None, None
     if config.init.vl_ltr:
         key, given = "init.vl_ltr", config.init.vl_ltr
-        released = vl_ltr.load(Path(given)).at_image_size(size)
-        text, recognizer = released.text or wanted.text, released.recognizer
-        found = ClipConfig(released.vision, text, released.embed_dim)
-        variables = released.variables
+        checkpoint = released(config)
+        text, recognizer = checkpoint.text or wanted.text, checkpoint.recognizer
+        found = ClipConfig(checkpoint.vision, text, checkpoint.embed_dim)
+        variables = checkpoint.variables
     elif config.init.clip:
         key, given = "init.clip", config.init.clip
         file = find_clip(config)
@@ -106,7 +122,8 @@ def read(config: Config) -> Towers:
         names = [
             name
             for name, preset in PRESETS.items()
-            if found == preset.at_image_size(size).with_activations(*activations)
+            if size % preset.vision.stride == 0
+            and found == preset.at_image_size(size).with_activations(*activations)
         ]
         raise InputError(
             f"{key}={given!r} holds {found}, but model.backbone="

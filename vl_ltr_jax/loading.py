@@ -226,10 +226,7 @@ def released(config: Config) -> vl_ltr.Released | None:
     Raises:
       ValueError: (a subclass) if its file is gone or broken.
     """
-    if not config.init.vl_ltr:
-        return None
-    checkpoint = vl_ltr.load(Path(config.init.vl_ltr))
-    return checkpoint.at_image_size(config.model.image_size)
+    return initial.released(config) if config.init.vl_ltr else None
 
 
 def _linear(

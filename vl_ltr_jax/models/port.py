@@ -178,6 +178,16 @@ def write_lgr(
     """Writes an LGR as the authors' state dict, in safetensors."""
     if released.recognizer is None:
         raise PortError("a CVLP has no recognition head to write")
+    vision = released.vision
+    # The authors' code builds OpenAI's towers and is told of no other.
+    if vision.patch_size and (
+        vision.activation != "quick_gelu" or vision.width != 64 * vision.heads
+    ):
+        raise PortError(
+            f"the image tower has {vision.activation} and heads "
+            f"{vision.width // vision.heads} wide; the authors' LGR has quick_gelu and "
+            "64. --to hf and --to openai keep the tower, --to stablehlo all of it"
+        )
     tensors = vl_ltr.lgr_tensors(released.variables, released.recognizer)
     save_file(
         {

@@ -69,6 +69,9 @@ class Details:
         return width // head_width
 
 
+OPENAI_DETAILS = Details()
+
+
 def _short(value: Any) -> str:
     return repr(value)[:100]
 
@@ -90,12 +93,11 @@ def _tower(
     content: Mapping[str, Any], name: str, defaults: dict[str, int], source: str
 ) -> tuple[dict[str, int], Activation]:
     """One tower's sizes and its activation, if all else of it is as OpenAI's."""
-    given: dict[str, Any] = {}
-    for key in (name, f"{name}_dict"):  # the second is how old files override
-        section = content.get(key) or {}
-        if not isinstance(section, dict):
-            raise ModelFileError(f"{source}: {key} is {_short(section)}, not an object")
-        given |= section
+    # Where old files have the second section, transformers takes nothing of the first.
+    key = name if content.get(f"{name}_dict") is None else f"{name}_dict"
+    given = content.get(key) or {}
+    if not isinstance(given, dict):
+        raise ModelFileError(f"{source}: {key} is {_short(given)}, not an object")
     sizes = {
         key: _size(given.get(key, default), f"{name}.{key}", source)
         for key, default in defaults.items()
@@ -212,7 +214,7 @@ def to_config_json(config: ClipConfig, dtype: str) -> dict[str, Any]:
 def from_shapes(
     shapes: Mapping[str, tuple[int, ...]],
     source: str,
-    details: Details = Details(),
+    details: Details = OPENAI_DETAILS,
 ) -> ClipConfig:
     """Sizes from the tensor shapes of OpenAI's state dict.
 
@@ -245,7 +247,7 @@ def from_shapes(
 def vision_from_shapes(
     shapes: Mapping[str, tuple[int, ...]],
     source: str,
-    details: Details = Details(),
+    details: Details = OPENAI_DETAILS,
 ) -> tuple[VisionConfig, int]:
     """Sizes of the image tower alone, and the width E of its embeddings.
 
