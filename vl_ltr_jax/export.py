@@ -6,7 +6,8 @@
 - `npz`: all arrays in one file of NumPy's.
 - `hf`, `openai`: both towers, the image tower as fine-tuned where it was, for
   `transformers.CLIPModel` (with what `CLIPProcessor` reads, which gives the pixels that
-  the run saw; where half a pixel is cut off, it may cut at the other side) and
+  the run saw; where half a pixel is cut off, it may cut at the other side, and where
+  torchvision is installed, its resize is a level off in a pixel of a hundred) and
   open_clip.
 - `vl_ltr`: the LGR as the state dict of the authors' model.
 

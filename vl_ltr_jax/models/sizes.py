@@ -109,7 +109,7 @@ def _tower(
                 f"here have {value!r}"
             )
     activation = given.get("hidden_act", _ACTIVATION_DEFAULT)
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ModelFileError(
             f"{source}: {name}.hidden_act is {_short(activation)}; built here are "
             f"{' and '.join(map(repr, ACTIVATIONS))}"
