@@ -41,6 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.name = f"cifar100_lt/{given['imbalance']}"
     config.data.texts = "none"
     config.data.crop_min_area = 0.5  # less of 32 pixels shows nothing
+    config.data.normalization = "clip_4digit"  # as the authors round CLIP's
     config.model.backbone = given["backbone"]
     config.model.image_size = 224  # what CLIP was trained on: pictures are enlarged
     config.init.clip = CLIP[given["backbone"]]

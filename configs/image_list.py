@@ -28,7 +28,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.layout = "plain"
     config.data.prompts = "plain"
     config.data.train_recipe = "plain"
-    config.data.normalization = "clip"
     config.model.backbone = "ViT-tiny"
     config.model.image_size = 64
     config.init.tokenizer = "tiny_clip"

@@ -30,6 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.name = "ImageNet_LT"
     config.data.layout = "imagenet_lt"
     config.data.orientation = "stored"  # as the authors' loader
+    config.data.normalization = "clip_4digit"  # as the authors round CLIP's
     config.model.backbone = given["backbone"]
     config.init.clip = CLIP[given["backbone"]]
 

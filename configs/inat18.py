@@ -34,6 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.root = "data/iNat"
     config.data.layout = "inat18"
     config.data.orientation = "stored"  # as the authors' loader
+    config.data.normalization = "clip_4digit"  # as the authors round CLIP's
     config.model.backbone = given["backbone"]
     config.model.image_size = int(given["image_size"])
     config.init.clip = CLIP[given["backbone"]]

@@ -30,6 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.name = "Places_LT"
     config.data.layout = "places_lt"
     config.data.orientation = "stored"  # as the authors' loader
+    config.data.normalization = "clip_4digit"  # as the authors round CLIP's
     config.model.backbone = given["backbone"]
     config.init.clip = CLIP[given["backbone"]]
 

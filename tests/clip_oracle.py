@@ -54,7 +54,12 @@ def tiny_clip(kind: str) -> TinyClip:
     )
 
 
-def hugging_face_clip(seed: int = 0) -> Any:
+def hugging_face_clip(
+    seed: int = 0,
+    *,
+    vision_changes: dict[str, Any] | None = None,
+    text_changes: dict[str, Any] | None = None,
+) -> Any:
     """A small `transformers.CLIPModel` in which no parameter is zero or one."""
     from transformers import CLIPConfig, CLIPModel
 
@@ -76,7 +81,11 @@ def hugging_face_clip(seed: int = 0) -> Any:
         image_size=32,
         patch_size=8,
     )
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=40)
+    config = CLIPConfig(
+        text_config=text | (text_changes or {}),
+        vision_config=vision | (vision_changes or {}),
+        projection_dim=40,
+    )
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         model = CLIPModel(config).eval()

@@ -5,7 +5,9 @@ import ipaddress
 import os
 import shutil
 import socket
+import sys
 import tempfile
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +23,12 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _programs = tempfile.TemporaryDirectory(prefix="programs_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+# open_clip and transformers import torchvision, which comes with the former. Beside a
+# CPU build of torch this one module of PyPI's torchvision ends the import: "operator
+# torchvision::nms does not exist". It registers shapes of operators no test calls.
+_ABSENT = "torchvision._meta_registrations"
+sys.modules.setdefault(_ABSENT, types.ModuleType(_ABSENT))
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from baseline_edits import BASELINE_EDITS
+from clip_edits import CLIP_EDITS
 from data_edits import DATA_EDITS
 from entry_edits import ENTRY_EDITS
 from recognizer_edits import RECOGNIZER_EDITS
@@ -347,10 +348,8 @@ EDITS = (
         "labels >= 0",
         "tests/test_accuracy.py",
     ),
-    *(
-        Edit(*e)
-        for e in (*DATA_EDITS, *BASELINE_EDITS, *RECOGNIZER_EDITS, *ENTRY_EDITS)
-    ),
+    *(Edit(*e) for e in (*CLIP_EDITS, *DATA_EDITS, *BASELINE_EDITS)),
+    *(Edit(*e) for e in (*RECOGNIZER_EDITS, *ENTRY_EDITS)),
 )
 
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import unfreeze
 
-from vl_ltr_jax import inputs, unseen
+from vl_ltr_jax import initial, unseen
+from vl_ltr_jax.data.transforms import NORMALIZATIONS
 from vl_ltr_jax.heads import Card
 from vl_ltr_jax.models import clip_files
 from vl_ltr_jax.models.lgr import LanguageGuidedHead
@@ -21,7 +22,7 @@ def make(head="lgr"):
     The last class has one sentence, the others have two.
     """
     rng = np.random.default_rng(0)
-    source = inputs.model_source("tiny_clip")
+    source = initial.model_source("tiny_clip")
     config, towers = clip_files.load_clip(source, image_size=IMAGE_SIZE)
     width = config.embed_dim
     arrays = {"towers": towers}
@@ -51,7 +52,9 @@ def make(head="lgr"):
         backbone="ViT-tiny",
         image_size=IMAGE_SIZE,
         compute_dtype="float32",
-        normalization="clip_4digit",
+        normalization=NORMALIZATIONS["clip_4digit"],
+        vision_activation="quick_gelu",
+        text_activation="quick_gelu",
         eval_recipe="vl_ltr",
         context_length=77,
         head=head,

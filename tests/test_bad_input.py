@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from vl_ltr_jax import config as configs
-from vl_ltr_jax import evaluate, inputs, main, stages
+from vl_ltr_jax import evaluate, initial, inputs, main, stages
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.data.images import ImageReadError, read_image
@@ -102,7 +102,7 @@ def test_duplicate_label_names_are_named_by_line(world):
 
 @pytest.fixture
 def clip_directory(tmp_path):
-    source, copy = inputs.model_source("tiny_clip"), tmp_path / "clip"
+    source, copy = initial.model_source("tiny_clip"), tmp_path / "clip"
     copy.mkdir()
     for path in source.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
@@ -140,7 +140,7 @@ def test_another_models_backbone_is_a_contradiction(world):
     config = image_world.configure(world)
     config.model.backbone = "ViT-B/16"
     config.model.image_size = 32
-    with pytest.raises(inputs.InputError, match="model.backbone='ViT-B/16'"):
+    with pytest.raises(initial.InputError, match="model.backbone='ViT-B/16'"):
         inputs.read(configs.from_config_dict(config))
 
 

@@ -96,7 +96,9 @@ def test_authors_forward_and_backward(kind, mode):
         jax.tree.map(np.testing.assert_array_equal, updates, before)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "name", [name for name in PRESETS if name not in ("ViT-H/14", "ViT-bigG/14")]
+)
 def test_presets_have_the_variables_of_openais_module(name):
     """Names and shapes both ways. Broken by any size of a preset."""
     shapes = variable_shapes(PRESETS[name])

@@ -16,8 +16,16 @@ from clip_oracle import (
 )
 from safetensors.numpy import load_file, save_file
 
+from vl_ltr_jax.errors import UserError
+from vl_ltr_jax.models import port
 from vl_ltr_jax.models.clip import PRESETS, Clip, variable_shapes
-from vl_ltr_jax.models.clip_files import load_clip, read_config, save_clip
+from vl_ltr_jax.models.clip_files import (
+    UnknownActivationError,
+    find_clip,
+    load_clip,
+    read_config,
+    save_clip,
+)
 from vl_ltr_jax.models.weights import (
     OPENAI,
     WeightMismatchError,
@@ -88,6 +96,56 @@ def test_hugging_face_logits(published):
 
 
 @pytest.mark.parametrize(
+    ("vision_changes", "text_changes"),
+    [
+        ({"hidden_act": "gelu"}, {"hidden_act": "gelu"}),
+        ({"hidden_act": "gelu", "intermediate_size": 100}, {"num_attention_heads": 4}),
+        ({"num_attention_heads": 8}, {"hidden_act": "gelu", "intermediate_size": 50}),
+        # What old files have for the end of text: the largest id is meant.
+        ({}, {"eos_token_id": 2}),
+    ],
+)
+def test_any_clip_of_hugging_faces(tmp_path, vision_changes, text_changes):
+    """Embeddings, and all files byte for byte. Broken by an activation, heads or an
+    MLP's width of OpenAI's models in place of the file's."""
+    model = hugging_face_clip(vision_changes=vision_changes, text_changes=text_changes)
+    source = tmp_path / "source"
+    model.save_pretrained(source)
+    images, tokens = hugging_face_batch()
+    ours = our_logits(*load_clip(source), images, tokens)
+    assert relative_error(ours, logits(model, images, tokens)) < 1e-5
+    made = port.convert(str(source), tmp_path / "made", to="hf")
+    for path in source.iterdir():
+        assert (made / path.name).read_bytes() == path.read_bytes()
+    config, variables = load_clip(source)
+    save_clip(tmp_path / "anew", config, variables, dtype="float32")
+    again, _ = load_clip(tmp_path / "anew")
+    assert again == config
+
+
+def test_old_files_override_sizes(published, copy):
+    """`vision_config_dict` wins over `vision_config`, in transformers and here."""
+    from transformers import CLIPModel
+
+    content = json.loads((copy / "config.json").read_text())
+    old = content["vision_config"] | {"num_attention_heads": 4}
+    edit_config(copy, vision_config_dict=old)
+    theirs = CLIPModel.from_pretrained(copy).eval()
+    images, tokens = hugging_face_batch()
+    config, variables = load_clip(copy)
+    assert config.vision.heads == theirs.config.vision_config.num_attention_heads == 4
+    ours = our_logits(config, variables, images, tokens)
+    assert relative_error(ours, logits(theirs, images, tokens)) < 1e-5
+
+
+def test_a_pointer_of_git_lfs_is_called_so(copy):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (copy / "model.safetensors").write_bytes(pointer)
+    with pytest.raises(UserError, match="model.safetensors: a Git LFS pointer"):
+        load_clip(copy)
+
+
+@pytest.mark.parametrize(
     ("dtype", "tolerance"), [("float32", 0), ("float16", 1e-3), ("bfloat16", 1e-2)]
 )
 def test_saved_vit_opens_in_transformers_and_here(
@@ -115,7 +173,7 @@ def test_saved_vit_opens_in_transformers_and_here(
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
 @pytest.mark.parametrize("file", ["open_clip_model.safetensors", "model.safetensors"])
 def test_openai_names_are_read(tmp_path, kind, file):
-    """Under either file name; the sizes are told from the shapes alone."""
+    """Under either file name; sizes come of the shapes, the activation is asked for."""
     config = {"vit": PRESETS["ViT-tiny"], "resnet": PRESETS["RN-tiny"]}[kind]
     rng = np.random.default_rng(0)
     variables = jax.tree.map(
@@ -123,8 +181,9 @@ def test_openai_names_are_read(tmp_path, kind, file):
         variable_shapes(config),
     )
     save_file(to_tensors(variables, OPENAI), tmp_path / file)
-    assert read_config(tmp_path) == config
-    again, loaded = load_clip(tmp_path)
+    with pytest.raises(UnknownActivationError, match=f"{file}.*--activation.*init.act"):
+        load_clip(tmp_path)
+    again, loaded = load_clip(tmp_path, activation="quick_gelu")
     assert again == config
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
 
@@ -221,9 +280,10 @@ def test_openai_state_of_another_model_is_refused():
     ("changes", "message"),
     [
         ({"model_type": "siglip"}, "model_type is 'siglip', not 'clip'"),
-        ({"text_config__hidden_act": "gelu"}, "hidden_act is 'gelu'; OpenAI's"),
+        ({"text_config__hidden_act": "gelu_new"}, "hidden_act is 'gelu_new'; built"),
+        ({"text_config__eos_token_id": 3}, "eos_token_id is 3; .* largest id here, 99"),
         ({"vision_config__layer_norm_eps": 1e-6}, r"layer_norm_eps is 1e-06; .* 1e-05"),
-        ({"vision_config__intermediate_size": 100}, "intermediate_size is 100; .* 256"),
+        ({"vision_config__intermediate_size": "x"}, "intermediate_size is 'x', not a"),
         (
             {"text_config__vocab_size": "many"},
             "text_config.vocab_size is 'many', not a",
@@ -289,17 +349,15 @@ def test_image_tower_alone_is_refused(copy):
 
 
 def test_open_clip_directory(tmp_path):
-    """The weights of both towers win over timm's image tower beside them; weights
-    trained with the exact GELU are refused."""
+    """The weights of both towers win over timm's image tower beside them."""
     config = PRESETS["RN-tiny"]
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape), variable_shapes(config))
     save_clip(tmp_path, config, zeros)
     save_file({"stem.conv1.conv.weight": np.zeros(3)}, tmp_path / "model.safetensors")
-    settings = tmp_path / "open_clip_config.json"
-    settings.write_text(json.dumps({"model_cfg": {"quick_gelu": True}}))
     assert read_config(tmp_path) == config
+    settings = tmp_path / "open_clip_config.json"
     settings.write_text(json.dumps({"model_cfg": {"embed_dim": 128}}))
-    with pytest.raises(ValueError, match="model_cfg.quick_gelu is not true"):
+    with pytest.raises(UserError, match="model_cfg.vision_cfg is None, not an object"):
         read_config(tmp_path)
 
 
@@ -307,10 +365,10 @@ def test_openai_tensors_too_few_to_tell_the_size(tmp_path):
     path = tmp_path / "open_clip_model.safetensors"
     save_file({"token_embedding.weight": np.zeros((9, 64))}, path)
     with pytest.raises(ValueError, match="attnpool.positional_embedding' is missing"):
-        read_config(tmp_path)
+        find_clip(tmp_path, activation="gelu")
     save_file({"visual.proj": np.zeros(3), "token_embedding.weight": np.zeros(9)}, path)
     with pytest.raises(ValueError, match="visual.conv1.weight' is missing"):
-        read_config(tmp_path)
+        find_clip(tmp_path, activation="gelu")
     tensors = {
         "visual.attnpool.positional_embedding": np.zeros((5, 128)),
         "visual.attnpool.c_proj.weight": np.zeros((64, 128)),
@@ -318,4 +376,4 @@ def test_openai_tensors_too_few_to_tell_the_size(tmp_path):
     }
     save_file(tensors, path)
     with pytest.raises(ValueError, match="the tensors are not those of a CLIP"):
-        read_config(tmp_path)
+        find_clip(tmp_path, activation="gelu")

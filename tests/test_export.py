@@ -179,11 +179,19 @@ def test_the_towers_of_a_saved_recognizer(saved, live, tmp_path):
 @pytest.mark.parametrize("size", [(200, 150), (17, 40)])
 def test_transformers_sees_the_pixels_and_gives_the_logits(saved, live, tmp_path, size):
     """Breaks if nothing says how a picture becomes pixels, or as for CLIP's own."""
-    from transformers import CLIPModel, CLIPProcessor
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPModel,
+        CLIPProcessor,
+        CLIPTokenizer,
+    )
 
     made = tmp_path / "hf"
     export.main(["--workdir", str(saved), "--to=hf", f"--out={made}"])
-    processor = CLIPProcessor.from_pretrained(made)
+    # By Pillow, as here: with torchvision installed, its own resize is the default.
+    processor = CLIPProcessor(
+        CLIPImageProcessorPil.from_pretrained(made), CLIPTokenizer.from_pretrained(made)
+    )
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8))
     sentences = ["It is red.", "A jade thing with a smooth and shining surface."]

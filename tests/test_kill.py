@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from vl_ltr_jax import checkpoint, inputs
+from vl_ltr_jax import checkpoint, initial
 from vl_ltr_jax.models import clip_files
 
 CONFIG = """
@@ -197,7 +197,7 @@ def test_a_run_goes_on_with_other_devices_and_processes(world, tmp_path):
     assert [process.returncode for process in processes] == [0, 0], said
     assert "pretrain: finished before" in said[0]
     assert "finetune: resumes at step" in said[0]
-    towers = inputs.model_source("tiny_clip")
+    towers = initial.model_source("tiny_clip")
     _, before = clip_files.load_clip(towers, image_size=image_world.IMAGE_SIZE)
     ends = [final(workdir, "pretrain") for workdir in (whole, elastic)]
     assert distance(*ends, before["params"]) < 0.01

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from vl_ltr_jax.models import clip_files, port, vl_ltr, weights
 from vl_ltr_jax.models.clip import PRESETS, Clip, ClipConfig, variable_shapes
 from vl_ltr_jax.models.lgr import LanguageGuidedHead
-from vl_ltr_jax.models.sizes import to_preprocessor_json
+from vl_ltr_jax.models.preprocessing import Preprocessing, to_preprocessor_json
 from vl_ltr_jax.models.tensor_files import TensorFileError, read_tensors
 
 TRAIN5 = GOLDEN / "train5"
@@ -110,7 +110,9 @@ def test_openais_own_module(tmp_path, backbone):
     theirs = openai_clip(config)
     state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
     save_file(state, tmp_path / "theirs.safetensors")
-    again, variables = clip_files.load_clip(tmp_path / "theirs.safetensors")
+    again, variables = clip_files.load_clip(
+        tmp_path / "theirs.safetensors", activation="quick_gelu"
+    )
     assert again == config
     rng = np.random.default_rng(0)
     size = config.vision.image_size
@@ -143,7 +145,12 @@ def test_hugging_faces_logits_survive_the_way_there(tmp_path):
     theirs = openai_clip(config)
     state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
     save_file(state, tmp_path / "model.safetensors")
-    made = port.convert(str(tmp_path / "model.safetensors"), tmp_path / "hf", to="hf")
+    made = port.convert(
+        str(tmp_path / "model.safetensors"),
+        tmp_path / "hf",
+        to="hf",
+        activation="quick_gelu",
+    )
     model, report = CLIPModel.from_pretrained(made, output_loading_info=True)
     assert not any(report.values())
     assert CLIPImageProcessor.from_pretrained(made).crop_size["height"] == 32
@@ -167,7 +174,9 @@ def test_pictures_are_of_the_size_that_the_model_takes(tmp_path):
     source = save_hugging_face(tmp_path / "source")
     size = clip_files.read_config(source).vision.image_size
     other = size + clip_files.read_config(source).vision.patch_size
-    (source / "preprocessor_config.json").write_text(to_preprocessor_json(size))
+    (source / "preprocessor_config.json").write_text(
+        to_preprocessor_json(Preprocessing(size))
+    )
     for name, wanted in (("same", size), ("other", other)):
         made = port.convert(str(source), tmp_path / name, to="hf", image_size=wanted)
         found = CLIPImageProcessor.from_pretrained(made)
@@ -272,7 +281,7 @@ def test_without_pytorch_its_files_say_so(tmp_path, tensors, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(TensorFileError, match="PyTorch is not installed.*pip install"):
         clip_files.load_clip(tmp_path / "checkpoint.pth")
-    clip_files.load_clip(tmp_path / "same.safetensors")
+    clip_files.load_clip(tmp_path / "same.safetensors", activation="quick_gelu")
 
 
 @pytest.mark.parametrize("size", [0, 10, 2000, 100_000])

@@ -294,6 +294,7 @@ def test_what_is_no_model_is_refused_with_what_to_do(finished, recognizer, tmp_p
     ("file", "content"),
     [
         ("classes.json", '{"names": ["a"], "train_counts": [1]}'),
+        ("model.json", '{"normalization": [[0.5], [0.5]]}'),
         ("anchors/sentences.json", "[[]]"),
         ("anchors/sentences.json", "{"),
         ("evaluate/artifact.json", '{"seconds": 1, "versions": {}}'),

@@ -57,6 +57,7 @@ ORDER = (
         "loop",
     ),
     *(
+        "initial",
         "inputs",
         "training",
         "run",

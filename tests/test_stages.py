@@ -12,7 +12,7 @@ import torch
 from image_world import run
 from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax import checkpoint, export, inputs, stages
+from vl_ltr_jax import checkpoint, export, initial, inputs, stages
 from vl_ltr_jax import config as configs
 from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.logs import read_scalars
@@ -244,11 +244,12 @@ def test_a_cvlp_checkpoint_is_evaluated_without_training(
 ):
     root, _, results = finished
     config = image_world.configure(root)
-    openai = left_for_pytorch / "openai" / "open_clip_model.safetensors"
+    openai = tmp_path / "open_clip_model.safetensors"
+    shutil.copy(left_for_pytorch / "openai" / openai.name, openai)
     config.init.vl_ltr = str(openai)
     config.init.clip = ""
     config.init.tokenizer = ""
-    with pytest.raises(inputs.InputError, match="is a CVLP.*set init.tokenizer"):
+    with pytest.raises(initial.InputError, match="is a CVLP.*set init.tokenizer"):
         run(config, tmp_path / "no_vocabulary")
     config.init.tokenizer = "tiny_clip"
     found = run(config, tmp_path / "run")
@@ -284,7 +285,7 @@ def test_an_lgr_of_other_classes_is_refused(finished, left_for_pytorch, tmp_path
     save_file(tensors, tmp_path / "lgr.safetensors")
     config = image_world.configure(root)
     config.init.vl_ltr = str(tmp_path / "lgr.safetensors")
-    with pytest.raises(inputs.InputError, match="2 classes, but 'world' has 3"):
+    with pytest.raises(initial.InputError, match="2 classes, but 'world' has 3"):
         inputs.read(configs.from_config_dict(config))
     config.init.vl_ltr = str(tmp_path / "gone.pth")
     with pytest.raises(configs.ConfigError, match="init.vl_ltr: no file"):

@@ -78,6 +78,7 @@ def test_shipped_files_fit_in_eight_megabytes():
         "config.json",
         "merges.txt",
         "model.safetensors",
+        "preprocessor_config.json",
         "tokenizer_config.json",
         "vocab.json",
     }

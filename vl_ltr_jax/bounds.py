@@ -34,6 +34,7 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "data.rand_augment_probability": (0, 1),
     "data.colour_jitter": (0, 1),
     "model.image_size": (1, 8192),
+    "init.head_width": (0, 8192),
     "anchors.num_anchors": (1, _MOST),
     "anchors.max_images_per_class": (1, None),
     "evaluate.batch_size": (1, _MOST),

@@ -6,7 +6,8 @@
 - `npz`: all arrays in one file of NumPy's.
 - `hf`, `openai`: both towers, the image tower as fine-tuned where it was, for
   `transformers.CLIPModel` (with what `CLIPProcessor` reads, which gives the pixels that
-  the run saw; where half a pixel is cut off, it may cut at the other side) and
+  the run saw; where half a pixel is cut off, it may cut at the other side, and where
+  torchvision is installed, its resize is a level off in a pixel of a hundred) and
   open_clip.
 - `vl_ltr`: the LGR as the state dict of the authors' model.
 
@@ -24,7 +25,7 @@ from etils import epath
 
 from vl_ltr_jax import (
     exits,
-    inputs,
+    initial,
     loading,
     paths,
     recognizer_files,
@@ -34,14 +35,14 @@ from vl_ltr_jax import (
 from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.data import transforms
 from vl_ltr_jax.errors import UserError
-from vl_ltr_jax.models import port, vl_ltr
+from vl_ltr_jax.models import listing, port, vl_ltr
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
-from vl_ltr_jax.models.sizes import to_preprocessor_json
+from vl_ltr_jax.models.preprocessing import Preprocessing
 from vl_ltr_jax.run import with_tuned_tower
 from vl_ltr_jax.training import trained
 
 Write: TypeAlias = Callable[[Path], None]
-FORMS = ("stablehlo", *port.FAMILIES, "npz")
+FORMS = ("stablehlo", *listing.FAMILIES, "npz")
 _HELP = """\
 Writes the model that a run has trained for others to use: as a program, as arrays, or
 under the names that PyTorch's models have."""
@@ -101,11 +102,11 @@ def _towers_as(workdir: epath.Path, to: str) -> Write:
         recognizer = loading.load(workdir)
         card, towers = recognizer.card, recognizer.arrays["towers"]
         sizes, source = card.clip_config, recognizer.tokenizer_directory
-        preprocessor = _preprocessor(
+        preprocessing = _preprocessing(
             card.image_size, card.eval_recipe, card.normalization
         )
     else:
-        sizes, towers, source, preprocessor = _of_run(workdir)
+        sizes, towers, source, preprocessing = _of_run(workdir)
     if "text" not in towers["params"]:
         raise ExportError(
             f"{workdir} has no text tower, since it came from an LGR checkpoint: "
@@ -127,25 +128,24 @@ def _towers_as(workdir: epath.Path, to: str) -> Write:
             to=to,
             dtype="float32",
             beside=beside,
-            preprocessor=preprocessor,
+            preprocessing=preprocessing,
         )
 
     return write
 
 
-def _preprocessor(image_size: int, recipe: str, normalization: str) -> str:
-    """What transformers needs to make the pixels that evaluation sees."""
+def _preprocessing(
+    image_size: int, recipe: str, normalization: transforms.Constants
+) -> Preprocessing:
+    """From a picture to the pixels that evaluation sees."""
     share, _ = transforms.EVAL_RECIPES[recipe]
-    mean, std = transforms.NORMALIZATIONS[normalization]
-    return to_preprocessor_json(
-        image_size, shorter_side=int(share * image_size), mean=mean, std=std
-    )
+    return Preprocessing(image_size, int(share * image_size), normalization)
 
 
 def _of_run(
     workdir: epath.Path,
-) -> tuple[ClipConfig, dict[str, Any], Callable[[], Path], str]:
-    """Sizes, variables, what finds the tokenizer's files, and the preprocessor's.
+) -> tuple[ClipConfig, dict[str, Any], Callable[[], Path], Preprocessing]:
+    """Sizes, variables, what finds the tokenizer's files, and the way to pixels.
 
     An LGR may name no tokenizer.
     """
@@ -155,12 +155,14 @@ def _of_run(
     if config.finetune.epochs:
         tuned = trained(loading.finished(workdir, "finetune"))["params"]
         towers = with_tuned_tower(towers, tuned)
-    sizes = PRESETS[config.model.backbone].at_image_size(config.model.image_size)
+    facts, size = loading.model_facts(workdir), config.model.image_size
+    sizes = PRESETS[config.model.backbone].at_image_size(size)
+    sizes = sizes.with_activations(facts["vision_activation"], facts["text_activation"])
     name = config.init.tokenizer or config.init.clip
-    preprocessor = _preprocessor(
-        config.model.image_size, config.data.eval_recipe, config.data.normalization
+    preprocessing = _preprocessing(
+        size, config.data.eval_recipe, facts["normalization"]
     )
-    return sizes, towers, lambda: inputs.model_source(name), preprocessor
+    return sizes, towers, lambda: initial.model_source(name), preprocessing
 
 
 def _lgr(workdir: epath.Path) -> Write:

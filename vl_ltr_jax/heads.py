@@ -15,9 +15,11 @@ from jaxtyping import Array, Float
 from vl_ltr_jax import accuracy, unseen
 from vl_ltr_jax.data.orientation import Orientation
 from vl_ltr_jax.data.roots import nfc
+from vl_ltr_jax.data.transforms import Constants
 from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.models import linear
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
+from vl_ltr_jax.models.layers import Activation
 from vl_ltr_jax.models.lgr import LanguageGuidedHead, anchor_constants
 from vl_ltr_jax.terminal import counted
 
@@ -35,7 +37,9 @@ class Card:
       backbone: key of `models.clip.PRESETS`.
       image_size: side of the pictures in pixels.
       compute_dtype: of the towers and the head's large products.
-      normalization: of pixels, a key of `transforms`.
+      normalization: mean and standard deviation of pixels.
+      vision_activation: of the image tower's MLPs.
+      text_activation: of the text tower's.
       eval_recipe: from a picture to pixels.
       context_length: tokens of a sentence, start and end included.
       head: `lgr`, or `linear` for every head that is linear in the features.
@@ -52,7 +56,9 @@ class Card:
     backbone: str
     image_size: int
     compute_dtype: str
-    normalization: str
+    normalization: Constants
+    vision_activation: Activation
+    text_activation: Activation
     eval_recipe: str
     context_length: int
     head: Literal["lgr", "linear"]
@@ -67,7 +73,8 @@ class Card:
     @property
     def clip_config(self) -> ClipConfig:
         """Sizes of the towers."""
-        return PRESETS[self.backbone].at_image_size(self.image_size)
+        sizes = PRESETS[self.backbone].at_image_size(self.image_size)
+        return sizes.with_activations(self.vision_activation, self.text_activation)
 
     def described(self, source: str = "") -> str:
         """Method, classes, backbone and image size in a line.

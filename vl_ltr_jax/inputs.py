@@ -9,7 +9,6 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from vl_ltr_jax import terminal
+from vl_ltr_jax import initial, terminal
 from vl_ltr_jax.data import corpus as corpora
 from vl_ltr_jax.data import (
     folders,
@@ -32,14 +31,9 @@ from vl_ltr_jax.data import (
 )
 from vl_ltr_jax.data.roots import Root
 from vl_ltr_jax.data.tokenizer import Tokenizer
-from vl_ltr_jax.errors import UserError
-from vl_ltr_jax.models import clip_files, hub, vl_ltr
-from vl_ltr_jax.models.clip import PRESETS, ClipConfig
+from vl_ltr_jax.models import vl_ltr
+from vl_ltr_jax.models.clip import ClipConfig
 from vl_ltr_jax.settings import Config
-
-
-class InputError(UserError):
-    """Inputs that do not fit each other or the configuration."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +45,7 @@ class Inputs:
       corpus: the sentences of every class, a class's prompts first.
       tokens: token ids [S, L], trimmed to the longest sentence.
       clip_config: sizes of the towers at the run's image size.
+      normalization: mean and standard deviation of pixels.
       clip: the frozen CLIP's variables, or None when towers start at random; with
         `init.vl_ltr`, those of that checkpoint.
       recognizer: the head of an LGR checkpoint; its towers have no text branch, so
@@ -62,6 +57,7 @@ class Inputs:
     corpus: corpora.Corpus
     tokens: Integer[np.ndarray, "S L"]
     clip_config: ClipConfig
+    normalization: transforms.Constants
     clip: dict[str, Any] | None
     recognizer: vl_ltr.Recognizer | None = None
     root: str = ""
@@ -73,11 +69,12 @@ class Inputs:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Changes with any sentence, its ids, a label, image path or weight.
+        """Changes with sentences, ids, labels, image paths, weights or their facts.
 
         Not with the directory of the data set, which may be moved.
         """
         found = hashlib.sha256("\0".join(self.corpus.sentences).encode())
+        found.update(repr((self.clip_config, self.normalization)).encode())
         for split in (self.data.train, self.data.val, self.data.test):
             found.update(np.ascontiguousarray(split.labels).tobytes())
             images = "\0".join(map(split.describe, range(len(split))))
@@ -90,6 +87,14 @@ class Inputs:
         for leaf in jax.tree.leaves(weights):
             found.update(np.ascontiguousarray(leaf).tobytes())
         return found.hexdigest()[:16]
+
+    def model_facts(self) -> dict[str, Any]:
+        """Facts of the towers that the configuration leaves to the weights' files."""
+        return {
+            "vision_activation": self.clip_config.vision.activation,
+            "text_activation": self.clip_config.text.activation,
+            "normalization": self.normalization,
+        }
 
     def is_prompt(self, num_prompts: int) -> Bool[np.ndarray, "S"]:
         """Which sentences are prompts: the first `num_prompts` of each class."""
@@ -107,7 +112,7 @@ def read(config: Config, data: sources.LongTailedData | None = None) -> Inputs:
     Raises:
       ValueError: (a subclass) naming the file and the fault.
     """
-    clip_config, clip, recognizer = _towers(config)
+    clip_config, normalization, clip, recognizer = initial.read(config)
     if recognizer is None:
         _check_text(config, clip_config)
     if data is None:
@@ -117,7 +122,9 @@ def read(config: Config, data: sources.LongTailedData | None = None) -> Inputs:
         none = corpora.Corpus((), np.zeros(0, np.int32), data.class_names)
         tokens = np.zeros((0, 1), np.int32)
         root = config.data.root
-        return Inputs(data, none, tokens, clip_config, clip, recognizer, root)
+        return Inputs(
+            data, none, tokens, clip_config, normalization, clip, recognizer, root
+        )
     corpus = build_corpus(config, data)
     tokens = token_cache.encode(
         Tokenizer.from_directory(_tokenizer_directory(config)),
@@ -126,12 +133,13 @@ def read(config: Config, data: sources.LongTailedData | None = None) -> Inputs:
         _cache_directory(config),
     )
     if int(tokens.max()) >= clip_config.text.vocab_size:
-        raise InputError(
+        raise initial.InputError(
             f"the tokenizer gives id {int(tokens.max())}, but the text tower has "
             f"{clip_config.text.vocab_size} embeddings; init.tokenizer and init.clip "
             "(or model.backbone) belong to different models"
         )
-    return Inputs(data, corpus, tokens, clip_config, clip, root=config.data.root)
+    root = config.data.root
+    return Inputs(data, corpus, tokens, clip_config, normalization, clip, root=root)
 
 
 def read_data(config: Config, *, quiet: bool = False) -> sources.LongTailedData:
@@ -174,19 +182,6 @@ def text_root(config: Config) -> Root | None:
     if not config.data.text_root:
         return None
     return Root(Path(config.data.text_root), config.data.follow_symlinks)
-
-
-def model_source(name: str) -> Path:
-    """Where a model lies: a path or, fetched, a hub id.
-
-    `tiny_clip` is the one shipped with the package.
-
-    Raises:
-      HubError: if the hub does not give it.
-    """
-    if name == "tiny_clip":
-        return Path(str(resources.files("vl_ltr_jax"))) / "assets" / "tiny_clip"
-    return hub.local_path(name)
 
 
 def train_batches(
@@ -313,48 +308,22 @@ def _data(config: Config) -> sources.LongTailedData:
     )
 
 
-def _towers(
-    config: Config,
-) -> tuple[ClipConfig, dict[str, Any] | None, vl_ltr.Recognizer | None]:
-    """Sizes and variables of the towers, and the head that came with them."""
-    size = config.model.image_size
-    wanted = PRESETS[config.model.backbone].at_image_size(size)
-    recognizer = None
-    if config.init.vl_ltr:
-        key, given = "init.vl_ltr", config.init.vl_ltr
-        released = vl_ltr.load(Path(given)).at_image_size(size)
-        text, recognizer = released.text or wanted.text, released.recognizer
-        found = ClipConfig(released.vision, text, released.embed_dim)
-        variables = released.variables
-    elif config.init.clip:
-        key, given = "init.clip", config.init.clip
-        found, variables = clip_files.load_clip(model_source(given), image_size=size)
-    else:
-        return wanted, None, None
-    if found != wanted:
-        raise InputError(
-            f"{key}={given!r} holds {found}, but model.backbone="
-            f"{config.model.backbone!r} is {wanted}; set the backbone of that model"
-        )
-    return wanted, variables, recognizer
-
-
 def _tokenizer_directory(config: Config) -> Path:
     """Where the vocabulary lies: a directory, or that of a weights file."""
     name = config.init.tokenizer or config.init.clip
     if not name:
-        raise InputError(
+        raise initial.InputError(
             f"init.vl_ltr={config.init.vl_ltr!r} is a CVLP, whose text tower needs a "
             "vocabulary: set init.tokenizer to a directory with CLIP's tokenizer "
             "files, or to openai/clip-vit-base-patch16"
         )
-    source = model_source(name)
+    source = initial.model_source(name)
     return source.parent if source.is_file() else source
 
 
 def _check_text(config: Config, clip_config: ClipConfig) -> None:
     if config.data.context_length > clip_config.text.context_length:
-        raise InputError(
+        raise initial.InputError(
             f"data.context_length={config.data.context_length}, but "
             f"{config.model.backbone} has {clip_config.text.context_length} positions"
         )
@@ -364,7 +333,7 @@ def _check_classes(
     config: Config, recognizer: vl_ltr.Recognizer, num_classes: int
 ) -> None:
     if len(recognizer.anchors) != num_classes:
-        raise InputError(
+        raise initial.InputError(
             f"init.vl_ltr={config.init.vl_ltr!r} recognises {len(recognizer.anchors)} "
             f"classes, but {config.data.name!r} has {num_classes}; it was trained on "
             "another data set"

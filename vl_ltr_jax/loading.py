@@ -10,7 +10,7 @@ from etils import epath
 from vl_ltr_jax import (
     baselines,
     errors,
-    inputs,
+    initial,
     json_text,
     paths,
     recognizer_checks,
@@ -24,6 +24,9 @@ from vl_ltr_jax.baselines.decoupled import STAGE
 from vl_ltr_jax.heads import Card
 from vl_ltr_jax.models import clip_files, linear, vl_ltr
 from vl_ltr_jax.models.clip import PRESETS, Clip
+from vl_ltr_jax.models.layers import ACTIVATIONS
+from vl_ltr_jax.models.preprocessing import checked_constants
+from vl_ltr_jax.models.tensor_files import read_tensors
 from vl_ltr_jax.recognizer import Recognizer
 from vl_ltr_jax.run import anchor_sentences, random_towers, with_tuned_tower
 from vl_ltr_jax.settings import DECOUPLED, Config
@@ -108,7 +111,7 @@ def of_run(workdir: epath.Path) -> Recognizer:
         backbone=config.model.backbone,
         image_size=config.model.image_size,
         compute_dtype=config.model.compute_dtype,
-        normalization=config.data.normalization,
+        **model_facts(workdir),
         eval_recipe=config.data.eval_recipe,
         context_length=config.data.context_length,
         head="lgr" if own == "lgr" else "linear",
@@ -125,7 +128,7 @@ def of_run(workdir: epath.Path) -> Recognizer:
     name = config.init.tokenizer or config.init.clip
 
     def tokenizer() -> Path:
-        source = inputs.model_source(name)
+        source = initial.model_source(name)
         return source.parent if source.is_file() else source
 
     reference = evaluated.load_array("val_features")
@@ -163,6 +166,32 @@ def config_of(workdir: epath.Path) -> Config:
         ) from error
 
 
+def model_facts(workdir: epath.Path) -> dict[str, Any]:
+    """Facts of a run's towers, as `Inputs.model_facts` wrote them.
+
+    Raises:
+      ArtifactError: if the file is absent or damaged.
+    """
+    path = workdir / "model.json"
+    try:
+        facts = json_text.parse(path.read_bytes())
+        mean, std = facts["normalization"]
+        activations = {
+            key: facts[key] for key in ("vision_activation", "text_activation")
+        }
+        if unknown := set(activations.values()) - ACTIVATIONS.keys():
+            raise ValueError(f"an activation is {sorted(unknown)[0]!r}")
+        return {
+            **activations,
+            "normalization": checked_constants(mean, std, "normalization"),
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({error}); start the run's command again, which "
+            "writes it: finished stages are skipped"
+        ) from error
+
+
 def finished(workdir: epath.Path, stage: str) -> Artifact:
     """The artifact of a stage.
 
@@ -188,8 +217,9 @@ def towers_of(workdir: epath.Path, config: Config) -> dict[str, Any]:
         return trained(finished(workdir, "pretrain"))
     size = config.model.image_size
     if config.init.clip:
-        source = inputs.model_source(config.init.clip)
-        return clip_files.load_clip(source, image_size=size)[1]
+        file = initial.find_clip(config)
+        tensors = read_tensors(file.path)
+        return clip_files.from_file(file, tensors, image_size=size)[1]
     sizes = PRESETS[config.model.backbone].at_image_size(size)
     return random_towers(Clip(sizes), config.seed)
 
@@ -200,10 +230,7 @@ def released(config: Config) -> vl_ltr.Released | None:
     Raises:
       UserError: its file is gone or broken.
     """
-    if not config.init.vl_ltr:
-        return None
-    checkpoint = vl_ltr.load(Path(config.init.vl_ltr))
-    return checkpoint.at_image_size(config.model.image_size)
+    return initial.released(config) if config.init.vl_ltr else None
 
 
 def _linear(

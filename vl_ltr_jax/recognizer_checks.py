@@ -12,12 +12,14 @@ from vl_ltr_jax.data import transforms
 from vl_ltr_jax.data.orientation import ORIENTATIONS
 from vl_ltr_jax.heads import Card
 from vl_ltr_jax.models.clip import PRESETS, variable_shapes
+from vl_ltr_jax.models.layers import ACTIVATIONS
 from vl_ltr_jax.models.lgr import head_shapes
 
 _CHOICES: dict[str, Collection[str]] = {
     "backbone": PRESETS,
     "compute_dtype": ("float32", "bfloat16"),
-    "normalization": transforms.NORMALIZATIONS,
+    "vision_activation": ACTIVATIONS,
+    "text_activation": ACTIVATIONS,
     "eval_recipe": transforms.EVAL_RECIPES,
     "head": ("lgr", "linear"),
     "prediction": ("mixture", "sum"),

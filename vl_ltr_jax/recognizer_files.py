@@ -20,9 +20,10 @@ from vl_ltr_jax import errors, json_text, paths, recognizer_checks, whole_file
 from vl_ltr_jax.artifacts import ArtifactError
 from vl_ltr_jax.heads import Card
 from vl_ltr_jax.models import port
+from vl_ltr_jax.models.preprocessing import checked_constants
 
 CARD, WEIGHTS = "recognizer.json", "recognizer.safetensors"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def write(
@@ -53,7 +54,7 @@ def write(
             {name: np.asarray(array, order="C") for name, array in flat.items()},
             partial / WEIGHTS,
         )
-        for name in port.COMPANIONS:
+        for name in port.TOKENIZER_FILES:
             if beside is not None and (beside / name).is_file():
                 shutil.copy(beside / name, partial / name)
         content = {
@@ -77,16 +78,18 @@ def read(
       ArtifactError: if a file is missing, damaged, or does not fit the others.
     """
     try:
-        whole_file.check_regular(directory, (CARD, WEIGHTS, *port.COMPANIONS))
+        whole_file.check_regular(directory, (CARD, WEIGHTS, *port.TOKENIZER_FILES))
         content = json_text.parse((directory / CARD).read_bytes())
         if content.pop("format") != _FORMAT:
             raise ValueError("another version of this package wrote it")
         saved = content.pop("crc32", {})  # older ones have none
-        for name in saved.keys() & {WEIGHTS, *port.COMPANIONS}:
+        for name in saved.keys() & {WEIGHTS, *port.TOKENIZER_FILES}:
             if whole_file.crc32(directory / name) != saved[name]:
                 raise ValueError(f"{name} is not what was saved")
         content["class_names"] = names(content["class_names"])
         content["sentences"] = texts(content["sentences"])
+        mean, std = content["normalization"]
+        content["normalization"] = checked_constants(mean, std, CARD)
         card = Card(**content)
         flat = load_file(directory / WEIGHTS)
         arrays = traverse_util.unflatten_dict(flat, sep="/")

@@ -103,7 +103,7 @@ class Run:
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Pixels as the towers expect them, from uint8."""
-        return transforms.normalize(images, self.config.data.normalization)
+        return transforms.normalize(images, self.inputs.normalization)
 
     def prepare(self, key: jax.Array, images: jax.Array, rows: jax.Array) -> jax.Array:
         """Normalised training pixels, with random erasing; see `pretrain.Prepare`."""

@@ -68,7 +68,8 @@ class Data:
     rand_augment_probability: float = 0.5  # that a drawn operation is applied
     colour_jitter: float = 0.4  # of the plain recipe
     eval_recipe: Literal["vl_ltr", "clip"] = "vl_ltr"
-    normalization: Literal["clip", "clip_4digit", "imagenet"] = "clip_4digit"
+    # Of pixels: the model's own; OpenAI's, in full or as VL-LTR rounds it; ImageNet's.
+    normalization: Literal["model", "clip", "clip_4digit", "imagenet"] = "model"
     erase_probability: float = 0.25
     num_threads: int = 0  # that read and augment; 0: one for each core
     num_workers: int = 0  # processes that do so instead; 0: none
@@ -91,6 +92,9 @@ class Init:
     """Where the weights and the vocabulary come from."""
 
     clip: str = ""  # directory, file or hub id; 'tiny_clip': shipped; '': random
+    # Of the MLPs; 'auto': as the files beside the weights say, or as the backbone's.
+    activation: Literal["auto", "quick_gelu", "gelu"] = "auto"
+    head_width: int = 0  # of the image tower; 0: as the files beside the weights say
     tokenizer: str = ""  # directory or hub id with tokenizer files; '': as `clip`
     vl_ltr: str = ""  # the authors' CVLP or LGR checkpoint: evaluated, nothing trained
 

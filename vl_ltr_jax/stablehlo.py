@@ -195,7 +195,7 @@ def describe(recognizer: Recognizer) -> dict[str, Any]:
     """What a user of the arrays must know of pixels and classes; plain JSON."""
     card = recognizer.card
     share, half = transforms.EVAL_RECIPES[card.eval_recipe]
-    mean, std = transforms.NORMALIZATIONS[card.normalization]
+    mean, std = card.normalization
     return {
         "written_by": f"vl_ltr_jax {__version__}, JAX {jax.__version__}",
         "method": card.method,

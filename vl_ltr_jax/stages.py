@@ -46,7 +46,7 @@ from vl_ltr_jax.settings import Config
 from vl_ltr_jax.workdir import check_free, check_writable, sole_user
 
 _FILES = (  # of a run, beside the directories of its stages
-    *("config.json", "versions.json", "classes.json"),
+    *("config.json", "versions.json", "classes.json", "model.json"),
     *("results.json", "report.md", "report.html"),
 )
 
@@ -242,6 +242,7 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
         write_whole(workdir / "config.json", settings.to_json(config))
         write_whole(workdir / "versions.json", report.to_json(versions))
         write_whole(workdir / "classes.json", report.to_json(classes(read)))
+        write_whole(workdir / "model.json", report.to_json(read.model_facts()))
     costs: dict[str, dict[str, float]] = {}
     told: dict[str, Any] = {}
     for name in planned(config, read):

@@ -32,6 +32,7 @@ from vl_ltr_jax.losses import contrastive_logits, cross_entropy, unit
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import PRESETS, Clip, ClipConfig
 from vl_ltr_jax.models.clip_files import save_clip
+from vl_ltr_jax.models.preprocessing import Preprocessing
 
 SHIPPED = Path(__file__).parent / "assets" / "tiny_clip"
 STUDIO_STYLE = Style(clutter=3, specks=3, occlusion=0.05, shade=9, noise=8)
@@ -202,7 +203,12 @@ def train(
             losses.append(float(loss))
             line.at(number, details=[f"loss {np.mean(losses[-_RECENT:]):.3f}"])
             if number % max(1, steps // 10) == 0 or number == steps:
-                save_clip(out, config, {"params": trained[0]})
+                save_clip(
+                    out,
+                    config,
+                    {"params": trained[0]},
+                    preprocessing=Preprocessing(size),
+                )
     duration = terminal.format_duration(time.perf_counter() - start)
     recent = f"loss {np.mean(losses[-_RECENT:]):.3f}"
     terminal.say(f"{steps:,} steps in {duration}, {recent}", stage="tiny CLIP")

@@ -28,7 +28,7 @@ from vl_ltr_jax.data import inat18, loader, token_cache, transforms
 from vl_ltr_jax.data.corpus import build_corpus
 from vl_ltr_jax.data.shapes_text import binomials
 from vl_ltr_jax.data.tokenizer import Tokenizer
-from vl_ltr_jax.inputs import model_source
+from vl_ltr_jax.initial import model_source
 
 CLASSES, TRAIN, VAL = 8142, 437_513, 24_426
 MOST, LEAST = 1000, 2

@@ -17,7 +17,7 @@ from vl_ltr_jax.models.clip import ClipConfig
 
 
 class NoOpenAIClipError(UserError):
-    """The package openai-clip is not installed."""
+    """The package openai-clip is not installed, or has no such model."""
 
 
 def openai_file(name: str) -> Path:
@@ -49,8 +49,17 @@ def openai_module(name: str) -> Any:
 
 
 def openai_modules(config: ClipConfig) -> Any:
-    """OpenAI's model of these sizes, as its constructor leaves it."""
+    """OpenAI's model of these sizes, as its constructor leaves it.
+
+    Raises:
+      NoOpenAIClipError: if the towers are of a kind that it does not build.
+    """
     vision, text = config.vision, config.text
+    if text.activation != "quick_gelu":
+        raise NoOpenAIClipError(
+            f"OpenAI's code has QuickGELU alone, and these sizes {text.activation}; "
+            "name a backbone of OpenAI's"
+        )
     return openai_module("model.py").CLIP(
         config.embed_dim,
         vision.image_size,

@@ -111,13 +111,15 @@ def _erasing(
     config: Config,
 ) -> Callable[[UInt8[np.ndarray, "H W 3"], int, int], UInt8[np.ndarray, "H W 3"]]:
     """What the pre-training step does to a row's pixels, shown as bytes."""
-    constants = transforms.NORMALIZATIONS[config.data.normalization]
+    # A model's own numbers would colour the noise a little, and may be a download away.
+    name = config.data.normalization
+    constants = transforms.NORMALIZATIONS["clip" if name == "model" else name]
     mean, std = np.array(constants, np.float32)
 
     @jax.jit
     def erased(pixels: Any, step: Any, row: Any) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(config.seed), step)
-        normal = transforms.normalize(pixels[None], config.data.normalization)
+        normal = transforms.normalize(pixels[None], constants)
         rows, probability = jnp.array([row]), config.data.erase_probability
         return transforms.random_erase(key, normal, probability, rows)[0]
 

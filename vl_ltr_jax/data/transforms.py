@@ -35,6 +35,9 @@ Pixels: TypeAlias = UInt8[np.ndarray, "H W 3"]
 TrainTransform: TypeAlias = Callable[[Picture, np.random.Generator], Pixels]
 EvalTransform: TypeAlias = Callable[[Picture], Pixels]
 Augmentation: TypeAlias = Callable[[Image.Image, np.random.Generator], Image.Image]
+_Channels: TypeAlias = tuple[float, float, float]
+# Mean and standard deviation of the channels of pictures scaled to 0..1.
+Constants: TypeAlias = tuple[_Channels, _Channels]
 
 # Smallest share of the area that a crop keeps, and what follows the flip.
 _TRAIN_RECIPES: dict[str, tuple[float, str]] = {
@@ -48,8 +51,7 @@ EVAL_RECIPES: dict[str, tuple[float, Literal["up", "even"]]] = {
     "vl_ltr": (256 / 224, "up"),
     "clip": (1.0, "even"),
 }
-# Mean and standard deviation of the channels of pictures scaled to 0..1.
-NORMALIZATIONS = {
+NORMALIZATIONS: dict[str, Constants] = {
     "clip": (
         (0.48145466, 0.4578275, 0.40821073),
         (0.26862954, 0.26130258, 0.27577711),
@@ -234,20 +236,23 @@ def _crop_box(
 
 
 def normalize(
-    images: UInt8[Array, "B H W 3"], constants: str = "clip_4digit"
+    images: UInt8[Array, "B H W 3"], constants: str | Constants = "clip_4digit"
 ) -> Float[Array, "B H W 3"]:
     """Bytes to float32 channels of about zero mean and unit variance.
 
     Args:
       images: RGB.
-      constants: `clip`, `clip_4digit` (the same rounded, as in VL-LTR) or `imagenet`.
+      constants: mean and standard deviation, or the name of a pair: `clip`,
+        `clip_4digit` (the same rounded, as in VL-LTR) or `imagenet`.
 
     Raises:
       ValueError: for unknown constants.
     """
-    if constants not in NORMALIZATIONS:
-        raise unknown_name("the normalization", constants, NORMALIZATIONS)
-    mean, std = jnp.array(NORMALIZATIONS[constants], jnp.float32)[:, None, None, None]
+    if isinstance(constants, str):
+        if constants not in NORMALIZATIONS:
+            raise unknown_name("the normalization", constants, NORMALIZATIONS)
+        constants = NORMALIZATIONS[constants]
+    mean, std = jnp.array(constants, jnp.float32)[:, None, None, None]
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 

@@ -14,6 +14,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Integer
 
+from vl_ltr_jax.errors import UserError
+from vl_ltr_jax.models.layers import Activation
 from vl_ltr_jax.models.resnet import ModifiedResNet
 from vl_ltr_jax.models.text import PackedTokens, TextTransformer
 from vl_ltr_jax.models.vit import VisionTransformer
@@ -21,9 +23,13 @@ from vl_ltr_jax.models.vit import VisionTransformer
 RESNET_STRIDE = 32  # pixels an attention-pool position stands for
 
 
+class SizeError(UserError):
+    """Sizes that no CLIP can have; they come from files and flags."""
+
+
 def _check_heads(tower: str, width: int, heads: int) -> None:
     if heads < 1 or width % heads:
-        raise ValueError(
+        raise SizeError(
             f"{tower}: width {width} is not a multiple of its {heads} attention heads; "
             f"CLIP's own sizes have width / 64 heads"
         )
@@ -40,6 +46,8 @@ class VisionConfig:
         layers: Number of blocks; of each of the four stages for a ResNet.
         heads: Attention heads, those of the attention pool for a ResNet.
         patch_size: Side of a patch in pixels; None for a ResNet.
+        mlp_width: Hidden width of a ViT's MLPs; 0 becomes 4 times the width.
+        activation: Of a ViT's MLPs; a ResNet has none and keeps the default.
     """
 
     kind: Literal["vit", "resnet"]
@@ -48,20 +56,23 @@ class VisionConfig:
     layers: int | tuple[int, ...]
     heads: int
     patch_size: int | None = None
+    mlp_width: int = 0
+    activation: Activation = "quick_gelu"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mlp_width", self.mlp_width or 4 * self.width)
         if self.kind == "vit":
             if self.patch_size is None or not isinstance(self.layers, int):
-                raise ValueError("vision: a 'vit' needs a patch_size and one layers")
+                raise SizeError("vision: a 'vit' needs a patch_size and one layers")
             _check_heads("vision", self.width, self.heads)
         else:
             if self.patch_size is not None or isinstance(self.layers, int):
-                raise ValueError(
+                raise SizeError(
                     "vision: a 'resnet' has no patch_size, and layers for each stage"
                 )
             _check_heads("vision", self.width * RESNET_STRIDE, self.heads)
         if self.image_size % self.stride:
-            raise ValueError(
+            raise SizeError(
                 f"vision: image_size {self.image_size} is not a multiple of "
                 f"{self.stride}, the side of a patch"
             )
@@ -74,15 +85,28 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Sizes of a text tower; `context_length` includes start and end."""
+    """Sizes of a text tower.
+
+    Attributes:
+        width: Width of the residual stream.
+        layers: Number of blocks.
+        heads: Attention heads.
+        context_length: Most tokens of a sentence, start and end included.
+        vocab_size: Number of token ids.
+        mlp_width: Hidden width of the MLPs; 0 becomes 4 times the width.
+        activation: Of these MLPs.
+    """
 
     width: int
     layers: int
     heads: int
     context_length: int = 77
     vocab_size: int = 49408
+    mlp_width: int = 0
+    activation: Activation = "quick_gelu"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mlp_width", self.mlp_width or 4 * self.width)
         _check_heads("text", self.width, self.heads)
 
 
@@ -98,6 +122,19 @@ class ClipConfig:
         """The same model for images of another size, in pixels."""
         return replace(self, vision=replace(self.vision, image_size=image_size))
 
+    def with_activations(self, vision: Activation, text: Activation) -> "ClipConfig":
+        """The same sizes with the activations of each tower's MLPs.
+
+        A ResNet has no MLP, and keeps the default.
+        """
+        if self.vision.kind == "resnet":
+            vision = self.vision.activation
+        return replace(
+            self,
+            vision=replace(self.vision, activation=vision),
+            text=replace(self.text, activation=text),
+        )
+
 
 def _base(patch_size: int) -> ClipConfig:
     vision = VisionConfig("vit", 224, 768, 12, 12, patch_size)
@@ -107,6 +144,16 @@ def _base(patch_size: int) -> ClipConfig:
 def _large(image_size: int) -> ClipConfig:
     vision = VisionConfig("vit", image_size, 1024, 24, 16, 14)
     return ClipConfig(vision, TextConfig(768, 12, 12), 768)
+
+
+def _huge() -> ClipConfig:
+    vision = VisionConfig("vit", 224, 1280, 32, 16, 14, activation="gelu")
+    return ClipConfig(vision, TextConfig(1024, 24, 16, activation="gelu"), 1024)
+
+
+def _big_g() -> ClipConfig:
+    vision = VisionConfig("vit", 224, 1664, 48, 16, 14, 8192, activation="gelu")
+    return ClipConfig(vision, TextConfig(1280, 32, 20, activation="gelu"), 1280)
 
 
 def _resnet(
@@ -119,11 +166,15 @@ def _resnet(
 
 _TINY_TEXT = TextConfig(128, 3, 2, vocab_size=4096)
 
+# Sizes by name. OpenAI's ViTs, up to L, have QuickGELU; LAION's H and bigG have GELU.
+# Weights that others trained at these sizes bring their own activation.
 PRESETS: dict[str, ClipConfig] = {
     "ViT-B/16": _base(16),
     "ViT-B/32": _base(32),
     "ViT-L/14": _large(224),
     "ViT-L/14@336": _large(336),
+    "ViT-H/14": _huge(),
+    "ViT-bigG/14": _big_g(),
     "RN50": _resnet(224, 64, (3, 4, 6, 3), 512, 1024),
     "RN101": _resnet(224, 64, (3, 4, 23, 3), 512, 512),
     "RN50x4": _resnet(288, 80, (4, 6, 10, 6), 640, 640),
@@ -161,11 +212,19 @@ class Clip(nn.Module):
         if vision.patch_size is None:
             self.visual = ModifiedResNet(**sizes, **shared)
         else:
-            self.visual = VisionTransformer(vision.patch_size, **sizes, **shared)
+            self.visual = VisionTransformer(
+                vision.patch_size,
+                **sizes,
+                mlp_width=vision.mlp_width,
+                activation=vision.activation,
+                **shared,
+            )
         self.text = TextTransformer(
             text.width,
             text.layers,
             text.heads,
+            text.mlp_width,
+            text.activation,
             text.context_length,
             text.vocab_size,
             **shared,
@@ -185,11 +244,11 @@ class Clip(nn.Module):
                 updates the running ones (then apply with mutable=['batch_stats']).
 
         Raises:
-            ValueError: If the images are not of the configured size.
+            SizeError: If the images are not of the configured size.
         """
         size = self.config.vision.image_size
         if images.shape[1:3] != (size, size):
-            raise ValueError(
+            raise SizeError(
                 f"images are {images.shape[1]} x {images.shape[2]}, the model takes "
                 f"{size} x {size}; load_clip(..., image_size=) changes that"
             )
@@ -207,12 +266,12 @@ class Clip(nn.Module):
                 group.
 
         Raises:
-            ValueError: If the rows are longer than the context.
+            SizeError: If the rows are longer than the context.
         """
         longest = self.config.text.context_length
         ids = tokens.tokens if isinstance(tokens, PackedTokens) else tokens
         if ids.shape[-1] > longest:
-            raise ValueError(
+            raise SizeError(
                 f"sentences are {ids.shape[-1]} tokens long, the model takes at most "
                 f"{longest}"
             )

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from vl_ltr_jax import terminal
+from vl_ltr_jax.errors import UserError
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*"
 _ID = re.compile(rf"{_PART}/{_PART}(@{_PART}(/{_PART})*)?")
@@ -20,7 +21,7 @@ _WANTED = (
 )
 
 
-class HubError(ValueError):
+class HubError(UserError):
     """A model that is neither here nor to be had from the hub."""
 
 

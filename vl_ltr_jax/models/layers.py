@@ -1,19 +1,23 @@
 """Layers both towers are built of: convolution, attention, residual block.
 
-They follow the CLIP the paper starts from (VL-LTR Sec. 3.2): QuickGELU, pre-norm
-residual blocks, LayerNorm with epsilon 1e-5 in float32 whatever the compute dtype.
+They follow the CLIP the paper starts from (VL-LTR Sec. 3.2): pre-norm residual blocks,
+LayerNorm with epsilon 1e-5 in float32 whatever the compute dtype. OpenAI's models have
+QuickGELU; LAION's and DataComp's have the exact GELU.
 Module and parameter names are those of OpenAI's PyTorch code, so that `port` is a
 renaming and no more.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
+
+Activation: TypeAlias = Literal["quick_gelu", "gelu"]
 
 REMAT_POLICIES = {
     "none": None,
@@ -31,6 +35,13 @@ LayerNorm = partial(
 def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """CLIP's approximation of GELU, x sigmoid(1.702 x)."""
     return x * jax.nn.sigmoid(1.702 * x)
+
+
+# By the names of Hugging Face's `hidden_act`.
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+}
 
 
 class Dense(nn.Module):
@@ -163,8 +174,10 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """D -> 4D -> QuickGELU -> D."""
+    """D -> `hidden` -> activation -> D."""
 
+    hidden: int
+    activation: Activation
     out_std: float
     dtype: DTypeLike = jnp.float32
 
@@ -174,8 +187,8 @@ class Mlp(nn.Module):
         width = x.shape[-1]
         in_init = nn.initializers.normal((2 * width) ** -0.5)
         out_init = nn.initializers.normal(self.out_std)
-        x = Dense(4 * width, dtype=self.dtype, kernel_init=in_init, name="c_fc")(x)
-        x = quick_gelu(x)
+        x = Dense(self.hidden, dtype=self.dtype, kernel_init=in_init, name="c_fc")(x)
+        x = ACTIVATIONS[self.activation](x)
         return Dense(width, dtype=self.dtype, kernel_init=out_init, name="c_proj")(x)
 
 
@@ -187,6 +200,8 @@ class ResidualBlock(nn.Module):
     """
 
     heads: int
+    mlp_width: int
+    activation: Activation
     out_std: float
     dtype: DTypeLike = jnp.float32
 
@@ -197,7 +212,8 @@ class ResidualBlock(nn.Module):
         """Applies the block; `visible` is `attend`'s."""
         attention = Attention(self.heads, self.out_std, self.dtype, name="attn")
         x = x + attention(LayerNorm(name="ln_1")(x), visible)
-        return x + Mlp(self.out_std, self.dtype, name="mlp")(LayerNorm(name="ln_2")(x))
+        mlp = Mlp(self.mlp_width, self.activation, self.out_std, self.dtype, name="mlp")
+        return x + mlp(LayerNorm(name="ln_2")(x))
 
 
 def rematerialized(
@@ -228,6 +244,8 @@ def residual_blocks(
     *,
     layers: int,
     heads: int,
+    mlp_width: int,
+    activation: Activation,
     dtype: DTypeLike,
     remat: str,
 ) -> Float[Array, "B L D"]:
@@ -239,5 +257,6 @@ def residual_blocks(
     block = rematerialized(ResidualBlock, remat)
     out_std = (2 * layers * x.shape[-1]) ** -0.5
     for layer in range(layers):
-        x = block(heads, out_std, dtype, name=f"resblocks_{layer}")(x, visible)
+        name = f"resblocks_{layer}"
+        x = block(heads, mlp_width, activation, out_std, dtype, name=name)(x, visible)
     return x

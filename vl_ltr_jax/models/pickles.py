@@ -12,6 +12,8 @@ import pickletools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vl_ltr_jax.errors import UserError
+
 # Parts that a byte of a pickle may stand for; those of PyTorch stand for less than one.
 _MOST_REPEATS = 16
 _FREE = 1000  # parts that every pickle may have
@@ -26,7 +28,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _GROWS = ("collections.OrderedDict", "collections.Counter")
 
 
-class PickleError(ValueError):
+class PickleError(UserError):
     """A pickle that cannot be what PyTorch writes; the message says what it does."""
 
 

@@ -3,12 +3,13 @@
     python -m vl_ltr_jax.models.port inspect SOURCE
     python -m vl_ltr_jax.models.port convert SOURCE DEST --to hf|openai|vl_ltr
 
+A file alone does not say the activation: `convert` asks for --activation.
+
 SOURCE is a directory, a file or a hub id, as `clip_files` describes; DEST a directory
 that does not exist yet, which appears whole or not at all.
 """
 
 import argparse
-import collections
 import contextlib
 import shutil
 import sys
@@ -21,19 +22,14 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from vl_ltr_jax import exits, paths, terminal, whole_file
-from vl_ltr_jax.models import clip_files, vl_ltr
-from vl_ltr_jax.models.clip import ClipConfig, VisionConfig, variable_shapes
-from vl_ltr_jax.models.sizes import to_preprocessor_json
+from vl_ltr_jax.errors import UserError
+from vl_ltr_jax.models import clip_files, open_clip, vl_ltr
+from vl_ltr_jax.models.clip import ClipConfig
+from vl_ltr_jax.models.layers import ACTIVATIONS, Activation
+from vl_ltr_jax.models.listing import FAMILIES, inspect
+from vl_ltr_jax.models.preprocessing import Preprocessing
 from vl_ltr_jax.models.tensor_files import read_tensors
-from vl_ltr_jax.models.weights import (
-    HUGGING_FACE,
-    OPENAI,
-    VL_LTR,
-    allowance,
-    places,
-)
 
-FAMILIES = {"hf": HUGGING_FACE, "openai": OPENAI, "vl_ltr": VL_LTR}
 _HELP = """\
 Looks into weights of CLIP or of an LGR, and writes them under other names."""
 _EXAMPLES = """\
@@ -45,69 +41,24 @@ examples:
   python -m vl_ltr_jax.models.port convert ViT-B-16.pt clip_vit_b16 --to hf
 
 `convert --help` lists what it takes."""
-_TITLES = {
-    "hf": "CLIP, Hugging Face's names",
-    "openai": "CLIP, OpenAI's names",
-    "vl_ltr": "LGR, VL-LTR's names",
-}
 LGR_FILE = "lgr.safetensors"
-# What a tokenizer or an image processor reads, copied beside converted weights.
-COMPANIONS = (
+# Beside weights of a family, what no tensor and no tokenizer holds.
+_OWN_FILES = {
+    "hf": clip_files.PROCESSOR_FILES,
+    "openai": (open_clip.SETTINGS,),
+}
+# Files that a tokenizer reads, copied beside converted weights.
+TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
-    "preprocessor_config.json",
 )
 
 
-def inspect(source: str) -> str:
-    """What a source holds, tensor by tensor, and where each goes.
-
-    Args:
-        source: A directory, a file or a hub id.
-
-    Raises:
-        ValueError: (a subclass) If it is broken, or not exactly a model known here.
-    """
-    path = clip_files.find_weights(source)
-    tensors = read_tensors(path)
-    if vl_ltr.kind_of(tensors) == "LGR":
-        released = vl_ltr.from_tensors(tensors, str(path))
-        family, (classes, anchors, width) = "vl_ltr", tensors["text_embeddings"].shape
-        shapes = vl_ltr.lgr_shapes(released.vision, width, classes)
-        sizes = [
-            _vision(released.vision),
-            f"embeddings of width {width}",
-            f"{classes} classes with up to {anchors} anchor sentences each",
-        ]
-    else:
-        found = clip_files.find_clip(source)
-        clip_files.from_file(found, tensors)
-        family = "hf" if found.names is HUGGING_FACE else "openai"
-        shapes, sizes = variable_shapes(found.config), _sizes(found.config)
-    where = places(shapes, FAMILIES[family]) | {"text_embeddings": "anchors"}
-    used = {name: tensor for name, tensor in tensors.items() if name in where}
-    count = sum(tensor.size for tensor in used.values())
-    dtypes = collections.Counter(str(tensor.dtype) for tensor in used.values())
-    lines = [
-        f"{path}",
-        f"{_TITLES[family]}",
-        *(f"  {size}" for size in sizes),
-        f"  {count:,} numbers in {len(used)} tensors, "
-        + ", ".join(f"{number} of {dtype}" for dtype, number in dtypes.most_common()),
-    ]
-    lines += [
-        f"{name}  {list(tensor.shape)} {tensor.dtype} -> {where[name]}"
-        for name, tensor in used.items()
-    ]
-    lines += [
-        f"{name}  {list(tensor.shape)} {tensor.dtype} left over: {allowance(name)}"
-        for name, tensor in tensors.items()
-        if name not in used
-    ]
-    return "\n".join(lines)
+class PortError(UserError):
+    """A model without the form asked for, or no place to put it."""
 
 
 def convert(
@@ -117,6 +68,8 @@ def convert(
     to: str,
     dtype: clip_files.Dtype | None = None,
     image_size: int | None = None,
+    activation: Activation | None = None,
+    head_width: int | None = None,
 ) -> Path:
     """Writes the model of a source under another family of names.
 
@@ -128,20 +81,22 @@ def convert(
         to: `hf`, `openai`, or `vl_ltr` for an LGR.
         dtype: Of the tensors; if None the source's, float32 if it has several.
         image_size: Side in pixels; position embeddings are interpolated to it.
+        activation: As `clip_files.find_clip`.
+        head_width: As `clip_files.find_clip`.
 
     Returns:
         The destination.
 
     Raises:
-        ValueError: (a subclass) If the source is broken or has no such form, or the
-            destination is in use. Nothing is left half-written.
+        UserError: If the source is broken or has no such form, or the destination is
+            in use. Nothing is left half-written.
     """
     path = clip_files.find_weights(source)
     tensors = read_tensors(path)
     is_lgr = vl_ltr.kind_of(tensors) == "LGR"
     if is_lgr != (to == "vl_ltr"):
         allowed = ("vl_ltr",) if is_lgr else ("hf", "openai")
-        raise ValueError(
+        raise PortError(
             f"{path} is {'an LGR' if is_lgr else 'a CLIP'}: --to {to} does not fit, "
             f"use --to {' or --to '.join(allowed)}"
         )
@@ -154,12 +109,24 @@ def convert(
                 released = released.at_image_size(image_size)
             write_lgr(directory, released, chosen)
             return
-        found = clip_files.find_clip(source)
+        found = clip_files.find_clip(
+            source, activation=activation, head_width=head_width
+        )
+        for note in found.notes:
+            terminal.warn(note)
         config, variables = clip_files.from_file(found, tensors, image_size=image_size)
-        # That of another size would be copied, and none be there of a lone file.
-        resized = config.vision.image_size != found.config.vision.image_size
-        own = not resized and path.with_name("config.json").is_file()
-        size = config.vision.image_size
+        same = config == found.config and FAMILIES[to] is found.names
+        # Files of Hugging Face's that are copied below must not get another beside.
+        preprocessing = None if same and to == "hf" else found.preprocessing
+        if preprocessing is None and not same:
+            terminal.warn(
+                f"{path}: no file beside it says how pixels are normalised; written "
+                "are the numbers of OpenAI's CLIP"
+            )
+            preprocessing = Preprocessing(found.config.vision.image_size)
+        if preprocessing is not None:
+            size = config.vision.image_size
+            preprocessing = preprocessing.at_image_size(size)
         write_clip(
             directory,
             config,
@@ -167,11 +134,12 @@ def convert(
             to=to,
             dtype=chosen,
             beside=path.parent,
-            preprocessor="" if own else to_preprocessor_json(size),
+            preprocessing=preprocessing,
         )
-        same = config == found.config and chosen == _dtype_of(tensors)
-        if to == "hf" and found.names is HUGGING_FACE and same:
-            shutil.copy(path.with_name("config.json"), directory / "config.json")
+        if same:  # the source's own files, byte for byte
+            _copy(path.parent, directory, _OWN_FILES[to])
+            if chosen == _dtype_of(tensors):
+                _copy(path.parent, directory, ("config.json",) if to == "hf" else ())
 
     return write_whole(Path(destination), write)
 
@@ -184,20 +152,24 @@ def write_clip(
     to: str,
     dtype: clip_files.Dtype,
     beside: Path,
-    preprocessor: str = "",
+    preprocessing: Preprocessing | None,
 ) -> None:
-    """Writes a CLIP with the tokenizer files that lie in `beside`.
+    """Writes a CLIP with the tokenizer files that lie in `beside`."""
+    clip_files.save_clip(
+        directory,
+        config,
+        variables,
+        dtype=dtype,
+        names=FAMILIES[to],
+        preprocessing=preprocessing,
+    )
+    _copy(beside, directory, TOKENIZER_FILES)
 
-    Under Hugging Face's names `preprocessor` becomes its `preprocessor_config.json`;
-    without one, that in `beside` is copied, where there is one.
-    """
-    clip_files.save_clip(directory, config, variables, dtype=dtype, names=FAMILIES[to])
-    for name in COMPANIONS:
-        if (beside / name).is_file():
-            shutil.copy(beside / name, directory / name)
-    if to == "hf" and preprocessor:
-        path = directory / "preprocessor_config.json"
-        path.write_text(preprocessor, encoding="utf-8")
+
+def _copy(source: Path, directory: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if (source / name).is_file():
+            shutil.copy(source / name, directory / name)
 
 
 def write_lgr(
@@ -205,7 +177,17 @@ def write_lgr(
 ) -> None:
     """Writes an LGR as the authors' state dict, in safetensors."""
     if released.recognizer is None:
-        raise ValueError("a CVLP has no recognition head to write")
+        raise PortError("a CVLP has no recognition head to write")
+    vision = released.vision
+    # The authors' code builds OpenAI's towers and is told of no other.
+    if vision.patch_size and (
+        vision.activation != "quick_gelu" or vision.width != 64 * vision.heads
+    ):
+        raise PortError(
+            f"the image tower has {vision.activation} and heads "
+            f"{vision.width // vision.heads} wide; the authors' LGR has quick_gelu and "
+            "64. --to hf and --to openai keep the tower, --to stablehlo all of it"
+        )
     tensors = vl_ltr.lgr_tensors(released.variables, released.recognizer)
     save_file(
         {
@@ -221,12 +203,12 @@ def check_free(destination: Path) -> None:
     """Looks whether a directory can be made here.
 
     Raises:
-        ValueError: If something lies there already.
+        PortError: If something lies there already.
     """
     dangling = destination.is_symlink() and not destination.exists()
     filled = destination.is_dir() and any(destination.iterdir())
     if dangling or filled or destination.is_file():
-        raise ValueError(
+        raise PortError(
             f"{destination} is in use; nothing is overwritten, name another directory"
         )
 
@@ -235,14 +217,14 @@ def write_whole(destination: Path, write: Callable[[Path], None]) -> Path:
     """Lets `write` fill a directory beside the destination, then moves it there.
 
     Raises:
-        ValueError: If the destination is in use, or no directory can be made there.
+        PortError: If the destination is in use, or no directory can be made there.
     """
     check_free(destination)
     with contextlib.ExitStack() as whole:
         try:
             partial = whole.enter_context(whole_file.write_directory(destination))
         except OSError as error:
-            raise ValueError(
+            raise PortError(
                 f"{destination} cannot be written: {error.strerror or error}; name a "
                 "directory where you may write"
             ) from error
@@ -270,6 +252,17 @@ def main(arguments: Sequence[str]) -> None:
             help="a directory, a file, or a hub id such as "
             "openai/clip-vit-base-patch16",
         )
+        command.add_argument(
+            "--activation",
+            choices=ACTIVATIONS,
+            help="of the MLPs, where no file beside the weights says it",
+        )
+        command.add_argument(
+            "--head_width",
+            type=int,
+            metavar="N",
+            help="of the image tower, where no file says it; 64 up to ViT-L",
+        )
     converting.add_argument(
         "destination",
         metavar="DEST",
@@ -296,7 +289,10 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(paths.expand_arguments(arguments))
     with exits.refusing():
         if given.command == "inspect":
-            print(terminal.printable(inspect(given.source), "\n"))
+            listed = inspect(
+                given.source, activation=given.activation, head_width=given.head_width
+            )
+            print(terminal.printable(listed, "\n"))
             return
         made = convert(
             given.source,
@@ -304,6 +300,8 @@ def main(arguments: Sequence[str]) -> None:
             to=given.to,
             dtype=given.dtype,
             image_size=given.image_size,
+            activation=given.activation,
+            head_width=given.head_width,
         )
         print(f"{made}: {', '.join(sorted(file.name for file in made.iterdir()))}")
 
@@ -315,24 +313,6 @@ def _dtype_of(tensors: Mapping[str, np.ndarray]) -> clip_files.Dtype:
         if kinds == {dtype}:
             return dtype
     return "float32"
-
-
-def _vision(vision: VisionConfig) -> str:
-    kind = f"ViT, patches of {vision.patch_size}" if vision.patch_size else "ResNet"
-    return (
-        f"image tower: {kind}, {vision.image_size} pixels, width {vision.width}, "
-        f"layers {vision.layers}, heads {vision.heads}"
-    )
-
-
-def _sizes(config: ClipConfig) -> list[str]:
-    text = config.text
-    return [
-        _vision(config.vision),
-        f"text tower: width {text.width}, layers {text.layers}, heads {text.heads}, "
-        f"{text.context_length} tokens, vocabulary {text.vocab_size}",
-        f"embeddings of width {config.embed_dim}",
-    ]
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
-"""The sizes of a CLIP, told from a `config.json` or from the shapes of its tensors."""
+"""The sizes of a CLIP, from a `config.json` or from the shapes of its tensors."""
 
 import contextlib
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.models.clip import RESNET_STRIDE, ClipConfig, TextConfig, VisionConfig
+from vl_ltr_jax.models.layers import ACTIVATIONS, Activation
 
-_HEAD_WIDTH = 64  # of every published CLIP
+_HEAD_WIDTH = 64
+# The image towers of ViT-H, g and bigG, by their width; all others have 64.
+_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
 # Beyond any CLIP: a model of a damaged file's sizes would take hours to lay out.
 _LARGEST = 2**20
 _MOST_LAYERS = 256
@@ -32,9 +36,40 @@ _VISION_DEFAULTS = dict(
     patch_size=32,
 )
 _EMBED_DIM_DEFAULT = 512
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-_FIXED = dict(hidden_act="quick_gelu", layer_norm_eps=1e-5, num_channels=3)
+_FIXED = dict(layer_norm_eps=1e-5, num_channels=3)
+_ACTIVATION_DEFAULT = "quick_gelu"
+_OLD_END = 2  # what old files have for any end of text; the largest id is meant
+
+
+class ModelFileError(UserError):
+    """A file that describes no CLIP, or one that is not built here."""
+
+
+@dataclass(frozen=True)
+class Details:
+    """Facts of a CLIP that the shapes of its tensors do not show.
+
+    Attributes:
+        activation: Of the MLPs of both towers.
+        head_width: Of the image tower; None: that of the published models.
+        text_heads: Of the text tower; None: its width / 64.
+    """
+
+    activation: Activation = "quick_gelu"
+    head_width: int | None = None
+    text_heads: int | None = None
+
+    def vision_heads(self, width: int) -> int:
+        """Number of heads of an image tower of a width."""
+        head_width = self.head_width or _HEAD_WIDTHS.get(width, _HEAD_WIDTH)
+        if width % head_width:
+            raise ModelFileError(
+                f"the width {width} is not a multiple of the head width {head_width}"
+            )
+        return width // head_width
+
+
+OPENAI_DETAILS = Details()
 
 
 def _short(value: Any) -> str:
@@ -43,36 +78,51 @@ def _short(value: Any) -> str:
 
 def _size(value: Any, key: str, source: str) -> int:
     if type(value) is not int or value < 1:
-        raise ValueError(f"{source}: {key} is {_short(value)}, not a positive integer")
+        raise ModelFileError(
+            f"{source}: {key} is {_short(value)}, not a positive integer"
+        )
     largest = _MOST_LAYERS if key.endswith("num_hidden_layers") else _LARGEST
     if value > largest:
-        raise ValueError(f"{source}: {key} is {value}; at most {largest} is built here")
+        raise ModelFileError(
+            f"{source}: {key} is {value}; at most {largest} is built here"
+        )
     return value
 
 
 def _tower(
     content: Mapping[str, Any], name: str, defaults: dict[str, int], source: str
-) -> dict[str, int]:
-    """One tower's sizes, after a check that it is built as OpenAI's are."""
-    given: dict[str, Any] = {}
-    for key in (name, f"{name}_dict"):  # the second is how old files override
-        section = content.get(key) or {}
-        if not isinstance(section, dict):
-            raise ValueError(f"{source}: {key} is {_short(section)}, not an object")
-        given |= section
+) -> tuple[dict[str, int], Activation]:
+    """One tower's sizes and its activation, if all else of it is as OpenAI's."""
+    # Where old files have the second section, transformers takes nothing of the first.
+    key = name if content.get(f"{name}_dict") is None else f"{name}_dict"
+    given = content.get(key) or {}
+    if not isinstance(given, dict):
+        raise ModelFileError(f"{source}: {key} is {_short(given)}, not an object")
     sizes = {
         key: _size(given.get(key, default), f"{name}.{key}", source)
         for key, default in defaults.items()
     }
-    fixed = _FIXED | {"intermediate_size": 4 * sizes["hidden_size"]}
-    for key, value in fixed.items():
-        found = (given | sizes).get(key, value)
-        if found != value:
-            raise ValueError(
-                f"{source}: {name}.{key} is {_short(found)}; OpenAI's CLIP, the only "
-                f"kind built here, has {value!r}"
+    for key, value in _FIXED.items():
+        if given.get(key, value) != value:
+            raise ModelFileError(
+                f"{source}: {name}.{key} is {_short(given[key])}; the towers built "
+                f"here have {value!r}"
             )
-    return sizes
+    activation = given.get("hidden_act", _ACTIVATION_DEFAULT)
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise ModelFileError(
+            f"{source}: {name}.hidden_act is {_short(activation)}; built here are "
+            f"{' and '.join(map(repr, ACTIVATIONS))}"
+        )
+    if "vocab_size" in sizes:
+        last = sizes["vocab_size"] - 1
+        end = given.get("eos_token_id", last)
+        if end not in (last, _OLD_END):
+            raise ModelFileError(
+                f"{source}: {name}.eos_token_id is {_short(end)}; sentences are read "
+                f"off at the largest id here, {last}"
+            )
+    return sizes, activation
 
 
 def from_config_json(content: Mapping[str, Any], source: str) -> ClipConfig:
@@ -83,14 +133,16 @@ def from_config_json(content: Mapping[str, Any], source: str) -> ClipConfig:
         source: Its path, for errors.
 
     Raises:
-        ValueError: If it describes another kind of model, or sizes that cannot be.
+        ModelFileError: If it describes another kind of model, or impossible sizes.
     """
     if content.get("model_type") != "clip":
-        raise ValueError(
+        raise ModelFileError(
             f"{source}: model_type is {_short(content.get('model_type'))}, not 'clip'"
         )
-    vision = _tower(content, "vision_config", _VISION_DEFAULTS, source)
-    text = _tower(content, "text_config", _TEXT_DEFAULTS, source)
+    vision, vision_activation = _tower(
+        content, "vision_config", _VISION_DEFAULTS, source
+    )
+    text, text_activation = _tower(content, "text_config", _TEXT_DEFAULTS, source)
     embed_dim = content.get("projection_dim", _EMBED_DIM_DEFAULT)
     embed_dim = _size(embed_dim, "projection_dim", source)
     try:
@@ -102,6 +154,8 @@ def from_config_json(content: Mapping[str, Any], source: str) -> ClipConfig:
                 layers=vision["num_hidden_layers"],
                 heads=vision["num_attention_heads"],
                 patch_size=vision["patch_size"],
+                mlp_width=vision["intermediate_size"],
+                activation=vision_activation,
             ),
             TextConfig(
                 width=text["hidden_size"],
@@ -109,11 +163,13 @@ def from_config_json(content: Mapping[str, Any], source: str) -> ClipConfig:
                 heads=text["num_attention_heads"],
                 context_length=text["max_position_embeddings"],
                 vocab_size=text["vocab_size"],
+                mlp_width=text["intermediate_size"],
+                activation=text_activation,
             ),
             embed_dim,
         )
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+    except UserError as error:
+        raise ModelFileError(f"{source}: {error}") from error
 
 
 def to_config_json(config: ClipConfig, dtype: str) -> dict[str, Any]:
@@ -125,13 +181,13 @@ def to_config_json(config: ClipConfig, dtype: str) -> dict[str, Any]:
     """
     vision, text = config.vision, config.text
 
-    def tower(width: int, layers: int | tuple[int, ...], heads: int) -> dict[str, Any]:
+    def tower(part: VisionConfig | TextConfig) -> dict[str, Any]:
         return {
-            "hidden_size": width,
-            "intermediate_size": 4 * width,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "hidden_act": _FIXED["hidden_act"],
+            "hidden_size": part.width,
+            "intermediate_size": part.mlp_width,
+            "num_hidden_layers": part.layers,
+            "num_attention_heads": part.heads,
+            "hidden_act": part.activation,
             "layer_norm_eps": _FIXED["layer_norm_eps"],
             "projection_dim": config.embed_dim,
         }
@@ -141,7 +197,7 @@ def to_config_json(config: ClipConfig, dtype: str) -> dict[str, Any]:
         "model_type": "clip",
         "dtype": dtype,
         "projection_dim": config.embed_dim,
-        "text_config": tower(text.width, text.layers, text.heads)
+        "text_config": tower(text)
         | {
             "max_position_embeddings": text.context_length,
             "vocab_size": text.vocab_size,
@@ -150,55 +206,28 @@ def to_config_json(config: ClipConfig, dtype: str) -> dict[str, Any]:
             "eos_token_id": text.vocab_size - 1,
             "pad_token_id": 0,
         },
-        "vision_config": tower(vision.width, vision.layers, vision.heads)
+        "vision_config": tower(vision)
         | {"image_size": vision.image_size, "patch_size": vision.patch_size},
     }
 
 
-def to_preprocessor_json(
-    image_size: int,
-    *,
-    shorter_side: int | None = None,
-    mean: Sequence[float] = _CLIP_MEAN,
-    std: Sequence[float] = _CLIP_STD,
-) -> str:
-    """A `preprocessor_config.json`, by default CLIP's own preprocessing at a size.
-
-    Args:
-        image_size: Side of the centre crop in pixels.
-        shorter_side: Of the picture that it is cut from; if None the crop's.
-        mean: Of each channel, of pictures scaled to 0..1.
-        std: The same, standard deviations.
-    """
-    content = {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": shorter_side or image_size},
-        "resample": 3,  # Pillow's number for bicubic
-        "do_center_crop": True,
-        "crop_size": {"height": image_size, "width": image_size},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(mean),
-        "image_std": list(std),
-    }
-    return json.dumps(content, indent=2) + "\n"
-
-
-def from_shapes(shapes: Mapping[str, tuple[int, ...]], source: str) -> ClipConfig:
-    """Sizes from the tensor shapes of OpenAI's state dict; heads are 64 wide.
+def from_shapes(
+    shapes: Mapping[str, tuple[int, ...]],
+    source: str,
+    details: Details = OPENAI_DETAILS,
+) -> ClipConfig:
+    """Sizes from the tensor shapes of OpenAI's state dict.
 
     Args:
         shapes: Name -> shape.
         source: Path of the file, for errors.
+        details: The facts that shapes do not show; by default those of OpenAI's models.
 
     Raises:
-        ValueError: If a tensor that tells a size is missing or of another rank, or if
-            the sizes cannot be.
+        ModelFileError: If a tensor that shows a size is missing or of another rank, or
+            if the sizes cannot be.
     """
-    vision, _ = vision_from_shapes(shapes, source)
+    vision, _ = vision_from_shapes(shapes, source, details)
     with _told_by(source):
         vocab_size, width = shapes["token_embedding.weight"]
         context_length, _ = shapes["positional_embedding"]
@@ -206,24 +235,29 @@ def from_shapes(shapes: Mapping[str, tuple[int, ...]], source: str) -> ClipConfi
         text = TextConfig(
             width=width,
             layers=_count(shapes, "transformer.resblocks"),
-            heads=width // _HEAD_WIDTH,
+            heads=details.text_heads or width // _HEAD_WIDTH,
             context_length=context_length,
             vocab_size=vocab_size,
+            mlp_width=_mlp_width(shapes, "transformer.resblocks"),
+            activation=details.activation,
         )
         return ClipConfig(vision, text, embed_dim)
 
 
 def vision_from_shapes(
-    shapes: Mapping[str, tuple[int, ...]], source: str
+    shapes: Mapping[str, tuple[int, ...]],
+    source: str,
+    details: Details = OPENAI_DETAILS,
 ) -> tuple[VisionConfig, int]:
     """Sizes of the image tower alone, and the width E of its embeddings.
 
     Args:
         shapes: Name -> shape, under OpenAI's names.
         source: Path of the file, for errors.
+        details: As `from_shapes`.
 
     Raises:
-        ValueError: As `from_shapes`.
+        ModelFileError: As `from_shapes`.
     """
     with _told_by(source):
         if "visual.proj" in shapes:
@@ -234,8 +268,10 @@ def vision_from_shapes(
                 image_size=patch_size * math.isqrt(positions - 1),
                 width=width,
                 layers=_count(shapes, "visual.transformer.resblocks"),
-                heads=width // _HEAD_WIDTH,
+                heads=details.vision_heads(width),
                 patch_size=patch_size,
+                mlp_width=_mlp_width(shapes, "visual.transformer.resblocks"),
+                activation=details.activation,
             )
             return vision, shapes["visual.proj"][1]
         positions, width = shapes["visual.attnpool.positional_embedding"]
@@ -246,16 +282,21 @@ def vision_from_shapes(
             layers=tuple(
                 _count(shapes, f"visual.layer{stage}") for stage in (1, 2, 3, 4)
             ),
-            heads=width // _HEAD_WIDTH,
+            heads=width // (details.head_width or _HEAD_WIDTH),
         )
         return vision, shapes["visual.attnpool.c_proj.weight"][0]
+
+
+def _mlp_width(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
+    """Hidden width of the first block's MLP; 0 where that tensor is missing."""
+    return shapes.get(f"{prefix}.0.mlp.c_fc.weight", (0,))[0]
 
 
 def _count(shapes: Mapping[str, Any], prefix: str) -> int:
     pattern = re.compile(rf"{re.escape(prefix)}\.\d+\.")
     count = len({match[0] for name in shapes if (match := pattern.match(name))})
     if count > _MOST_LAYERS:
-        raise ValueError(
+        raise ModelFileError(
             f"{prefix} has {count} layers, at most {_MOST_LAYERS} are built"
         )
     return count
@@ -266,10 +307,10 @@ def _told_by(source: str) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise ValueError(
+        raise ModelFileError(
             f"{source}: tensor {error} is missing, which tells the size of the model"
         ) from error
     except (ValueError, IndexError) as error:
-        raise ValueError(
+        raise ModelFileError(
             f"{source}: the tensors are not those of a CLIP: {error}"
         ) from error

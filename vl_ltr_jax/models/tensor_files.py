@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from vl_ltr_jax import json_text
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.models import torch_files
 
 SAFETENSORS = ".safetensors"
@@ -26,9 +27,10 @@ _DTYPES = (
     *("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8"),
     *("U64", "U32", "U16", "U8", "BOOL", "C64"),
 )
+_POINTER = b"version https://git-lfs"  # a clone without LFS has these for files
 
 
-class TensorFileError(ValueError):
+class TensorFileError(UserError):
     """A file that holds no tensors, or not whole ones."""
 
 
@@ -114,6 +116,12 @@ class _Safetensors(ExitStack):
         try:
             return self.enter_context(safe_open(shard, framework="np"))
         except SafetensorError as error:
+            with shard.open("rb") as file:
+                if file.read(len(_POINTER)) == _POINTER:
+                    raise TensorFileError(
+                        f"{shard}: a Git LFS pointer, not the weights. Fetch them with "
+                        "`git lfs pull`"
+                    ) from error
             raise TensorFileError(
                 f"{shard}: not a whole safetensors file ({error}). It is "
                 f"{shard.stat().st_size} bytes long; was it cut off while copying?"

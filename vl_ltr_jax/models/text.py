@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Integer
 
-from vl_ltr_jax.models.layers import LayerNorm, residual_blocks
+from vl_ltr_jax.models.layers import Activation, LayerNorm, residual_blocks
 
 
 class PackedTokens(NamedTuple):
@@ -48,6 +48,8 @@ class TextTransformer(nn.Module):
         width: Width D of the residual stream.
         layers: Number of residual blocks.
         heads: Attention heads.
+        mlp_width: Hidden width of the blocks' MLPs.
+        activation: Of these MLPs.
         context_length: Most tokens in a sentence, start and end included.
         vocab_size: Number of token ids; end-of-text is the largest.
         embed_dim: Width E of the output.
@@ -58,6 +60,8 @@ class TextTransformer(nn.Module):
     width: int
     layers: int
     heads: int
+    mlp_width: int
+    activation: Activation
     context_length: int
     vocab_size: int
     embed_dim: int
@@ -95,6 +99,8 @@ class TextTransformer(nn.Module):
             visible,
             layers=self.layers,
             heads=self.heads,
+            mlp_width=self.mlp_width,
+            activation=self.activation,
             dtype=self.dtype,
             remat=self.remat,
         )

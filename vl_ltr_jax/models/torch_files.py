@@ -22,6 +22,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.models import pickles
 
 # A training checkpoint keeps the weights under one of these, beside the optimizer's.
@@ -48,7 +49,7 @@ _CLASS = re.compile(
 )
 
 
-class TorchFileError(ValueError):
+class TorchFileError(UserError):
     """A file of PyTorch's that cannot be read; the message does not name it."""
 
 

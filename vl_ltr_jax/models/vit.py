@@ -5,7 +5,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vl_ltr_jax.models.layers import Conv, LayerNorm, residual_blocks
+from vl_ltr_jax.models.layers import Activation, Conv, LayerNorm, residual_blocks
 
 
 class VisionTransformer(nn.Module):
@@ -16,6 +16,8 @@ class VisionTransformer(nn.Module):
         width: Width D of the residual stream.
         layers: Number of residual blocks.
         heads: Attention heads.
+        mlp_width: Hidden width of the blocks' MLPs.
+        activation: Of these MLPs.
         embed_dim: Width E of the output.
         dtype: Compute dtype; parameters and LayerNorms stay float32.
         remat: Policy of `layers.rematerialized`.
@@ -25,6 +27,8 @@ class VisionTransformer(nn.Module):
     width: int
     layers: int
     heads: int
+    mlp_width: int
+    activation: Activation
     embed_dim: int
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
@@ -50,6 +54,8 @@ class VisionTransformer(nn.Module):
             None,
             layers=self.layers,
             heads=self.heads,
+            mlp_width=self.mlp_width,
+            activation=self.activation,
             dtype=self.dtype,
             remat=self.remat,
         )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vl_ltr_jax.models import weights
+from vl_ltr_jax.models import open_clip, weights
 from vl_ltr_jax.models.clip import (
     ClipConfig,
     TextConfig,
@@ -22,7 +22,13 @@ from vl_ltr_jax.models.clip import (
 )
 from vl_ltr_jax.models.lgr import head_shapes
 from vl_ltr_jax.models.positions import resize_tower
-from vl_ltr_jax.models.sizes import from_shapes, vision_from_shapes
+from vl_ltr_jax.models.sizes import (
+    OPENAI_DETAILS,
+    Details,
+    ModelFileError,
+    from_shapes,
+    vision_from_shapes,
+)
 from vl_ltr_jax.models.tensor_files import read_tensors
 
 _TEXT_EMBEDDINGS = "text_embeddings"
@@ -75,7 +81,7 @@ def kind_of(names: Mapping[str, Any]) -> Literal["CVLP", "LGR"]:
     return "LGR" if any(name.startswith(_HEAD) for name in names) else "CVLP"
 
 
-def load(path: str | Path) -> Released:
+def load(path: str | Path, details: Details = OPENAI_DETAILS) -> Released:
     """Reads a checkpoint of the authors.
 
     An anchor whose embedding is zero is taken for padding: their tables are filled up
@@ -83,31 +89,40 @@ def load(path: str | Path) -> Released:
 
     Args:
         path: A `checkpoint.pth`, or its state dict as safetensors.
+        details: Facts that shapes do not show; the authors' models have OpenAI's.
 
     Raises:
         WeightMismatchError: If tensors are missing, unknown or of another shape.
-        ValueError: If the file is missing, broken, or of another model.
+        ModelFileError: If the file is missing, broken, or of another model.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(
+        raise ModelFileError(
             f"{path}: no such file; a checkpoint of VL-LTR is a checkpoint.pth, or its "
             "state dict as safetensors"
         )
-    return from_tensors(read_tensors(path), str(path))
+    settings = path.with_name(open_clip.SETTINGS)
+    if settings.is_file():
+        raise ModelFileError(
+            f"{path}: {settings.name} beside it describes a model of open_clip's, not "
+            "a checkpoint of VL-LTR. Name it by init.clip, or move the checkpoint away"
+        )
+    return from_tensors(read_tensors(path), str(path), details)
 
 
-def from_tensors(tensors: Mapping[str, np.ndarray], source: str) -> Released:
+def from_tensors(
+    tensors: Mapping[str, np.ndarray], source: str, details: Details = OPENAI_DETAILS
+) -> Released:
     """As `load`, from tensors that have been read; `source` is named in errors."""
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     if kind_of(tensors) == "CVLP":
-        config = from_shapes(shapes, source)
+        config = from_shapes(shapes, source, details)
         variables = weights.from_tensors(
             tensors, variable_shapes(config), weights.OPENAI, source
         )
         return Released(config.vision, config.embed_dim, variables, text=config.text)
 
-    vision, embed_dim = vision_from_shapes(shapes, source)
+    vision, embed_dim = vision_from_shapes(shapes, source, details)
     anchors = tensors.get(_TEXT_EMBEDDINGS)
     if anchors is None or anchors.ndim != 3 or anchors.shape[2] != embed_dim:
         raise weights.WeightMismatchError(

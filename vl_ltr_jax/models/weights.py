@@ -17,6 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 
+from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.models.clip import ClipConfig, variable_shapes
 
 Names = tuple[tuple[str, str], ...]
@@ -74,7 +75,7 @@ ALLOWED = {
 }
 
 
-class WeightMismatchError(ValueError):
+class WeightMismatchError(UserError):
     """The tensors given are not those of the model; the message lists every one."""
 
 
