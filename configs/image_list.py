@@ -30,8 +30,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.train_recipe = "plain"
     config.model.backbone = "ViT-tiny"
     config.model.image_size = 64
-    config.init.tokenizer = "tiny_clip"
     config.init.clip = "" if scratch else "tiny_clip"
+    config.init.tokenizer = "tiny_clip" if scratch else ""  # else that of init.clip
 
     config.pretrain.epochs = 10
     config.pretrain.global_batch_size = 128

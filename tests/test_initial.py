@@ -11,7 +11,7 @@ from clip_oracle import hugging_face_clip
 
 import vl_ltr_jax
 from vl_ltr_jax import config as configs
-from vl_ltr_jax import export, initial
+from vl_ltr_jax import export, initial, inputs
 from vl_ltr_jax.data.transforms import NORMALIZATIONS
 from vl_ltr_jax.models import clip_files, port
 from vl_ltr_jax.models.clip import PRESETS
@@ -202,3 +202,13 @@ def test_towers_that_the_authors_lgr_lacks_are_not_written_as_one(tmp_path, caps
     path = tmp_path / "theirs" / "open_clip_model.safetensors"
     with pytest.raises(initial.UserError, match="open_clip_config.json"):
         initial.released(configured(init__vl_ltr=str(path)))
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    """Breaks if ids need only be small enough: the tower would read other words."""
+    config = image_world.configure(tmp_path)
+    config.data.source = "shapes"
+    config.model.backbone, config.model.image_size = "ViT-B/32", 224
+    config.init.clip, config.init.tokenizer = "", "tiny_clip"
+    with pytest.raises(initial.InputError, match=r"init\.tokenizer.*49408"):
+        inputs.read(configs.resolve(config))

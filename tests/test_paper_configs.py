@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import importlib.util
 import inspect
+import os
 import itertools
 import json
 import subprocess
@@ -114,7 +115,7 @@ COMPARED: dict[str, Any] = {
         },
         *("data.source", "data.name", "data.layout", "evaluate.visual_weight"),
     ),
-    "desc_path": Ours("data.root"),
+    "desc_path": lambda case: os.path.relpath(case.config.data.root),  # made absolute
     "context_length": lambda case: case.config.data.context_length - 2,  # start and end
     "input_size": Ours("model.image_size"),
     "aa": augmentation,

@@ -125,19 +125,23 @@ def read(config: Config, data: sources.LongTailedData | None = None) -> Inputs:
         return Inputs(
             data, none, tokens, clip_config, normalization, clip, recognizer, root
         )
+    directory = _tokenizer_directory(config)
+    tokenizer = Tokenizer.from_directory(directory)
+    if tokenizer.vocab_size != clip_config.text.vocab_size:
+        key = "tokenizer" if config.init.tokenizer else "clip"
+        raise initial.InputError(
+            f"init.{key}={getattr(config.init, key)!r}: the tokenizer has "
+            f"{tokenizer.vocab_size} ids, but the text tower has "
+            f"{clip_config.text.vocab_size} embeddings. Set init.tokenizer to the "
+            "files of the tower's own model; '' takes those beside init.clip."
+        )
     corpus = build_corpus(config, data)
     tokens = token_cache.encode(
-        Tokenizer.from_directory(_tokenizer_directory(config)),
+        tokenizer,
         corpus.sentences,
         config.data.context_length,
         _cache_directory(config),
     )
-    if int(tokens.max()) >= clip_config.text.vocab_size:
-        raise initial.InputError(
-            f"the tokenizer gives id {int(tokens.max())}, but the text tower has "
-            f"{clip_config.text.vocab_size} embeddings; init.tokenizer and init.clip "
-            "(or model.backbone) belong to different models"
-        )
     root = config.data.root
     return Inputs(data, corpus, tokens, clip_config, normalization, clip, root=root)
 
