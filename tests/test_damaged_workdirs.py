@@ -28,7 +28,6 @@ from safetensors.numpy import save_file
 import vl_ltr_jax
 from vl_ltr_jax import (
     comparison,
-    loading,
     recognizer_checks,
     recognizer_files,
     settings,
@@ -61,7 +60,6 @@ def sound_parts_once():
         for owner, name in (
             (recognizer_checks, "variable_shapes"),
             (recognizer_checks, "head_shapes"),
-            (loading.clip_files, "load_clip"),
         ):
             patch.setattr(owner, name, functools.cache(getattr(owner, name)))
         yield
