@@ -9,9 +9,9 @@ import dataclasses
 import functools
 import importlib.util
 import inspect
-import os
 import itertools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
