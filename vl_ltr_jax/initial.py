@@ -101,6 +101,11 @@ def read(config: Config) -> Towers:
     if config.init.vl_ltr:
         key, given = "init.vl_ltr", config.init.vl_ltr
         checkpoint = released(config)
+        if config.init.activation == "auto":
+            terminal.say(
+                f"{key}={given}: taken for VL-LTR's own towers, which have QuickGELU; "
+                "init.activation names another"
+            )
         text, recognizer = checkpoint.text or wanted.text, checkpoint.recognizer
         found = ClipConfig(checkpoint.vision, text, checkpoint.embed_dim)
         variables = checkpoint.variables

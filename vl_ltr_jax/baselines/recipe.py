@@ -29,7 +29,7 @@ class Recipe:
     of `Decoupled` with a `make`. Its name goes into `settings.Method`, an instance into
     `RECIPES`; numbers of its own are keys of `settings.Rebalance` or `Classifier`, or a
     section; `settings.finetuned_as` and `as_read_by` say what it shares and reads.
-    Code that has changed makes no finished stage again: delete its directory.
+    Code that has changed makes no finished stage again: use another workdir.
     `tests/test_recipes.py` has one with experts, a momentum copy, a queue and a
     test-time stage.
 
