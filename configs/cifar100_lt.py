@@ -19,8 +19,8 @@ python -m vl_ltr_jax.data.fetch_text --root=ROOT
 
 from ml_collections import ConfigDict
 
-from vl_ltr_jax.baselines import NAMES, configure
-from vl_ltr_jax.config import arguments, default_config
+from vl_ltr_jax.config.build import arguments, default_config
+from vl_ltr_jax.systems import NAMES, configure
 
 CLIP = {
     "ViT-B/16": "openai/clip-vit-base-patch16",

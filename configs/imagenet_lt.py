@@ -9,8 +9,8 @@ backbone, `:backbone=RN50,method=crt` another system of the paper's tables.
 
 from ml_collections import ConfigDict
 
-from vl_ltr_jax.baselines import NAMES, configure
-from vl_ltr_jax.config import arguments, default_config
+from vl_ltr_jax.config.build import arguments, default_config
+from vl_ltr_jax.systems import NAMES, configure
 
 CLIP = {
     "ViT-B/16": "openai/clip-vit-base-patch16",

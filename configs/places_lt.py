@@ -9,8 +9,8 @@ the images; `--config=configs/places_lt.py:backbone=RN50` takes the other backbo
 
 from ml_collections import ConfigDict
 
-from vl_ltr_jax.baselines import NAMES, configure
-from vl_ltr_jax.config import arguments, default_config
+from vl_ltr_jax.config.build import arguments, default_config
+from vl_ltr_jax.systems import NAMES, configure
 
 CLIP = {
     "ViT-B/16": "openai/clip-vit-base-patch16",

@@ -5,8 +5,8 @@ python -m vl_ltr_jax.main --config=configs/shapes_lt.py --workdir=DIR
 
 from ml_collections import ConfigDict
 
-from vl_ltr_jax.baselines import NAMES, configure
-from vl_ltr_jax.config import arguments, default_config
+from vl_ltr_jax.config.build import arguments, default_config
+from vl_ltr_jax.systems import NAMES, configure
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -16,7 +16,7 @@ jax.distributed.initialize(
 
 from test_any_mesh import everything  # noqa: E402
 
-from vl_ltr_jax import mesh as meshes  # noqa: E402
+from vl_ltr_jax.runtime import mesh as meshes  # noqa: E402
 
 found = everything(meshes.make_mesh(model=int(model)))
 np.savez(f"{directory}/{process_id}.npz", **found)

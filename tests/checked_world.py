@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from vl_ltr_jax.data import check
-from vl_ltr_jax.settings import Config, Data
+from vl_ltr_jax.commands import check_data
+from vl_ltr_jax.config.settings import Config, Data
 
 # Not in alphabetical order, and more than ten: 10 and 11 sort before 2.
 NAMES = (
@@ -85,9 +85,9 @@ def config(root: Path, **options: str | bool) -> Config:
     return Config(data=Data(root=str(root), num_threads=2, **given))
 
 
-def look(root: Path, **options: str | bool) -> check.Checked:
+def look(root: Path, **options: str | bool) -> check_data.Checked:
     """What a check finds that remembers nothing."""
-    return check.check_data(config(root, **options))
+    return check_data.check_data(config(root, **options))
 
 
 def text(root: Path, label: int) -> Path:

@@ -8,10 +8,11 @@ from etils import epath
 from PIL import Image
 
 import vl_ltr_jax
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import inputs, stages
-from vl_ltr_jax.config import default_config
-from vl_ltr_jax.heads import RecognizerError
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config.build import default_config
+from vl_ltr_jax.recognizer.head import RecognizerError
+from vl_ltr_jax.run import inputs
+from vl_ltr_jax.stages import pipeline
 
 COLOURS = {"crimson": (200, 20, 40), "azure": (20, 90, 220), "moss": (60, 120, 30)}
 IMAGE_SIZE = 16
@@ -84,8 +85,8 @@ def run(config, workdir):
     checked = configs.from_config_dict(config)
     workdir = epath.Path(workdir)
     read = inputs.read(checked)
-    stages.check(checked, workdir, read)
-    return stages.run(checked, workdir, read)
+    pipeline.check(checked, workdir, read)
+    return pipeline.run(checked, workdir, read)
 
 
 def check_loaded(root, workdir):

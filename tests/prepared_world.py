@@ -7,10 +7,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from vl_ltr_jax.data import sources
-from vl_ltr_jax.data.prepared import read_prepared
+from vl_ltr_jax.data.sources import dataset
+from vl_ltr_jax.data.sources.tfds_records import read_prepared
 
-NO_TEXTS = sources.Texts(absent=True)
+NO_TEXTS = dataset.Texts(absent=True)
 WNIDS = ["n01440764", "n01443537", "n01484850"]
 COUNTS = {"train": 30, "validation": 6, "test": 9}
 
@@ -71,7 +71,7 @@ def write_names(root):
         zip(WNIDS, ["tench", "gold_fish", "white_shark"], strict=True))]  # fmt: skip
     root.mkdir(exist_ok=True)
     (root / "labels.txt").write_text("\n".join(reversed(rows)) + "\n")
-    return sources.Texts(root, absent=True)
+    return dataset.Texts(root, absent=True)
 
 
 @pytest.fixture(scope="module")

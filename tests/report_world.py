@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image
 
-from vl_ltr_jax.page.gather import Method
-from vl_ltr_jax.page.sentences import Selection
-from vl_ltr_jax.predictions import Explanation, Prediction, Ranked, Spoken
+from vl_ltr_jax.recognizer.predictions import Explanation, Prediction, Ranked, Spoken
+from vl_ltr_jax.report.page.gather import Method
+from vl_ltr_jax.report.page.sentences import Selection
 
 HOSTILE = (
     "<script>window.hacked = 1</script>",

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import unfreeze
 
-from vl_ltr_jax import initial, unseen
-from vl_ltr_jax.data.transforms import NORMALIZATIONS
-from vl_ltr_jax.heads import Card
-from vl_ltr_jax.models import clip_files
+from vl_ltr_jax.data.images.transforms import NORMALIZATIONS
 from vl_ltr_jax.models.lgr import LanguageGuidedHead
-from vl_ltr_jax.recognizer import Recognizer
+from vl_ltr_jax.models.port import clip_files
+from vl_ltr_jax.recognizer import added_classes
+from vl_ltr_jax.recognizer.head import Card
+from vl_ltr_jax.recognizer.recognizer import Recognizer
+from vl_ltr_jax.run import initial
 
 NAMES = ("crimson", "azure", "moss")
 IMAGE_SIZE = 16
@@ -46,7 +47,7 @@ def make(head="lgr"):
         params = jax.tree.map(lambda leaf: normal(*leaf.shape), shapes["params"])
         arrays["head"] = unfreeze(params)
         arrays["anchors"] = {"embeddings": embeddings, "padding": padding}
-        arrays["added"] = unseen.none(2, width)
+        arrays["added"] = added_classes.none(2, width)
     card = Card(
         method="vl_ltr" if head == "lgr" else "fc",
         backbone="ViT-tiny",

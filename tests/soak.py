@@ -29,7 +29,7 @@ from absl import logging
 from moments import Moment
 from watched_run import STAGES, TRAINING, Job, WatchedRun
 
-from vl_ltr_jax import preemption
+from vl_ltr_jax.runtime import preemption
 
 PATIENCE_SECONDS = 180.0  # for an exit, on a machine that is busy with other things
 # What a start may not say: a kill is no fault of what it finds.

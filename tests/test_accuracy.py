@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import top_k_accuracy_score
 
-from vl_ltr_jax import accuracy, shots
+from vl_ltr_jax.evaluate import accuracy
+from vl_ltr_jax.method import shots
 
 GOLDEN = Path(__file__).parent / "golden" / "eval"
 TWO_BRANCH = np.load(GOLDEN / "two_branch.npz")

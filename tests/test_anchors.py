@@ -4,8 +4,11 @@ import image_world
 import numpy as np
 from image_world import run
 
-from vl_ltr_jax import anchors, anss, inputs, report
-from vl_ltr_jax import config as configs
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.method import anss
+from vl_ltr_jax.report import tables
+from vl_ltr_jax.run import inputs
+from vl_ltr_jax.stages import anchors
 
 
 def without_lines(path, word):
@@ -62,7 +65,7 @@ def test_a_class_without_candidates_takes_its_prompts_and_the_report_says_so(
 def test_only_the_first_classes_are_named():
     names = [f"class {number}" for number in range(12)]
     told = {"num_anchors": 64, "without_images": names}
-    first, second = report.anchor_notes({**told, "with_fewer_sentences": names[:1]})
+    first, second = tables.anchor_notes({**told, "with_fewer_sentences": names[:1]})
     assert first.startswith("12 classes (class 0, class 1, ")
     assert "class 9, ...) had no image" in first
     assert second == "1 class (class 0) had fewer than 64 sentences."

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from vl_ltr_jax import anss
-from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.method import anss
+from vl_ltr_jax.runtime import mesh as meshes
 
 GOLDEN = Path(__file__).parent / "golden" / "anss"
 

@@ -7,7 +7,8 @@ import pytest
 import small_recognizer
 from PIL import Image
 
-from vl_ltr_jax import answer_formats, predict
+from vl_ltr_jax.commands import predict
+from vl_ltr_jax.recognizer import formats
 
 pytestmark = pytest.mark.usefixtures("jax_cache")
 
@@ -39,9 +40,9 @@ def test_text_says_what_its_numbers_are_once(told, tmp_path):
     """Breaks if pictures run into each other, or a cursor could be moved."""
     names = ("a.png", "b\n\x1b[2J.png")
     said = told(*names, options=("--top_k=2", "--sentences=1")).out
-    assert said.startswith(answer_formats.TEXT_HEADER)
+    assert said.startswith(formats.TEXT_HEADER)
     assert said.count("weights: shares of the attention, 1 in all") == 1
-    blocks = said.removeprefix(answer_formats.TEXT_HEADER).split("\n\n")
+    blocks = said.removeprefix(formats.TEXT_HEADER).split("\n\n")
     name, *classes, sentence = blocks[0].splitlines()
     assert name == f"{tmp_path}/a.png"
     shares = [float(line.split(" %  ")[0]) for line in classes]

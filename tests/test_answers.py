@@ -4,8 +4,8 @@ import numpy as np
 from small_recognizer import make
 from test_predict import picture
 
-from vl_ltr_jax.answers import recognize_files
-from vl_ltr_jax.data.picture_folders import Found
+from vl_ltr_jax.data.images.picture_folders import Found
+from vl_ltr_jax.recognizer.batch import recognize_files
 
 
 def test_answers_do_not_depend_on_the_size_of_batches(tmp_path):

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from test_losses import close
 
-from vl_ltr_jax import anss, embed, evaluate, pairs
-from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.config.settings import Evaluate
+from vl_ltr_jax.evaluate import split as evaluate
+from vl_ltr_jax.method import anss, pair_losses
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import Clip, ClipConfig, TextConfig, VisionConfig
 from vl_ltr_jax.models.lgr import LanguageGuidedHead, anchor_constants
-from vl_ltr_jax.settings import Evaluate
+from vl_ltr_jax.run import embedding
+from vl_ltr_jax.runtime import mesh as meshes
 
 CLASSES, IMAGES, SENTENCES, PAIRS, WIDTH, ANCHORS = 11, 37, 90, 64, 24, 8
 CONFIG = ClipConfig(
@@ -57,9 +59,9 @@ def losses_of(mesh, world, form):
 
     def loss(image, text, scale, batch):
         teacher = (batch["frozen_image"], batch["frozen_text"], jnp.float32(4.6))
-        values, _ = pairs.pretraining_losses(
-            pairs.Embedded(image, text, scale),
-            pairs.Embedded(*teacher),
+        values, _ = pair_losses.pretraining_losses(
+            pair_losses.Embedded(image, text, scale),
+            pair_losses.Embedded(*teacher),
             batch["labels"],
             mesh,
             form=form,
@@ -104,7 +106,7 @@ def everything(mesh):
         jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 6), jnp.int32)
     )
     towers = meshes.place(jax.tree.map(np.asarray, init), meshes.replicated(mesh))
-    images, image_labels = embed.embed_images(
+    images, image_labels = embedding.embed_images(
         jax.jit(lambda pixels: encode.image(model, towers, prepare(pixels))),
         batches(world),
         mesh,
@@ -219,5 +221,5 @@ def test_so_do_two_processes_of_four_devices(tmp_path):
 def test_embeddings_are_float32_whatever_they_were_computed_in():
     """Breaks when bfloat16 reaches an artifact: a .npy of it cannot be read back."""
     narrow = jax.jit(lambda pixels: pixels.mean((1, 2)).astype(jnp.bfloat16))
-    images, _ = embed.embed_images(narrow, batches(draw()), meshes.make_mesh())
+    images, _ = embedding.embed_images(narrow, batches(draw()), meshes.make_mesh())
     assert images.dtype == np.float32

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from vl_ltr_jax.data import augment
+from vl_ltr_jax.data.images import augment
 
 
 def noise_image(width, height, seed=0):

@@ -14,14 +14,17 @@ from etils import epath
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import evaluate, initial, inputs, main, stages
-from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.artifacts import ArtifactError
-from vl_ltr_jax.data.images import ImageReadError, read_image
-from vl_ltr_jax.data.tokenizer import Tokenizer
-from vl_ltr_jax.models import clip_files
-from vl_ltr_jax.run import artifact
+from vl_ltr_jax.commands import train
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.data.images.decode import ImageReadError, read_image
+from vl_ltr_jax.data.text.tokenizer import Tokenizer
+from vl_ltr_jax.evaluate import split
+from vl_ltr_jax.models.port import clip_files
+from vl_ltr_jax.run import initial, inputs
+from vl_ltr_jax.run.run import artifact
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.stages import pipeline
+from vl_ltr_jax.storage.artifact import ArtifactError
 
 
 @pytest.fixture
@@ -76,9 +79,9 @@ def test_a_truncated_jpeg_stops_training_by_the_same_name(world, tmp_path):
         image.write_bytes(image.read_bytes()[:200])
     config = configs.from_config_dict(image_world.configure(world))
     workdir, data = epath.Path(tmp_path / "run"), inputs.read(config)
-    stages.check(config, workdir, data)
+    pipeline.check(config, workdir, data)
     with pytest.raises(ImageReadError, match=r"world_train.txt:\d+"):
-        stages.run(config, workdir, data)
+        pipeline.run(config, workdir, data)
 
 
 def test_a_missing_list_is_named(world):
@@ -151,14 +154,14 @@ def test_batches_that_do_not_divide_stop_before_any_array(world, tmp_path):
     gc.collect()  # of what other tests have left
     alive = len(jax.live_arrays())
     with pytest.raises(configs.ConfigError, match="pretrain.global_batch_size=12"):
-        stages.run(checked, epath.Path(tmp_path / "run"), inputs.read(checked))
+        pipeline.run(checked, epath.Path(tmp_path / "run"), inputs.read(checked))
     assert len(jax.live_arrays()) <= alive
 
 
 def test_a_misspelt_flag_ends_with_one_message(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["main", "--config.pretrain.epoch=3"])
     with pytest.raises(SystemExit) as ended:
-        main.start(main.main)
+        train.start(train.main)
     assert ended.value.code == 2
     message = capsys.readouterr().err
     assert "did you mean --config.pretrain.epochs?" in message
@@ -198,7 +201,7 @@ def test_a_damaged_stage_is_named(world, tmp_path, file, content, words):
     made = artifact(config, workdir, "pretrain", data)
     made.begin()
     made.finish({"seconds": 1.0, "versions": {}})
-    stages.check(config, workdir, data)
+    pipeline.check(config, workdir, data)
     (made.directory / file).unlink()
     if content is not None:
         (made.directory / file).write_text(content)
@@ -250,7 +253,7 @@ def test_stray_arguments_are_refused(arguments, words):
 def start(arguments):
     """Exit status and messages of the main job with these flags, in its own process."""
     done = subprocess.run(
-        [sys.executable, "-m", "vl_ltr_jax.main", *arguments],
+        [sys.executable, "-m", "vl_ltr_jax.commands.train", *arguments],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
@@ -286,24 +289,22 @@ def test_a_stage_made_anew_under_a_finished_one_is_refused(world, tmp_path):
         made = artifact(config, workdir, stage, data)
         made.begin()
         made.finish({"seconds": 1.0, "versions": {}})
-    stages.check(config, workdir, data)
+    pipeline.check(config, workdir, data)
     (workdir / "pretrain").rmtree()
     with pytest.raises(ArtifactError, match="'embed' .* is finished, but 'pretrain'"):
-        stages.check(config, workdir, data)
+        pipeline.check(config, workdir, data)
 
 
 def test_scores_that_are_not_numbers_are_no_result():
     def scores(frozen, images):
         heads = {"lgr": jnp.full((8, 3), jnp.nan).at[:4].set(0.0)}
-        return evaluate.Scored(heads, jnp.zeros((8, 2)))
+        return split.Scored(heads, jnp.zeros((8, 2)))
 
     batch = {
         "image": np.zeros((8, 4, 4, 3), np.uint8),
         "label": np.zeros(8, np.int32),
         "mask": np.arange(8) < 7,
     }
-    count = evaluate.make_count(scores, 3)
-    with pytest.raises(
-        evaluate.NonFiniteScoreError, match="3 of 7 images .* head 'lgr'"
-    ):
-        evaluate.evaluate_split(count, {}, [batch], meshes.make_mesh())
+    count = split.make_count(scores, 3)
+    with pytest.raises(split.NonFiniteScoreError, match="3 of 7 images .* head 'lgr'"):
+        split.evaluate_split(count, {}, [batch], meshes.make_mesh())

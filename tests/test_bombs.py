@@ -16,18 +16,18 @@ import pytest
 from PIL import Image, PngImagePlugin
 from sound_images import RGB, SOUND, encoded, several
 
-from vl_ltr_jax.data import (
-    class_names,
-    corpus,
-    inat18,
-    jpeg,
-    roots,
-    sources,
-    text_files,
+from vl_ltr_jax.data import root
+from vl_ltr_jax.data.images import jpeg
+from vl_ltr_jax.data.images.decode import (
+    ImageReadError,
+    as_image,
+    decode_image,
+    read_content,
 )
-from vl_ltr_jax.data.images import ImageReadError, as_image, decode_image, read_content
-from vl_ltr_jax.data.jpeg import MOST_SCANS
-from vl_ltr_jax.data.text_files import ArchiveError
+from vl_ltr_jax.data.images.jpeg import MOST_SCANS
+from vl_ltr_jax.data.sources import dataset, inat18
+from vl_ltr_jax.data.text import class_names, corpus, files
+from vl_ltr_jax.data.text.files import ArchiveError
 
 PIXELS = "claims more pixels than the 178956970"
 GIGABYTE = 2**30
@@ -200,7 +200,7 @@ def sparse(path, size):
 def test_image_files_of_gigabytes_are_not_read(tmp_path):
     sparse(tmp_path / "x.jpg", 10 * GIGABYTE)
     for read in (
-        lambda: sources.read_listed(roots.Root(tmp_path), "x.jpg", "x.jpg (list:1)"),
+        lambda: dataset.read_listed(root.Root(tmp_path), "x.jpg", "x.jpg (list:1)"),
         lambda: read_content(tmp_path / "x.jpg", "x.jpg (list:1)"),
     ):
         with pytest.raises(ImageReadError, match=r"x.jpg \(list:1\): it has .* bytes"):
@@ -215,21 +215,21 @@ def test_lists_texts_and_labels_of_gigabytes_are_not_read(tmp_path):
         "wiki/desc_0.txt": lambda: corpus.read_texts(tmp_path, 1),
     }.items():
         sparse(tmp_path / name, 10 * GIGABYTE)
-        with pytest.raises(roots.FileError, match=f"{name} cannot be read: it has 107"):
+        with pytest.raises(root.FileError, match=f"{name} cannot be read: it has 107"):
             read()
     (tmp_path / "labels.txt").write_text("a 0\n")
     (tmp_path / "categories.json").write_text('[{"id": 0, "name": "a"}]')
     for name, read in {
-        "x_train.txt": lambda: sources.read_image_list(tmp_path, "x"),
+        "x_train.txt": lambda: dataset.read_image_list(tmp_path, "x"),
         "train2018.json": lambda: inat18.read_inat18(tmp_path),
     }.items():
         sparse(tmp_path / name, 10 * GIGABYTE)
-        with pytest.raises(roots.FileError, match=f"{name} cannot be read: it has 107"):
+        with pytest.raises(root.FileError, match=f"{name} cannot be read: it has 107"):
             read()
 
 
 def test_texts_have_a_limit_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_files, "LARGEST_TOTAL", 25)
+    monkeypatch.setattr(files, "LARGEST_TOTAL", 25)
     (tmp_path / "wiki").mkdir()
     for label in range(3):
         (tmp_path / f"wiki/desc_{label}.txt").write_text("x" * 10)
@@ -305,7 +305,7 @@ def test_headers_of_tars_are_not_believed(tmp_path, content, message, packed):
 
 
 def test_archives_have_a_limit_of_members(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_files, "MOST_MEMBERS", 3)
+    monkeypatch.setattr(files, "MOST_MEMBERS", 3)
     for name in ("wiki.zip", "wiki.tar"):
         file = io.BytesIO()
         if name == "wiki.zip":
@@ -326,24 +326,24 @@ def test_a_row_of_megabytes_is_named_in_few_words(tmp_path):
     for split in ("val", "test"):
         (tmp_path / f"x_{split}.txt").write_text("0.png 0\n")
     with pytest.raises(
-        sources.ListError, match="x_train.txt:1: no image 'yyy"
+        dataset.ListError, match="x_train.txt:1: no image 'yyy"
     ) as raised:
-        sources.read_image_list(tmp_path, "x")
+        dataset.read_image_list(tmp_path, "x")
     assert len(str(raised.value)) < 1000
     content = {"images": [{"id": 1, "file_name": "0.png"}]}
     content["annotations"] = [{"image_id": [1], "category_id": 10**30}]
     (tmp_path / "train2018.json").write_text(json.dumps(content))
     (tmp_path / "categories.json").write_text('[{"id": 0, "name": "a"}]')
-    with pytest.raises(sources.ListError, match="unhashable"):
+    with pytest.raises(dataset.ListError, match="unhashable"):
         inat18.read_inat18(tmp_path)
     content["annotations"] = [{"image_id": 1, "category_id": 10**30}]
     (tmp_path / "train2018.json").write_text(json.dumps(content))
     with pytest.raises(
-        sources.ListError, match="image id 1: '0.png' has category 1000"
+        dataset.ListError, match="image id 1: '0.png' has category 1000"
     ):
         inat18.read_inat18(tmp_path)
     content["annotations"] = [{"image_id": 1, "category_id": "z" * 10**6}]
     (tmp_path / "train2018.json").write_text(json.dumps(content))
-    with pytest.raises(sources.ListError, match="has category zzz") as raised:
+    with pytest.raises(dataset.ListError, match="has category zzz") as raised:
         inat18.read_inat18(tmp_path)
     assert len(str(raised.value)) < 1000

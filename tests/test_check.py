@@ -15,7 +15,7 @@ import pytest
 from damages import IMAGES, INAT, LISTS, TEXTS
 from PIL import Image
 
-from vl_ltr_jax.data import check, long_tail, sources
+from vl_ltr_jax.commands import check_data
 from vl_ltr_jax.data.checks import inspection, prose, published
 from vl_ltr_jax.data.checks.findings import (
     MOST_OFFENDERS,
@@ -23,7 +23,8 @@ from vl_ltr_jax.data.checks.findings import (
     Finding,
     to_markdown,
 )
-from vl_ltr_jax.shots import shot_groups
+from vl_ltr_jax.data.sources import dataset, long_tail
+from vl_ltr_jax.method.shots import shot_groups
 
 NAMED = tuple(enumerate(world.NAMES))
 SOURCES = {"image_list": world.write, "inat18": world.write_inat}
@@ -134,7 +135,7 @@ def test_what_is_wrong_and_unknown_is_told_in_the_readers_words(root, monkeypatc
     def fail(config, quiet):
         raise ValueError("the disk is upside down")
 
-    monkeypatch.setattr(check.inputs, "read_data", fail)
+    monkeypatch.setattr(check_data.inputs, "read_data", fail)
     (finding,) = world.look(root).findings
     assert finding.code == "unopened"
     assert "upside down" in str(finding.offenders[0])
@@ -162,7 +163,7 @@ def test_without_texts_nothing_is_said_of_them(root):
 def test_skipped_images_are_not_read(root, monkeypatch):
     world.image(root).write_bytes(b"")
     monkeypatch.setattr(inspection, "inspect", None)
-    assert check.check_data(world.config(root), skip_images=True).findings == []
+    assert check_data.check_data(world.config(root), skip_images=True).findings == []
 
 
 @pytest.mark.parametrize("benchmark", published.BENCHMARKS[:3], ids=lambda b: b.title)
@@ -225,13 +226,13 @@ def test_a_look_alike_of_a_benchmark_is_warned_of():
 def reads(monkeypatch):
     """Names of the images that are read."""
     names = []
-    read_listed = sources.read_listed
+    read_listed = dataset.read_listed
 
     def counted(root, name, description):
         names.append(Path(name).name)
         return read_listed(root, name, description)
 
-    monkeypatch.setattr(sources, "read_listed", counted)
+    monkeypatch.setattr(dataset, "read_listed", counted)
     monkeypatch.setattr(inspection, "_CHUNK", 4)
     return names
 
@@ -254,49 +255,49 @@ def test_an_interrupted_check_goes_on(root, tmp_path, reads, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(inspection, "Progress", Line)
         with pytest.raises(KeyboardInterrupt):
-            check.check_data(world.config(root), ledger=ledger)
+            check_data.check_data(world.config(root), ledger=ledger)
     assert len(lines(ledger)) == 20
     reads.clear()
-    assert check.check_data(world.config(root), ledger=ledger).findings == []
+    assert check_data.check_data(world.config(root), ledger=ledger).findings == []
     assert len(reads) == 72 - 20
     reads.clear()
-    again = check.check_data(world.config(root), ledger=ledger)
+    again = check_data.check_data(world.config(root), ledger=ledger)
     assert reads == [] and again.sound and len(lines(ledger)) == 72
 
 
 def test_a_line_that_a_kill_cut_off_costs_one_image(root, tmp_path, reads):
     ledger = tmp_path / "images.jsonl"
-    check.check_data(world.config(root), ledger=ledger)
+    check_data.check_data(world.config(root), ledger=ledger)
     ledger.write_bytes(ledger.read_bytes()[:-30])
     reads.clear()
-    assert check.check_data(world.config(root), ledger=ledger).sound
+    assert check_data.check_data(world.config(root), ledger=ledger).sound
     assert len(reads) == 1
     reads.clear()
-    assert check.check_data(world.config(root), ledger=ledger).sound
+    assert check_data.check_data(world.config(root), ledger=ledger).sound
     assert reads == []
 
 
 def test_a_changed_file_is_read_again(root, tmp_path, reads):
     ledger = tmp_path / "images.jsonl"
-    check.check_data(world.config(root), ledger=ledger)
+    check_data.check_data(world.config(root), ledger=ledger)
     size, path = world.image(root).stat().st_size, world.image(root)
     path.write_bytes(bytes(size))  # as large as before
     os.utime(path, ns=(1, 1))
     reads.clear()
-    (finding,) = check.check_data(world.config(root), ledger=ledger).findings
+    (finding,) = check_data.check_data(world.config(root), ledger=ledger).findings
     assert finding.code == "image-unreadable" and reads == ["train_1.jpg"]
     # What cannot be decoded is tried again: permissions leave no trace in the time.
     reads.clear()
-    assert not check.check_data(world.config(root), ledger=ledger).sound
+    assert not check_data.check_data(world.config(root), ledger=ledger).sound
     assert reads == ["train_1.jpg"]
 
 
 def test_a_copy_elsewhere_is_not_believed_unseen(root, tmp_path, reads):
     ledger = tmp_path / "images.jsonl"
-    check.check_data(world.config(root), ledger=ledger)
+    check_data.check_data(world.config(root), ledger=ledger)
     copy = Path(shutil.copytree(root, tmp_path / "copy"))  # with the times of change
     reads.clear()
-    assert check.check_data(world.config(copy), ledger=ledger).sound
+    assert check_data.check_data(world.config(copy), ledger=ledger).sound
     assert len(reads) == 72
 
 
@@ -306,10 +307,10 @@ def test_pictures_that_are_no_files(tmp_path):
     pixels = rng.integers(0, 256, (4, 16, 16, 3), np.uint8)
     pixels[3] = pixels[1]
     pictures = [Image.fromarray(array) for array in pixels]
-    train = sources.Split(
+    train = dataset.Split(
         np.array([0, 1], np.int32), pictures.__getitem__, lambda i: f"record {i}"
     )
-    test = sources.Split(
+    test = dataset.Split(
         np.array([0, 1], np.int32),
         lambda i: pictures[2 + i],
         lambda i: f"test record {i}",
@@ -319,11 +320,11 @@ def test_pictures_that_are_no_files(tmp_path):
     seen = inspection.inspect(splits, num_threads=2, ledger=ledger)
     assert [image.width for image in seen["train"]] == [16, 16]
     assert ledger.read_text() == ""
-    classes = check.Classes(("cat", "dog"))
-    (finding,) = check.membership.repeated_content(splits, seen, classes)
+    classes = check_data.Classes(("cat", "dog"))
+    (finding,) = check_data.membership.repeated_content(splits, seen, classes)
     assert finding.code == "leak"
     assert str(finding.offenders[0]).startswith("record 1 [class 1 'dog']: also val")
-    assert check.membership.repeated_rows(splits, classes) == []
+    assert check_data.membership.repeated_rows(splits, classes) == []
 
 
 def test_exit_codes_and_files(root, tmp_path):
@@ -340,7 +341,7 @@ def test_exit_codes_and_files(root, tmp_path):
     started = {
         name: subprocess.Popen(
             [
-                *(sys.executable, "-m", "vl_ltr_jax.data.check"),
+                *(sys.executable, "-m", "vl_ltr_jax.commands.check_data"),
                 *("--config=configs/image_list.py", "--config.data.name=world"),
                 *arguments,
             ],
@@ -362,7 +363,7 @@ def test_exit_codes_and_files(root, tmp_path):
     (finding,) = content["findings"]
     assert finding["code"] == "image-unreadable"
     assert finding["offenders"][0]["class_name"] == "violin"
-    assert len(lines(tmp_path / "found" / check.LEDGER)) == 72
+    assert len(lines(tmp_path / "found" / check_data.LEDGER)) == 72
     assert "did you mean --config.data.root" in said["refused"][1]
 
 

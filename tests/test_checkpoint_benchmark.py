@@ -5,10 +5,10 @@ import re
 import jax
 import pytest
 
-from vl_ltr_jax import heap
 from vl_ltr_jax.benchmarks import checkpoints, sentences
-from vl_ltr_jax.logs import Logs
+from vl_ltr_jax.logs.event_files import Logs
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig, TextConfig, VisionConfig
+from vl_ltr_jax.runtime import cpu_memory
 
 
 def test_saves_of_the_state_of_pretraining(monkeypatch, capsys):
@@ -27,7 +27,7 @@ def test_saves_of_the_state_of_pretraining(monkeypatch, capsys):
         return size, [*saves, saves[0]._replace(blocking=1e3)]  # the median stays
 
     monkeypatch.setattr(checkpoints, "measure", measured)
-    monkeypatch.setattr(heap, "keep", lambda: True)
+    monkeypatch.setattr(cpu_memory, "keep", lambda: True)
     arguments = ["--backbone=ViT-tiny", "--saves=3", "--every_steps=10"]
     for seconds, code in ((1e3, 0), (1e-9, 1)):
         with pytest.raises(SystemExit, match=str(code)):

@@ -10,8 +10,9 @@ import warnings
 
 import pytest
 
-from vl_ltr_jax import checkpoint_messages, preemption
-from vl_ltr_jax.checkpoint_messages import first_line, quieten
+from vl_ltr_jax.checkpoint import orbax_messages
+from vl_ltr_jax.checkpoint.orbax_messages import first_line, quieten
+from vl_ltr_jax.runtime import preemption
 
 
 @pytest.fixture
@@ -86,8 +87,8 @@ def test_absl_lines_of_orbax_that_are_no_news():
     def record(path, text):
         return logging.LogRecord("absl", logging.WARNING, path, 1, text, (), None)
 
-    telling = checkpoint_messages.is_worth_telling
-    for text in checkpoint_messages._NO_NEWS:
+    telling = orbax_messages.is_worth_telling
+    for text in orbax_messages._NO_NEWS:
         assert not telling(record("/x/orbax/checkpoint/a.py", f"{text}: %s"))
         assert telling(record("/x/clu/a.py", text))
     assert telling(record("/x/orbax/checkpoint/a.py", "A slow disk"))

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vl_ltr_jax import checksums
-from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.checkpoint import checksums
+from vl_ltr_jax.runtime import mesh as meshes
 
 
 def plain(array):

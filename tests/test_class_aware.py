@@ -15,8 +15,8 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from vl_ltr_jax.data import sampler
-from vl_ltr_jax.data.sampler import BatchSampler, ClassAwareDraws
+from vl_ltr_jax.data.batches import sampler
+from vl_ltr_jax.data.batches.sampler import BatchSampler, ClassAwareDraws
 
 GOLDEN = Path(__file__).parent / "golden" / "class_counts"
 REAL = {

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from test_paper_configs import get_config_of, resolved
 
-from vl_ltr_jax import baselines, settings, training
-from vl_ltr_jax import config as configs
+from vl_ltr_jax import systems
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config import settings
+from vl_ltr_jax.train import stage
 
 GOLDEN = Path(__file__).parent / "golden"
 # Epochs by method, from the configuration files of Kang et al.: config/*/cls_crt.yaml
@@ -27,7 +29,7 @@ def test_images_that_crt_and_lws_see_on_the_benchmarks(file, method):
     path = GOLDEN / "class_counts" / f"{file}.json"
     assert sum(json.loads(path.read_text())) == IMAGES[file]
     options = resolved(file, method=method).classifier
-    plan = training.Plan.of(options, IMAGES[file])
+    plan = stage.Plan.of(options, IMAGES[file])
     epochs, batch_size = CLASSIFIER_EPOCHS[file][method], options.global_batch_size
     assert options.sampling == "class_aware"
     assert plan.num_steps == epochs * (IMAGES[file] // batch_size)
@@ -38,21 +40,21 @@ def test_the_epochs_of_lws_can_be_changed():
     config_dict = get_config_of("inat18")("method=lws")
     config_dict.classifier.epochs = 3
     config = configs.resolve(config_dict)
-    baselines.check(config)
+    systems.check(config)
     assert config.classifier.epochs == 3
     config_dict = get_config_of("inat18")("")
     config_dict.classifier.scale_epochs = 4
     config = configs.resolve(config_dict)
     changed = {
-        name: baselines.METHODS[name].configure(config).classifier.epochs
+        name: systems.METHODS[name].configure(config).classifier.epochs
         for name in ("crt", "lws")
     }
     assert changed == {"crt": 30, "lws": 4}
-    again = baselines.METHODS["lws"].configure(config)
-    assert baselines.METHODS["lws"].configure(again) == again
+    again = systems.METHODS["lws"].configure(config)
+    assert systems.METHODS["lws"].configure(again) == again
 
 
 def test_an_epoch_has_a_step_at_least():
     options = settings.Classifier(epochs=3, global_batch_size=512)
-    assert training.Plan.of(options, 1023).num_steps == 3
-    assert training.Plan.of(options, 60).num_steps == 3
+    assert stage.Plan.of(options, 1023).num_steps == 3
+    assert stage.Plan.of(options, 60).num_steps == 3

@@ -8,7 +8,7 @@ import torch
 from clip_oracle import relative_error, tiny_clip
 
 from vl_ltr_jax.benchmarks.openai_clip import openai_modules
-from vl_ltr_jax.losses import (
+from vl_ltr_jax.method.losses import (
     classwise_contrastive,
     contrastive_logits,
     distillation,
@@ -21,7 +21,7 @@ from vl_ltr_jax.models.clip import (
     VisionConfig,
     variable_shapes,
 )
-from vl_ltr_jax.models.weights import (
+from vl_ltr_jax.models.port.names import (
     OPENAI,
     check_match,
     from_openai,

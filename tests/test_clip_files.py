@@ -16,22 +16,22 @@ from clip_oracle import (
 )
 from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax.errors import UserError
-from vl_ltr_jax.models import port
 from vl_ltr_jax.models.clip import PRESETS, Clip, variable_shapes
-from vl_ltr_jax.models.clip_files import (
+from vl_ltr_jax.models.port import convert
+from vl_ltr_jax.models.port.clip_files import (
     UnknownActivationError,
     find_clip,
     load_clip,
     read_config,
     save_clip,
 )
-from vl_ltr_jax.models.weights import (
+from vl_ltr_jax.models.port.names import (
     OPENAI,
     WeightMismatchError,
     from_openai,
     to_tensors,
 )
+from vl_ltr_jax.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_any_clip_of_hugging_faces(tmp_path, vision_changes, text_changes):
     images, tokens = hugging_face_batch()
     ours = our_logits(*load_clip(source), images, tokens)
     assert relative_error(ours, logits(model, images, tokens)) < 1e-5
-    made = port.convert(str(source), tmp_path / "made", to="hf")
+    made = convert.convert(str(source), tmp_path / "made", to="hf")
     for path in source.iterdir():
         assert (made / path.name).read_bytes() == path.read_bytes()
     config, variables = load_clip(source)

@@ -1,7 +1,7 @@
 import pytest
 
-from vl_ltr_jax import cluster
-from vl_ltr_jax.cluster import Processes
+from vl_ltr_jax.runtime import cluster
+from vl_ltr_jax.runtime.cluster import Processes
 
 NOTHING = dict.fromkeys(cluster.VARIABLES)
 MEETING = {

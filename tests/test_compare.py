@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 from etils import epath
 
-from vl_ltr_jax import baselines, comparison, curves, report, stages
-from vl_ltr_jax import config as configs
-from vl_ltr_jax.artifacts import ArtifactError
-from vl_ltr_jax.compare import Comparison, methods_of
+from vl_ltr_jax import systems
+from vl_ltr_jax.commands.compare import Comparison, methods_of
+from vl_ltr_jax.comparison import tables
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.report import class_curves
+from vl_ltr_jax.report import tables as report
+from vl_ltr_jax.stages import pipeline
+from vl_ltr_jax.storage.artifact import ArtifactError
 
 METHODS = ["zero_shot_prompt", "zero_shot_ensemble", "vl_ltr", "cutoff", "knn", "fc"]
 
@@ -52,10 +56,10 @@ def finished(root, tmp_path_factory):
 
         return run
 
-    usual = dict(stages.STAGES)
+    usual = dict(pipeline.STAGES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            stages, "STAGES", {name: counted(name, usual[name]) for name in usual}
+            pipeline, "STAGES", {name: counted(name, usual[name]) for name in usual}
         )
         text = compared(root, workdir, METHODS, 2)
     return workdir, text, ran
@@ -88,7 +92,7 @@ def test_what_is_finished_is_not_run_again(root, finished, monkeypatch):
     def fail(this):
         raise AssertionError("a finished stage ran again")
 
-    monkeypatch.setattr(stages, "STAGES", dict.fromkeys(stages.STAGES, fail))
+    monkeypatch.setattr(pipeline, "STAGES", dict.fromkeys(pipeline.STAGES, fail))
     assert compared(root, workdir, METHODS, 2) == text
 
 
@@ -103,7 +107,7 @@ def test_the_csv_holds_every_run_under_both_rules(finished):
     assert len(rows) == len(METHODS) * 2 * 2
     for row in rows:
         results = results_of(workdir, row["method"], row["seed"])
-        test = results["test"][baselines.METHODS[row["method"]].result]
+        test = results["test"][systems.METHODS[row["method"]].result]
         assert float(row["overall"]) == test["top1"]
         assert float(row["class_mean"]) == test["class_mean"]
         groups = test["shots"][row["rule"]]
@@ -135,24 +139,24 @@ def test_the_figure_has_a_line_for_each_method(finished):
     svg = (workdir / "compare.svg").read_text()
     ElementTree.fromstring(svg)
     for method in METHODS:
-        assert f"<!-- {baselines.METHODS[method].title} -->" in svg
+        assert f"<!-- {systems.METHODS[method].title} -->" in svg
 
 
 def test_what_diverges_does_not_take_the_others_with_it(root, tmp_path, monkeypatch):
-    usual = stages.STAGES["evaluate"]
+    usual = pipeline.STAGES["evaluate"]
 
     def evaluate(this):
         if this.config.method == "zero_shot_prompt" and this.config.seed == 0:
             raise FloatingPointError("loss/total is nan at step 3")
         return usual(this)
 
-    monkeypatch.setitem(stages.STAGES, "evaluate", evaluate)
+    monkeypatch.setitem(pipeline.STAGES, "evaluate", evaluate)
     workdir = epath.Path(tmp_path)
     with pytest.raises(ValueError, match="one prompt, seed 0: .*step 3"):
         compared(root, workdir, METHODS[:2], 2)
     text = (workdir / "compare.md").read_text()
     assert "one prompt (1 of 2 seeds) |" in text and "ensemble |" in text
-    monkeypatch.setitem(stages.STAGES, "evaluate", usual)
+    monkeypatch.setitem(pipeline.STAGES, "evaluate", usual)
     text = compared(root, workdir, METHODS[:1], 1)
     assert "one prompt |" in text and "ensemble |" in text  # what is there stays
 
@@ -233,8 +237,8 @@ def test_faults_are_named_before_anything_runs(root, tmp_path, methods, changes,
 
 def test_groups_of_methods():
     everything = methods_of(["all"])
-    assert everything == list(baselines.METHODS)
-    assert methods_of(["systems"]) == list(baselines.RECIPES)
+    assert everything == list(systems.METHODS)
+    assert methods_of(["systems"]) == list(systems.RECIPES)
     mixed = methods_of(["knn", "ablations"])
     assert mixed[:2] == ["knn", "vl_ltr"] and mixed.count("knn") == 1
 
@@ -242,12 +246,12 @@ def test_groups_of_methods():
 def test_classes_are_grouped_from_rare_to_frequent():
     """Breaks if a class is left out, or groups are not ordered by count."""
     counts = np.random.default_rng(0).integers(0, 500, 57)
-    groups = curves.group_classes(counts)
+    groups = class_curves.group_classes(counts)
     assert len(groups) == 10
     np.testing.assert_array_equal(np.sort(np.concatenate(groups)), np.arange(57))
     ends = [(counts[group].min(), counts[group].max()) for group in groups]
     assert all(a[1] <= b[0] for a, b in zip(ends, ends[1:], strict=False))
-    assert len(curves.group_classes(counts[:3])) == 3
+    assert len(class_curves.group_classes(counts[:3])) == 3
 
 
 def test_a_class_without_test_images_leaves_the_mean_to_the_others():
@@ -255,9 +259,9 @@ def test_a_class_without_test_images_leaves_the_mean_to_the_others():
         "head,class,name,train_images,images,top1,top5\n"
         "fc,0,a,9,4,1,4\nfc,1,b,3,0,0,0\nlgr,0,a,9,4,4,4\nlgr,1,b,3,0,0,0\n"
     )
-    found = comparison.accuracy_per_class(text, "fc")
+    found = tables.accuracy_per_class(text, "fc")
     np.testing.assert_array_equal(found, [25.0, np.nan])
     lines = {"A": found, "B": np.array([np.nan, np.nan])}
     panels = {"systems": lines, "ablations": {"A": found}}
-    svg = curves.draw(panels, np.array([9, 3]), "A")
-    assert svg == curves.draw(panels, np.array([9, 3]), "A")
+    svg = class_curves.draw(panels, np.array([9, 3]), "A")
+    assert svg == class_curves.draw(panels, np.array([9, 3]), "A")

@@ -5,8 +5,8 @@ from pathlib import Path
 import image_world
 import pytest
 
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import settings
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config import settings
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 

@@ -10,8 +10,8 @@ from file_damage import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vl_ltr_jax.data import class_names as names
-from vl_ltr_jax.data.corpus import (
+from vl_ltr_jax.data.text import class_names as names
+from vl_ltr_jax.data.text.corpus import (
     CORPUS_RULES,
     PROMPTS,
     build_corpus,
@@ -22,7 +22,7 @@ from vl_ltr_jax.data.corpus import (
     split_sentences,
     vl_ltr_text,
 )
-from vl_ltr_jax.data.prompts import fill_prompts
+from vl_ltr_jax.data.text.prompts import fill_prompts
 
 GOLDEN = Path(__file__).parent / "golden" / "text"
 # Golden data set, our layout.

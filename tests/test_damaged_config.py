@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import config_dict as references
 
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import settings
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config import settings
 
 # Of ml_collections, where a configuration file sets a value; its line is named then.
 LIBRARYS = (TypeError, ValueError, KeyError, OverflowError, RecursionError)

@@ -15,20 +15,13 @@ from file_damage import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vl_ltr_jax.data import (
-    class_names,
-    corpus,
-    folders,
-    inat18,
-    prepared,
-    sources,
-    text_files,
-)
-from vl_ltr_jax.data.images import ImageReadError
+from vl_ltr_jax.data.images.decode import ImageReadError
+from vl_ltr_jax.data.sources import dataset, folders, inat18, tfds_records
+from vl_ltr_jax.data.text import class_names, corpus, files
 
-NO_TEXTS = sources.Texts(absent=True)
+NO_TEXTS = dataset.Texts(absent=True)
 NUM_CLASSES = len(checked_world.NAMES)
-LISTS = tuple(f"world_{split}.txt" for split in sources.SPLITS)
+LISTS = tuple(f"world_{split}.txt" for split in dataset.SPLITS)
 WORDS = "".join(checked_world.PROSE.format(name) for name in checked_world.NAMES)
 
 
@@ -78,7 +71,7 @@ def test_lists(root, data, name):
     content = data.draw(damage.damaged_text((root / name).read_text()))
 
     def load():
-        return sources.read_image_list(root, "world", texts=NO_TEXTS)
+        return dataset.read_image_list(root, "world", texts=NO_TEXTS)
 
     with damage.changed(root / name, content):
         check(damage.outcome(load, root / name, *(root / one for one in LISTS)), root)
@@ -257,12 +250,12 @@ def test_folders(root, tmp_path_factory, made, labels):
 )
 def test_names_of_prepared_data_sets(tmp_path_factory, name):
     home = tmp_path_factory.getbasetemp()
-    load = lambda: prepared.read_prepared(home, name)  # noqa: E731
+    load = lambda: tfds_records.read_prepared(home, name)  # noqa: E731
     names = (home, "is not the name of a prepared", "the imbalance of cifar100_lt")
     assert damage.outcome(load, *names) is None
 
 
 def test_an_encoding_is_a_codec_of_texts(root):
     for name in (*damage.TOKENS, "idna", "punycode", "Unicode_Escape", "zlib", "rot13"):
-        load = lambda: text_files.check_encoding(name)  # noqa: B023, E731
+        load = lambda: files.check_encoding(name)  # noqa: B023, E731
         assert damage.outcome(load, "the encoding of texts") is None

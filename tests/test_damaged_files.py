@@ -18,16 +18,22 @@ from etils import epath
 from safetensors.numpy import load_file, save_file
 
 import vl_ltr_jax
-from vl_ltr_jax import comparison, json_text, stablehlo
-from vl_ltr_jax import config as configs
-from vl_ltr_jax.artifacts import Artifact, ArtifactError
-from vl_ltr_jax.data import token_cache
-from vl_ltr_jax.data.tokenizer import Tokenizer
-from vl_ltr_jax.data.vocabulary import read_vocabulary, write_tokenizer
-from vl_ltr_jax.models import clip_files, hub
-from vl_ltr_jax.models.sizes import from_config_json, from_shapes
-from vl_ltr_jax.models.tensor_files import TensorFileError, read_shapes, read_tensors
-from vl_ltr_jax.run import anchor_sentences
+from vl_ltr_jax.comparison import tables
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.data.text import token_cache
+from vl_ltr_jax.data.text.tokenizer import Tokenizer
+from vl_ltr_jax.data.text.vocabulary import read_vocabulary, write_tokenizer
+from vl_ltr_jax.models.port import clip_files, hub
+from vl_ltr_jax.models.port.sizes import from_config_json, from_shapes
+from vl_ltr_jax.models.port.tensor_files import (
+    TensorFileError,
+    read_shapes,
+    read_tensors,
+)
+from vl_ltr_jax.recognizer import stablehlo
+from vl_ltr_jax.run.run import anchor_sentences
+from vl_ltr_jax.storage import strict_json
+from vl_ltr_jax.storage.artifact import Artifact, ArtifactError
 
 DEEP = "[" * 100_000
 SHALLOW = "[" * 150 + "]" * 150
@@ -53,8 +59,8 @@ def flip(path, place=-1):
 )
 def test_whatever_is_wrong_with_json_is_a_value_error(text, words):
     with pytest.raises(ValueError, match=words):
-        json_text.parse(text)
-    assert json_text.parse('"\\ud83d\\ude00"') == "😀"
+        strict_json.parse(text)
+    assert strict_json.parse('"\\ud83d\\ude00"') == "😀"
 
 
 @pytest.mark.parametrize("text", [DEEP, "9" * 5000, SHALLOW])
@@ -332,9 +338,9 @@ def test_damaged_results_are_named(tmp_path, change):
         (tmp_path / "evaluate" / "per_class_test.csv").write_text(rows)
         if old:
             with pytest.raises(ArtifactError, match=f"results in {tmp_path} cannot be"):
-                comparison.line_of("vl_ltr", 0, epath.Path(tmp_path))
+                tables.line_of("vl_ltr", 0, epath.Path(tmp_path))
         else:
-            comparison.line_of("vl_ltr", 0, epath.Path(tmp_path))
+            tables.line_of("vl_ltr", 0, epath.Path(tmp_path))
 
 
 def test_a_program_is_not_given_to_xla_unless_it_is_what_was_written(tmp_path):

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sound_images import SOUND
 
-from vl_ltr_jax.data.images import ImageReadError, as_image, decode_image
-from vl_ltr_jax.data.transforms import eval_transform, train_transform
+from vl_ltr_jax.data.images.decode import ImageReadError, as_image, decode_image
+from vl_ltr_jax.data.images.transforms import eval_transform, train_transform
 
 WHERE = "world/images/x.jpg (world_train.txt:7)"
 TRAIN, EVAL = train_transform("plain", 16), eval_transform("vl_ltr", 16)

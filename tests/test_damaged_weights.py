@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from vl_ltr_jax.data.tokenizer import Tokenizer
-from vl_ltr_jax.data.vocabulary import write_tokenizer
-from vl_ltr_jax.models import clip_files, vl_ltr
+from vl_ltr_jax.data.text.tokenizer import Tokenizer
+from vl_ltr_jax.data.text.vocabulary import write_tokenizer
 from vl_ltr_jax.models.clip import ClipConfig, TextConfig, VisionConfig, variable_shapes
-from vl_ltr_jax.models.tensor_files import read_shapes, read_tensors
-from vl_ltr_jax.models.weights import OPENAI, to_tensors
+from vl_ltr_jax.models.port import clip_files, vl_ltr_files
+from vl_ltr_jax.models.port.names import OPENAI, to_tensors
+from vl_ltr_jax.models.port.tensor_files import read_shapes, read_tensors
 
 # Of a few kilobytes; OpenAI's names need heads of width 64.
 SMALL = ClipConfig(VisionConfig("vit", 4, 4, 1, 1, 2), TextConfig(4, 1, 1, 4, 9), 4)
@@ -101,7 +101,7 @@ def test_a_clip_whose_tensors_are_damaged(tensors, tmp_path_factory, data):
     save_file(tensors, path)
     path.write_bytes(data.draw(damaged_safetensors(path.read_bytes())))
     check_clip(path, path)
-    outcome(lambda: vl_ltr.load(path), path)
+    outcome(lambda: vl_ltr_files.load(path), path)
 
 
 @examples(60)

@@ -26,26 +26,22 @@ from jax import export
 from safetensors.numpy import save_file
 
 import vl_ltr_jax
-from vl_ltr_jax import (
-    comparison,
-    recognizer_checks,
-    recognizer_files,
-    settings,
-    stablehlo,
-    whole_file,
-)
-from vl_ltr_jax.artifacts import (
+from vl_ltr_jax.comparison import tables
+from vl_ltr_jax.config import settings
+from vl_ltr_jax.config.build import default_config, resolve
+from vl_ltr_jax.data.text import token_cache
+from vl_ltr_jax.data.text.tokenizer import Tokenizer, trim
+from vl_ltr_jax.data.text.vocabulary import write_tokenizer
+from vl_ltr_jax.recognizer import files, stablehlo, validate
+from vl_ltr_jax.run.run import anchor_sentences
+from vl_ltr_jax.storage import atomic
+from vl_ltr_jax.storage.artifact import (
     Artifact,
     ArtifactError,
     holds_array,
     read_array,
     write_array,
 )
-from vl_ltr_jax.config import default_config, resolve
-from vl_ltr_jax.data import token_cache
-from vl_ltr_jax.data.tokenizer import Tokenizer, trim
-from vl_ltr_jax.data.vocabulary import write_tokenizer
-from vl_ltr_jax.run import anchor_sentences
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
 SUMMARY = {"seconds": 1.5, "versions": {"jax": "1"}, "predicted_by": "zero_shot"}
@@ -58,8 +54,8 @@ def sound_parts_once():
     """What is not damaged here is read, and laid out, once."""
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in (
-            (recognizer_checks, "variable_shapes"),
-            (recognizer_checks, "head_shapes"),
+            (validate, "variable_shapes"),
+            (validate, "head_shapes"),
         ):
             patch.setattr(owner, name, functools.cache(getattr(owner, name)))
         yield
@@ -197,19 +193,19 @@ def recognizer(tmp_path_factory):
     return made, directory
 
 
-@pytest.mark.parametrize("name", [recognizer_files.CARD, recognizer_files.WEIGHTS])
+@pytest.mark.parametrize("name", [files.CARD, files.WEIGHTS])
 @examples(60)
 @given(st.data())
 def test_saved_recognizers(recognizer, name, data):
     made, directory = recognizer
     path = directory / name
     valid = path.read_bytes()
-    damaged = damaged_json if name == recognizer_files.CARD else damaged_safetensors
+    damaged = damaged_json if name == files.CARD else damaged_safetensors
     try:
         changed = data.draw(damaged(valid))
         path.write_bytes(changed)
         found = outcome(lambda: vl_ltr_jax.load(directory), directory)
-        assert found is None or name == recognizer_files.CARD or changed == valid
+        assert found is None or name == files.CARD or changed == valid
         if found is not None:
             assert found.card.num_trained == 3 == len(found.class_names)
     finally:
@@ -296,10 +292,10 @@ def test_results_of_runs(results, name, data):
     damaged = damaged_json if name.endswith("json") else damaged_bytes
     try:
         path.write_bytes(data.draw(damaged(valid)))
-        line = outcome(lambda: comparison.line_of("vl_ltr", 1, results), results)
+        line = outcome(lambda: tables.line_of("vl_ltr", 1, results), results)
         if line is not None:
-            comparison.markdown([line], "world", "ViT-tiny")
-            comparison.csv_of([line], "ViT-tiny")
+            tables.markdown([line], "world", "ViT-tiny")
+            tables.csv_of([line], "ViT-tiny")
     finally:
         path.write_bytes(valid)
 
@@ -314,7 +310,7 @@ def exported(tmp_path_factory):
     (directory / stablehlo.PROGRAM).write_bytes(program)
     save_file(arrays, directory / stablehlo.ARRAYS)
     names = (stablehlo.PROGRAM, stablehlo.ARRAYS)
-    content = {"crc32": {name: whole_file.crc32(directory / name) for name in names}}
+    content = {"crc32": {name: atomic.crc32(directory / name) for name in names}}
     (directory / stablehlo.DESCRIPTION).write_text(json.dumps(content))
     return directory
 

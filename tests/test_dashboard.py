@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vl_ltr_jax import dashboard, settings
-from vl_ltr_jax.data.images import ImageReadError
-from vl_ltr_jax.data.sources import LongTailedData, Split
-from vl_ltr_jax.logs import Logs, read_scalars
+from vl_ltr_jax.config import settings
+from vl_ltr_jax.data.images.decode import ImageReadError
+from vl_ltr_jax.data.sources.dataset import LongTailedData, Split
+from vl_ltr_jax.logs.event_files import Logs, read_scalars
+from vl_ltr_jax.report import dashboard
 
 # A many-shot, a medium and two few-shot classes; names that Markdown, HTML, a font or
 # UTF-8 could stumble over.

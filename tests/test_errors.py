@@ -8,11 +8,13 @@ import jax
 import pytest
 
 import vl_ltr_jax
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import errors, exits, predict, replay, settings
-from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.errors import SystemFault, UserError
-from vl_ltr_jax.workdir import InUseError
+from vl_ltr_jax.commands import exits, predict, replay
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config import settings
+from vl_ltr_jax.runtime import errors
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.runtime.errors import SystemFault, UserError
+from vl_ltr_jax.storage.workdir import InUseError
 
 # Errors that no user can mend, each with the reason.
 OTHERS = {

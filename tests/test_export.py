@@ -18,11 +18,12 @@ from PIL import Image
 from safetensors import safe_open
 
 import vl_ltr_jax
-from vl_ltr_jax import export, stablehlo
-from vl_ltr_jax.artifacts import ArtifactError
-from vl_ltr_jax.data import transforms
-from vl_ltr_jax.losses import contrastive_logits
-from vl_ltr_jax.models import clip_files, port
+from vl_ltr_jax.commands import export
+from vl_ltr_jax.data.images import transforms
+from vl_ltr_jax.method.losses import contrastive_logits
+from vl_ltr_jax.models.port import clip_files, convert
+from vl_ltr_jax.recognizer import stablehlo
+from vl_ltr_jax.storage.artifact import ArtifactError
 
 SIDE = small_recognizer.IMAGE_SIZE
 
@@ -259,4 +260,4 @@ def test_an_lgr_without_text_tower_has_no_clip_to_write(tmp_path, capsys):
     assert "no text tower" in capsys.readouterr().err
     export.main(["--workdir", str(tmp_path / "saved"), "--to=vl_ltr"])
     made = tmp_path / "saved" / "export" / "vl_ltr"
-    assert (made / port.LGR_FILE).is_file()
+    assert (made / convert.LGR_FILE).is_file()

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vl_ltr_jax.data import examples, loader, transforms
-from vl_ltr_jax.data.images import ImageReadError, unreadable
-from vl_ltr_jax.data.sources import Split
+from vl_ltr_jax.data.batches import examples, loader
+from vl_ltr_jax.data.images import transforms
+from vl_ltr_jax.data.images.decode import ImageReadError, unreadable
+from vl_ltr_jax.data.sources.dataset import Split
 
 LABELS = np.repeat(np.arange(3, dtype=np.int32), [40, 8, 1])
 

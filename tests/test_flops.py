@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vl_ltr_jax import chunks, flops
-from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.train import chunks, flops
 
 SIDE = 32
 PRODUCT = 2 * SIDE**3

@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from vl_ltr_jax.data import folders
-from vl_ltr_jax.data.roots import Root
-from vl_ltr_jax.data.sources import ListError, Texts
+from vl_ltr_jax.data.root import Root
+from vl_ltr_jax.data.sources import folders
+from vl_ltr_jax.data.sources.dataset import ListError, Texts
 
 NONE = Texts(absent=True)
 

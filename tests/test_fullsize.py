@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from clip_oracle import GOLDEN, relative_error
 
-from vl_ltr_jax.losses import contrastive_logits
+from vl_ltr_jax.method.losses import contrastive_logits
 from vl_ltr_jax.models.clip import PRESETS, Clip
-from vl_ltr_jax.models.weights import from_openai
+from vl_ltr_jax.models.port.names import from_openai
 
 
 def draw(tag: str, name: str, shape: list[int]) -> np.ndarray:

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from vl_ltr_jax import heap
+from vl_ltr_jax.runtime import cpu_memory
 
 PROGRAM = """
 import resource, statistics, sys
@@ -60,22 +60,22 @@ def test_an_accelerator_is_seen_without_starting_it(
     monkeypatch, platforms, plugin, found
 ):
     config = types.SimpleNamespace(jax_platforms=platforms)
-    monkeypatch.setattr(heap.jax, "config", config)
-    monkeypatch.setattr(heap.importlib.metadata, "entry_points", lambda group: ())
+    monkeypatch.setattr(cpu_memory.jax, "config", config)
+    monkeypatch.setattr(cpu_memory.importlib.metadata, "entry_points", lambda group: ())
     monkeypatch.setattr(
-        heap.importlib.util,
+        cpu_memory.importlib.util,
         "find_spec",
         lambda name: plugin if name == plugin else None,
     )
-    assert heap.runs_on_cpu() is found
+    assert cpu_memory.runs_on_cpu() is found
 
 
 def test_a_registered_plugin_is_an_accelerator(monkeypatch):
     config = types.SimpleNamespace(jax_platforms=None)
-    monkeypatch.setattr(heap.jax, "config", config)
+    monkeypatch.setattr(cpu_memory.jax, "config", config)
     monkeypatch.setattr(
-        heap.importlib.metadata,
+        cpu_memory.importlib.metadata,
         "entry_points",
         lambda group: (group,) if group == "jax_plugins" else (),
     )
-    assert not heap.runs_on_cpu()
+    assert not cpu_memory.runs_on_cpu()

@@ -5,8 +5,8 @@ import pytest
 import torch
 from clip_oracle import hugging_face_clip
 
-from vl_ltr_jax.models import clip_files, hub
-from vl_ltr_jax.models.tensor_files import read_tensors
+from vl_ltr_jax.models.port import clip_files, hub
+from vl_ltr_jax.models.port.tensor_files import read_tensors
 
 
 @pytest.fixture

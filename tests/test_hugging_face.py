@@ -7,10 +7,10 @@ import pytest
 import torch
 from clip_oracle import relative_error
 
-from vl_ltr_jax.losses import contrastive_logits
+from vl_ltr_jax.method.losses import contrastive_logits
 from vl_ltr_jax.models.clip import PRESETS, Clip
-from vl_ltr_jax.models.clip_files import load_clip
 from vl_ltr_jax.models.layers import ResidualBlock
+from vl_ltr_jax.models.port.clip_files import load_clip
 
 # Of the largest feature; 0.009 to 0.011 was measured, on two sentences and images.
 BFLOAT16_BOUND = 0.02

@@ -6,8 +6,8 @@ import json
 import pytest
 from etils import epath
 
-from vl_ltr_jax import incidents
-from vl_ltr_jax.incidents import Incident, IncidentError
+from vl_ltr_jax.train import incidents
+from vl_ltr_jax.train.incidents import Incident, IncidentError
 
 
 def test_it_comes_back_and_is_found(tmp_path):

@@ -10,16 +10,17 @@ import pytest
 from clip_oracle import hugging_face_clip
 
 import vl_ltr_jax
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import export, initial, inputs
-from vl_ltr_jax.data.transforms import NORMALIZATIONS
-from vl_ltr_jax.models import clip_files, port
+from vl_ltr_jax.commands import export
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.data.images.transforms import NORMALIZATIONS
 from vl_ltr_jax.models.clip import PRESETS
-from vl_ltr_jax.models.preprocessing import (
+from vl_ltr_jax.models.port import clip_files, convert
+from vl_ltr_jax.models.port.preprocessing import (
     Preprocessing,
     PreprocessingError,
     from_processor_json,
 )
+from vl_ltr_jax.run import initial, inputs
 
 HALF = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 SHIPPED = initial.model_source("tiny_clip")
@@ -84,7 +85,7 @@ def test_the_fitting_backbone_is_named(tmp_path):
 
 
 def test_a_lone_file_needs_the_key(tmp_path):
-    made = port.convert(str(SHIPPED), tmp_path / "openai", to="openai")
+    made = convert.convert(str(SHIPPED), tmp_path / "openai", to="openai")
     lone = tmp_path / "lone.safetensors"
     shutil.copy(made / "open_clip_model.safetensors", lone)
     with pytest.raises(clip_files.UnknownActivationError, match="init.activation"):
@@ -144,9 +145,9 @@ def test_the_processor_of_transformers_5_goes_along(tmp_path, by_way_of):
     (source / "processor_config.json").write_text(json.dumps(PROCESSOR))
     size = 64 if by_way_of == "resized" else 32
     if by_way_of == "openai":
-        port.convert(str(source), tmp_path / "between", to="openai")
+        convert.convert(str(source), tmp_path / "between", to="openai")
         source = tmp_path / "between"
-    port.convert(str(source), out, to="hf", image_size=size)
+    convert.convert(str(source), out, to="hf", image_size=size)
     found = CLIPImageProcessorPil.from_pretrained(out)
     assert (tuple(found.image_mean), tuple(found.image_std)) == HALF
     assert found.crop_size["height"] == size

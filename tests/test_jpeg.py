@@ -7,8 +7,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from vl_ltr_jax.data import jpeg
-from vl_ltr_jax.data.images import ImageReadError, as_image, decode_image
+from vl_ltr_jax.data.images import jpeg
+from vl_ltr_jax.data.images.decode import ImageReadError, as_image, decode_image
 
 
 def encoded(size=(150, 230), mode="RGB", seed=0, **options):

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from vl_ltr_jax import checkpoint, initial
-from vl_ltr_jax.models import clip_files
+from vl_ltr_jax.checkpoint import manager
+from vl_ltr_jax.models.port import clip_files
+from vl_ltr_jax.run import initial
 
 CONFIG = """
 from pathlib import Path
@@ -44,7 +45,7 @@ def start(
     }
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "vl_ltr_jax.main"),
+            *(sys.executable, "-m", "vl_ltr_jax.commands.train"),
             *(f"--config={config}", f"--workdir={workdir}", *flags),
         ],
         env=environment,
@@ -81,7 +82,7 @@ def finish(config: Path, workdir: Path, *flags: str) -> tuple[str, str]:
 
 
 def final(workdir: Path, stage: str):
-    return checkpoint.load_params(workdir / stage / "checkpoints")["params"]
+    return manager.load_params(workdir / stage / "checkpoints")["params"]
 
 
 @pytest.fixture(scope="module")

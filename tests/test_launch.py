@@ -14,7 +14,7 @@ import image_world
 import pytest
 import yaml
 
-from vl_ltr_jax import preemption
+from vl_ltr_jax.runtime import preemption
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -78,7 +78,7 @@ elif verb == "ssh":
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True,
         ))
-    if preempt.exists() and "vl_ltr_jax.main" in command():
+    if preempt.exists() and "vl_ltr_jax.commands.train" in command():
         for line in workers[0].stdout:
             print(line, end="", flush=True)
             if line.startswith(preempt.read_text()):

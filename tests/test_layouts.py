@@ -9,12 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from vl_ltr_jax import finetune, losses, mixup, pretrain, train_state
-from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.data import transforms
+from vl_ltr_jax.config.settings import Pretrain
+from vl_ltr_jax.data.images import transforms
+from vl_ltr_jax.method import losses, mixup
 from vl_ltr_jax.models.clip import Clip, ClipConfig, TextConfig, VisionConfig
 from vl_ltr_jax.models.lgr import LanguageGuidedHead, anchor_constants
-from vl_ltr_jax.settings import Pretrain
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.train import finetune, pretrain
+from vl_ltr_jax.train import state as train_state
 
 # Plain gradient descent at rate 1: the update is the gradient.
 DESCENT = optax.sgd(1.0)

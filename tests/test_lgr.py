@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from vl_ltr_jax import losses
-from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.method import losses
 from vl_ltr_jax.models import lgr
 from vl_ltr_jax.models.linear import LinearHead
+from vl_ltr_jax.runtime import mesh as meshes
 
 GOLDEN = Path(__file__).parent / "golden" / "lgr"
 # Their name, ours, and whether theirs is the transpose.

@@ -11,10 +11,13 @@ from absl import flags
 from absl.testing import flagsaver
 from etils import epath
 
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import main, pretrain, settings, terminal
 from vl_ltr_jax.benchmarks import growth, load
+from vl_ltr_jax.commands import train
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config import settings
+from vl_ltr_jax.logs import console
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig, TextConfig, VisionConfig
+from vl_ltr_jax.train import pretrain
 
 
 def made_up(**changes):
@@ -180,9 +183,9 @@ def test_the_exit_code_tells_of_growth(monkeypatch, capsys):
         monkeypatch.setattr(load, "measure", lambda *arguments: samples)
         load.run([])
 
-    monkeypatch.setattr(terminal, "_quiet", False)  # is so again after the test
-    monkeypatch.setattr(main, "checked_config", settings.Config)
-    monkeypatch.setattr(main, "keep_programs", lambda *arguments: None)
+    monkeypatch.setattr(console, "_quiet", False)  # is so again after the test
+    monkeypatch.setattr(train, "checked_config", settings.Config)
+    monkeypatch.setattr(train, "keep_programs", lambda *arguments: None)
     with flagsaver.flagsaver():
         flags.FLAGS.mark_as_parsed()
         ends_with(made_up())

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vl_ltr_jax.data import examples, loader, transforms
-from vl_ltr_jax.data.images import ImageReadError
-from vl_ltr_jax.data.sources import Split
+from vl_ltr_jax.data.batches import examples, loader
+from vl_ltr_jax.data.images import transforms
+from vl_ltr_jax.data.images.decode import ImageReadError
+from vl_ltr_jax.data.sources.dataset import Split
 
 LABELS = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3], np.int32)
 SENTENCE_LABELS = np.repeat(np.arange(4, dtype=np.int32), [3, 1, 4, 2])

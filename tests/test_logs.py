@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from test_saves import full_disk
 
-from vl_ltr_jax import logs as vl_ltr_logs
-from vl_ltr_jax.logs import Logs, read_scalars
+from vl_ltr_jax.logs import event_files as vl_ltr_logs
+from vl_ltr_jax.logs.event_files import Logs, read_scalars
 
 
 def read_events(directory):

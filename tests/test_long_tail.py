@@ -5,9 +5,9 @@ import pytest
 import tensorflow_datasets as tfds
 from prepared_world import NO_TEXTS, prepare
 
-from vl_ltr_jax.baselines import class_counts
-from vl_ltr_jax.data import long_tail
-from vl_ltr_jax.data.prepared import read_prepared
+from vl_ltr_jax.data.sources import long_tail
+from vl_ltr_jax.data.sources.tfds_records import read_prepared
+from vl_ltr_jax.systems import class_counts
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import numpy as np
 import optax
 import pytest
 
-from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.checkpoint import Checkpoints
-from vl_ltr_jax.logs import Logs
-from vl_ltr_jax.loop import train
-from vl_ltr_jax.non_finite import NonFiniteLossError
-from vl_ltr_jax.preemption import Preempted
+from vl_ltr_jax.checkpoint.manager import Checkpoints
+from vl_ltr_jax.logs.event_files import Logs
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.runtime.preemption import Preempted
+from vl_ltr_jax.train.loop import train
+from vl_ltr_jax.train.non_finite import NonFiniteLossError
 
 OPTIMIZER = optax.adamw(optax.cosine_decay_schedule(1e-2, 40))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vl_ltr_jax import losses
+from vl_ltr_jax.method import losses
 
 GOLDEN = Path(__file__).parent / "golden" / "losses"
 CASES = json.loads((GOLDEN / "cases.json").read_text())

@@ -8,9 +8,10 @@ import jax
 import pytest
 from etils import epath
 
-from vl_ltr_jax import exits, main, settings
-from vl_ltr_jax.errors import UserError
-from vl_ltr_jax.workdir import InUseError, WorkdirError
+from vl_ltr_jax.commands import exits, train
+from vl_ltr_jax.config import settings
+from vl_ltr_jax.runtime.errors import UserError
+from vl_ltr_jax.storage.workdir import InUseError, WorkdirError
 
 
 @pytest.fixture
@@ -29,24 +30,24 @@ def test_compiled_programs_are_kept_where_the_configuration_says(
     config = dataclasses.replace(
         settings.Config(), mesh=settings.Mesh(compilation_cache=named)
     )
-    main.keep_programs(config, epath.Path("gs://b/run"))
+    train.keep_programs(config, epath.Path("gs://b/run"))
     assert cache_directory() == expected
 
 
 def test_the_variable_of_jax_goes_first(cache_directory, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
-    main.keep_programs(settings.Config(), epath.Path(os.sep) / "run")
+    train.keep_programs(settings.Config(), epath.Path(os.sep) / "run")
     assert cache_directory() is None
 
 
 @pytest.mark.parametrize("character", "[]*?")
 def test_a_workdir_that_reads_as_a_pattern_is_refused(monkeypatch, tmp_path, character):
     """Its checkpoints would be lost, without a word."""
-    monkeypatch.setattr(main, "checked_config", lambda command: settings.Config())
+    monkeypatch.setattr(train, "checked_config", lambda command: settings.Config())
 
     def checked(workdir):
-        monkeypatch.setattr(main, "_WORKDIR", types.SimpleNamespace(value=workdir))
-        return main.checked_flags()[1]
+        monkeypatch.setattr(train, "_WORKDIR", types.SimpleNamespace(value=workdir))
+        return train.checked_flags()[1]
 
     with pytest.raises(WorkdirError) as told:
         checked(f"{tmp_path}/run{character}1")

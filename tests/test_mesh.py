@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.runtime import mesh as meshes
 
 
 def test_the_mesh_takes_every_device_with_auto_axes():

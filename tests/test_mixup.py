@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vl_ltr_jax import losses, mixup
+from vl_ltr_jax.method import losses, mixup
 
 GOLDEN = Path(__file__).parent / "golden" / "mixup"
 ARRAYS = np.load(GOLDEN / "mixup.npz")

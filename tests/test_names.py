@@ -6,9 +6,10 @@ import pytest
 from checked_world import config
 from PIL import Image
 
-from vl_ltr_jax.data import check, folders, sources
-from vl_ltr_jax.data.class_names import LabelFileError, near_name, read_class_names
-from vl_ltr_jax.data.sources import ListError, SplitOverlapError, Texts
+from vl_ltr_jax.commands import check_data
+from vl_ltr_jax.data.sources import dataset, folders
+from vl_ltr_jax.data.sources.dataset import ListError, SplitOverlapError, Texts
+from vl_ltr_jax.data.text.class_names import LabelFileError, near_name, read_class_names
 
 NFC = "caf\u00e9"
 NFD = unicodedata.normalize("NFD", NFC)
@@ -57,7 +58,7 @@ def listed(root, train, val="val.png", test="test.png"):
     (root / "labels.txt").write_text("one 0\n")
     for split, path in (("train", train), ("val", val), ("test", test)):
         (root / f"own_{split}.txt").write_text(f"{path} 0\n")
-    return sources.read_image_list(root, "own", texts=NONE)
+    return dataset.read_image_list(root, "own", texts=NONE)
 
 
 @pytest.mark.parametrize("written", [NFC, NFD])
@@ -67,7 +68,7 @@ def test_lists_find_files_of_another_form(tmp_path, written, disk):
     data = listed(tmp_path, f"a/{written}/{written}.png")
     assert data.train.read(0).size == (9, 8)
     assert data.train.path(0) == tmp_path / f"a/{disk}/{disk}.png"
-    checked = check.check_data(config(tmp_path, name="own", texts="none"))
+    checked = check_data.check_data(config(tmp_path, name="own", texts="none"))
     assert not [f for f in checked.findings if f.code == "image-missing"]
 
 
@@ -103,7 +104,7 @@ def test_the_hint_is_the_file_of_another_case(tmp_path, written, meant):
     with pytest.raises(ListError) as error:
         listed(tmp_path, f"a/1.png 0\na/2.png 0\n{written}")
     assert f"did you mean {meant!r}?" in str(error.value)
-    checked = check.check_data(config(tmp_path, name="own", texts="none"))
+    checked = check_data.check_data(config(tmp_path, name="own", texts="none"))
     (finding,) = (f for f in checked.findings if f.code == "image-missing")
     assert f"did you mean {meant!r}?" in finding.offenders[0].note
 

@@ -13,10 +13,11 @@ from clip_oracle import hugging_face_batch, relative_error
 from open_clip.model import CLIP
 from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax.errors import UserError
-from vl_ltr_jax.models import clip_files, open_clip, port, weights
 from vl_ltr_jax.models.clip import PRESETS, Clip, variable_shapes
-from vl_ltr_jax.models.sizes import Details, ModelFileError, from_shapes
+from vl_ltr_jax.models.port import clip_files, convert, open_clip
+from vl_ltr_jax.models.port import names as weights
+from vl_ltr_jax.models.port.sizes import Details, ModelFileError, from_shapes
+from vl_ltr_jax.runtime.errors import UserError
 
 CLIP_PIXELS = (0.48145466, 0.4578275, 0.40821073)
 # Names of open_clip's settings, the preset of the same sizes, and its activation.
@@ -63,8 +64,8 @@ def test_to_hugging_face_and_back(tmp_path):
     half = (0.5, 0.5, 0.5)
     source, there, back = (tmp_path / name for name in ("source", "hf", "openai"))
     first = open_clip_oracle.save(source, model, mean=half, std=half)
-    port.convert(str(source), there, to="hf")
-    port.convert(str(there), back, to="openai")
+    convert.convert(str(source), there, to="hf")
+    convert.convert(str(there), back, to="openai")
     images, tokens = hugging_face_batch()
     wanted = open_clip_oracle.embeddings(first, images, tokens)
     theirs, report = CLIPModel.from_pretrained(there, output_loading_info=True)
@@ -98,7 +99,7 @@ def test_to_hugging_face_and_back(tmp_path):
 def test_open_clips_files_come_back_byte_for_byte(tmp_path):
     model = open_clip_oracle.model_cfg(head_width=32)
     open_clip_oracle.save(tmp_path / "source", model, resize_mode="squash")
-    made = port.convert(str(tmp_path / "source"), tmp_path / "made", to="openai")
+    made = convert.convert(str(tmp_path / "source"), tmp_path / "made", to="openai")
     settings = "open_clip_config.json"
     assert (made / settings).read_bytes() == (
         tmp_path / "source" / settings
@@ -233,10 +234,10 @@ def test_a_lone_file_is_asked_about(one_source, tmp_path, capsys):
     with pytest.raises(clip_files.UnknownActivationError, match="init.activation"):
         clip_files.load_clip(lone)
     with pytest.raises(SystemExit) as stopped:
-        port.main(["convert", str(lone), str(tmp_path / "out"), "--to", "hf"])
+        convert.main(["convert", str(lone), str(tmp_path / "out"), "--to", "hf"])
     assert stopped.value.code == 2
     assert "--activation" in capsys.readouterr().err
-    port.main(["inspect", str(lone)])
+    convert.main(["inspect", str(lone)])
     shown = capsys.readouterr().out
     assert "unknown activation" in shown and "visual/proj/kernel" in shown
     config, _ = clip_files.load_clip(lone, activation="gelu")
@@ -248,7 +249,7 @@ def test_a_lone_file_is_asked_about(one_source, tmp_path, capsys):
     assert config == wanted
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
     options = ["--to", "openai", "--activation", "gelu", "--head_width", "32"]
-    port.main(["convert", str(lone), str(tmp_path / "out"), *options])
+    convert.main(["convert", str(lone), str(tmp_path / "out"), *options])
     assert clip_files.read_config(tmp_path / "out") == wanted
 
 
@@ -276,7 +277,7 @@ def test_an_epochs_checkpoint_is_listed(one_source, tmp_path, capsys):
         },
         tmp_path / "epoch_3.pt",
     )
-    port.main(["inspect", str(tmp_path / "epoch_3.pt")])
+    convert.main(["inspect", str(tmp_path / "epoch_3.pt")])
     assert "logit_scale" in capsys.readouterr().out
 
 

@@ -8,7 +8,8 @@ import optax
 import pytest
 import torch
 
-from vl_ltr_jax import optim, train_state
+from vl_ltr_jax.train import optim
+from vl_ltr_jax.train import state as train_state
 
 GOLDEN = Path(__file__).parent / "golden"
 SCHEDULES = json.loads((GOLDEN / "schedule" / "schedule.json").read_text())

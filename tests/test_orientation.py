@@ -14,11 +14,12 @@ from sound_images import NOISE, RGB, SOUND, encoded
 from test_jpeg import encoded as photograph
 from test_paper_configs import resolved
 
-from vl_ltr_jax import inputs
-from vl_ltr_jax.data import check, jpeg, orientation
-from vl_ltr_jax.data.images import as_image, asks_for_turn, decode_image, to_rgb
-from vl_ltr_jax.data.transforms import eval_transform, train_transform
-from vl_ltr_jax.recognizer import Recognizer
+from vl_ltr_jax.commands import check_data
+from vl_ltr_jax.data.images import jpeg, orientation
+from vl_ltr_jax.data.images.decode import as_image, asks_for_turn, decode_image, to_rgb
+from vl_ltr_jax.data.images.transforms import eval_transform, train_transform
+from vl_ltr_jax.recognizer.recognizer import Recognizer
+from vl_ltr_jax.run import inputs
 
 FORMATS = {
     "jpeg": ("JPEG", {"quality": 90}),
@@ -223,7 +224,7 @@ def test_a_data_set_is_turned_as_its_key_says_and_the_check_tells(
     data = inputs.read_data(chosen)
     assert data.train.read(0).size == data.val.read(0).size == size
     assert data.train.select(np.array([0])).read(0).size == size
-    (fact,) = (f for f in check.check_data(chosen).facts if "EXIF" in f)
+    (fact,) = (f for f in check_data.check_data(chosen).facts if "EXIF" in f)
     assert "a turn of 2" in fact and words in fact
 
 

@@ -6,7 +6,10 @@ import json
 import pytest
 from etils import epath
 
-from vl_ltr_jax import outcomes, report, settings, terminal
+from vl_ltr_jax.config import settings
+from vl_ltr_jax.logs import console
+from vl_ltr_jax.report import tables
+from vl_ltr_jax.stages import summary as outcomes
 
 SHOTS = {"many": 85.56, "medium": None, "few": 0.0}
 EVALUATED = {
@@ -50,7 +53,7 @@ EVALUATED = {
     ],
 )
 def test_a_stage_ends_with_what_it_made(summary, told):
-    assert outcomes.of_stage(summary, report.HEAD_NAMES) == told
+    assert outcomes.of_stage(summary, tables.HEAD_NAMES) == told
 
 
 CONFIG = dataclasses.replace(
@@ -81,7 +84,7 @@ def test_a_run_ends_with_the_papers_table_and_where_the_rest_is(workdir, capsys)
         "VL-LTR (LGR)  ViT-B/16     70.7  85.6       -  0.0",
         "FC            ViT-B/16      1.0  85.6       -  0.0",
         "",
-        f"overall over images; {report.RULE_NAMES['standard']}",
+        f"overall over images; {tables.RULE_NAMES['standard']}",
     ]
     head, page, numbers, predict, board = said.err.splitlines()
     assert head == f"{workdir} has"  # no report.html here
@@ -94,16 +97,16 @@ def test_a_run_ends_with_the_papers_table_and_where_the_rest_is(workdir, capsys)
 def test_without_labelled_test_images_those_of_validation_are_told():
     nothing = {"top1": None, "shots": {"standard": dict.fromkeys(SHOTS)}}
     results = {"test": {"fc": nothing}, "val": {"fc": EVALUATED["test"]["fc"]}}
-    shown = report.screen(results, "cats", "RN50", report.HEAD_NAMES)
+    shown = tables.screen(results, "cats", "RN50", tables.HEAD_NAMES)
     assert "on the validation images" in shown and " 1.0 " in shown
 
 
 def test_a_quiet_run_ends_with_one_line(workdir, capsys):
-    terminal.be_quiet()
+    console.be_quiet()
     try:
         outcomes.tell_end(workdir, CONFIG, {**EVALUATED, "val": {}})
     finally:
-        terminal.be_quiet(False)
+        console.be_quiet(False)
     said = capsys.readouterr()
     assert said.err == ""
     assert said.out == (
@@ -133,6 +136,6 @@ def test_zero_shot_is_clips_only_where_nothing_was_trained(epochs, clip, name):
 
 def test_the_runs_own_head_comes_first_and_the_rest_in_the_papers_order():
     heads = ["fc", "knn", "lgr", "zero_shot"]
-    assert report.in_order(heads, "lgr") == ["lgr", "fc", "knn", "zero_shot"]
-    assert report.in_order(heads, "knn") == ["knn", "lgr", "fc", "zero_shot"]
-    assert report.in_order(["zero_shot", "crt", "fc"], "crt")[0] == "crt"
+    assert tables.in_order(heads, "lgr") == ["lgr", "fc", "knn", "zero_shot"]
+    assert tables.in_order(heads, "knn") == ["knn", "lgr", "fc", "zero_shot"]
+    assert tables.in_order(["zero_shot", "crt", "fc"], "crt")[0] == "crt"

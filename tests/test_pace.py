@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import test_loop
 
-from vl_ltr_jax import loop, pace
-from vl_ltr_jax import mesh as meshes
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.train import idle_time, loop
 
 
 class Device:
@@ -18,8 +18,8 @@ class Device:
 
     def __init__(self, monkeypatch):
         self.now = 0.0
-        monkeypatch.setattr(pace.time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(pace, "_when_ready", lambda ready_at: ready_at)
+        monkeypatch.setattr(idle_time.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(idle_time, "_when_ready", lambda ready_at: ready_at)
 
 
 @pytest.fixture
@@ -50,18 +50,18 @@ def steps(device, tempo, waits, step_seconds):
 )
 def test_only_what_outlasts_the_step_counts(device, wait, step_seconds, idle):
     """Broken by adding up waits: a wait behind a running step costs nothing."""
-    tempo = pace.Pace()
+    tempo = idle_time.Pace()
     assert steps(device, tempo, [wait] * 5, step_seconds) == pytest.approx(idle)
 
 
 def test_it_speaks_once_and_only_of_what_matters():
-    tempo = pace.Pace()
+    tempo = idle_time.Pace()
     assert tempo.warning(30.0, 9.0) is None  # under ten seconds in all
     assert (
         tempo.warning(30.0, 3.0) == "the devices stood still for data 20% of the time"
     )
     assert tempo.warning(30.0, 30.0) is None
-    busy = pace.Pace()
+    busy = idle_time.Pace()
     assert busy.warning(1000.0, 150.0) is None
 
 
@@ -76,8 +76,8 @@ class Slow:
 
 
 def test_the_loop_names_the_bottleneck(tmp_path, monkeypatch):
-    monkeypatch.setattr(pace, "_WORTH_TELLING_SECONDS", 0.0)
-    monkeypatch.setattr(pace, "_WORTH_TELLING_SHARE", 0.0)
+    monkeypatch.setattr(idle_time, "_WORTH_TELLING_SECONDS", 0.0)
+    monkeypatch.setattr(idle_time, "_WORTH_TELLING_SHARE", 0.0)
     logs = test_loop.Recorder()
     test_loop.run(tmp_path, num_steps=8, logs=logs, loading=Slow())
     assert logs.written[3]["data/bad_images"] == 3.0

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vl_ltr_jax import chunks
-from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.data.packing import Packer, place
+from vl_ltr_jax.data.batches.packing import Packer, place
 from vl_ltr_jax.models.clip import PRESETS, Clip
 from vl_ltr_jax.models.text import PackedTokens
-from vl_ltr_jax.pretrain import text_of
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.train import chunks
+from vl_ltr_jax.train.pretrain import text_of
 
 END = 99
 

@@ -5,7 +5,7 @@ import pytest
 
 from vl_ltr_jax.data.checks import misfiled, pairing
 from vl_ltr_jax.data.checks.pairing import NameIndex, words
-from vl_ltr_jax.data.sources import Split
+from vl_ltr_jax.data.sources.dataset import Split
 
 NAMES = (
     *("tench", "acorn", "violin", "castle", "walrus", "banjo"),

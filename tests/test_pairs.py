@@ -10,9 +10,9 @@ import pytest
 from jax.sharding import PartitionSpec
 from test_losses import CASES, FORMS, GOLDENS, close
 
-from vl_ltr_jax import losses, pairs
-from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.benchmarks.collectives import collectives
+from vl_ltr_jax.method import losses, pair_losses
+from vl_ltr_jax.runtime import mesh as meshes
 
 TWO_FORMS = pytest.mark.parametrize("form", ["rows", "streaming"])
 
@@ -25,7 +25,7 @@ def spread(mesh, *arrays):
 @pytest.fixture
 def narrow(monkeypatch):
     """Blocks of one text a device."""
-    monkeypatch.setattr(pairs, "STREAMING_COLUMNS", 1)
+    monkeypatch.setattr(pair_losses, "STREAMING_COLUMNS", 1)
 
 
 @TWO_FORMS
@@ -42,14 +42,14 @@ def test_matches_vl_ltr_on_as_many_devices_as_images(case, form, narrow):
 
     labels = get("labels").astype(jnp.int32)
     mesh = meshes.make_mesh(devices=jax.devices()[: len(labels)])
-    teacher = pairs.Embedded(
+    teacher = pair_losses.Embedded(
         *spread(mesh, get("t_img_feat"), get("t_txt_feat")), get("teacher_logit_scale")
     )
 
     def loss(image, text, logit_scale, setting):
         beta = setting["beta"]
-        values, _ = pairs.pretraining_losses(
-            pairs.Embedded(image, text, logit_scale),
+        values, _ = pair_losses.pretraining_losses(
+            pair_losses.Embedded(image, text, logit_scale),
             teacher if beta else None,
             labels,
             mesh,
@@ -91,9 +91,9 @@ def world(batch_size=64, width=32):
 
 def over(mesh, form, distillation="full", temperature=1.0):
     def loss(image, text, scale, frozen_image, frozen_text, labels):
-        values, nearest = pairs.pretraining_losses(
-            pairs.Embedded(image, text, scale),
-            pairs.Embedded(frozen_image, frozen_text, jnp.float32(4.6)),
+        values, nearest = pair_losses.pretraining_losses(
+            pair_losses.Embedded(image, text, scale),
+            pair_losses.Embedded(frozen_image, frozen_text, jnp.float32(4.6)),
             labels,
             mesh,
             distillation=distillation,
@@ -141,7 +141,7 @@ def on_one_device(distillation="full", temperature=1.0):
 @pytest.mark.parametrize("shape", [(8, 1), (4, 2), (1, 8)])
 def test_any_number_of_devices_gives_the_loss_of_one(shape, form, monkeypatch):
     """Breaks if the second axis of the mesh repeats rows, or leaves columns out."""
-    monkeypatch.setattr(pairs, "STREAMING_COLUMNS", 16)
+    monkeypatch.setattr(pair_losses, "STREAMING_COLUMNS", 16)
     image, text, *rest = world()
     mesh = meshes.make_mesh(*shape, devices=jax.devices()[: shape[0] * shape[1]])
     scale = jnp.float32(3.0)
@@ -158,7 +158,7 @@ def test_any_number_of_devices_gives_the_loss_of_one(shape, form, monkeypatch):
 def test_every_distillation_is_that_of_one_device(
     distillation, temperature, form, monkeypatch
 ):
-    monkeypatch.setattr(pairs, "STREAMING_COLUMNS", 16)
+    monkeypatch.setattr(pair_losses, "STREAMING_COLUMNS", 16)
     mesh = meshes.make_mesh()
     image, text, *rest = world()
     scale = jnp.float32(3.0)
@@ -171,9 +171,9 @@ def test_every_distillation_is_that_of_one_device(
 
 def test_an_odd_share_streams_in_equal_blocks():
     """7 texts a device in blocks of 1, 12 in blocks of 4: never an uneven block."""
-    assert pairs.num_blocks(7, 1024) == 7
-    assert pairs.num_blocks(12, 256) == 3
-    assert pairs.num_blocks(4096, 8) == 32
+    assert pair_losses.num_blocks(7, 1024) == 7
+    assert pair_losses.num_blocks(12, 256) == 3
+    assert pair_losses.num_blocks(4096, 8) == 32
 
 
 def test_the_form_is_chosen_by_size():
@@ -188,9 +188,9 @@ def test_the_form_is_chosen_by_size():
         return f"f32[{batch_size // 8},{batch_size}]" not in str(jaxpr)
 
     small, large = 1024, 2**15
-    assert small * small / 8 < pairs.MAX_ROW_LOGITS < large * large / 8
+    assert small * small / 8 < pair_losses.MAX_ROW_LOGITS < large * large / 8
     assert [in_blocks("auto", size) for size in (small, large)] == [False, True]
-    small = 4 * pairs.STREAMING_COLUMNS
+    small = 4 * pair_losses.STREAMING_COLUMNS
     assert [in_blocks(form, small) for form in ("rows", "streaming")] == [False, True]
 
 
@@ -296,7 +296,7 @@ def test_the_streaming_form_needs_a_tenth_of_the_memory():
     assert temporary[1] < temporary[0] / 10
     # Blocks stack two arrays of the logits' size at most where they are fused.
     assert largest_array(rows.as_text()) == share * batch_size
-    block = share * pairs.STREAMING_COLUMNS
+    block = share * pair_losses.STREAMING_COLUMNS
     assert largest_array(streaming.as_text()) <= max(block, share * width)
 
 
@@ -309,14 +309,14 @@ def test_the_streaming_form_needs_a_tenth_of_the_memory():
     ],
 )
 def test_wrong_options_say_what_is_allowed(options, message):
-    clip = pairs.Embedded(jnp.eye(8), jnp.eye(8), jnp.float32(0))
+    clip = pair_losses.Embedded(jnp.eye(8), jnp.eye(8), jnp.float32(0))
     with pytest.raises(ValueError, match=message):
-        pairs.pretraining_losses(
+        pair_losses.pretraining_losses(
             clip, clip, jnp.arange(8), meshes.make_mesh(), **options
         )
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
-    clip = pairs.Embedded(jnp.eye(6), jnp.eye(6), jnp.float32(0))
+    clip = pair_losses.Embedded(jnp.eye(6), jnp.eye(6), jnp.float32(0))
     with pytest.raises(ValueError, match="batch of 6 does not divide over 8 devices"):
-        pairs.pretraining_losses(clip, None, jnp.arange(6), meshes.make_mesh())
+        pair_losses.pretraining_losses(clip, None, jnp.arange(6), meshes.make_mesh())

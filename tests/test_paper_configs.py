@@ -21,8 +21,11 @@ from typing import Any, NamedTuple, get_args
 import ml_collections
 import pytest
 
-from vl_ltr_jax import baselines, mixup, settings, training
-from vl_ltr_jax import config as configs
+from vl_ltr_jax import systems
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config import settings
+from vl_ltr_jax.method import mixup
+from vl_ltr_jax.train import stage as training
 
 ROOT = Path(__file__).parents[1]
 EFFECTIVE: dict[str, dict[str, Any]] = json.loads(
@@ -328,14 +331,14 @@ def test_larger_pictures_change_nothing_else(backbone):
 def test_every_method_builds_on_every_file(file, backbone, tmp_path):
     """All contradictions are looked for; only the images are not there."""
     made = {}
-    for name in baselines.NAMES:
+    for name in systems.NAMES:
         config = resolved(file, backbone=backbone, method=name)
         assert config.method == name
         made[name] = config
         there = dataclasses.replace(config.data, root=str(tmp_path))
         config = dataclasses.replace(config, data=there)
         configs.check(config)
-        baselines.check(config)
+        systems.check(config)
     assert made.keys() == set(get_args(settings.Method))
     assert made["vl_ltr"] == resolved(file, backbone=backbone)
     # The kNN head is measured with VL-LTR: its row is another line of the same run.
@@ -350,7 +353,7 @@ def test_every_method_builds_on_every_file(file, backbone, tmp_path):
 def test_main_shows_the_resolved_configuration():
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "vl_ltr_jax.main", "--show_config"),
+            *(sys.executable, "-m", "vl_ltr_jax.commands.train", "--show_config"),
             "--config=configs/inat18.py:backbone=RN50",
             "--config.pretrain.epochs=7",
         ],

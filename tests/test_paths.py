@@ -7,11 +7,13 @@ import image_world
 import pytest
 from etils import epath
 
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import inputs, paths, settings
-from vl_ltr_jax.artifacts import ArtifactError
-from vl_ltr_jax.run import artifact
-from vl_ltr_jax.workdir import WorkdirError, path_of
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config import settings
+from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run.run import artifact
+from vl_ltr_jax.storage import paths
+from vl_ltr_jax.storage.artifact import ArtifactError
+from vl_ltr_jax.storage.workdir import WorkdirError, path_of
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from vl_ltr_jax.models import pickles
-from vl_ltr_jax.models.tensor_files import TensorFileError, read_tensors
+from vl_ltr_jax.models.port import pickle_scan
+from vl_ltr_jax.models.port.tensor_files import TensorFileError, read_tensors
 
 DOUBLED = b"q\x00h\x00\x86"  # (x, x) of whatever is last on the stack
 DEEP = b")" + 60 * DOUBLED
@@ -125,5 +125,5 @@ def test_an_old_list_of_pairs_is_let_through():
     """So Python 2 wrote the weights of its day."""
     pairs = b"ccollections\nOrderedDict\n](](U\x01aK\x01e](U\x01bK\x02ee\x85R"
     file = io.BytesIO(b"\x80\x02" + pairs + b".rest")
-    pickles.check(file, lambda name: name == "collections.OrderedDict")
+    pickle_scan.check(file, lambda name: name == "collections.OrderedDict")
     assert file.read() == b"rest"

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from vl_ltr_jax.data import picture_files
-from vl_ltr_jax.data.picture_files import find, read_list
-from vl_ltr_jax.data.picture_folders import Found
+from vl_ltr_jax.data.images.picture_folders import Found
+from vl_ltr_jax.recognizer import picture_files
+from vl_ltr_jax.recognizer.picture_files import find, read_list
 
 
 @pytest.fixture

@@ -7,10 +7,13 @@ import pytest
 from checked_world import config
 from PIL import Image
 
-from vl_ltr_jax import inputs
-from vl_ltr_jax.data import check, folders, images, picture_files, picture_folders
-from vl_ltr_jax.data.roots import Root
-from vl_ltr_jax.data.sources import ListError, Texts
+from vl_ltr_jax.commands import check_data
+from vl_ltr_jax.data.images import decode, picture_folders
+from vl_ltr_jax.data.root import Root
+from vl_ltr_jax.data.sources import folders
+from vl_ltr_jax.data.sources.dataset import ListError, Texts
+from vl_ltr_jax.recognizer import picture_files
+from vl_ltr_jax.run import inputs
 
 # Pillow's, but for floating-point maps, whose range is not known.
 UNREAD = {".pfm"}
@@ -41,7 +44,7 @@ def test_suffixes_are_those_of_every_format_that_is_read():
     known = {
         suffix
         for suffix, name in Image.registered_extensions().items()
-        if name in images.FORMATS
+        if name in decode.FORMATS
     }
     assert known - UNREAD <= picture_folders.SUFFIXES
     assert picture_folders.SUFFIXES - known == {".mpo"}  # JPEGs of several pictures
@@ -80,7 +83,7 @@ def test_the_check_and_a_run_say_what_was_left_out(tmp_path, capfd):
             )
     fill(tmp_path / "train", "loose.png")
     chosen = config(tmp_path, source="image_folder", texts="none")
-    checked = check.check_data(chosen)
+    checked = check_data.check_data(chosen)
     (fact,) = (fact for fact in checked.facts if "left out" in fact)
     assert "6 .heic" in fact and "6 .txt" in fact and "13 other files" in fact
     assert capfd.readouterr().err.count("left out") == 0
@@ -95,7 +98,9 @@ def test_a_class_of_unread_files_alone_is_refused(tmp_path, split):
     (tmp_path / split / "dog/0.png").rename(tmp_path / split / "dog/0.heic")
     with pytest.raises(ListError, match=f"{split}/dog: .*1 .heic.*save"):
         folders.read_image_folder(tmp_path, "x", texts=Texts(absent=True))
-    checked = check.check_data(config(tmp_path, source="image_folder", texts="none"))
+    checked = check_data.check_data(
+        config(tmp_path, source="image_folder", texts="none")
+    )
     (finding,) = (f for f in checked.findings if f.code == "folder-unread")
     assert finding.severity == "error" and "1 .heic" in finding.offenders[0].note
 

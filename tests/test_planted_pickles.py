@@ -16,13 +16,14 @@ import torch
 from etils import epath
 
 import vl_ltr_jax
-from vl_ltr_jax import recognizer_files, stablehlo
-from vl_ltr_jax.artifacts import Artifact, holds_array
-from vl_ltr_jax.data import record_labels, token_cache
-from vl_ltr_jax.data.tokenizer import Tokenizer
-from vl_ltr_jax.data.vocabulary import write_tokenizer
-from vl_ltr_jax.models import clip_files, vl_ltr
-from vl_ltr_jax.models.tensor_files import TensorFileError, read_tensors
+from vl_ltr_jax.data.sources import tfds_labels
+from vl_ltr_jax.data.text import token_cache
+from vl_ltr_jax.data.text.tokenizer import Tokenizer
+from vl_ltr_jax.data.text.vocabulary import write_tokenizer
+from vl_ltr_jax.models.port import clip_files, vl_ltr_files
+from vl_ltr_jax.models.port.tensor_files import TensorFileError, read_tensors
+from vl_ltr_jax.recognizer import files, stablehlo
+from vl_ltr_jax.storage.artifact import Artifact, holds_array
 
 
 class Payload:
@@ -83,7 +84,7 @@ def test_pytorchs_archives(tmp_path, trace, name, scripted):
     if scripted:
         content["constants.pkl"] = b"\x80\x02)."
     record(tmp_path / name, content)
-    for load in (read_tensors, clip_files.load_clip, vl_ltr.load):
+    for load in (read_tensors, clip_files.load_clip, vl_ltr_files.load):
         with pytest.raises(TensorFileError, match=f"{name}: refused.*Nothing in it"):
             load(tmp_path / name)
 
@@ -161,11 +162,11 @@ def test_token_ids(tmp_path, trace, plant, monkeypatch):
 def test_labels_kept_beside_records(tmp_path, trace, plant):
     path = epath.Path(tmp_path) / "labels.npz"
     path.write_bytes(plant(trace))
-    assert record_labels._read(path, "key", 3) is None
+    assert tfds_labels._read(path, "key", 3) is None
 
 
 @pytest.mark.parametrize("plant", PLANTS)
-@pytest.mark.parametrize("name", [recognizer_files.CARD, recognizer_files.WEIGHTS])
+@pytest.mark.parametrize("name", [files.CARD, files.WEIGHTS])
 def test_saved_recognizers(tmp_path, trace, plant, name):
     small_recognizer.make("linear").save(tmp_path / "saved")
     (tmp_path / "saved" / name).write_bytes(plant(trace))

@@ -20,11 +20,12 @@ from clip_oracle import (
 from openai_clip import openai_clip
 from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax.models import clip_files, port, vl_ltr, weights
 from vl_ltr_jax.models.clip import PRESETS, Clip, ClipConfig, variable_shapes
 from vl_ltr_jax.models.lgr import LanguageGuidedHead
-from vl_ltr_jax.models.preprocessing import Preprocessing, to_preprocessor_json
-from vl_ltr_jax.models.tensor_files import TensorFileError, read_tensors
+from vl_ltr_jax.models.port import clip_files, convert, vl_ltr_files
+from vl_ltr_jax.models.port import names as weights
+from vl_ltr_jax.models.port.preprocessing import Preprocessing, to_preprocessor_json
+from vl_ltr_jax.models.port.tensor_files import TensorFileError, read_tensors
 
 TRAIN5 = GOLDEN / "train5"
 
@@ -44,14 +45,14 @@ def test_hugging_face_comes_back_byte_for_byte(tmp_path, dtype):
     """Breaks when a tensor is left transposed twice, cast through another dtype, or
     when config.json is written anew."""
     source = save_hugging_face(tmp_path / "source", dtype)
-    made = port.convert(str(source), tmp_path / "made", to="hf")
+    made = convert.convert(str(source), tmp_path / "made", to="hf")
     assert contents(made) == contents(source)
 
 
 @pytest.mark.parametrize("family", ["hf", "openai"])
 def test_our_weights_come_back_bit_for_bit(tmp_path, family):
     config, variables = clip_files.load_clip(save_hugging_face(tmp_path / "source"))
-    names = port.FAMILIES[family]
+    names = convert.FAMILIES[family]
     clip_files.save_clip(
         tmp_path / "out", config, variables, dtype="float32", names=names
     )
@@ -69,7 +70,7 @@ def test_what_a_kill_left_goes_with_the_next_model(tmp_path):
     left = tmp_path / f".out-{'0' * 32}"
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half")
-    made = port.write_whole(tmp_path / "out", lambda path: (path / "a").touch())
+    made = convert.write_whole(tmp_path / "out", lambda path: (path / "a").touch())
     assert [path.name for path in made.iterdir()] == ["a"]
     assert list(tmp_path.iterdir()) == [made]
 
@@ -81,9 +82,9 @@ def test_shards_are_one_model(tmp_path):
     (config, one), (again, other) = map(clip_files.load_clip, (whole, shards))
     assert config == again
     jax.tree.map(np.testing.assert_array_equal, one, other)
-    assert contents(port.convert(str(shards), tmp_path / "made", to="hf")) == contents(
-        whole
-    )
+    assert contents(
+        convert.convert(str(shards), tmp_path / "made", to="hf")
+    ) == contents(whole)
     lost = sorted(shards.glob("*.safetensors"))[1]
     lost.rename(tmp_path / "lost")
     with pytest.raises(TensorFileError, match=f"{lost.name}: no such file, though"):
@@ -145,7 +146,7 @@ def test_hugging_faces_logits_survive_the_way_there(tmp_path):
     theirs = openai_clip(config)
     state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
     save_file(state, tmp_path / "model.safetensors")
-    made = port.convert(
+    made = convert.convert(
         str(tmp_path / "model.safetensors"),
         tmp_path / "hf",
         to="hf",
@@ -178,7 +179,7 @@ def test_pictures_are_of_the_size_that_the_model_takes(tmp_path):
         to_preprocessor_json(Preprocessing(size))
     )
     for name, wanted in (("same", size), ("other", other)):
-        made = port.convert(str(source), tmp_path / name, to="hf", image_size=wanted)
+        made = convert.convert(str(source), tmp_path / name, to="hf", image_size=wanted)
         found = CLIPImageProcessor.from_pretrained(made)
         assert found.size["shortest_edge"] == found.crop_size["height"] == wanted
 
@@ -246,7 +247,7 @@ def test_openais_torchscript(tmp_path):
     assert again == config
     kernel = variables["params"]["visual"]["proj"]["kernel"]
     np.testing.assert_array_equal(kernel, state["visual.proj"].float().numpy())
-    text = port.inspect(str(tmp_path / "ViT-tiny.pt"))
+    text = convert.inspect(str(tmp_path / "ViT-tiny.pt"))
     assert "input_resolution  [] int64 left over: sizes in OpenAI's archives" in text
 
 
@@ -270,7 +271,9 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, tensors, where):
     with pytest.raises(TensorFileError, match="refused.*Nothing in it was run"):
         clip_files.load_clip(tmp_path / "checkpoint.pth")
     with pytest.raises(TensorFileError, match="refused"):
-        port.convert(str(tmp_path / "checkpoint.pth"), tmp_path / "made", to="openai")
+        convert.convert(
+            str(tmp_path / "checkpoint.pth"), tmp_path / "made", to="openai"
+        )
     assert not trace.exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pth"]
 
@@ -306,11 +309,11 @@ def test_every_key_of_the_authors_six_models_has_its_place():
     for name, shapes in keys.items():
         config = PRESETS["ViT-B/16" if "vit16" in name else "RN50"]
         given = {key: tuple(shape) for key, shape in shapes.items()}
-        if vl_ltr.kind_of(given) == "CVLP":
+        if vl_ltr_files.kind_of(given) == "CVLP":
             expected = variable_shapes(config)
             wanted = weights.tensor_shapes(expected, weights.OPENAI)
         else:
-            expected = vl_ltr.lgr_shapes(config.vision, config.embed_dim, 11)
+            expected = vl_ltr_files.lgr_shapes(config.vision, config.embed_dim, 11)
             wanted = weights.tensor_shapes(expected, weights.VL_LTR)
             assert given.pop("text_embeddings") == (11, 8, config.embed_dim)
         weights.check_match(wanted, given, name)
@@ -321,7 +324,7 @@ def test_every_key_of_the_authors_six_models_has_its_place():
 
 def test_authors_lgr_from_its_state_dict():
     """Logits of the first step. Broken by Wq or Wk untransposed, by padding unseen."""
-    released = vl_ltr.load(TRAIN5 / "lgr_start.safetensors")
+    released = vl_ltr_files.load(TRAIN5 / "lgr_start.safetensors")
     golden = np.load(TRAIN5 / "lgr_hard.npz")
     recognizer = released.recognizer
     np.testing.assert_array_equal(recognizer.padding, golden["text_padding_mask"])
@@ -345,16 +348,16 @@ def test_authors_lgr_from_its_state_dict():
 
 def test_lgr_comes_back_bit_for_bit(tmp_path):
     source = TRAIN5 / "lgr_start.safetensors"
-    made = port.convert(str(source), tmp_path / "made", to="vl_ltr")
-    before, after = load_file(source), load_file(made / port.LGR_FILE)
+    made = convert.convert(str(source), tmp_path / "made", to="vl_ltr")
+    before, after = load_file(source), load_file(made / convert.LGR_FILE)
     assert before.keys() == after.keys()
     for name, tensor in before.items():
         if name != "text_block.attn.norm1k.bias":  # has no effect, ours has none
             np.testing.assert_array_equal(after[name], tensor)
-    text = port.inspect(str(source))
+    text = convert.inspect(str(source))
     assert "text_block.attn.wk.weight" in text and "-> head/wk" in text
     with pytest.raises(ValueError, match="is an LGR: --to hf does not fit"):
-        port.convert(str(source), tmp_path / "other", to="hf")
+        convert.convert(str(source), tmp_path / "other", to="hf")
     with pytest.raises(ValueError, match="init.vl_ltr=.* evaluates it"):
         clip_files.load_clip(source)
 
@@ -364,22 +367,22 @@ def test_lgr_mismatches_are_listed(tmp_path):
     tensors["text_block.attn.wqq.weight"] = tensors.pop("text_block.attn.wq.weight")
     save_file(tensors, tmp_path / "lgr.safetensors")
     with pytest.raises(weights.WeightMismatchError) as caught:
-        vl_ltr.load(tmp_path / "lgr.safetensors")
+        vl_ltr_files.load(tmp_path / "lgr.safetensors")
     assert "(nearest: text_block.attn.wqq.weight)" in str(caught.value)
     del tensors["text_embeddings"]
     save_file(tensors, tmp_path / "lgr.safetensors")
     with pytest.raises(ValueError, match="an LGR whose text_embeddings is missing"):
-        vl_ltr.load(tmp_path / "lgr.safetensors")
+        vl_ltr_files.load(tmp_path / "lgr.safetensors")
 
 
 def test_command_line(tmp_path, capsys):
     source = save_hugging_face(tmp_path / "source")
-    port.main(["inspect", str(source)])
+    convert.main(["inspect", str(source)])
     shown = capsys.readouterr().out
     assert "CLIP, Hugging Face's names" in shown
     assert "visual_projection.weight  [40, 64] float32 -> visual/proj/kernel" in shown
     made = str(tmp_path / "made")
-    port.main(["convert", str(source), made, "--to", "hf", "--image_size", "48"])
+    convert.main(["convert", str(source), made, "--to", "hf", "--image_size", "48"])
     assert clip_files.read_config(made).vision.image_size == 48
     for arguments, words in (
         (["convert", str(source), made, "--to", "openai"], "is in use"),
@@ -387,7 +390,7 @@ def test_command_line(tmp_path, capsys):
         (["convert", str(source), str(tmp_path / "x"), "--to", "vl_ltr"], "is a CLIP"),
     ):
         with pytest.raises(SystemExit) as stopped:
-            port.main(arguments)
+            convert.main(arguments)
         assert stopped.value.code == 2
         assert words in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["made", "source"]

@@ -14,13 +14,13 @@ import pytest
 import torch
 from sklearn.neighbors import NearestCentroid
 
-from vl_ltr_jax import training
-from vl_ltr_jax.baselines import RECIPES, lws, tau_normalized
-from vl_ltr_jax.baselines.ncm import nearest_class_mean
-from vl_ltr_jax.baselines.tau_normalized import TAUS, choose_tau, normalized
+from vl_ltr_jax.config.settings import Config, Rebalance
 from vl_ltr_jax.models.linear import LinearHead, ScaledHead, draw_as_torch, scores
-from vl_ltr_jax.run import Run
-from vl_ltr_jax.settings import Config, Rebalance
+from vl_ltr_jax.run.run import Run
+from vl_ltr_jax.systems import RECIPES, lws, tau_normalized
+from vl_ltr_jax.systems.ncm import nearest_class_mean
+from vl_ltr_jax.systems.tau_normalized import TAUS, choose_tau, normalized
+from vl_ltr_jax.train import stage
 
 
 def close(actual, expected):
@@ -356,7 +356,7 @@ def test_lws_leaves_what_its_head_computes(monkeypatch):
         return made
 
     monkeypatch.setattr(lws, "job", job)
-    made = Mock(spec=training.Job)
+    made = Mock(spec=stage.Job)
     run, recipe = finished(kernel, bias), lws.Lws()
     assert recipe.job(run) is made
     monkeypatch.setattr(recipe, "trained", lambda run: {"visual_scales": trained})

@@ -18,11 +18,12 @@ import small_recognizer
 from PIL import Image
 
 import vl_ltr_jax
-from vl_ltr_jax import answer_formats, predict
-from vl_ltr_jax.answers import Answer, recognize_files
-from vl_ltr_jax.data import images
-from vl_ltr_jax.data.picture_folders import Found
-from vl_ltr_jax.predictions import Explanation, Prediction, Spoken
+from vl_ltr_jax.commands import predict
+from vl_ltr_jax.data.images import decode
+from vl_ltr_jax.data.images.picture_folders import Found
+from vl_ltr_jax.recognizer import formats
+from vl_ltr_jax.recognizer.batch import Answer, recognize_files
+from vl_ltr_jax.recognizer.predictions import Explanation, Prediction, Spoken
 
 pytestmark = pytest.mark.usefixtures("jax_cache")
 
@@ -117,7 +118,7 @@ def test_a_picture_of_any_kind_is_seen_as_evaluation_sees_it(
         image = image.convert("RGBA")
     image.save(path, **options)
     (answer,) = recognize_files(recognizer, [Found(str(path))])
-    pixels = recognizer.transform(images.read_image(path, "a picture"))
+    pixels = recognizer.transform(decode.read_image(path, "a picture"))
     wanted = recognizer.probabilities_of(pixels[None])[0]
     found = answer.explanation.prediction
     np.testing.assert_allclose(found.probabilities, np.sort(wanted)[::-1], rtol=1e-6)
@@ -151,7 +152,7 @@ def test_json_and_csv_carry_any_name_and_any_bytes():
     path = os.fsdecode(b"caf\xe9 \xf0\x9f\x90\xa6.png")
     prediction = Prediction((HOSTILE, "b"), (0.75, 0.25), (1, 0))
     said = Explanation(prediction, None, 0.5, (Spoken(HOSTILE, 1.0, -0.5),))
-    text = answer_formats.to_json(Answer(path, said))
+    text = formats.to_json(Answer(path, said))
     assert len(text.splitlines()) == 1 and "\U0001f426" in text
     text.encode()  # half characters are escapes
     content = json.loads(text)
@@ -159,13 +160,13 @@ def test_json_and_csv_carry_any_name_and_any_bytes():
     assert content["predictions"][0]["name"] == HOSTILE
     assert content["sentences"] == [{"text": HOSTILE, "weight": 1.0, "cosine": -0.5}]
 
-    rows = answer_formats.CSV_HEADER + answer_formats.to_csv(Answer(path, said))
+    rows = formats.CSV_HEADER + formats.to_csv(Answer(path, said))
     rows = list(csv.DictReader(io.StringIO(rows, newline="")))
     assert [row["rank"] for row in rows] == ["1", "2"]
     assert rows[0]["path"] == path and rows[0]["name"] == HOSTILE
     assert (rows[0]["class"], rows[0]["probability"]) == ("1", "0.75")
 
-    shown = answer_formats.to_text(Answer(path, said))
+    shown = formats.to_text(Answer(path, said))
     assert shown.count("\n") == 4 and "\\udce9 \U0001f426.png" in shown
     assert all(char.isprintable() or char == "\n" for char in shown)
 

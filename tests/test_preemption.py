@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vl_ltr_jax import preemption
-from vl_ltr_jax.preemption import Preempted
+from vl_ltr_jax.runtime import preemption
+from vl_ltr_jax.runtime.preemption import Preempted
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ import pytest
 import tensorflow_datasets as tfds
 from prepared_world import COUNTS, NO_TEXTS, WNIDS, imagenet, made, prepare, read
 
-from vl_ltr_jax.data import sources
-from vl_ltr_jax.data.prepared import read_prepared
-from vl_ltr_jax.data.sources import ListError
+from vl_ltr_jax.data.sources import dataset
+from vl_ltr_jax.data.sources.dataset import ListError
+from vl_ltr_jax.data.sources.tfds_records import read_prepared
 
 __all__ = ["imagenet", "made"]  # fixtures
 
@@ -46,10 +46,10 @@ def test_texts_lie_under_the_data_dir_or_a_root_of_their_own(imagenet):
         (root / "wiki").mkdir()
         for label in range(3):
             (root / f"wiki/desc_{label}.txt").write_text(f"{root.name} {label}.")
-    apart = read((data_dir, sources.Texts(texts.root)))
+    apart = read((data_dir, dataset.Texts(texts.root)))
     assert apart.class_texts == ("names 0.", "names 1.", "names 2.")
     shutil.copy(texts.root / "labels.txt", data_dir)
-    within = read((data_dir, sources.Texts()))
+    within = read((data_dir, dataset.Texts()))
     assert within.class_texts[2] == f"{data_dir.name} 2."
 
 

@@ -7,7 +7,9 @@ import pytest
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
-from vl_ltr_jax import main, predict, programs, settings
+from vl_ltr_jax.commands import predict, train
+from vl_ltr_jax.config import settings
+from vl_ltr_jax.runtime import compilation_cache as programs
 
 
 @pytest.mark.usefixtures("jax_cache")
@@ -40,12 +42,12 @@ def test_a_torn_program_goes_and_whole_ones_stay(tmp_path, left):
 
 
 @pytest.mark.usefixtures("jax_cache")
-@pytest.mark.parametrize("command", [main, predict])
+@pytest.mark.parametrize("command", [train, predict])
 def test_the_commands_clear_what_lies_in_their_workdir(tmp_path, command):
     torn = tmp_path / "compiled" / "torn-cache"
     torn.parent.mkdir()
     torn.touch()
-    given = (settings.Config(),) if command is main else ()
+    given = (settings.Config(),) if command is train else ()
     command.keep_programs(*given, epath.Path(tmp_path))
     assert not torn.exists()
 

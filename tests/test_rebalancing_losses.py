@@ -13,12 +13,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vl_ltr_jax.baselines import RECIPES
-from vl_ltr_jax.baselines.class_counts import effective_number_weights, log_priors
-from vl_ltr_jax.baselines.ldam_drw import first_deferred_step, ldam_margins
+from vl_ltr_jax.config.settings import Config, Rebalance
 from vl_ltr_jax.models.linear import CosineHead, LinearHead
-from vl_ltr_jax.run import Run
-from vl_ltr_jax.settings import Config, Rebalance
+from vl_ltr_jax.run.run import Run
+from vl_ltr_jax.systems import RECIPES
+from vl_ltr_jax.systems.class_counts import effective_number_weights, log_priors
+from vl_ltr_jax.systems.ldam_drw import first_deferred_step, ldam_margins
 
 GOLDEN = Path(__file__).parent / "golden" / "class_counts"
 REAL = {

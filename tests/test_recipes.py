@@ -11,21 +11,16 @@ import pytest
 from etils import epath
 from flax import linen as nn
 
-from vl_ltr_jax import (
-    baselines,
-    finetune,
-    inputs,
-    optim,
-    recognition,
-    settings,
-    stages,
-    training,
-)
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.baselines import decoupled
-from vl_ltr_jax.checkpoint import load_params
-from vl_ltr_jax.run import Run, artifact
+from vl_ltr_jax import systems
+from vl_ltr_jax.checkpoint.manager import load_params
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config import settings
+from vl_ltr_jax.run import head_training, inputs
+from vl_ltr_jax.run.run import Run, artifact
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.stages import pipeline
+from vl_ltr_jax.systems import decoupled
+from vl_ltr_jax.train import finetune, optim, stage
 
 CLASSIFIERS = ("ncm", "crt", "tau_normalized", "lws", "logit_adjustment_post_hoc")
 
@@ -44,7 +39,7 @@ def configure(root, method, **changes):
     config.classifier.scale_epochs = 2
     config.classifier.schedule, config.classifier.feature_views = "step", 1
     config.classifier.learning_rate = 1e-2
-    config = baselines.configure(config, method)
+    config = systems.configure(config, method)
     return configs.from_config_dict(image_world.change(config, **changes))
 
 
@@ -54,23 +49,23 @@ def make_run(config, workdir):
 
 def run_all(config, workdir):
     workdir, read = epath.Path(workdir), inputs.read(config)
-    stages.check(config, workdir, read)
-    return stages.run(config, workdir, read)
+    pipeline.check(config, workdir, read)
+    return pipeline.run(config, workdir, read)
 
 
 def test_the_methods_of_the_settings_are_the_recipes():
-    assert set(settings.Method.__args__) == set(baselines.METHODS)
-    assert all(name == recipe.name for name, recipe in baselines.METHODS.items())
+    assert set(settings.Method.__args__) == set(systems.METHODS)
+    assert all(name == recipe.name for name, recipe in systems.METHODS.items())
     decoupled = {
         name
-        for name, recipe in baselines.METHODS.items()
+        for name, recipe in systems.METHODS.items()
         if "classifier" in recipe.stages()
     }
     assert decoupled == set(settings.DECOUPLED) == set(CLASSIFIERS)
-    assert {n for n in decoupled if baselines.METHODS[n].trains} == set(
+    assert {n for n in decoupled if systems.METHODS[n].trains} == set(
         settings.RETRAINED
     )
-    titles = [method.title for method in baselines.METHODS.values()]
+    titles = [method.title for method in systems.METHODS.values()]
     assert len(set(titles)) == len(titles)
 
 
@@ -97,7 +92,7 @@ def test_a_classifier_is_measured_beside_the_baseline(root, decoupled_runs, meth
     workdir = epath.Path(workdir)
     assert results["test"].keys() == {"fc", method}
     assert results["cost"]["stages"].keys() == {"finetune", "classifier", "evaluate"}
-    title = baselines.RECIPES[method].title
+    title = systems.RECIPES[method].title
     assert f"| {title} | ViT-tiny |" in (workdir / "report.md").read_text()
     assert {"images", "sentences"}.isdisjoint(p.name for p in workdir.iterdir())
     left = artifact(config, workdir, "classifier", inputs.read(config))
@@ -208,7 +203,7 @@ def test_losses_of_the_counts_share_nothing_but_what_is_equal(root, tmp_path):
     read = inputs.read(configure(root, "baseline"))
     made = {
         name: artifact(configure(root, name), epath.Path(tmp_path), "finetune", read)
-        for name in baselines.METHODS
+        for name in systems.METHODS
         if not name.startswith("zero_shot")
     }
     groups = {name: found.settings["method"] for name, found in made.items()}
@@ -268,7 +263,7 @@ def test_zero_shot_by_one_prompt_is_that_prompt(root, tmp_path):
 )
 def test_what_contradicts_a_method_is_named(root, method, changes, words):
     with pytest.raises(configs.ConfigError, match=words):
-        baselines.check(configure(root, method, **changes))
+        systems.check(configure(root, method, **changes))
 
 
 class TwoExperts(nn.Module):
@@ -282,7 +277,7 @@ class TwoExperts(nn.Module):
         return jnp.stack([expert(features) for expert in experts])
 
 
-class Heavy(baselines.Recipe):
+class Heavy(systems.Recipe):
     """All that the heavier systems need, as small as can be: two experts, a momentum
     copy of them and a queue of features in the state, a stage that looks at the test
     pictures without their labels, and scores by its weights."""
@@ -290,12 +285,12 @@ class Heavy(baselines.Recipe):
     title, result = "Heavy", "heavy"
 
     def stages(self):
-        finetune = recognition.TrainingStage(self.train)
+        finetune = head_training.TrainingStage(self.train)
         return {"finetune": finetune, "test_time": self.weigh}
 
     def train(self, run):
         options, head = run.config.finetune, TwoExperts(run.inputs.num_classes)
-        plan = recognition.plan_of(run, options)
+        plan = head_training.plan_of(run, options)
         width = run.inputs.clip_config.embed_dim
         params = head.init(jax.random.key(0), np.zeros((1, width), np.float32))
         params = jax.tree.map(np.asarray, params["params"])
@@ -333,13 +328,13 @@ class Heavy(baselines.Recipe):
             ), {"loss/total": total}
 
         kept = {"momentum": params, "queue": np.zeros((16, width), np.float32)}
-        return training.Job(
+        return stage.Job(
             plan,
             lambda optimizer: functools.partial(step, optimizer),
             optimizer,
             lambda: run.place(towers),
             {"params": params, "batch_stats": kept},
-            recognition.batches_of(run, options, with_text=False),
+            head_training.batches_of(run, options, with_text=False),
             run.artifact("finetune").directory,
         )
 
@@ -368,10 +363,10 @@ class Heavy(baselines.Recipe):
 
 
 def test_a_heavier_system_fits_without_touching_the_loop(root, tmp_path, monkeypatch):
-    monkeypatch.setitem(baselines.METHODS, "baseline", Heavy())
+    monkeypatch.setitem(systems.METHODS, "baseline", Heavy())
     config = configure(root, "vl_ltr", evaluate__knn=False, evaluate__zero_shot=False)
     config = dataclasses.replace(config, method="baseline")
-    config = baselines.recipe.change(
+    config = systems.recipe.change(
         config, finetune={"head": "fc", "learning_rate": 1e-2}
     )
     results = run_all(config, tmp_path)

@@ -14,14 +14,17 @@ from etils import epath
 from PIL import Image
 
 import vl_ltr_jax
-from vl_ltr_jax import accuracy, heads, inputs, loading, predict, unseen
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.artifacts import ArtifactError
-from vl_ltr_jax.data.images import ImageReadError
-from vl_ltr_jax.heads import RecognizerError
-from vl_ltr_jax.page import of_run
-from vl_ltr_jax.run import Run
+from vl_ltr_jax.commands import predict
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.data.images.decode import ImageReadError
+from vl_ltr_jax.evaluate import accuracy
+from vl_ltr_jax.recognizer import added_classes, head, load
+from vl_ltr_jax.recognizer.head import RecognizerError
+from vl_ltr_jax.report.page import write
+from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run.run import Run
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.storage.artifact import ArtifactError
 
 SENTENCES = ["A jade thing is jade.", "It looks  green \n and dull.", "A third one."]
 
@@ -129,7 +132,7 @@ def test_the_attention_it_tells_of_gives_the_language_logits(finished, loaded):
     explained = loaded.explain(images, num_sentences=2)
     features = loaded.embed_images(images)
     arrays = jax.tree.map(jnp.asarray, loaded.arrays)
-    said = heads.apply(loaded.card, arrays, jnp.asarray(features))
+    said = head.apply(loaded.card, arrays, jnp.asarray(features))
     scale = np.exp(loaded.card.language_logit_scale)
     for row, one in enumerate(explained):
         label = one.prediction.classes[0]
@@ -219,24 +222,27 @@ def test_the_offset_of_a_new_class_is_the_largest_allowed():
 
     def taken(offset):
         logits = np.concatenate([added, new[:, None] + offset], axis=1)
-        joined = unseen.join(*map(jnp.asarray, (trained, language, logits)))
+        joined = added_classes.join(*map(jnp.asarray, (trained, language, logits)))
         return int((np.argmax(np.asarray(joined), axis=1) == 7).sum())
 
-    offset = unseen.choose_offset(trained, language, added, new, max_taken=0.03)
+    offset = added_classes.choose_offset(trained, language, added, new, max_taken=0.03)
     assert taken(np.float32(offset - 1e-4)) == 6
     assert taken(np.float32(offset + 1e-4)) == 7
     nothing = np.zeros((0, 5), np.float32)
-    assert unseen.choose_offset(nothing, nothing, nothing, np.zeros(0, np.float32)) == 0
+    assert (
+        added_classes.choose_offset(nothing, nothing, nothing, np.zeros(0, np.float32))
+        == 0
+    )
 
 
 def test_the_anchors_of_a_new_class_tell_images_apart():
     """Breaks if they are the first, or those nearest to the images."""
     images = np.eye(3, dtype=np.float32) * np.array([1, 2, 3], np.float32)[:, None]
     sentences = np.array([[1, 1, 1], [5, 0, 0], [1, 1, 0]], np.float32)
-    chosen = unseen.choose_anchors(sentences, images, 2)
+    chosen = added_classes.choose_anchors(sentences, images, 2)
     assert chosen.tolist() == [1, 2]
-    assert unseen.choose_anchors(sentences, images[:0], 2).tolist() == [0, 1]
-    assert unseen.choose_anchors(sentences, images, 9).tolist() == [1, 2, 0]
+    assert added_classes.choose_anchors(sentences, images[:0], 2).tolist() == [0, 1]
+    assert added_classes.choose_anchors(sentences, images, 9).tolist() == [1, 2, 0]
 
 
 def test_what_was_saved_answers_alike(finished, recognizer, tmp_path):
@@ -336,11 +342,11 @@ def test_the_page_of_a_run_shows_what_its_stages_left(finished, loaded, monkeypa
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
     this = Run(config, epath.Path(workdir), inputs.read(config), mesh)
     results = json.loads((workdir / "results.json").read_text())
-    of_run.write(this, results)
-    html = (workdir / of_run.NAME).read_text()
+    write.write(this, results)
+    html = (workdir / write.NAME).read_text()
     for part in ("classes", "confusion", "learning", "anchors", "predictions"):
         assert f'<section id="{part}">' in html
-    explained = of_run._explained(this, of_run._ranked(this), loaded)
+    explained = write._explained(this, write._ranked(this), loaded)
     labels, classes = kept(workdir, "labels"), kept(workdir, "classes")
     for picture, label, explanation in explained:
         assert loaded.predict(picture)[0].classes == explanation.prediction.classes
@@ -350,8 +356,8 @@ def test_the_page_of_a_run_shows_what_its_stages_left(finished, loaded, monkeypa
     def refuse(workdir):
         raise ArtifactError("no head")
 
-    monkeypatch.setattr(loading, "of_run", refuse)
-    of_run.write(this, results)
-    html = (workdir / of_run.NAME).read_text()
+    monkeypatch.setattr(load, "of_run", refuse)
+    write.write(this, results)
+    html = (workdir / write.NAME).read_text()
     assert '<section id="predictions">' not in html
     assert '<section id="anchors">' in html

@@ -9,9 +9,9 @@ import pytest
 import tensorflow_datasets as tfds
 from prepared_world import imagenet, made, prepare, read, shard, write_names
 
-from vl_ltr_jax.data import record_labels
-from vl_ltr_jax.data.images import ImageReadError
-from vl_ltr_jax.data.sources import ListError
+from vl_ltr_jax.data.images.decode import ImageReadError
+from vl_ltr_jax.data.sources import tfds_labels
+from vl_ltr_jax.data.sources.dataset import ListError
 
 __all__ = ["imagenet", "made"]  # fixtures
 
@@ -20,13 +20,13 @@ __all__ = ["imagenet", "made"]  # fixtures
 def scans(monkeypatch):
     """The splits whose records were read for their labels."""
     scanned = []
-    scan = record_labels.scan_labels
+    scan = tfds_labels.scan_labels
 
     def counted(source, where):
         scanned.append(where.split()[1])
         return scan(source, where)
 
-    monkeypatch.setattr(record_labels, "scan_labels", counted)
+    monkeypatch.setattr(tfds_labels, "scan_labels", counted)
     return scanned
 
 
@@ -86,7 +86,7 @@ def test_labels_beside_the_records_are_made_anew_where_they_do_not_fit(made, tmp
     imagenet = data_dir, write_names(tmp_path / "names")
     builder = tfds.builder_from_directory(data_dir / "imagenet_lt/1.0.0")
     wrong = np.zeros(30, np.int32)
-    record_labels.keep_labels(builder, "train", wrong, ())
+    tfds_labels.keep_labels(builder, "train", wrong, ())
     taken = read(imagenet).train
     assert taken.labels.tolist() == wrong.tolist()
     assert taken.describe(3) == "imagenet_lt/1.0.0 train record 3"

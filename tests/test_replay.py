@@ -15,22 +15,20 @@ from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from vl_ltr_jax import (
-    baselines,
-    checkpoint,
-    diagnosis,
-    incidents,
-    inputs,
-    replay,
-)
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import main as vl_ltr_main
-from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.array_sizes import ArraySize
-from vl_ltr_jax.artifacts import write_array
-from vl_ltr_jax.data import sampler
-from vl_ltr_jax.non_finite import NonFiniteLossError
-from vl_ltr_jax.run import Run
+from vl_ltr_jax import systems
+from vl_ltr_jax.checkpoint import manager
+from vl_ltr_jax.commands import replay
+from vl_ltr_jax.commands import train as vl_ltr_main
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.data.batches import sampler
+from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run.replay import diagnosis
+from vl_ltr_jax.run.replay.array_sizes import ArraySize
+from vl_ltr_jax.run.run import Run
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.storage.artifact import write_array
+from vl_ltr_jax.train import incidents
+from vl_ltr_jax.train.non_finite import NonFiniteLossError
 
 STEPS, BATCH = 12, 8
 
@@ -127,7 +125,7 @@ def params(workdir, stage, step):
     """Those of one checkpoint, read as the next stage would."""
     newer = workdir.with_name(f"up_to_{step}")
     shutil.copytree(workdir / stage / "checkpoints" / str(step), newer / str(step))
-    found = checkpoint.load_params(newer)["params"]
+    found = manager.load_params(newer)["params"]
     shutil.rmtree(newer)
     return found
 
@@ -310,7 +308,7 @@ def test_the_second_stage_of_a_classifier_replays_too(root, tmp_path, capsys):
     config.classifier.epochs = 1
     config.classifier.global_batch_size, config.classifier.feature_views = BATCH, 1
     config.classifier.learning_rate = 1e38
-    config = baselines.configure(config, "crt")
+    config = systems.configure(config, "crt")
     config.finetune.epochs = 1
     config.finetune.train_image_tower, config.finetune.feature_views = False, 1
     message = stopped(config, tmp_path / "run")

@@ -10,9 +10,9 @@ from conftest import find_browser
 from playwright.sync_api import sync_playwright
 from report_world import HOSTILE, arguments
 
-from vl_ltr_jax.page import text
-from vl_ltr_jax.page.gather import gather
-from vl_ltr_jax.page.render import render
+from vl_ltr_jax.report.page import text
+from vl_ltr_jax.report.page.gather import gather
+from vl_ltr_jax.report.page.render import render
 
 SIZES = {"desk": (1280, 800), "phone": (390, 844), "narrow": (360, 740)}
 # Luminances as the WCAG has them; the first background that is not transparent counts.

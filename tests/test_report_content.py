@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from report_world import COUNTS, HOSTILE, arguments, explained, ranked, selection
 
-from vl_ltr_jax.page import learning, per_class, pictures, sentences, text
-from vl_ltr_jax.page.gather import gather
+from vl_ltr_jax.report.page import learning, per_class, pictures, sentences, text
+from vl_ltr_jax.report.page.gather import gather
 
 
 def test_the_header_has_the_numbers_of_the_runs_own_head():

@@ -19,10 +19,10 @@ from report_world import (
     selection,
 )
 
-from vl_ltr_jax.page import text
-from vl_ltr_jax.page.gather import Method, gather
-from vl_ltr_jax.page.render import render
-from vl_ltr_jax.predictions import Ranked
+from vl_ltr_jax.recognizer.predictions import Ranked
+from vl_ltr_jax.report.page import text
+from vl_ltr_jax.report.page.gather import Method, gather
+from vl_ltr_jax.report.page.render import render
 
 VOID = {"meta", "link", "img"}
 KNOWN = set(

@@ -11,14 +11,16 @@ import checked_world
 import data_damage as damage
 import pytest
 
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import inputs
-from vl_ltr_jax.data import corpus, folders, inat18, roots, sources
-from vl_ltr_jax.data.class_names import read_class_names
-from vl_ltr_jax.data.images import ImageReadError
-from vl_ltr_jax.data.roots import FileError, Root
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.data import root as roots
+from vl_ltr_jax.data.images.decode import ImageReadError
+from vl_ltr_jax.data.root import FileError, Root
+from vl_ltr_jax.data.sources import dataset, folders, inat18
+from vl_ltr_jax.data.text import corpus
+from vl_ltr_jax.data.text.class_names import read_class_names
+from vl_ltr_jax.run import inputs
 
-NONE = sources.Texts(absent=True)
+NONE = dataset.Texts(absent=True)
 OUT = "leads out of .*data.follow_symlinks=True"
 
 
@@ -84,13 +86,13 @@ def read(root, **options):
 def test_paths_of_lists_and_json_stay_in_the_root(root, opened, path, message):
     """Broken by: a path that is joined to the root and opened."""
     checked_world.set_row(root, f"{path} 1", 5)
-    with damage.no_hang(), pytest.raises(sources.ListError, match=message) as raised:
-        sources.read_image_list(root, "world", texts=NONE)
+    with damage.no_hang(), pytest.raises(dataset.ListError, match=message) as raised:
+        dataset.read_image_list(root, "world", texts=NONE)
     assert "world_train.txt:5" in str(raised.value)
     content = json.loads((root / "train2018.json").read_text())
     content["images"][4]["file_name"] = path
     (root / "train2018.json").write_text(json.dumps(content))
-    with damage.no_hang(), pytest.raises(sources.ListError, match=message) as raised:
+    with damage.no_hang(), pytest.raises(dataset.ListError, match=message) as raised:
         inat18.read_inat18(root, texts=NONE)
     assert "image id 104" in str(raised.value)
     home = f"{os.path.realpath(root)}/"
@@ -128,7 +130,7 @@ def test_links_out_are_followed_where_their_owner_says_so(root, tmp_path):
     (root / "images").symlink_to(disk)
     (root / "wiki").rename(tmp_path / "texts")
     (root / "wiki").symlink_to(tmp_path / "texts")
-    with pytest.raises(sources.ListError, match=r"train.txt:1 and 35 more: .*" + OUT):
+    with pytest.raises(dataset.ListError, match=r"train.txt:1 and 35 more: .*" + OUT):
         read(root)
     given = checked_world.config(root, follow_symlinks=True)
     data = inputs.read_data(given)
@@ -236,7 +238,7 @@ def test_folders_that_lead_out_or_round_are_not_walked(root, tmp_path):
     (root / "train/acorn/a").unlink()
     (root / "train/acorn/a").symlink_to((root / "outside").readlink())
     with pytest.raises(
-        sources.ListError, match=f"train/acorn/a cannot be read: it {OUT}"
+        dataset.ListError, match=f"train/acorn/a cannot be read: it {OUT}"
     ):
         folders.read_image_folder(root, "x", texts=NONE)
     trusted = folders.read_image_folder(Root(root, True), "x", texts=NONE)
@@ -265,7 +267,7 @@ def test_pictures_with_names_that_are_not_utf8_are_refused(tmp_path):
         name = os.fsdecode(b"caf\xe9.png") if split == "val" else "0.png"
         checked_world.Image.new("RGB", (5, 4)).save(tmp_path / split / "cat" / name)
     with pytest.raises(
-        sources.ListError, match=r"caf\\udce9.png' is not UTF-8.*rename"
+        dataset.ListError, match=r"caf\\udce9.png' is not UTF-8.*rename"
     ):
         folders.read_image_folder(tmp_path, "x", texts=NONE)
     assert "path-not-utf8" in {

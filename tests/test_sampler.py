@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vl_ltr_jax.data.sampler import BatchSampler, sample_probabilities
+from vl_ltr_jax.data.batches.sampler import BatchSampler, sample_probabilities
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "sampler" / "sampler.npz")
 RULES = {"plain": "class_balanced", "sqrt": "sqrt"}

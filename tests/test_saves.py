@@ -11,12 +11,12 @@ import test_loop
 from etils import epath
 from test_loop import Recorder, assert_bit_equal, run
 
-from vl_ltr_jax import saves
-from vl_ltr_jax.artifacts import Artifact, ArtifactError
-from vl_ltr_jax.checkpoint import CheckpointError, Checkpoints
-from vl_ltr_jax.data.sampler import BatchDraw
-from vl_ltr_jax.non_finite import NonFiniteLossError, NonFiniteSteps
-from vl_ltr_jax.preemption import Preempted
+from vl_ltr_jax.checkpoint import retry
+from vl_ltr_jax.checkpoint.manager import CheckpointError, Checkpoints
+from vl_ltr_jax.data.batches.sampler import BatchDraw
+from vl_ltr_jax.runtime.preemption import Preempted
+from vl_ltr_jax.storage.artifact import Artifact, ArtifactError
+from vl_ltr_jax.train.non_finite import NonFiniteLossError, NonFiniteSteps
 
 
 @contextlib.contextmanager
@@ -80,7 +80,7 @@ def test_failures_that_are_not_in_a_row_do_not_add_up(tmp_path, full_at):
 
 
 def test_the_end_is_tried_until_it_is_saved(tmp_path, full_at, monkeypatch):
-    monkeypatch.setattr(saves, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.01)
     full_at |= {6: 3}
     _, logs = run(tmp_path, num_steps=6)
     waits = [text for text in logs.warnings if "trying again" in text]

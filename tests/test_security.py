@@ -16,11 +16,13 @@ import pytest
 from fake_wiki import FakeWiki, wiki
 from secret_run import MARK, SECRETS, watched
 
-from vl_ltr_jax import answer_formats, report, terminal
-from vl_ltr_jax.answers import Answer
-from vl_ltr_jax.data import fetch_text
-from vl_ltr_jax.models import hub
-from vl_ltr_jax.predictions import Explanation, Prediction
+from vl_ltr_jax.data.wiki import fetch
+from vl_ltr_jax.logs import console
+from vl_ltr_jax.models.port import hub
+from vl_ltr_jax.recognizer import formats
+from vl_ltr_jax.recognizer.batch import Answer
+from vl_ltr_jax.recognizer.predictions import Explanation, Prediction
+from vl_ltr_jax.report import tables
 
 __all__ = ["wiki"]  # a fixture
 
@@ -152,7 +154,12 @@ def test_a_listening_socket_is_seen():
 def test_a_run_that_fails_tells_no_secret(tmp_path):
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "vl_ltr_jax.main", f"--workdir={tmp_path / 'run'}"),
+            *(
+                sys.executable,
+                "-m",
+                "vl_ltr_jax.commands.train",
+                f"--workdir={tmp_path / 'run'}",
+            ),
             *("--config=configs/shapes_lt.py", "--config.init.clip=owner/nothing"),
         ],
         cwd=ROOT,
@@ -171,7 +178,7 @@ def test_passwords_in_addresses_are_not_kept(wiki: FakeWiki, tmp_path, capsys):
     api = wiki.api.replace("://", f"://user:{MARK}@")
     for arguments, code in (([], 0), (["--overwrite"], 1)):
         with pytest.raises(SystemExit) as ended:
-            fetch_text.main([f"--root={tmp_path}", f"--api={api}", *arguments])
+            fetch.main([f"--root={tmp_path}", f"--api={api}", *arguments])
         assert ended.value.code == code
         wiki.faults = [(404, {}, b"")]
     said = capsys.readouterr()
@@ -180,9 +187,9 @@ def test_passwords_in_addresses_are_not_kept(wiki: FakeWiki, tmp_path, capsys):
     assert MARK not in said.out + said.err + kept and "Lion" in kept
 
 
-@pytest.mark.parametrize("say", [terminal.warn, terminal.error, terminal.say])
+@pytest.mark.parametrize("say", [console.warn, console.error, console.say])
 def test_what_is_said_moves_no_cursor_and_names_no_password(say, capsys):
-    terminal.be_quiet(False)
+    console.be_quiet(False)
     say(f"class \x1b[2Jred\x07 of ftp://me:{MARK}@host/x and a@b")
     said = capsys.readouterr().err
     assert "\x1b" not in said and "\x07" not in said and MARK not in said
@@ -190,9 +197,9 @@ def test_what_is_said_moves_no_cursor_and_names_no_password(say, capsys):
 
 
 def test_results_and_progress_move_no_cursor(capsys):
-    terminal.result("a\x1b[2Jb\tc\n", "")
+    console.result("a\x1b[2Jb\tc\n", "")
     assert capsys.readouterr().out == "a\\x1b[2Jb\tc\n\n"
-    with terminal.Progress("texts", 2, "classes") as line:
+    with console.Progress("texts", 2, "classes") as line:
         line.at(1, details=["\x1b[2J"])
         assert "\x1b[2J" not in str(line)
 
@@ -204,7 +211,7 @@ def test_names_in_csv_are_exactly_what_they_are():
     """README: a spreadsheet is to import them as text."""
     prediction = Prediction(HOSTILE, (0.5, 0.3, 0.2), (0, 1, 2))
     answer = Answer("=1+1.jpg", Explanation(prediction, None, None, ()), None)
-    rows = list(csv.reader(io.StringIO(answer_formats.to_csv(answer), newline="")))
+    rows = list(csv.reader(io.StringIO(formats.to_csv(answer), newline="")))
     assert [row[3] for row in rows] == list(HOSTILE)
     assert {row[0] for row in rows} == {"=1+1.jpg"} and {len(row) for row in rows} == {
         5
@@ -223,6 +230,6 @@ def test_names_in_the_report_are_no_markup():
         "test": {},
         "val": {},
     }
-    text = report.markdown(results, "<i>: VL-LTR", "ViT", {})
+    text = tables.markdown(results, "<i>: VL-LTR", "ViT", {})
     assert "<script>" not in text and "[a]" not in text.replace("\\[a\\]", "")
     assert "\\`\\|\\` b" in text and "# &lt;i&gt;: VL-LTR\n" in text

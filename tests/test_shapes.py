@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from vl_ltr_jax.data import shapes
-from vl_ltr_jax.data.corpus import build_corpus
-from vl_ltr_jax.data.shapes_captions import CAPTION_FRAMES
-from vl_ltr_jax.data.shapes_looks import (
+from vl_ltr_jax.data.shapes import dataset
+from vl_ltr_jax.data.shapes.articles import LOOKS_FRAMES
+from vl_ltr_jax.data.shapes.captions import CAPTION_FRAMES
+from vl_ltr_jax.data.shapes.looks import (
     NOUNS,
     TRAITS,
     WORDS,
@@ -16,19 +16,19 @@ from vl_ltr_jax.data.shapes_looks import (
     in_circumstances,
     is_visible,
 )
-from vl_ltr_jax.data.shapes_render import Style, render
-from vl_ltr_jax.data.shapes_text import LOOKS_FRAMES
-from vl_ltr_jax.shots import shot_groups
+from vl_ltr_jax.data.shapes.render import Style, render
+from vl_ltr_jax.data.text.corpus import build_corpus
+from vl_ltr_jax.method.shots import shot_groups
 
 
 @pytest.fixture(scope="module")
 def data():
-    return shapes.load()
+    return dataset.load()
 
 
 @pytest.fixture(scope="module")
 def looks():
-    return shapes.class_looks(np.random.default_rng([0, 0]))
+    return dataset.class_looks(np.random.default_rng([0, 0]))
 
 
 def words_of_looks():
@@ -56,7 +56,7 @@ def test_long_tail_and_balanced_evaluation(data):
 
 
 def test_classes_are_distinct_and_share_traits(looks):
-    traits = [shapes.traits(look) for look in looks]
+    traits = [dataset.traits(look) for look in looks]
     assert len(set(traits)) == 60
     distance = np.array([[sum(map(str.__ne__, a, b)) for b in traits] for a in traits])
     np.fill_diagonal(distance, 9)
@@ -70,7 +70,7 @@ def test_classes_are_distinct_and_share_traits(looks):
 def test_circumstances_change_and_traits_do_not(looks):
     rng = np.random.default_rng(0)
     seen = [in_circumstances(looks[0], rng) for _ in range(50)]
-    assert {shapes.traits(look) for look in seen} == {shapes.traits(looks[0])}
+    assert {dataset.traits(look) for look in seen} == {dataset.traits(looks[0])}
     assert all(map(is_visible, seen))
     for name in set(Looks._fields) - set(TRAITS):
         assert len({getattr(look, name) for look in seen}) > 1
@@ -80,30 +80,30 @@ def test_frequency_has_nothing_to_do_with_looks():
     """Over 30 worlds, outlined classes are as frequent as the others."""
     means = []
     for seed in range(30):
-        looks = shapes.class_looks(np.random.default_rng([seed, 0]))
-        counts = shapes.train_counts(np.random.default_rng([seed, 3]))
+        looks = dataset.class_looks(np.random.default_rng([seed, 0]))
+        counts = dataset.train_counts(np.random.default_rng([seed, 3]))
         outlined = np.array([look.edge == "outlined" for look in looks])
         means.append(counts[outlined].mean() - counts[~outlined].mean())
     assert abs(np.mean(means)) < 2.5 * np.std(means) / np.sqrt(len(means))
 
 
 def test_pictures_depend_on_seed_split_and_index_alone(data):
-    again = shapes.load()
+    again = dataset.load()
     for index in (7, 3, 7):
         pixels = np.asarray(data.train.read(index))
         assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
         assert np.array_equal(pixels, np.asarray(again.train.read(index)))
     first = np.asarray(data.train.read(0), int)
-    for other in (data.val.read(0), data.train.read(1), shapes.load(1).train.read(0)):
+    for other in (data.val.read(0), data.train.read(1), dataset.load(1).train.read(0)):
         assert np.abs(first - np.asarray(other, int)).mean() > 5
 
 
 def test_pictures_are_drawn_when_read(monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        shapes, "render", lambda *args: drawn.append(args) or render(*args)
+        dataset, "render", lambda *args: drawn.append(args) or render(*args)
     )
-    split = shapes.load().train
+    split = dataset.load().train
     assert not drawn
     split.read(5)
     split.read(5)
@@ -123,15 +123,15 @@ def test_every_attribute_changes_the_picture(looks):
 
 
 def test_image_size(data):
-    assert shapes.load(image_size=64).val.read(0).size == (64, 64)
+    assert dataset.load(image_size=64).val.read(0).size == (64, 64)
     assert "val picture 3 of" in data.val.describe(3)
     with pytest.raises(ValueError, match="image_size is 8"):
-        shapes.load(image_size=8)
+        dataset.load(image_size=8)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_names_tell_nothing_of_looks(seed):
-    names = shapes.load(seed).class_names
+    names = dataset.load(seed).class_names
     assert len(set(names)) == 60
     parts = {part.lower() for name in names for part in name.split()}
     assert not parts & words_of_looks()
@@ -158,7 +158,7 @@ def test_articles_hide_their_looks_behind_other_things(data, looks):
     assert not any("== " in s or "Annals" in s for s in corpus.sentences)
     assert (
         corpus.sentences
-        == build_corpus(data.class_names, shapes.load().class_texts, "none").sentences
+        == build_corpus(data.class_names, dataset.load().class_texts, "none").sentences
     )
 
 

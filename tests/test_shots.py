@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vl_ltr_jax import shots
+from vl_ltr_jax.method import shots
 
 GOLDEN = Path(__file__).parent / "golden" / "eval"
 ARRAYS = np.load(GOLDEN / "shot_acc.npz")

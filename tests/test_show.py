@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import inputs, run
-from vl_ltr_jax.data import show
+from vl_ltr_jax.commands import show_data
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.run import inputs, run
 
 ARGUMENTS = [
     "--config=configs/image_list.py",
@@ -53,7 +53,7 @@ def batches(config):
 def test_it_shows_the_examples_of_training(root):
     """Draws 5 to 12 of epoch 1 of 36 draws: rows of steps 5 and 6, sentences too."""
     config = checked(root, erase_probability=0.0)
-    shown = list(show.training_examples(config, 1, 5, 8))
+    shown = list(show_data.training_examples(config, 1, 5, 8))
     read, found = batches(config)
     steps = list(itertools.islice(found, 7))
     for number, example in enumerate(shown):
@@ -75,7 +75,7 @@ def test_it_shows_the_examples_of_training(root):
 def test_erasing_is_that_of_the_step(root):
     """Broken by another key, or by a row's place on the sheet for its place in B."""
     config = checked(root, erase_probability=1.0, train_recipe="none")
-    shown = list(show.training_examples(config, 0, 8, 8))
+    shown = list(show_data.training_examples(config, 0, 8, 8))
     read, found = batches(config)
     images = list(itertools.islice(found, 2))[1]["image"]
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
@@ -86,7 +86,7 @@ def test_erasing_is_that_of_the_step(root):
     object.__setattr__(stage, "config", config)
     object.__setattr__(stage, "inputs", read)
     expected = np.asarray(prepare(images))
-    mean, std = np.array(show.transforms.NORMALIZATIONS["clip"], np.float32)
+    mean, std = np.array(show_data.transforms.NORMALIZATIONS["clip"], np.float32)
     back = np.round((expected * std + mean) * 255).clip(0, 255).astype(np.uint8)
     np.testing.assert_array_equal(np.stack([example.seen for example in shown]), back)
     assert (images != back).any(axis=(1, 2, 3)).all()
@@ -94,8 +94,8 @@ def test_erasing_is_that_of_the_step(root):
 
 def test_the_sheet_has_every_picture_in_its_place(root):
     config = checked(root, erase_probability=0.0)
-    shown = list(show.training_examples(config, 0, 0, 5))
-    sheet = np.asarray(show.contact_sheet(shown, 2))
+    shown = list(show_data.training_examples(config, 0, 0, 5))
+    sheet = np.asarray(show_data.contact_sheet(shown, 2))
     cell_width, cell_height = 2 * 112 + 8 + 8, 112 + 6 * 15 + 8
     assert sheet.shape == (3 * cell_height + 8, 2 * cell_width + 8, 3)
     for number, example in enumerate(shown):
@@ -112,7 +112,7 @@ def test_the_sheet_has_every_picture_in_its_place(root):
 
 def call(root, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", "vl_ltr_jax.data.show", *ARGUMENTS]
+        [sys.executable, "-m", "vl_ltr_jax.commands.show_data", *ARGUMENTS]
         + [f"--config.data.root={root}", *arguments],
         capture_output=True,
         text=True,

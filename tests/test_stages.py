@@ -12,12 +12,15 @@ import torch
 from image_world import run
 from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax import checkpoint, export, initial, inputs, stages
-from vl_ltr_jax import config as configs
-from vl_ltr_jax.artifacts import ArtifactError
-from vl_ltr_jax.logs import read_scalars
-from vl_ltr_jax.models import port
-from vl_ltr_jax.workdir import WorkdirError
+from vl_ltr_jax.checkpoint import manager
+from vl_ltr_jax.commands import export
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.logs.event_files import read_scalars
+from vl_ltr_jax.models.port import convert
+from vl_ltr_jax.run import initial, inputs
+from vl_ltr_jax.stages import pipeline
+from vl_ltr_jax.storage.artifact import ArtifactError
+from vl_ltr_jax.storage.workdir import WorkdirError
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +98,7 @@ def test_finished_stages_are_skipped(finished, monkeypatch):
     def fail(this):
         raise AssertionError("a finished stage ran again")
 
-    monkeypatch.setattr(stages, "STAGES", dict.fromkeys(stages.STAGES, fail))
+    monkeypatch.setattr(pipeline, "STAGES", dict.fromkeys(pipeline.STAGES, fail))
     again = run(image_world.configure(root), workdir)
     assert again["test"] == results["test"]
     assert again["cost"] == results["cost"]
@@ -159,12 +162,12 @@ def test_pretraining_moves_the_towers_and_finetuning_leaves_them(finished):
     root, workdir, _ = finished
     config = configs.from_config_dict(image_world.configure(root))
     before = inputs.read(config).clip["params"]["visual"]
-    after = checkpoint.load_params(workdir / "pretrain" / "checkpoints")["params"]
+    after = manager.load_params(workdir / "pretrain" / "checkpoints")["params"]
     moved = jax.tree.map(
         lambda a, b: float(np.abs(a - b).max()), before, after["visual"]
     )
     assert max(jax.tree.leaves(moved)) > 1e-5
-    tuned = checkpoint.load_params(workdir / "finetune" / "checkpoints")["params"]
+    tuned = manager.load_params(workdir / "finetune" / "checkpoints")["params"]
     assert tuned.keys() == {"head"}
 
 
@@ -179,7 +182,7 @@ def test_the_baseline_runs_by_configuration_alone(finished, tmp_path):
     results = run(config, tmp_path)
     assert results["test"].keys() == {"fc"}
     assert results["cost"]["images_seen"] == 3 * 4 * 8
-    tuned = checkpoint.load_params(tmp_path / "finetune" / "checkpoints")["params"]
+    tuned = manager.load_params(tmp_path / "finetune" / "checkpoints")["params"]
     assert tuned.keys() == {"head", "visual"}
 
 
@@ -220,7 +223,7 @@ def test_an_lgr_checkpoint_is_evaluated_without_training(
     or if the image tower is not the fine-tuned one.
     """
     root, _, results = finished
-    path = left_for_pytorch / "vl_ltr" / port.LGR_FILE
+    path = left_for_pytorch / "vl_ltr" / convert.LGR_FILE
     if form == "pth":
         state = {name: torch.from_numpy(a) for name, a in load_file(path).items()}
         path = tmp_path / "checkpoint.pth"
@@ -267,7 +270,7 @@ def test_a_trained_tower_opens_in_transformers(finished, left_for_pytorch):
     from transformers import CLIPModel, CLIPTokenizer
 
     _, workdir, _ = finished
-    towers = checkpoint.load_params(workdir / "pretrain" / "checkpoints")["params"]
+    towers = manager.load_params(workdir / "pretrain" / "checkpoints")["params"]
     model = CLIPModel.from_pretrained(left_for_pytorch / "hf")
     np.testing.assert_array_equal(
         model.visual_projection.weight.detach(), towers["visual"]["proj"]["kernel"].T
@@ -278,7 +281,7 @@ def test_a_trained_tower_opens_in_transformers(finished, left_for_pytorch):
 
 def test_an_lgr_of_other_classes_is_refused(finished, left_for_pytorch, tmp_path):
     root, _, _ = finished
-    tensors = load_file(left_for_pytorch / "vl_ltr" / port.LGR_FILE)
+    tensors = load_file(left_for_pytorch / "vl_ltr" / convert.LGR_FILE)
     for name in ("text_embeddings", "text_block.visual_fc.2.weight"):
         tensors[name] = tensors[name][:2]
     tensors["text_block.visual_fc.2.bias"] = tensors["text_block.visual_fc.2.bias"][:2]

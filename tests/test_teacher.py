@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from etils import epath
 
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import inputs, teacher
-from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.run import Run
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run.run import Run
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.stages import pretrain
 
 
 @pytest.fixture
@@ -40,8 +41,8 @@ def test_the_corpus_is_embedded_once_for_each_tower_and_text(run, monkeypatch):
     other weights or sentences find the embeddings of these."""
     calls = counted(run, monkeypatch)
     clip = run.initial_towers()
-    first = teacher.sentence_embeddings(run, clip)
-    again = teacher.sentence_embeddings(run, clip)
+    first = pretrain.sentence_embeddings(run, clip)
+    again = pretrain.sentence_embeddings(run, clip)
     assert len(calls) == 1
     np.testing.assert_array_equal(first, again)
 
@@ -49,11 +50,11 @@ def test_the_corpus_is_embedded_once_for_each_tower_and_text(run, monkeypatch):
     other["params"]["text"]["ln_final"]["bias"] = (
         clip["params"]["text"]["ln_final"]["bias"] + 1
     )
-    assert not np.array_equal(teacher.sentence_embeddings(run, other), first)
+    assert not np.array_equal(pretrain.sentence_embeddings(run, other), first)
     changed = run.inputs.tokens.copy()
     changed[0, 1] += 1
     run.inputs = dataclasses.replace(run.inputs, tokens=changed)
-    assert not np.array_equal(teacher.sentence_embeddings(run, clip), first)
+    assert not np.array_equal(pretrain.sentence_embeddings(run, clip), first)
     assert len(calls) == 3
 
 
@@ -61,7 +62,7 @@ def test_the_corpus_is_embedded_once_for_each_tower_and_text(run, monkeypatch):
 def test_damaged_embeddings_are_made_again(run, monkeypatch, capsys, damage):
     calls = counted(run, monkeypatch)
     clip = run.initial_towers()
-    first = np.array(teacher.sentence_embeddings(run, clip))
+    first = np.array(pretrain.sentence_embeddings(run, clip))
     (path,) = (run.workdir / "teacher").glob("*.npy")
     if damage == "other shape":
         with path.open("wb") as file:
@@ -71,13 +72,13 @@ def test_damaged_embeddings_are_made_again(run, monkeypatch, capsys, damage):
         half = content[: len(content) // 2]
         path.write_bytes({"empty": b"", "cut": half, "no array": b"PK nothing"}[damage])
     capsys.readouterr()
-    np.testing.assert_array_equal(teacher.sentence_embeddings(run, clip), first)
+    np.testing.assert_array_equal(pretrain.sentence_embeddings(run, clip), first)
     assert len(calls) == 2
     assert f"{path} is made again: " in capsys.readouterr().err
 
 
 def test_the_step_gets_a_table_over_all_devices_and_no_text_tower(run):
-    frozen = teacher.frozen(run)
+    frozen = pretrain.frozen(run)
     assert frozen["towers"]["params"].keys() == {"visual", "logit_scale"}
     rows = -(-len(run.inputs.tokens) // 8)
     shapes = {shard.data.shape for shard in frozen["texts"].addressable_shards}

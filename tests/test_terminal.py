@@ -14,7 +14,7 @@ import types
 import pytest
 from tqdm.utils import disp_len
 
-from vl_ltr_jax import terminal
+from vl_ltr_jax.logs import console
 
 CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -25,8 +25,8 @@ def loud(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     yield
-    terminal.be_quiet(False)
-    assert terminal.Progress.shown == []
+    console.be_quiet(False)
+    assert console.Progress.shown == []
 
 
 class Screen:
@@ -85,7 +85,7 @@ class Clock:
     def __init__(self, monkeypatch):
         self.now = 1000.0
         monkeypatch.setattr(
-            terminal, "time", types.SimpleNamespace(monotonic=lambda: self.now)
+            console, "time", types.SimpleNamespace(monotonic=lambda: self.now)
         )
 
 
@@ -95,7 +95,7 @@ def clock(monkeypatch):
 
 
 def test_a_file_gets_a_plain_line_every_half_minute(clock, capsys):
-    with terminal.Progress("embed", 5000, "sentences") as line:
+    with console.Progress("embed", 5000, "sentences") as line:
         for done in range(0, 3200, 32):
             line.at(done, rate=32.0, details=["loss 2.5"])
             clock.now += 1
@@ -112,26 +112,26 @@ def test_a_file_gets_a_plain_line_every_half_minute(clock, capsys):
 
 def test_a_short_step_leaves_a_file_alone(clock, capsys):
     """Breaks if the end of a step is a line: the end of its stage has one."""
-    for _ in terminal.progress(range(29), "embed", 29, "images"):
+    for _ in console.progress(range(29), "embed", 29, "images"):
         clock.now += 1
     assert capsys.readouterr().err == ""
 
 
 def test_a_message_does_not_make_a_plain_line_come_earlier(clock, capsys):
-    with terminal.Progress("embed", 10, "images") as line:
+    with console.Progress("embed", 10, "images") as line:
         line.update(3)
-        terminal.say("hello")
+        console.say("hello")
         line.update(3)
     assert capsys.readouterr().err == "hello\n"
 
 
 def test_a_terminal_has_one_line_that_is_rewritten(screen):
     shown = screen()
-    with terminal.Progress("embed", 4000, "images") as line:
+    with console.Progress("embed", 4000, "images") as line:
         line.at(1000, rate=2000.0)
         line.refresh()
         during = shown.text()
-        terminal.say("saved")
+        console.say("saved")
         message = shown.text()
     assert "\n" not in during
     last = CODES.sub("", during).split("\r")[-1]
@@ -145,11 +145,11 @@ def test_a_terminal_has_one_line_that_is_rewritten(screen):
 def test_a_terminal_is_written_to_some_times_a_second(screen):
     shown = screen()
     started = time.monotonic()
-    for _ in terminal.progress(range(500), "embed", 500, "images"):
+    for _ in console.progress(range(500), "embed", 500, "images"):
         pass
     seconds = time.monotonic() - started
     rewritten = shown.text().count("embed")
-    assert 1 <= rewritten <= 2 + seconds / terminal.IN_PLACE_SECONDS
+    assert 1 <= rewritten <= 2 + seconds / console.IN_PLACE_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_line_is_never_as_wide_as_the_terminal(screen, monkeypatch, what):
     shown = screen(columns=40)
     if len(what) < 20:
         monkeypatch.setenv("NO_COLOR", "1")  # codes would count as letters
-    with terminal.Progress(what, 10**6, "images") as line:
+    with console.Progress(what, 10**6, "images") as line:
         line.at(10**5, rate=123.4, details=["loss 1.234"] * 5)
         line.refresh()
         rows = shown.text().split("\r")
@@ -170,7 +170,7 @@ def test_a_line_is_never_as_wide_as_the_terminal(screen, monkeypatch, what):
 def test_a_step_that_fails_leaves_its_line(screen):
     shown = screen()
     with pytest.raises(ValueError, match="no image"):
-        with terminal.Progress("embed", 100, "images") as line:
+        with console.Progress("embed", 100, "images") as line:
             line.update(42)
             raise ValueError("no image")
     left = CODES.sub("", shown.text()).split("\r")[-1]
@@ -179,7 +179,7 @@ def test_a_step_that_fails_leaves_its_line(screen):
 
 def test_a_step_that_fails_leaves_a_file_alone(capsys):
     with pytest.raises(ValueError, match="no image"):
-        with terminal.Progress("embed", 100, "images") as line:
+        with console.Progress("embed", 100, "images") as line:
             line.update(42)
             raise ValueError("no image")
     assert capsys.readouterr().err == ""
@@ -188,9 +188,9 @@ def test_a_step_that_fails_leaves_a_file_alone(capsys):
 def test_an_error_ends_the_lines_above_it(screen):
     """Breaks if a line that nobody closed is drawn again below the message."""
     shown = screen()
-    items = terminal.progress(range(10), "embed", 10, "images")
+    items = console.progress(range(10), "embed", 10, "images")
     next(items)
-    terminal.error("no image\n  here")
+    console.error("no image\n  here")
     said = shown.text().split("\n")
     assert CODES.sub("", said[0].split("\r")[-1]).startswith("embed 0/10")
     assert said[1:] == ["\x1b[31merror: no image\x1b[0m", "  here", ""]
@@ -201,8 +201,8 @@ def test_an_error_ends_the_lines_above_it(screen):
 def test_what_is_logged_has_a_line_of_its_own(screen):
     shown = screen()
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(terminal.make_room)
-    with terminal.Progress("embed", 100, "images"):
+    handler.addFilter(console.make_room)
+    with console.Progress("embed", 100, "images"):
         record = logging.makeLogRecord({"msg": "another image is taken"})
         handler.handle(record)
     rows = shown.text().split("\n")[0].split("\r")
@@ -224,8 +224,8 @@ def test_colours_are_for_terminals_that_want_them(
     shown = screen()
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    terminal.say("starts", stage="embed")
-    terminal.warn("late")
+    console.say("starts", stage="embed")
+    console.warn("late")
     said = shown.text()
     assert CODES.sub("", said) == "embed: starts\nwarning: late\n"
     assert (said == "\x1b[1membed\x1b[0m: starts\n\x1b[33mwarning: late\x1b[0m\n") == (
@@ -236,31 +236,31 @@ def test_colours_are_for_terminals_that_want_them(
 def test_a_dumb_terminal_has_plain_lines(screen, monkeypatch, clock):
     shown = screen()
     monkeypatch.setenv("TERM", "dumb")
-    with terminal.Progress("embed", 100, "images") as line:
+    with console.Progress("embed", 100, "images") as line:
         clock.now += 31
         line.at(50, rate=1.0)
     assert shown.text() == "embed 50/100 (50%)  50s left  1 images/s\n"
 
 
 def test_a_file_has_no_colours(capsys):
-    terminal.say("starts", stage="embed")
-    terminal.warn("late")
-    terminal.error("no image")
+    console.say("starts", stage="embed")
+    console.warn("late")
+    console.error("no image")
     assert capsys.readouterr().err == (
         "embed: starts\nwarning: late\nerror: no image\n"
     )
 
 
 def test_quiet_mode_leaves_warnings_errors_and_where_the_result_is(capsys):
-    terminal.result("a long report", "report.md")
-    terminal.be_quiet()
-    assert terminal.is_quiet()
-    terminal.say("starts", stage="embed")
-    terminal.result("a long report", "report.md")
-    with terminal.Progress("embed", 10, "images", plain_seconds=0) as line:
+    console.result("a long report", "report.md")
+    console.be_quiet()
+    assert console.is_quiet()
+    console.say("starts", stage="embed")
+    console.result("a long report", "report.md")
+    with console.Progress("embed", 10, "images", plain_seconds=0) as line:
         line.at(5, rate=1.0)
-    terminal.warn("late")
-    terminal.error("no image")
+    console.warn("late")
+    console.error("no image")
     said = capsys.readouterr()
     assert said.out == "a long report\nreport.md\n"
     assert said.err == "warning: late\nerror: no image\n"
@@ -268,7 +268,7 @@ def test_quiet_mode_leaves_warnings_errors_and_where_the_result_is(capsys):
 
 def test_names_in_messages_move_no_cursor(capsys):
     hostile = "a\x1b[2J\r\udce9\n  é"
-    for tell in (terminal.say, terminal.warn, terminal.error):
+    for tell in (console.say, console.warn, console.error):
         tell(hostile)
         assert capsys.readouterr().err.endswith("a\\x1b[2J\\r\\udce9\n  é\n")
 
@@ -278,12 +278,12 @@ def test_one_of_many_processes_says_only_why_it_ends(monkeypatch, capsys):
 
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    terminal.say("starts")
-    terminal.warn("late")
-    terminal.result("report", "report.md")
-    for _ in terminal.progress(range(3), "embed", 3, "images"):
+    console.say("starts")
+    console.warn("late")
+    console.result("report", "report.md")
+    for _ in console.progress(range(3), "embed", 3, "images"):
         pass
-    terminal.error("no image")
+    console.error("no image")
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "error: no image\n")
 
@@ -291,9 +291,9 @@ def test_one_of_many_processes_says_only_why_it_ends(monkeypatch, capsys):
 def test_items_pass_unchanged_and_the_last_may_have_fewer_units(screen):
     shown = screen()
     seen = []
-    for item in terminal.progress("abcd", "embed", 10, "images", each=3):
+    for item in console.progress("abcd", "embed", 10, "images", each=3):
         seen.append(item)
-        (line,) = terminal.Progress.shown
+        (line,) = console.Progress.shown
         line.refresh()
     assert seen == list("abcd")
     counts = re.findall(r"embed\S* (\d+)/10", shown.text())
@@ -302,7 +302,7 @@ def test_items_pass_unchanged_and_the_last_may_have_fewer_units(screen):
 
 def test_what_compiles_first_sets_no_rate(capsys):
     """Breaks if the first step's half second counts."""
-    with terminal.Progress("train", 1000, "steps", plain_seconds=0) as line:
+    with console.Progress("train", 1000, "steps", plain_seconds=0) as line:
         time.sleep(0.5)
         for _ in range(5):
             line.update()
@@ -312,9 +312,9 @@ def test_what_compiles_first_sets_no_rate(capsys):
 
 
 def test_one_thing_has_no_s():
-    assert terminal.counted(1, "picture") == "1 picture"
-    assert terminal.counted(0, "picture") == "0 pictures"
-    assert terminal.counted(2048, "class", "classes") == "2,048 classes"
+    assert console.counted(1, "picture") == "1 picture"
+    assert console.counted(0, "picture") == "0 pictures"
+    assert console.counted(2048, "class", "classes") == "2,048 classes"
 
 
 @pytest.mark.parametrize(
@@ -322,18 +322,18 @@ def test_one_thing_has_no_s():
     [(0.4, "0s"), (59.6, "1m 00s"), (3966, "1h 06m"), (187_200, "2d 04h")],
 )
 def test_durations_show_two_units(seconds, want):
-    assert terminal.format_duration(seconds) == want
+    assert console.format_duration(seconds) == want
 
 
 @pytest.mark.parametrize(
     ("rate", "want"), [(2048.4, "2,048"), (31.42, "31.4"), (0.01234, "0.0123")]
 )
 def test_rates_have_three_digits_or_whole_numbers(rate, want):
-    assert terminal.format_rate(rate) == want
+    assert console.format_rate(rate) == want
 
 
 def test_what_nobody_has_counted_has_no_share_and_no_time_left(capsys):
-    with terminal.Progress("predict", None, "pictures", plain_seconds=0) as line:
+    with console.Progress("predict", None, "pictures", plain_seconds=0) as line:
         line.at(3, rate=5.0)
         line.total = 20
         line.at(4, rate=5.0)

@@ -13,9 +13,9 @@ from clip_oracle import (
 )
 
 from vl_ltr_jax.models.clip import Clip
-from vl_ltr_jax.models.clip_files import load_clip
 from vl_ltr_jax.models.layers import ResidualBlock
-from vl_ltr_jax.models.weights import from_openai
+from vl_ltr_jax.models.port.clip_files import load_clip
+from vl_ltr_jax.models.port.names import from_openai
 
 
 def test_every_layer_is_hugging_faces(tmp_path):

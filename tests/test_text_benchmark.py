@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vl_ltr_jax.benchmarks import text
-from vl_ltr_jax.data import token_cache
+from vl_ltr_jax.data.text import token_cache
 
 SIZES = ["--sentences=400", "--sample=100", "--rounds=1"]
 

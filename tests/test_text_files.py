@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from vl_ltr_jax.data import text_files
-from vl_ltr_jax.data.corpus import build_corpus
-from vl_ltr_jax.data.text_files import (
+from vl_ltr_jax.data.text import files
+from vl_ltr_jax.data.text.corpus import build_corpus
+from vl_ltr_jax.data.text.files import (
     ArchiveError,
     check_encoding,
     decode,
@@ -159,7 +159,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         read_texts(tmp_path, 1)
 
 
-@pytest.mark.parametrize("name", text_files.ARCHIVES)
+@pytest.mark.parametrize("name", files.ARCHIVES)
 @pytest.mark.parametrize("folder", ["", "wiki/", "./a/b c/wiki/", "a\\wiki\\"])
 def test_archives_are_read_as_they_are(tmp_path: Path, name: str, folder: str) -> None:
     """Broken by: members taken in their order, by their whole name, or ._desc_0.txt."""
@@ -216,11 +216,11 @@ def test_faults_of_members_are_named(
         rf"{name}:w/desc_0.txt:2: the byte 0xff",
     )
     refused({"desc_1.txt": b"", "desc_2.txt": b""}, "numbered from 1")
-    monkeypatch.setattr(text_files, "LARGEST_TOTAL", 19)
+    monkeypatch.setattr(files, "LARGEST_TOTAL", 19)
     refused(
         named("", "x" * 10, "y" * 10), rf"{name}:desc_0.txt: .* 20 bytes, over the 19"
     )
-    monkeypatch.setattr(text_files, "LARGEST_TEXT", 9)
+    monkeypatch.setattr(files, "LARGEST_TEXT", 9)
     refused(named("", "", "y" * 10), rf"{name}:desc_1.txt has over 9 bytes")
     write_archive(archive, named("", "A.", "B.", "y" * 10))
     assert read_texts(tmp_path, 2) == ("A.", "B.")  # no class needs the large one
@@ -243,7 +243,7 @@ def test_links_in_archives_are_refused(tmp_path: Path) -> None:
         read_texts(tmp_path, 1)
 
 
-@pytest.mark.parametrize("name", text_files.ARCHIVES)
+@pytest.mark.parametrize("name", files.ARCHIVES)
 def test_damaged_archives_are_named(tmp_path: Path, name: str) -> None:
     """Broken by: an error of zipfile, tarfile or zlib that passes through."""
     rng = random.Random(0)
@@ -265,5 +265,5 @@ def test_utf16_without_a_mark_is_not_taken_for_utf8(tmp_path):
     path = tmp_path / "desc_0.txt"
     path.write_bytes("A leaf.".encode("utf-16-le"))
     with pytest.raises(ValueError, match="desc_0.txt: it has zero bytes .*UTF-16"):
-        text_files.read_text_file(path)
-    assert text_files.read_text_file(path, "utf-16-le") == "A leaf."
+        files.read_text_file(path)
+    assert files.read_text_file(path, "utf-16-le") == "A leaf."

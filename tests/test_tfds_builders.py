@@ -12,9 +12,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from prepared_world import NO_TEXTS
 
-from vl_ltr_jax.data import record_labels, sources, tfds_builders
-from vl_ltr_jax.data.images import ImageReadError
-from vl_ltr_jax.data.prepared import read_prepared
+from vl_ltr_jax.data.images.decode import ImageReadError
+from vl_ltr_jax.data.sources import dataset, tfds_builders, tfds_labels
+from vl_ltr_jax.data.sources.tfds_records import read_prepared
 
 
 def write_picture(path, seed, **options):
@@ -87,7 +87,7 @@ def test_records_are_the_rows_of_the_lists(places, tmp_path):
 def test_labels_lie_beside_the_records(places, tmp_path, monkeypatch):
     """Half a million records are not read again for them."""
     tfds_builders.prepare("places_lt", tmp_path, root=places)
-    monkeypatch.setattr(record_labels, "scan_labels", None)
+    monkeypatch.setattr(tfds_labels, "scan_labels", None)
     data = read_prepared(tmp_path, "places_lt", "places_lt", texts=NO_TEXTS)
     assert data.train_counts.tolist() == [3, 2, 2]
 
@@ -119,20 +119,20 @@ def test_nothing_is_overwritten(places, tmp_path):
 
 def test_faults_of_the_lists_are_found_as_elsewhere(places, tmp_path):
     (places / "Places_LT_test.txt").write_text("data/im_9.jpg 3\n")
-    with pytest.raises(sources.ListError, match="Places_LT_test.txt:1: label 3 is out"):
+    with pytest.raises(dataset.ListError, match="Places_LT_test.txt:1: label 3 is out"):
         tfds_builders.prepare("places_lt", tmp_path / "d", root=places)
     assert not list((tmp_path / "d").glob("places_lt/*"))
 
 
 def test_a_file_that_vanishes_leaves_nothing_half_made(places, tmp_path, monkeypatch):
-    read = sources.read_image_list
+    read = dataset.read_image_list
 
     def read_then_lose(*args, **options):
         data = read(*args, **options)
         (places / "data/im_2.jpg").unlink()
         return data
 
-    monkeypatch.setattr(sources, "read_image_list", read_then_lose)
+    monkeypatch.setattr(dataset, "read_image_list", read_then_lose)
     with pytest.raises(FileNotFoundError, match="im_2.jpg"):
         tfds_builders.prepare("places_lt", tmp_path / "d", root=places)
     assert not list((tmp_path / "d").glob("places_lt/*"))
@@ -191,7 +191,7 @@ def test_labels_of_the_catalogues_sets_are_kept_too(tmp_path, monkeypatch, capsy
     said = capsys.readouterr().out.splitlines()[-1]
     counts = "train 30, validation 6, test 9 images"
     assert said == f"{tmp_path}/cifar100/1.0.0: {counts}"
-    monkeypatch.setattr(record_labels, "scan_labels", None)
+    monkeypatch.setattr(tfds_labels, "scan_labels", None)
     train = read_prepared(tmp_path, "cifar100", texts=NO_TEXTS).train
     for index in range(30):
         red = train.read(index).getpixel((0, 0))[0]
@@ -238,7 +238,12 @@ def test_command_says_what_is_needed(
 
 def test_command_of_a_shell(places, tmp_path):
     """Registered under the name of the module that runs, which is __main__."""
-    command = [sys.executable, "-m", "vl_ltr_jax.data.tfds_builders", "places_lt"]
+    command = [
+        sys.executable,
+        "-m",
+        "vl_ltr_jax.data.sources.tfds_builders",
+        "places_lt",
+    ]
     done = subprocess.run(
         [
             *command,

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from vl_ltr_jax import tiny_clip
-from vl_ltr_jax.data import shapes
-from vl_ltr_jax.data.corpus import build_corpus
-from vl_ltr_jax.data.tokenizer import Tokenizer, trim
-from vl_ltr_jax.data.transforms import normalize
+from vl_ltr_jax.commands import train_tiny_clip
+from vl_ltr_jax.data.images.transforms import normalize
+from vl_ltr_jax.data.shapes import dataset
+from vl_ltr_jax.data.text.corpus import build_corpus
+from vl_ltr_jax.data.text.tokenizer import Tokenizer, trim
 from vl_ltr_jax.models.clip import PRESETS, Clip
-from vl_ltr_jax.models.clip_files import load_clip
+from vl_ltr_jax.models.port.clip_files import load_clip
 
 CHANCE = 100 / 60
 
@@ -24,10 +24,10 @@ def unit(x):
 @pytest.fixture(scope="module")
 def embeddings():
     """Unit embeddings of the validation pictures, sentences and names of the set."""
-    config, variables = load_clip(tiny_clip.SHIPPED)
+    config, variables = load_clip(train_tiny_clip.SHIPPED)
     assert config == PRESETS["ViT-tiny"]
-    model, tokenizer = Clip(config), Tokenizer.from_directory(tiny_clip.SHIPPED)
-    data = shapes.load()
+    model, tokenizer = Clip(config), Tokenizer.from_directory(train_tiny_clip.SHIPPED)
+    data = dataset.load()
     corpus = build_corpus(data.class_names, data.class_texts, "none")
     pixels = np.stack([np.asarray(data.val.read(k)) for k in range(len(data.val))])
 
@@ -72,7 +72,9 @@ def test_zero_shot_by_article_is_well_above_chance(embeddings):
 
 
 def test_shipped_files_fit_in_eight_megabytes():
-    files = {path.name: path.stat().st_size for path in tiny_clip.SHIPPED.iterdir()}
+    files = {
+        path.name: path.stat().st_size for path in train_tiny_clip.SHIPPED.iterdir()
+    }
     assert set(files) == {
         "README.md",
         "config.json",
@@ -83,14 +85,14 @@ def test_shipped_files_fit_in_eight_megabytes():
         "vocab.json",
     }
     assert sum(files.values()) <= 8 * 2**20
-    assert json.loads((tiny_clip.SHIPPED / "config.json").read_text())
+    assert json.loads((train_tiny_clip.SHIPPED / "config.json").read_text())
 
 
 def test_batches_depend_on_seed_and_step_alone():
-    tokenizer = Tokenizer.from_directory(tiny_clip.SHIPPED)
+    tokenizer = Tokenizer.from_directory(train_tiny_clip.SHIPPED)
 
     def batch(seed, step):
-        return tiny_clip.training_batch(
+        return train_tiny_clip.training_batch(
             tokenizer, seed=seed, step=step, batch_size=4, image_size=32
         )
 
@@ -102,7 +104,9 @@ def test_batches_depend_on_seed_and_step_alone():
 
 
 def test_training_lowers_the_loss_and_writes_a_clip(tmp_path, capsys):
-    losses = tiny_clip.train(tmp_path, steps=24, batch_size=16, learning_rate=2e-3)
+    losses = train_tiny_clip.train(
+        tmp_path, steps=24, batch_size=16, learning_rate=2e-3
+    )
     assert np.mean(losses[-6:]) < np.mean(losses[:6])
     config, _ = load_clip(tmp_path)
     assert config == PRESETS["ViT-tiny"]
@@ -111,4 +115,4 @@ def test_training_lowers_the_loss_and_writes_a_clip(tmp_path, capsys):
 
 def test_training_refuses_empty_runs(tmp_path):
     with pytest.raises(ValueError, match="steps is 0"):
-        tiny_clip.train(tmp_path, steps=0)
+        train_tiny_clip.train(tmp_path, steps=0)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from vl_ltr_jax.data import token_cache
-from vl_ltr_jax.data.tokenizer import Tokenizer, trim
-from vl_ltr_jax.data.vocabulary import read_vocabulary, write_tokenizer
+from vl_ltr_jax.data.text import token_cache
+from vl_ltr_jax.data.text.tokenizer import Tokenizer, trim
+from vl_ltr_jax.data.text.vocabulary import read_vocabulary, write_tokenizer
 
 SENTENCES = ("a bird", "an abacus", "", "!", "ab " * 9)
 LENGTH = 32

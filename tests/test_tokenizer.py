@@ -11,22 +11,22 @@ import ftfy
 import numpy as np
 import pytest
 
-from vl_ltr_jax import terminal
 from vl_ltr_jax.benchmarks.openai_clip import openai_file, openai_module
-from vl_ltr_jax.data import tokenizer as tokenizer_module
-from vl_ltr_jax.data.tokenizer import Tokenizer, clean, trim
-from vl_ltr_jax.data.vocabulary import (
+from vl_ltr_jax.data.text import tokenizer as tokenizer_module
+from vl_ltr_jax.data.text.tokenizer import Tokenizer, clean, trim
+from vl_ltr_jax.data.text.vocabulary import (
     byte_symbols,
     read_merges,
     read_vocabulary,
     write_tokenizer,
 )
+from vl_ltr_jax.logs import console
 
 GOLDEN = Path(__file__).parent / "golden" / "text"
 CLIP_VOCAB_SIZE = 49408
 
 
-class AtOnce(terminal.Progress):
+class AtOnce(console.Progress):
     """Progress that has a plain line for each step."""
 
     def __init__(self, what: str, total: int, unit: str) -> None:
@@ -187,7 +187,7 @@ def test_many_sentences_have_a_line_of_progress(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(tokenizer_module, "_SENTENCES_AT_ONCE", 2)
-    monkeypatch.setattr(terminal, "Progress", AtOnce)
+    monkeypatch.setattr(console, "Progress", AtOnce)
     tokenizer.encode(["a bird"] * 2)
     assert capsys.readouterr().err == ""
     tokenizer.encode(["a bird"] * 5)

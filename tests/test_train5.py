@@ -11,11 +11,13 @@ import pytest
 from clip_oracle import tiny_clip
 from safetensors.numpy import load_file
 
-from vl_ltr_jax import finetune, optim, pretrain, train_state
-from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.models import lgr, weights
+from vl_ltr_jax.config.settings import Pretrain
+from vl_ltr_jax.models import lgr
 from vl_ltr_jax.models.clip import Clip, ClipConfig, TextConfig, VisionConfig
-from vl_ltr_jax.settings import Pretrain
+from vl_ltr_jax.models.port import names
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.train import finetune, optim, pretrain
+from vl_ltr_jax.train import state as train_state
 
 GOLDEN = Path(__file__).parent / "golden" / "train5"
 ONE_DEVICE = meshes.make_mesh(devices=jax.devices()[:1])
@@ -75,11 +77,11 @@ def test_pretraining_follows_the_authors_for_five_steps(rate):
     teacher_config = vit(sizes, text)
     teacher = jax.tree.map(
         jnp.asarray,
-        weights.from_openai(load_file(GOLDEN / "teacher.safetensors"), teacher_config),
+        names.from_openai(load_file(GOLDEN / "teacher.safetensors"), teacher_config),
     )
     student, teacher_model = Clip(tiny.config), Clip(teacher_config)
     params = jax.tree.map(
-        jnp.asarray, weights.from_openai(tiny.state, tiny.config)["params"]
+        jnp.asarray, names.from_openai(tiny.state, tiny.config)["params"]
     )
     schedule = optax.constant_schedule(float(rate))
     optimizer = optim.make_optimizer(params, schedule=schedule, weight_decay=0.05)
@@ -110,7 +112,7 @@ def test_pretraining_follows_the_authors_for_five_steps(rate):
         assert metrics["loss/distillation"] == pytest.approx(
             golden["distill_loss"][index], rel=1e-4
         )
-    ours = weights.to_tensors({"params": jax.device_get(state.params)}, weights.OPENAI)
+    ours = names.to_tensors({"params": jax.device_get(state.params)}, names.OPENAI)
     check_parameters(golden, ours)
 
 
@@ -170,11 +172,9 @@ def test_finetuning_follows_the_authors_for_five_steps(case):
             jax.random.key(0), jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 8), jnp.int32)
         ),
     )
-    filler = weights.to_tensors(blank, weights.OPENAI)
+    filler = names.to_tensors(blank, names.OPENAI)
     visual = {name: a for name, a in start.items() if name.startswith("visual.")}
-    towers = jax.tree.map(
-        jnp.asarray, weights.from_openai({**filler, **visual}, config)
-    )
+    towers = jax.tree.map(jnp.asarray, names.from_openai({**filler, **visual}, config))
     head = lgr.LanguageGuidedHead(
         sizes["C"],
         sizes["D"],
@@ -222,5 +222,5 @@ def test_finetuning_follows_the_authors_for_five_steps(case):
     ours = authors_names(jax.device_get(state.params["head"]))
     if sizes["img_grad"]:
         merged = {**blank["params"], "visual": jax.device_get(state.params["visual"])}
-        ours |= weights.to_tensors({"params": merged}, weights.OPENAI)
+        ours |= names.to_tensors({"params": merged}, names.OPENAI)
     check_parameters(golden, ours)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from test_loop import Recorder, State
 
-from vl_ltr_jax import pace, train_metrics
-from vl_ltr_jax.checkpoint import Checkpoints
-from vl_ltr_jax.loop import train
+from vl_ltr_jax.checkpoint.manager import Checkpoints
+from vl_ltr_jax.train import idle_time
+from vl_ltr_jax.train import metrics as train_metrics
+from vl_ltr_jax.train.loop import train
 
 
 class Hourglass:
@@ -20,7 +21,9 @@ class Hourglass:
         self.data = data
         self.fetch = jax.device_get
         monkeypatch.setattr(train_metrics.time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(pace, "_when_ready", lambda metrics: float(metrics["at"]))
+        monkeypatch.setattr(
+            idle_time, "_when_ready", lambda metrics: float(metrics["at"])
+        )
         monkeypatch.setattr(jax, "device_get", self.device_get)
 
     def device_get(self, values):

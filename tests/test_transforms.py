@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
-from vl_ltr_jax.data import transforms
-from vl_ltr_jax.data.images import read_image
+from vl_ltr_jax.data.images import transforms
+from vl_ltr_jax.data.images.decode import read_image
 
 GOLDEN = Path(__file__).parent / "golden" / "images"
 RECORDS = json.loads((GOLDEN / "images.json").read_text())["images"]

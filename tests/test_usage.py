@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from vl_ltr_jax import compare, export, main, usage
-from vl_ltr_jax.config import ConfigError
-from vl_ltr_jax.data import check, fetch_text, show, tfds_builders
-from vl_ltr_jax.models import port
+from vl_ltr_jax.commands import check_data, compare, export, show_data, train
+from vl_ltr_jax.commands import help as usage
+from vl_ltr_jax.config.build import ConfigError
+from vl_ltr_jax.data.sources import tfds_builders
+from vl_ltr_jax.data.wiki import fetch
+from vl_ltr_jax.models.port import convert
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = [module.COMMAND for module in (main, compare, check, show)]
+COMMANDS = [module.COMMAND for module in (train, compare, check_data, show_data)]
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def test_help_has_examples_and_every_flag_of_the_command(command, monkeypatch, c
     module = sys.modules[command.module]
     monkeypatch.setattr(sys, "argv", ["program", "--help"])
     with pytest.raises(SystemExit) as ended:
-        main.start(module.main, command)
+        train.start(module.main, command)
     said = capsys.readouterr()
     assert (ended.value.code, said.err) == (0, "")
     for flag in flags.FLAGS.get_key_flags_for_module(module):
@@ -60,7 +62,7 @@ def test_examples_name_files_and_flags_that_exist(command):
 
 
 @pytest.mark.parametrize(
-    "module", [export, port, fetch_text, tfds_builders], ids=lambda m: m.__name__
+    "module", [export, convert, fetch, tfds_builders], ids=lambda m: m.__name__
 )
 def test_help_of_other_commands_has_examples(module, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -71,9 +73,9 @@ def test_help_of_other_commands_has_examples(module, capsys):
 
 
 def test_without_a_configuration_those_that_are_here_are_listed(elsewhere):
-    said = usage.without_config(main.COMMAND)
+    said = usage.without_config(train.COMMAND)
     assert "--config=FILE is missing" in said
-    assert f"\n\n  {main.COMMAND.line(main.COMMAND.examples[0][1])}\n" in said
+    assert f"\n\n  {train.COMMAND.line(train.COMMAND.examples[0][1])}\n" in said
     assert (
         "  configs/birds.py\n      Birds of the garden.\n"
         "      :size=big|small, seed=0|1, method=NAME\n"
@@ -82,14 +84,14 @@ def test_without_a_configuration_those_that_are_here_are_listed(elsewhere):
 
 def test_a_configuration_that_is_no_python_does_not_hide_the_others(elsewhere):
     elsewhere.with_name("a.py").write_text("def get_config(:\n")
-    said = usage.without_config(main.COMMAND)
+    said = usage.without_config(train.COMMAND)
     assert "  configs/a.py\n      cannot be read: " in said
     assert "Birds of the garden." in said
 
 
 def test_away_from_any_configuration_the_repositorys_are_listed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    said = usage.without_config(main.COMMAND)
+    said = usage.without_config(train.COMMAND)
     for file in (ROOT / "configs").glob("*.py"):
         assert f"  {file}\n" in said
 
@@ -118,21 +120,21 @@ def test_arguments_of_the_shipped_configurations_are_told():
     ],
 )
 def test_without_a_workdir_the_whole_command_line_is_told(given, mended):
-    said = usage.without_workdir(main.COMMAND, given)
+    said = usage.without_workdir(train.COMMAND, given)
     assert "--workdir=DIR is missing" in said
-    assert said.splitlines()[-1] == f"  {main.COMMAND.line(mended)}"
+    assert said.splitlines()[-1] == f"  {train.COMMAND.line(mended)}"
 
 
-@pytest.mark.parametrize("module", [compare, check, show])
+@pytest.mark.parametrize("module", [compare, check_data, show_data])
 def test_each_command_names_itself(module, monkeypatch):
-    monkeypatch.setattr(main, "_CONFIG", type("Flag", (), {"value": None}))
+    monkeypatch.setattr(train, "_CONFIG", type("Flag", (), {"value": None}))
     with pytest.raises(ConfigError, match=f"-m {module.COMMAND.module} --config="):
-        main.checked_config(module.COMMAND)
+        train.checked_config(module.COMMAND)
 
 
 def test_a_start_without_arguments_ends_with_how_to_begin():
     done = subprocess.run(
-        [sys.executable, "-m", "vl_ltr_jax.main"],
+        [sys.executable, "-m", "vl_ltr_jax.commands.train"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from etils import epath
 
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import inputs, stages, views
-from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.artifacts import ArtifactError
-from vl_ltr_jax.checkpoint import load_params
-from vl_ltr_jax.data import loader, sampler
-from vl_ltr_jax.run import Run
+from vl_ltr_jax.checkpoint.manager import load_params
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.data.batches import loader, sampler
+from vl_ltr_jax.run import feature_views as views
+from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run.run import Run
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.stages import pipeline
+from vl_ltr_jax.storage.artifact import ArtifactError
 
 LABELS = np.repeat(np.arange(3, dtype=np.int32), [7, 3, 1])
 # Row i of view v reads [v, i, v]: where a feature comes from can be told from it.
@@ -55,7 +57,7 @@ def test_the_whole_road(root, tmp_path, capsys):
     """LGR on two views: a finished run, which another number of views does not fit."""
     config = configs.from_config_dict(configure(root, 2))
     workdir, read = epath.Path(tmp_path), inputs.read(config)
-    results = stages.run(config, workdir, read)
+    results = pipeline.run(config, workdir, read)
     assert results["test"].keys() == {"lgr", "knn", "zero_shot"}
     assert results["cost"]["images_seen"] == 3 * 4 * 8
     said = capsys.readouterr().err
@@ -71,7 +73,7 @@ def test_the_whole_road(root, tmp_path, capsys):
         assert re.search(f"^{stage}: {made}$", said, re.MULTILINE), stage
     other = configs.from_config_dict(configure(root, 3))
     with pytest.raises(ArtifactError, match="finetune.feature_views: 2 then, 3 now"):
-        stages.check(other, workdir, read)
+        pipeline.check(other, workdir, read)
 
 
 def test_an_unaugmented_view_trains_the_head_of_the_usual_road(root, tmp_path):
@@ -88,7 +90,7 @@ def test_an_unaugmented_view_trains_the_head_of_the_usual_road(root, tmp_path):
             finetune__head="fc",
         )
         run = make_run(config, tmp_path / str(count))
-        stages.STAGES["finetune"](run)
+        pipeline.STAGES["finetune"](run)
         directory = run.artifact("finetune").directory
         heads.append(load_params(directory / "checkpoints")["params"])
     assert heads[0].keys() == {"head"}

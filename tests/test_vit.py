@@ -8,9 +8,9 @@ import torch
 from clip_oracle import GOLDEN, hugging_face_batch, hugging_face_clip, relative_error
 
 from vl_ltr_jax.models.clip import Clip
-from vl_ltr_jax.models.clip_files import load_clip
 from vl_ltr_jax.models.layers import Conv, ResidualBlock, attend, quick_gelu
-from vl_ltr_jax.models.positions import interpolate_positions
+from vl_ltr_jax.models.port.clip_files import load_clip
+from vl_ltr_jax.models.port.positions import interpolate_positions
 
 
 def test_every_layer_is_hugging_faces(tmp_path):

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from vl_ltr_jax import whole_file
+from vl_ltr_jax.storage import atomic
 
 ROOT = Path(__file__).parents[1]
 
 
 def write(path, content, **options):
-    with whole_file.write(path, **options) as file:
+    with atomic.write(path, **options) as file:
         file.write(content)
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_nothing_has_the_name_before_it_is_whole(tmp_path, shared):
     path = tmp_path / "a.txt"
-    with whole_file.write(path, shared=shared) as file:
+    with atomic.write(path, shared=shared) as file:
         file.write(b"half")
         file.flush()
         assert not path.exists()
@@ -33,7 +33,7 @@ def test_nothing_has_the_name_before_it_is_whole(tmp_path, shared):
 def test_a_fault_leaves_what_was_there_and_nothing_else(tmp_path, shared, fault):
     path = tmp_path / "a.txt"
     path.write_bytes(b"old")
-    with pytest.raises(fault), whole_file.write(path, shared=shared) as file:
+    with pytest.raises(fault), atomic.write(path, shared=shared) as file:
         file.write(b"half")
         raise fault
     assert path.read_bytes() == b"old"
@@ -56,7 +56,7 @@ def test_of_several_writers_the_first_stays(tmp_path, monkeypatch, links):
     if not links:
         monkeypatch.setattr(os, "link", lambda *paths: os.stat("/no such place"))
     path = tmp_path / "a.txt"
-    with whole_file.write(path, shared=True) as slow:
+    with atomic.write(path, shared=True) as slow:
         slow.write(b"same")
         write(path, b"same", shared=True)
         inode = path.stat().st_ino
@@ -68,7 +68,7 @@ def test_of_several_writers_the_first_stays(tmp_path, monkeypatch, links):
 def test_writers_of_their_own_contents_do_not_mix_and_the_last_stays(tmp_path):
     """Breaks if they share a partial file, or if a file that is there stays."""
     path = tmp_path / "a.txt"
-    with whole_file.write(path, own_partial=True) as slow:
+    with atomic.write(path, own_partial=True) as slow:
         slow.write(b"slow, ")
         slow.flush()
         write(path, b"fast", own_partial=True)
@@ -99,7 +99,7 @@ def test_what_a_kill_left_goes_and_what_is_alive_stays(tmp_path, kind):
     other.write_bytes(b"of another file")
     kill_while_writing(path)
     assert len(os.listdir(tmp_path)) == 2
-    with whole_file.write(path, own_partial=True) as alive:
+    with atomic.write(path, own_partial=True) as alive:
         write(path, b"fast", **{kind: True})
         assert len(os.listdir(tmp_path)) == 3
         alive.write(b"slow")
@@ -111,12 +111,12 @@ def test_a_directory_is_whole_or_absent_and_the_dead_ones_go(tmp_path):
     made = tmp_path / "made"
     kill_while_writing(made, how="directory")
     assert len(os.listdir(tmp_path)) == 1
-    with pytest.raises(OSError), whole_file.write_directory(made) as partial:
+    with pytest.raises(OSError), atomic.write_directory(made) as partial:
         raise OSError
     assert os.listdir(tmp_path) == []
-    with whole_file.write_directory(made) as partial:
+    with atomic.write_directory(made) as partial:
         (partial / "file").write_bytes(b"")
-        with whole_file.write_directory(made):
+        with atomic.write_directory(made):
             pass
         assert os.listdir(partial) == ["file"]
     assert os.listdir(tmp_path) == ["made"] and os.listdir(made) == ["file"]

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import worker_batches
 
-from vl_ltr_jax.data import examples, shapes
+from vl_ltr_jax.data.batches import examples
+from vl_ltr_jax.data.shapes import dataset
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_workers_give_the_batches_of_one_process(made, workers):
 def test_the_embedded_pictures_travel_to_workers(made):
     """A memoised function of a function cannot be pickled."""
     found, _ = made
-    val = shapes.load().val.select(np.arange(9))
+    val = dataset.load().val.select(np.arange(9))
     batches = worker_batches.evaluate(val, num_threads=0)
     assert_same(found, "shapes", batches)
 

@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 from absl import app
 
-from vl_ltr_jax.data import loader, shapes, sources, transforms
+from vl_ltr_jax.data.batches import loader
+from vl_ltr_jax.data.images import transforms
+from vl_ltr_jax.data.shapes import dataset
+from vl_ltr_jax.data.sources import dataset as sources
 
 BATCHES = 3
 
@@ -90,7 +93,7 @@ def main(argv):
             data.train, num_workers=workers, start_step=2
         )
         found[f"test {workers}"] = evaluate(data.test, num_workers=workers)
-    shapes_lt = shapes.load().val
+    shapes_lt = dataset.load().val
     found["shapes"] = evaluate(shapes_lt.select(np.arange(9)), num_workers=1)
     found["killed"] = [{"image": np.array(after_a_kill(data.train))}]
     arrays = {

@@ -12,7 +12,7 @@ Dimension letters used in every annotation of the package:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vl_ltr_jax.loading import load
+    from vl_ltr_jax.recognizer.load import load
 
 __version__ = "0.1.0"
 __all__ = ["load"]
@@ -21,7 +21,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     # Commands that need no model start without waiting for it.
     if name == "load":
-        from vl_ltr_jax.loading import load
+        from vl_ltr_jax.recognizer.load import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

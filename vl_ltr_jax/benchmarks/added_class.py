@@ -15,12 +15,14 @@ from absl import flags
 from etils import epath
 
 import vl_ltr_jax
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import exits, inputs, main, stages
-from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.data.sources import LongTailedData, Split
-from vl_ltr_jax.recognizer import Recognizer
-from vl_ltr_jax.settings import Config
+from vl_ltr_jax.commands import exits, train
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config.settings import Config
+from vl_ltr_jax.data.sources.dataset import LongTailedData, Split
+from vl_ltr_jax.recognizer.recognizer import Recognizer
+from vl_ltr_jax.run import inputs
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.stages import pipeline
 
 _CLASSES = flags.DEFINE_list("classes", ["0"], "Labels of the classes to leave out.")
 
@@ -79,8 +81,8 @@ def measure(config: Config, workdir: epath.Path, label: int) -> dict[str, float]
     everything = inputs.read(config)
     data = everything.data
     left = inputs.read(config, without(data, label))
-    stages.check(config, workdir, left)
-    stages.run(config, workdir, left)
+    pipeline.check(config, workdir, left)
+    pipeline.run(config, workdir, left)
     recognizer = vl_ltr_jax.load(workdir)
     others = left.data.test
     before = top1(recognizer, others, others.labels)
@@ -100,7 +102,7 @@ def run(argv: Sequence[str]) -> None:
     """Prints a line for each class."""
     del argv
     with exits.refusing():
-        config, workdir = main.checked_flags()
+        config, workdir = train.checked_flags()
         meshes.devices()
         labels = _labels(_CLASSES.value)
         _measure_all(config, workdir, labels)
@@ -128,4 +130,4 @@ def _measure_all(config: Config, workdir: epath.Path, labels: Sequence[int]) -> 
 
 
 if __name__ == "__main__":
-    main.start(run)
+    train.start(run)

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 import torch
 
-from vl_ltr_jax import anss
 from vl_ltr_jax.benchmarks import paired
+from vl_ltr_jax.method import anss
 
 TEMPERATURE_INVERSE = 100.0
 LOGIT_SCALE = float(np.log(TEMPERATURE_INVERSE))

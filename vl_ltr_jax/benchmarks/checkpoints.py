@@ -22,15 +22,20 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from vl_ltr_jax import exits, heap, logs, optim, paths, settings
-from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.benchmarks import paired, sentences, train_step
-from vl_ltr_jax.checkpoint import Checkpoints
+from vl_ltr_jax.checkpoint.manager import Checkpoints
+from vl_ltr_jax.commands import exits
+from vl_ltr_jax.config import settings
+from vl_ltr_jax.logs import event_files
 from vl_ltr_jax.models.clip import PRESETS
-from vl_ltr_jax.pace import WORKS
-from vl_ltr_jax.train_state import TrainState
-from vl_ltr_jax.training import first_state
-from vl_ltr_jax.workdir import WorkdirError
+from vl_ltr_jax.runtime import cpu_memory
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.storage import paths
+from vl_ltr_jax.storage.workdir import WorkdirError
+from vl_ltr_jax.train import optim
+from vl_ltr_jax.train.idle_time import WORKS
+from vl_ltr_jax.train.stage import first_state
+from vl_ltr_jax.train.state import TrainState
 
 MAX_SHARE = 0.02
 _BATCH_SIZE = 8
@@ -141,7 +146,7 @@ def of_run(workdir: Path) -> dict[str, Stage]:
     """
     found = {}
     for stage in sorted(path.parent for path in workdir.glob("*/checkpoints")):
-        curves = logs.read_scalars(stage)
+        curves = event_files.read_scalars(stage)
         parts: dict[str, Any] = {
             part: curves[f"step_time/{part}_ms"][1].mean()
             for part in (*WORKS, "step")
@@ -184,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{stage.share:.2%} of the wall time"
             )
         _end([stage.share for stage in stages.values()])
-    heap.keep()  # as the main job does, before JAX runs
+    cpu_memory.keep()  # as the main job does, before JAX runs
     seconds = given.step_seconds or step_seconds(given.backbone, given.batch_size)
     size, saves = measure(given.backbone, given.saves, given.keep)
     print(f"{given.backbone}: a state of {size / 1e9:.2f} GB")

@@ -25,12 +25,13 @@ from absl import app
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from vl_ltr_jax import heap
 from vl_ltr_jax.benchmarks.paired import count
-from vl_ltr_jax.data import augment, examples, loader, transforms
-from vl_ltr_jax.data.images import read_content
-from vl_ltr_jax.data.sampler import BatchSampler
-from vl_ltr_jax.data.sources import Split
+from vl_ltr_jax.data.batches import examples, loader
+from vl_ltr_jax.data.batches.sampler import BatchSampler
+from vl_ltr_jax.data.images import augment, transforms
+from vl_ltr_jax.data.images.decode import read_content
+from vl_ltr_jax.data.sources.dataset import Split
+from vl_ltr_jax.runtime import cpu_memory
 
 WIDTH, HEIGHT, SIDE = 500, 375, 224
 _QUALITY = 92
@@ -255,7 +256,7 @@ def measure(number: int, rounds: int) -> None:
       rounds: how often each side is timed.
     """
     cores = os.sched_getaffinity(0)
-    heap.keep()  # as the main job does on a CPU
+    cpu_memory.keep()  # as the main job does on a CPU
     with tempfile.TemporaryDirectory() as directory:
         paths = write_photographs(Path(directory), 64)
         size = statistics.mean(path.stat().st_size for path in paths)

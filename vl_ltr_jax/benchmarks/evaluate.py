@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from vl_ltr_jax import accuracy
 from vl_ltr_jax.benchmarks import paired
+from vl_ltr_jax.evaluate import accuracy
 
 NEIGHBOURS = 5
 

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from vl_ltr_jax.errors import UserError
+from vl_ltr_jax.runtime.errors import UserError
 
 MAX_MB_PER_MINUTE = 1.0
 LEAST_SAMPLES = 4

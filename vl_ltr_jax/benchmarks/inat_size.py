@@ -23,12 +23,16 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from vl_ltr_jax import exits, paths
-from vl_ltr_jax.data import inat18, loader, token_cache, transforms
-from vl_ltr_jax.data.corpus import build_corpus
-from vl_ltr_jax.data.shapes_text import binomials
-from vl_ltr_jax.data.tokenizer import Tokenizer
-from vl_ltr_jax.initial import model_source
+from vl_ltr_jax.commands import exits
+from vl_ltr_jax.data.batches import loader
+from vl_ltr_jax.data.images import transforms
+from vl_ltr_jax.data.shapes.articles import binomials
+from vl_ltr_jax.data.sources import inat18
+from vl_ltr_jax.data.text import token_cache
+from vl_ltr_jax.data.text.corpus import build_corpus
+from vl_ltr_jax.data.text.tokenizer import Tokenizer
+from vl_ltr_jax.run.initial import model_source
+from vl_ltr_jax.storage import paths
 
 CLASSES, TRAIN, VAL = 8142, 437_513, 24_426
 MOST, LEAST = 1000, 2

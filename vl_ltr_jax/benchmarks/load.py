@@ -25,21 +25,16 @@ import jax
 from absl import flags
 from etils import epath
 
-from vl_ltr_jax import (
-    embed,
-    evaluate,
-    exits,
-    inputs,
-    main,
-    recognition,
-    stages,
-    terminal,
-    training,
-)
-from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.benchmarks import growth
-from vl_ltr_jax.run import Run
-from vl_ltr_jax.settings import Config
+from vl_ltr_jax.commands import exits, train
+from vl_ltr_jax.config.settings import Config
+from vl_ltr_jax.evaluate import split
+from vl_ltr_jax.logs import console
+from vl_ltr_jax.run import embedding, head_training, inputs
+from vl_ltr_jax.run.run import Run
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.stages import pipeline
+from vl_ltr_jax.train import stage
 
 _MINUTES = flags.DEFINE_float(
     "minutes", 5.0, "How long, after the warm-up.", lower_bound=4.0
@@ -75,7 +70,7 @@ class Evaluation:
     def __init__(self, run: Run) -> None:
         """Compiles nothing yet."""
         self._run, read = run, run.inputs
-        scores = evaluate.make_scores(
+        scores = split.make_scores(
             run.model,
             None,
             run.normalize,
@@ -83,7 +78,7 @@ class Evaluation:
             read.num_classes,
             run.mesh,
         )
-        self._count = evaluate.make_count(scores, read.num_classes)
+        self._count = split.make_count(scores, read.num_classes)
         self._encode_text = jax.jit(run.encode_text)
 
     def __call__(self, state: Any, step: int) -> dict[str, float]:
@@ -91,7 +86,7 @@ class Evaluation:
         del step
         run, read = self._run, self._run.inputs
         towers = {"params": state.params}
-        sentences = embed.embed_sentences(
+        sentences = embedding.embed_sentences(
             functools.partial(self._encode_text, towers),
             read.tokens,
             run.mesh,
@@ -108,9 +103,9 @@ class Evaluation:
             **{name: run.replicate(array) for name, array in texts.items()},
         }
         batches = run.eval_batches(read.data.val, "evaluate")
-        sums, _ = evaluate.evaluate_split(self._count, frozen, batches, run.mesh)
+        sums, _ = split.evaluate_split(self._count, frozen, batches, run.mesh)
         return {
-            f"accuracy/{head}": evaluate.summarise(
+            f"accuracy/{head}": split.summarise(
                 found, read.data.train_counts, "argmax"
             )["top1"]
             for head, found in sums.items()
@@ -140,8 +135,8 @@ def measure(
         run = Run(config, workdir, inputs.read(config), mesh)
         watched = _Watched(run, meter, times)
         with contextlib.suppress(_Enough):
-            training.train(
-                stages.pretraining(run), mesh, config, watched.evaluate, interval
+            stage.train(
+                pipeline.pretraining(run), mesh, config, watched.evaluate, interval
             )
     return [sample for sample in meter.samples if sample.seconds >= watched.warm_at]
 
@@ -179,7 +174,7 @@ class _Watched:
     def __init__(self, run: Run, meter: growth.Meter, times: Times) -> None:
         self.warm_at = math.inf
         self._evaluation, self._meter, self._times = Evaluation(run), meter, times
-        plan = recognition.plan_of(run, run.config.pretrain)
+        plan = head_training.plan_of(run, run.config.pretrain)
         self._epoch = plan.num_steps // run.config.pretrain.epochs  # in steps
 
     def evaluate(self, state: Any, step: int) -> dict[str, float]:
@@ -204,13 +199,13 @@ def run(argv: Sequence[str]) -> None:
     """Prints what is held at rest, then what all samples say, and what that means."""
     del argv
     with exits.refusing():
-        config = main.checked_config()
+        config = train.checked_config()
         meshes.devices()
-        terminal.be_quiet()  # of the time that endless training has left
+        console.be_quiet()  # of the time that endless training has left
         path = Path(_SAMPLES.value) if _SAMPLES.value else None
         with tempfile.TemporaryDirectory() as directory:
             workdir = epath.Path(directory)
-            main.keep_programs(config, workdir)
+            train.keep_programs(config, workdir)
             times = Times(measured=60 * _MINUTES.value)
             samples = measure(config, workdir, times, path)
         findings = growth.judge(samples)
@@ -225,4 +220,4 @@ def run(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main.start(run)
+    train.start(run)

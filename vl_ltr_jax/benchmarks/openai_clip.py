@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from vl_ltr_jax.errors import UserError
-from vl_ltr_jax.models import weights
 from vl_ltr_jax.models.clip import ClipConfig
+from vl_ltr_jax.models.port import names
+from vl_ltr_jax.runtime.errors import UserError
 
 
 class NoOpenAIClipError(UserError):
@@ -77,7 +77,7 @@ def openai_modules(config: ClipConfig) -> Any:
 def with_our_weights(config: ClipConfig, variables: dict[str, Any]) -> Any:
     """OpenAI's model with the weights of ours."""
     model = openai_modules(config).float()
-    state = weights.to_tensors(variables, weights.OPENAI)
-    state |= weights.batch_counters(state)
+    state = names.to_tensors(variables, names.OPENAI)
+    state |= names.batch_counters(state)
     model.load_state_dict({name: torch.from_numpy(a) for name, a in state.items()})
     return model

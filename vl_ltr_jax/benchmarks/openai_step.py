@@ -10,9 +10,9 @@ from jaxtyping import Int, UInt8
 from torch.nn import functional as F
 
 from vl_ltr_jax.benchmarks import openai_clip, paired
-from vl_ltr_jax.data import transforms
+from vl_ltr_jax.config.settings import Pretrain
+from vl_ltr_jax.data.images import transforms
 from vl_ltr_jax.models.clip import ClipConfig
-from vl_ltr_jax.settings import Pretrain
 
 
 class AuthorsStep:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vl_ltr_jax.errors import UserError
+from vl_ltr_jax.runtime.errors import UserError
 
 WHOLE = "whole step"  # the program that has the others for parts
 _MATRIX = 4096

@@ -21,18 +21,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vl_ltr_jax import config as configs
-from vl_ltr_jax import exits, finetune, mixup, optim, pretrain, train_state
-from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.benchmarks.collectives import collectives
-from vl_ltr_jax.data import transforms
+from vl_ltr_jax.commands import exits
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config.settings import Config
+from vl_ltr_jax.data.images import transforms
+from vl_ltr_jax.method import mixup
 from vl_ltr_jax.models.clip import PRESETS, Clip, variable_shapes
-from vl_ltr_jax.models.lgr import (
-    AnchorConstants,
-    LanguageGuidedHead,
-    num_class_blocks,
-)
-from vl_ltr_jax.settings import Config
+from vl_ltr_jax.models.lgr import AnchorConstants, LanguageGuidedHead, num_class_blocks
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.train import finetune, optim, pretrain
+from vl_ltr_jax.train import state as train_state
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GIB = 2**30

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from vl_ltr_jax import embed, exits
-from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.benchmarks import openai_clip, paired
-from vl_ltr_jax.data.packing import Packer
+from vl_ltr_jax.commands import exits
+from vl_ltr_jax.data.batches.packing import Packer
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import PRESETS, Clip, ClipConfig
-from vl_ltr_jax.pretrain import text_of
+from vl_ltr_jax.run import embedding
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.train.pretrain import text_of
 
 
 def tokens_like_wikipedia(
@@ -114,7 +115,7 @@ class Towers:
                 return torch.cat([self.theirs.encode_text(b) for b in batches]).numpy()
 
         return {
-            "ours": lambda: embed.embed_sentences(embed_batch, tokens, mesh, size),
+            "ours": lambda: embedding.embed_sentences(embed_batch, tokens, mesh, size),
             "ours, padded": padded,
             "PyTorch, padded": pytorch,
         }

@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from vl_ltr_jax import exits
 from vl_ltr_jax.benchmarks import paired
 from vl_ltr_jax.benchmarks.openai_clip import openai_file, openai_module
-from vl_ltr_jax.data import token_cache
-from vl_ltr_jax.data.corpus import PROMPTS, build_corpus
-from vl_ltr_jax.data.text_files import read_texts, text_path
-from vl_ltr_jax.data.tokenizer import Tokenizer, trim
-from vl_ltr_jax.data.vocabulary import END, START, read_merges, write_tokenizer
-from vl_ltr_jax.errors import UserError
+from vl_ltr_jax.commands import exits
+from vl_ltr_jax.data.text import token_cache
+from vl_ltr_jax.data.text.corpus import PROMPTS, build_corpus
+from vl_ltr_jax.data.text.files import read_texts, text_path
+from vl_ltr_jax.data.text.tokenizer import Tokenizer, trim
+from vl_ltr_jax.data.text.vocabulary import END, START, read_merges, write_tokenizer
+from vl_ltr_jax.runtime.errors import UserError
 
 CONTEXT_LENGTH = 77
 _VOCABULARY, _VOCAB_SIZE = "bpe_simple_vocab_16e6.txt.gz", 49408

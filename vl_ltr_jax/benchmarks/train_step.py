@@ -20,15 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from vl_ltr_jax import exits, heap, optim, pretrain
-from vl_ltr_jax import mesh as meshes
 from vl_ltr_jax.benchmarks import openai_step, paired, sentences
-from vl_ltr_jax.data import transforms
-from vl_ltr_jax.data.packing import Packer
+from vl_ltr_jax.commands import exits
+from vl_ltr_jax.config.settings import Pretrain
+from vl_ltr_jax.data.batches.packing import Packer
+from vl_ltr_jax.data.images import transforms
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import PRESETS, Clip, ClipConfig
-from vl_ltr_jax.settings import Pretrain
-from vl_ltr_jax.training import first_state
+from vl_ltr_jax.runtime import cpu_memory
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.train import optim, pretrain
+from vl_ltr_jax.train.stage import first_state
 
 OPTIONS = Pretrain()
 
@@ -237,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.side:
         if options.side == "ours":
-            heap.keep()  # as the main job does, before JAX runs
+            cpu_memory.keep()  # as the main job does, before JAX runs
         paired.serve(side(options.side, Job.of(options.backbone, options.batch_size)))
         return
     arguments = (

@@ -14,11 +14,11 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Integer
 
-from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.models.layers import Activation
 from vl_ltr_jax.models.resnet import ModifiedResNet
 from vl_ltr_jax.models.text import PackedTokens, TextTransformer
 from vl_ltr_jax.models.vit import VisionTransformer
+from vl_ltr_jax.runtime.errors import UserError
 
 RESNET_STRIDE = 32  # pixels an attention-pool position stands for
 

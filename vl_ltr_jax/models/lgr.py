@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float
 
-from vl_ltr_jax.losses import unit
+from vl_ltr_jax.method.losses import unit
 
 LAYER_NORM_EPSILON = 1e-5
 # A step holds about five arrays of this many float32 numbers: 640 MiB.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Float32, Key
 
-from vl_ltr_jax.losses import unit
+from vl_ltr_jax.method.losses import unit
 
 
 class LinearHead(nn.Module):

@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vl_ltr_jax.data.checks.findings import Classes, Finding, Kind, Offender, gather
-from vl_ltr_jax.data.images import as_image, asks_for_turn
-from vl_ltr_jax.data.sources import Split
-from vl_ltr_jax.terminal import Progress
+from vl_ltr_jax.data.images.decode import as_image, asks_for_turn
+from vl_ltr_jax.data.sources.dataset import Split
+from vl_ltr_jax.logs.console import Progress
 
 SMALLEST_SIDE = 8  # pixels
 LARGEST_ASPECT = 32  # of which the middle square keeps 3 percent

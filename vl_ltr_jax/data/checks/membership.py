@@ -13,15 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from vl_ltr_jax.data.checks.findings import (
-    Classes,
-    Finding,
-    Kind,
-    Offender,
-    gather,
-)
+from vl_ltr_jax.data.checks.findings import Classes, Finding, Kind, Offender, gather
 from vl_ltr_jax.data.checks.inspection import Seen
-from vl_ltr_jax.data.sources import SPLITS, Split
+from vl_ltr_jax.data.sources.dataset import SPLITS, Split
 
 # An image as split, index and label.
 _Row = tuple[str, int, int]

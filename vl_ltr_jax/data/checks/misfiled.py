@@ -9,7 +9,7 @@ import numpy as np
 
 from vl_ltr_jax.data.checks.findings import Classes, Finding, Kind, gather
 from vl_ltr_jax.data.checks.pairing import NameIndex, words
-from vl_ltr_jax.data.sources import Split
+from vl_ltr_jax.data.sources.dataset import Split
 
 _DEPTH = 3  # folders that may make up a name, as in Places' /b/bakery/shop
 # Folders of a split are called by classes if they are for most of its images.

@@ -8,8 +8,8 @@ from jaxtyping import Int
 
 from vl_ltr_jax.data.checks.inspection import Seen
 from vl_ltr_jax.data.checks.prose import ClassText
-from vl_ltr_jax.data.corpus import build_corpus
-from vl_ltr_jax.shots import SHOT_RULES, shot_groups
+from vl_ltr_jax.data.text.corpus import build_corpus
+from vl_ltr_jax.method.shots import SHOT_RULES, shot_groups
 
 
 def images(sizes: Mapping[str, int], train_counts: Int[np.ndarray, "C"]) -> list[str]:

@@ -11,11 +11,12 @@ import os
 import re
 from collections.abc import Sequence
 
-from vl_ltr_jax import json_text
-from vl_ltr_jax.data import roots, text_files
+from vl_ltr_jax.data import root as roots
 from vl_ltr_jax.data.checks.findings import Classes, Finding, Kind, Offender, gather
-from vl_ltr_jax.data.corpus import drop_sections, parse_sections, split_sentences
-from vl_ltr_jax.data.roots import Root
+from vl_ltr_jax.data.root import Root
+from vl_ltr_jax.data.text import files as text_files
+from vl_ltr_jax.data.text.corpus import drop_sections, parse_sections, split_sentences
+from vl_ltr_jax.storage import strict_json
 
 FEWEST_WORDS = 20
 _TAG = re.compile(r"<[/!?]?[A-Za-z][^<>]{0,2000}>")
@@ -222,7 +223,7 @@ def _not_prose(text: str) -> str:
         return f"{len(tags)} tags such as {tags[0][:40]!r}"
     if start.startswith(("{", "[")):
         try:
-            json_text.parse(text.lstrip("\ufeff"))
+            strict_json.parse(text.lstrip("\ufeff"))
             return "JSON"
         except ValueError:
             pass

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Int
 
 from vl_ltr_jax.data.checks.findings import Finding, Kind, Offender, gather
-from vl_ltr_jax.data.long_tail import exponential_counts
-from vl_ltr_jax.shots import shot_groups
+from vl_ltr_jax.data.sources.long_tail import exponential_counts
+from vl_ltr_jax.method.shots import shot_groups
 
 
 @dataclasses.dataclass(frozen=True)

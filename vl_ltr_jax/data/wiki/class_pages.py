@@ -6,10 +6,10 @@ from pathlib import Path
 
 import regex
 
-from vl_ltr_jax.data.class_names import read_class_names
-from vl_ltr_jax.data.text_files import read_text_file
+from vl_ltr_jax.data.text.class_names import read_class_names
+from vl_ltr_jax.data.text.files import read_text_file
 from vl_ltr_jax.data.wiki.mediawiki import LONGEST_TITLE, NOT_IN_TITLES, MediaWiki, Page
-from vl_ltr_jax.errors import UserError
+from vl_ltr_jax.runtime.errors import UserError
 
 # Scripts that write words without blanks between them.
 _UNSPACED = regex.compile(

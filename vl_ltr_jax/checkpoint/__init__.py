@@ -1,0 +1,1 @@
+"""Checkpoints by Orbax: saving, restoring, checksums and retries."""

@@ -1,0 +1,1 @@
+"""Command lines: one file for each command, with its flags and exits."""

@@ -1,0 +1,242 @@
+"""A data set looked through before a model is trained on it.
+
+python -m vl_ltr_jax.data.check --config=FILE --config.data.root=ROOT [--workdir=DIR]
+
+Opens what a run opens, decodes every image, and looks for what makes a run worthless
+without stopping it: leaks between splits, texts of other classes, pages of markup in
+place of prose. The report goes to standard output, and with `findings.json` into the
+workdir. An interrupted check goes on where it was. The exit code is 0 without errors, 1
+with errors in the data, and 2 if the check itself was called wrongly.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from etils import epath
+
+from vl_ltr_jax.commands import exits
+from vl_ltr_jax.commands import help as usage
+from vl_ltr_jax.commands import train as vl_ltr_main
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config.settings import Config
+from vl_ltr_jax.data.checks import (
+    inspection,
+    membership,
+    misfiled,
+    open_parts,
+    overview,
+    pairing,
+    prose,
+    published,
+)
+from vl_ltr_jax.data.checks.findings import (
+    Classes,
+    Finding,
+    has_errors,
+    to_markdown,
+    worst_first,
+)
+from vl_ltr_jax.data.checks.open_rows import Place
+from vl_ltr_jax.data.images import picture_folders
+from vl_ltr_jax.data.sources.dataset import SPLITS, LongTailedData
+from vl_ltr_jax.data.text import files
+from vl_ltr_jax.data.text.class_names import read_wnids
+from vl_ltr_jax.logs import console
+from vl_ltr_jax.run import inputs
+from vl_ltr_jax.storage.artifact import write_whole
+from vl_ltr_jax.storage.workdir import check_writable
+
+LEDGER = "images.jsonl"
+_SKIP_IMAGES = flags.DEFINE_bool(
+    "skip_images", False, "Look at lists and texts only; decode no image."
+)
+COMMAND = usage.Command(
+    "vl_ltr_jax.commands.check_data",
+    "Looks through a data set before a model is trained on it: damaged images, images "
+    "in two splits, texts of other classes and more, each with where it is and how to "
+    "mend it. A check that was stopped goes on. The exit code is 1 if there is an "
+    "error.",
+    (
+        (
+            "your own pictures",
+            "--config=configs/image_list.py --config.data.root=ROOT "
+            "--config.data.name=NAME",
+        ),
+        (
+            "lists and texts only, in seconds",
+            "--config=configs/places_lt.py --config.data.root=ROOT --skip_images",
+        ),
+    ),
+    ("config", "workdir", "skip_images", "quiet"),
+    workdir="runs/check/{name}",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """The outcome of a check.
+
+    Attributes:
+      facts: what was looked at, a line each.
+      findings: errors before warnings.
+    """
+
+    facts: list[str]
+    findings: list[Finding]
+
+    @property
+    def sound(self) -> bool:
+        """Whether there is no error."""
+        return not has_errors(self.findings)
+
+
+def check_data(
+    config: Config, *, ledger: Path | None = None, skip_images: bool = False
+) -> Checked:
+    """Looks through the data set of a configuration.
+
+    Args:
+      config: of a run.
+      ledger: remembers images between checks, see `inspection`; None: nothing does.
+      skip_images: leaves out what needs their pixels.
+    """
+    options = config.data
+    parts = open_parts.open_parts(lambda: _read(config), _place(config))
+    classes, found = Classes(parts.class_names), list(parts.findings)
+    labels = {name: split.labels for name, split in parts.splits.items()}
+    sizes = {name: len(split) for name, split in parts.splits.items()}
+    counts = np.zeros(parts.num_classes, np.int64)
+    if "train" in labels:
+        counts = np.bincount(labels["train"], minlength=parts.num_classes)
+    facts = overview.images(sizes, counts)
+    if parts.left_out:
+        facts.append(picture_folders.describe(parts.left_out))
+
+    numbers = (options.name, options.layout, parts.num_classes, sizes, counts)
+    found += published.findings(*numbers)
+    found += membership.coverage(labels, classes)
+    found += membership.repeated_rows(parts.splits, classes)
+    if parts.class_names:
+        found += misfiled.findings(parts.splits, parts.class_names, _wnids(config))
+    if not skip_images:
+        threads = _num_threads(options.num_threads)
+        seen = inspection.inspect(parts.splits, num_threads=threads, ledger=ledger)
+        found += inspection.findings(parts.splits, seen, classes)
+        found += membership.repeated_content(
+            parts.splits, seen, classes, published=published.is_published(*numbers)
+        )
+        facts += overview.pictures(seen, options.orientation)
+    text_facts, text_findings = _texts(config, parts)
+    return Checked(facts + text_facts, worst_first(found + text_findings))
+
+
+def _read(config: Config) -> LongTailedData:
+    """The data set without the texts that are files: these are looked at apart."""
+    data = dataclasses.replace(config.data, texts="none")
+    return inputs.read_data(dataclasses.replace(config, data=data), quiet=True)
+
+
+def _place(config: Config) -> Place:
+    options = config.data
+    lists = {
+        split: getattr(options, f"{split}_list") or f"{options.name}_{split}.txt"
+        for split in SPLITS
+    }
+    root = inputs.data_root(config)
+    return Place(options.source, root, options.layout, lists, options.orientation)
+
+
+def _wnids(config: Config) -> tuple[str, ...]:
+    """ImageNet's names of classes in label order; of others there are none."""
+    root = inputs.data_root(config)
+    is_there = (root / "labels.txt").is_file()
+    return read_wnids(root) if config.data.layout == "imagenet_lt" and is_there else ()
+
+
+def _num_threads(wanted: int) -> int:
+    """0: as many as there are cores; more than twice as many only wait."""
+    cores = len(os.sched_getaffinity(0))
+    return min(wanted or cores, 2 * cores)
+
+
+def _texts(config: Config, parts: open_parts.Parts) -> tuple[list[str], list[Finding]]:
+    """What is said of texts, and what is wrong with them."""
+    options, names = config.data, parts.class_names
+    root = inputs.text_root(config) or inputs.data_root(config)
+    found: list[Finding] = []
+    if any(parts.texts):  # the source itself makes them
+        texts = [
+            prose.ClassText(f"text of {name!r}", text, "utf-8")
+            for name, text in zip(names, parts.texts, strict=True)
+        ]
+    elif options.texts == "none":
+        return ["texts: none, prompts are all that a class has"], found
+    elif not parts.num_classes:
+        return ["texts: not looked at, as no class is known"], found
+    else:
+        texts, found = prose.read(root, parts.num_classes, options.text_encoding)
+        found += prose.left_over(root, len(names))
+    with_prompts = options.prompts != "none"
+    found += prose.findings(texts, Classes(names), with_prompts=with_prompts)
+    facts = overview.texts(texts)
+    if names and texts:
+        contents, where = [t.text for t in texts], [t.where for t in texts]
+        order = _order_of_label_file(config)
+        found += pairing.findings(names, contents, where, order)
+        facts += overview.sentences(names, texts, options.prompts, options.corpus_rule)
+    return facts, found
+
+
+def _order_of_label_file(config: Config) -> dict[str, list[int]]:
+    """With ImageNet, the label of each row of labels.txt, which is not its number."""
+    if not (wnids := _wnids(config)):
+        return {}
+    rank = {wnid: label for label, wnid in enumerate(wnids)}
+    file = inputs.data_root(config).check("labels.txt")
+    text = files.read_text_file(file)
+    order = [rank[line.split()[0]] for line in text.split("\n") if line.strip()]
+    return {"rows of labels.txt, while labels are ranks of wnids": order}
+
+
+def _checked_flags() -> tuple[Config, Path, bool]:
+    """The configuration, the workdir, and whether images are left out."""
+    given = flags.FLAGS
+    config = vl_ltr_main.checked_config(COMMAND)
+    name = re.sub(r"[^\w.-]+", "_", config.data.name)
+    workdir = given.workdir or os.path.join("runs", "check", name)
+    if "://" in workdir:
+        raise configs.ConfigError(
+            f"--workdir={workdir}: a check needs a local directory, to which it "
+            "appends what it knows of each image"
+        )
+    files.check_encoding(config.data.text_encoding)
+    check_writable(epath.Path(workdir))
+    return config, Path(workdir), given.skip_images
+
+
+def main(argv: Sequence[str]) -> None:
+    """Checks the data set, prints the report, and writes it into the workdir."""
+    del argv
+    with exits.refusing():
+        config, workdir, skip_images = _checked_flags()
+        checked = check_data(config, ledger=workdir / LEDGER, skip_images=skip_images)
+        title = f"Check of {config.data.name}"
+        report = to_markdown(title, checked.facts, checked.findings)
+        write_whole(epath.Path(workdir / "report.md"), report)
+        content = json.dumps(dataclasses.asdict(checked), indent=2)
+        write_whole(epath.Path(workdir / "findings.json"), content)
+    where = workdir / "report.md"
+    console.result(report.rstrip("\n"), os.fspath(where))
+    console.say(f"the report is in {where}")
+    sys.exit(0 if checked.sound else 1)
+
+
+if __name__ == "__main__":
+    vl_ltr_main.start(main, COMMAND)

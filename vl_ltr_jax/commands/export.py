@@ -1,0 +1,230 @@
+"""Trained models leave a workdir.
+
+    python -m vl_ltr_jax.export --workdir=DIR --to=FORM [--out=DEST]
+
+- `stablehlo`: the recognizer as a program that JAX alone runs, its arrays beside it.
+- `npz`: all arrays in one file of NumPy's.
+- `hf`, `openai`: both towers, the image tower as fine-tuned where it was, for
+  `transformers.CLIPModel` (with what `CLIPProcessor` reads, which gives the pixels that
+  the run saw; where half a pixel is cut off, it may cut at the other side, and where
+  torchvision is installed, its resize is a level off in a pixel of a hundred) and
+  open_clip.
+- `vl_ltr`: the LGR as the state dict of the authors' model.
+
+DEST, by default DIR/export/FORM, must not exist yet, and appears whole or not at all.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from etils import epath
+
+from vl_ltr_jax.commands import exits
+from vl_ltr_jax.data.images import transforms
+from vl_ltr_jax.logs import console
+from vl_ltr_jax.models.clip import PRESETS, ClipConfig
+from vl_ltr_jax.models.port import convert, listing, vl_ltr_files
+from vl_ltr_jax.models.port.preprocessing import Preprocessing
+from vl_ltr_jax.recognizer import files, load, stablehlo
+from vl_ltr_jax.run import initial
+from vl_ltr_jax.run.run import with_tuned_tower
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.runtime.errors import UserError
+from vl_ltr_jax.storage import paths
+from vl_ltr_jax.train.stage import trained
+
+Write: TypeAlias = Callable[[Path], None]
+FORMS = ("stablehlo", *listing.FAMILIES, "npz")
+_HELP = """\
+Writes the model that a run has trained for others to use: as a program, as arrays, or
+under the names that PyTorch's models have."""
+_FORM_HELP = (
+    "stablehlo: a program for JAX, any number of pictures; npz: all arrays; hf: "
+    "transformers.CLIPModel and CLIPProcessor; openai: OpenAI's CLIP; vl_ltr: the "
+    "authors' LGR"
+)
+_EXAMPLES = """\
+examples:
+  # a program that needs no more than JAX, under runs/shapes_lt/export/stablehlo
+  python -m vl_ltr_jax.export --workdir=runs/shapes_lt --to=stablehlo
+
+  # for CLIPModel and CLIPProcessor.from_pretrained("shapes_clip") of transformers
+  python -m vl_ltr_jax.export --workdir=runs/shapes_lt --to=hf --out=shapes_clip"""
+
+
+class ExportError(UserError):
+    """A model without the form asked for, or no place to put it."""
+
+
+def export(workdir: epath.Path, destination: Path, *, to: str) -> Path:
+    """Writes the model of a finished run.
+
+    Args:
+      workdir: of a run, or a directory that a recognizer was saved into.
+      destination: a directory that does not exist, or is empty.
+      to: one of `FORMS`.
+
+    Returns:
+      The destination.
+
+    Raises:
+      ArtifactError: if the run has not come so far, or a program does not give what
+        the model gives.
+      ExportError: if the model has no such form.
+      UserError: a file is broken.
+    """
+    convert.check_free(destination)
+    if to in ("hf", "openai"):
+        write = _towers_as(workdir, to)
+    elif to == "vl_ltr":
+        write = _lgr(workdir)
+    else:
+        recognizer = load.load(workdir)
+        form = {"stablehlo": stablehlo.write_program, "npz": stablehlo.write_arrays}[to]
+
+        def write(directory: Path) -> None:
+            form(directory, recognizer)
+
+    return convert.write_whole(destination, write)
+
+
+def _towers_as(workdir: epath.Path, to: str) -> Write:
+    """The towers; a run need not have come further than these."""
+    if (workdir / files.CARD).exists():
+        recognizer = load.load(workdir)
+        card, towers = recognizer.card, recognizer.arrays["towers"]
+        sizes, source = card.clip_config, recognizer.tokenizer_directory
+        preprocessing = _preprocessing(
+            card.image_size, card.eval_recipe, card.normalization
+        )
+    else:
+        sizes, towers, source, preprocessing = _of_run(workdir)
+    if "text" not in towers["params"]:
+        raise ExportError(
+            f"{workdir} has no text tower, since it came from an LGR checkpoint: "
+            "--to=stablehlo and --to=vl_ltr fit it"
+        )
+    beside = source()
+    if not beside.exists():
+        raise ExportError(
+            f"{beside}: not there any more, and {workdir} has its tokenizer's files "
+            "from there. Put it back, or start the command of the run again with its "
+            "new place as init.clip or init.tokenizer"
+        )
+
+    def write(directory: Path) -> None:
+        convert.write_clip(
+            directory,
+            sizes,
+            towers,
+            to=to,
+            dtype="float32",
+            beside=beside,
+            preprocessing=preprocessing,
+        )
+
+    return write
+
+
+def _preprocessing(
+    image_size: int, recipe: str, normalization: transforms.Constants
+) -> Preprocessing:
+    """From a picture to the pixels that evaluation sees."""
+    share, _ = transforms.EVAL_RECIPES[recipe]
+    return Preprocessing(image_size, int(share * image_size), normalization)
+
+
+def _of_run(
+    workdir: epath.Path,
+) -> tuple[ClipConfig, dict[str, Any], Callable[[], Path], Preprocessing]:
+    """Sizes, variables, what finds the tokenizer's files, and the way to pixels.
+
+    An LGR may name no tokenizer.
+    """
+    config = load.config_of(workdir)
+    authors = load.released(config)
+    towers = authors.variables if authors else load.towers_of(workdir, config)
+    if config.finetune.epochs:
+        tuned = trained(load.finished(workdir, "finetune"))["params"]
+        towers = with_tuned_tower(towers, tuned)
+    facts, size = load.model_facts(workdir), config.model.image_size
+    sizes = PRESETS[config.model.backbone].at_image_size(size)
+    sizes = sizes.with_activations(facts["vision_activation"], facts["text_activation"])
+    name = config.init.tokenizer or config.init.clip
+    preprocessing = _preprocessing(
+        size, config.data.eval_recipe, facts["normalization"]
+    )
+    return sizes, towers, lambda: initial.model_source(name), preprocessing
+
+
+def _lgr(workdir: epath.Path) -> Write:
+    recognizer = load.load(workdir)
+    card, arrays = recognizer.card, recognizer.arrays
+    if card.head != "lgr":
+        raise ExportError(
+            f"{workdir} has no language-guided head: it is of method {card.method!r}. "
+            "--to=stablehlo fits every head"
+        )
+    if added := len(card.class_names) - card.num_trained:
+        raise ExportError(
+            f"{console.counted(added, 'class', 'classes')} of {workdir} added by "
+            "sentences alone, for which the authors' model has no place; "
+            "--to=stablehlo has"
+        )
+    anchors = arrays["anchors"]
+    released = vl_ltr_files.Released(
+        card.clip_config.vision,
+        card.clip_config.embed_dim,
+        arrays["towers"],
+        recognizer=vl_ltr_files.Recognizer(
+            arrays["head"], anchors["embeddings"], anchors["padding"]
+        ),
+    )
+
+    def write(directory: Path) -> None:
+        convert.write_lgr(directory, released, "float32")
+
+    return write
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vl_ltr_jax.export",
+        description=_HELP,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--workdir",
+        type=epath.Path,
+        required=True,
+        help="of a finished run, or where a recognizer was saved",
+    )
+    parser.add_argument("--to", choices=FORMS, required=True, help=_FORM_HELP)
+    parser.add_argument(
+        "--out", type=Path, help="a new directory; by default DIR/export/FORM"
+    )
+    given = parser.parse_args(paths.expand_arguments(arguments))
+    with exits.refusing():
+        meshes.devices()
+        destination = given.out or _default(given.workdir, given.to)
+        made = export(given.workdir, destination, to=given.to)
+    print(f"{made}: {', '.join(sorted(file.name for file in made.iterdir()))}")
+
+
+def _default(workdir: epath.Path, to: str) -> Path:
+    if "://" in os.fspath(workdir):
+        raise ExportError(
+            f"--workdir={workdir} is a bucket: name a local directory by --out"
+        )
+    return Path(workdir) / "export" / to
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,174 @@
+"""A contact sheet of what training sees: augmented pictures with their sentences.
+
+python -m vl_ltr_jax.data.show --config=FILE --out=sheet.png [--epoch=0 --draw=0]
+
+An example depends on the seed, the epoch and its draw alone, so any of a run can be
+looked at again. Beside each is the evaluation picture of the same image. Pictures are
+those of pre-training, with random erasing; mixup and CutMix of fine-tuning, which
+mix two of them, are not shown.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jaxtyping import UInt8
+
+from vl_ltr_jax.commands import exits
+from vl_ltr_jax.commands import help as usage
+from vl_ltr_jax.commands import train as vl_ltr_main
+from vl_ltr_jax.config.build import ConfigError
+from vl_ltr_jax.config.settings import Config
+from vl_ltr_jax.data.batches.examples import TrainExamples
+from vl_ltr_jax.data.batches.sampler import BatchSampler
+from vl_ltr_jax.data.images import transforms
+from vl_ltr_jax.logs import console
+from vl_ltr_jax.method import shots
+from vl_ltr_jax.report.contact_sheet import Shown, check_place, contact_sheet, write
+from vl_ltr_jax.run import inputs
+from vl_ltr_jax.runtime import mesh as meshes
+
+_OUT = flags.DEFINE_string("out", None, "The picture file to write, such as a.png.")
+_EPOCH = flags.DEFINE_integer("epoch", 0, "Epoch of the first example.")
+_DRAW = flags.DEFINE_integer("draw", 0, "Its draw in that epoch, from 0.")
+_COUNT = flags.DEFINE_integer("count", 24, "Examples on the sheet.")
+_COLUMNS = flags.DEFINE_integer("columns", 3, "Examples in a row.")
+COMMAND = usage.Command(
+    "vl_ltr_jax.commands.show_data",
+    "Draws training examples as the model sees them, beside the evaluation picture of "
+    "the same image and with their sentences, and prints which files they are.",
+    (
+        (
+            "the first examples of the embedded data set",
+            "--config=configs/shapes_lt.py --out=sheet.png",
+        ),
+        (
+            "later ones of your own pictures",
+            "--config=configs/image_list.py --config.data.root=ROOT "
+            "--config.data.name=NAME --out=sheet.png --epoch=3 --draw=512",
+        ),
+    ),
+    ("config", "out", "epoch", "draw", "count", "columns", "quiet"),
+)
+
+_MOST = 1000  # examples on a sheet
+
+
+def training_examples(
+    config: Config, epoch: int, draw: int, count: int
+) -> Iterator[Shown]:
+    """Examples of pre-training, from a draw on.
+
+    Args:
+      config: of the run.
+      epoch: of N draws, from 0.
+      draw: in that epoch, from 0.
+      count: how many.
+
+    Raises:
+      ValueError: (a subclass) if the data has a fault, or the epoch no such draw.
+    """
+    data = inputs.read_data(config)
+    if draw >= len(data.train):
+        raise ConfigError(
+            f"--draw={draw}: an epoch has {len(data.train)} draws, from 0; for later "
+            "ones set --epoch"
+        )
+    corpus = inputs.build_corpus(config, data)
+    batch_size, seed = config.pretrain.global_batch_size, config.seed
+    sampler = BatchSampler(
+        data.train.labels,
+        sampling=config.pretrain.sampling,
+        batch_size=batch_size,
+        seed=seed,
+        sentence_labels=corpus.labels,
+    )
+    transform = inputs.train_transform(config)
+    examples = TrainExamples(
+        data.train, transform, sampler, seed, batch_size, range(batch_size)
+    )
+    whole, erase = inputs.eval_transform(config), _erasing(config)
+    groups = shots.shot_groups(data.train_counts, "standard")
+    first = epoch * len(data.train) + draw
+    for position in range(first, first + count):
+        step, row = divmod(position, batch_size)
+        made = examples.example(step, row)
+        index = int(sampler.draw(step).images[row])
+        label = int(made["label"])
+        group = next(name for name, members in groups.items() if members[label])
+        draw_name = "epoch {}, draw {}".format(*examples.epoch_and_draw(step, row))
+        yield Shown(
+            erase(made["image"], step, row),
+            whole(data.train.read(index)),
+            f"{draw_name}: {data.class_names[label]} (label {label}, "
+            f"{data.train_counts[label]} images, {group})",
+            corpus.sentences[int(made["sentence_id"])],
+            data.train.describe(index),
+        )
+
+
+def _erasing(
+    config: Config,
+) -> Callable[[UInt8[np.ndarray, "H W 3"], int, int], UInt8[np.ndarray, "H W 3"]]:
+    """What the pre-training step does to a row's pixels, shown as bytes."""
+    # A model's own numbers would colour the noise a little, and may be a download away.
+    name = config.data.normalization
+    constants = transforms.NORMALIZATIONS["clip" if name == "model" else name]
+    mean, std = np.array(constants, np.float32)
+
+    @jax.jit
+    def erased(pixels: Any, step: Any, row: Any) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
+        normal = transforms.normalize(pixels[None], constants)
+        rows, probability = jnp.array([row]), config.data.erase_probability
+        return transforms.random_erase(key, normal, probability, rows)[0]
+
+    def shown(
+        pixels: UInt8[np.ndarray, "H W 3"], step: int, row: int
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        result = np.asarray(erased(pixels, step, row)) * std + mean
+        return np.round(result * 255).clip(0, 255).astype(np.uint8)
+
+    return shown
+
+
+def _checked_flags() -> tuple[Config, Path]:
+    """The configuration, and the file to write."""
+    config = vl_ltr_main.checked_config(COMMAND)
+    if not _OUT.value:
+        raise ConfigError("--out=FILE.png is needed")
+    out = Path(_OUT.value)
+    check_place(out)
+    for flag, least, most in (
+        (_EPOCH, 0, 10**6),
+        (_DRAW, 0, 2**31),
+        (_COUNT, 1, _MOST),
+        (_COLUMNS, 1, _MOST),
+    ):
+        if not least <= flag.value <= most:
+            raise ConfigError(
+                f"--{flag.name}={flag.value}: a number from {least} to {most} is needed"
+            )
+    return config, out
+
+
+def main(argv: Sequence[str]) -> None:
+    """Writes the sheet."""
+    del argv
+    with exits.refusing():
+        config, out = _checked_flags()
+        meshes.devices()
+        shown = training_examples(config, _EPOCH.value, _DRAW.value, _COUNT.value)
+        examples = list(shown)
+        write(contact_sheet(examples, _COLUMNS.value), out)
+    told = [f"{one.caption.split(':')[0]}: {one.where}" for one in examples]
+    console.result("\n".join([*told, str(out)]), str(out))
+    console.say(f"data.orientation={config.data.orientation!r}, for all pictures")
+
+
+if __name__ == "__main__":
+    vl_ltr_main.start(main, COMMAND)

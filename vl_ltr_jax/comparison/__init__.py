@@ -1,0 +1,1 @@
+"""Several systems on one data set, side by side."""

@@ -1,0 +1,1 @@
+"""Keys of a configuration, their bounds and their flags."""

@@ -1,0 +1,1 @@
+"""Pictures: files, orientation, decoding, transforms and augmentation."""

@@ -1,0 +1,1 @@
+"""Long-tailed data sets: lists, folders, iNaturalist and prepared records."""

@@ -1,0 +1,322 @@
+"""Prepares data sets with tensorflow-datasets, for reading at random.
+
+    python -m vl_ltr_jax.data.tfds_builders NAME --root=ROOT --data_dir=DIR
+
+NAME is `places_lt` or `inaturalist2018_lt`, made from the authors' files under ROOT, or
+a data set of the catalogue, such as `imagenet_lt` or `cifar100`, with what has to be
+downloaded by hand under ROOT. DIR/NAME/VERSION appears whole or not at all; the source
+`tfds` reads it. Not in the paper.
+"""
+
+import abc
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Int32
+
+from vl_ltr_jax.commands import exits
+from vl_ltr_jax.data.sources import dataset, inat18
+from vl_ltr_jax.data.sources.tfds_directory import PREPARABLE, open_builder, open_split
+from vl_ltr_jax.data.sources.tfds_labels import keep_labels, scan_labels
+from vl_ltr_jax.data.text.class_names import near_name
+from vl_ltr_jax.logs import console
+from vl_ltr_jax.runtime.errors import UserError
+from vl_ltr_jax.storage import paths
+
+IMAGES_PER_SHARD = 2000  # about 250 MB
+Example = tuple[int, dict[str, Any]]
+_NO_TEXTS = dataset.Texts(absent=True)
+_NEEDS = {
+    "imagenet_lt": " It needs ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar "
+    "under --root, which image-net.org gives to those who register, and the network "
+    "for its lists",
+    "cifar100": " It needs the network; where there is none, prepare it elsewhere and "
+    "copy cifar100/ to --data_dir",
+}
+
+
+_HELP = """\
+Prepares a data set for training: many small files become a few large ones, which shared
+disks read faster. Nothing is overwritten. A run reads it with data.source=tfds."""
+_EXAMPLES = """\
+examples:
+  # Places-LT, from the lists and images under ROOT
+  python -m vl_ltr_jax.data.tfds_builders places_lt --root=ROOT --data_dir=DIR
+
+  # CIFAR-100, which is downloaded; configs/cifar100_lt.py trains on it
+  python -m vl_ltr_jax.data.tfds_builders cifar100 --data_dir=data/tensorflow_datasets
+
+README.md says more under "Prepared data sets"."""
+
+
+class PrepareError(UserError):
+    """A data set that cannot be prepared."""
+
+
+class ListBuilder(tfds.core.ShardBasedBuilder):
+    """A data set of image files, in the order of its lists.
+
+    An image is stored byte for byte, whatever it is: as with image files, damage is
+    found when it is decoded. Written shard by shard, since the `GeneratorBasedBuilder`
+    would hold a whole split in memory to keep its order.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "The root of the data set's files."
+    # Nothing is downloaded. To find checksums of downloads beside the code,
+    # tensorflow-datasets takes a package that it does not require (its issue 11212).
+    code_path = None
+
+    def __init__(self, *, num_shards: int | None = None, **options: Any) -> None:
+        """Takes what other builders take.
+
+        Args:
+          num_shards: files of each split; None: one for `IMAGES_PER_SHARD` images.
+          **options: of `tfds.core.DatasetBuilder`.
+        """
+        self._num_shards = num_shards
+        self._rows: dict[str, tuple[np.ndarray, list[str]]] = {}  # labels, files
+        super().__init__(**options)
+
+    @abc.abstractmethod
+    def read(self, root: Path) -> dataset.LongTailedData:
+        """The data set's rows, checked against the files under `root`."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(),
+                    "label": tfds.features.ClassLabel(),  # named once they are read
+                    "file_name": tfds.features.Text(),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            disable_shuffling=True,
+        )
+
+    def _shard_iterators_per_split(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> Mapping[str, Sequence[Callable[[], Iterator[Example]]]]:
+        root = Path(dl_manager.manual_dir)
+        data = self.read(root)
+        # The blank in front of names of Places would be lost, an underscore is not.
+        names = [name.replace(" ", "_") for name in data.class_names]
+        self.info.features["label"].names = names
+        rows = {
+            name: (split.labels, _file_names(split, root))
+            for name, split in (
+                ("train", data.train),
+                ("val", data.val),
+                ("test", data.test),
+            )
+        }
+        if rows["test"][1] == rows["val"][1]:
+            del rows["test"]  # which stands in for it
+        self._rows = rows
+        return {
+            name: _shards(name, labels, files, root, self._num_shards)
+            for name, (labels, files) in rows.items()
+        }
+
+    def _download_and_prepare(
+        self,
+        dl_manager: tfds.download.DownloadManager,
+        download_config: tfds.download.DownloadConfig | None = None,
+    ) -> None:
+        super()._download_and_prepare(dl_manager, download_config)
+        for name, (labels, files) in self._rows.items():
+            keep_labels(self, name, labels, files)
+
+
+class PlacesLt(ListBuilder):
+    """Places-LT (Liu et al., CVPR 2019), from Places_LT_{train,val,test}.txt."""
+
+    def read(self, root: Path) -> dataset.LongTailedData:
+        """Reads the lists and labels.txt."""
+        lists = {split: f"Places_LT_{split}.txt" for split in dataset.SPLITS}
+        return dataset.read_image_list(
+            root, "places_lt", "places_lt", lists=lists, texts=_NO_TEXTS
+        )
+
+
+class Inaturalist2018Lt(ListBuilder):
+    """iNaturalist 2018, from its JSON files; a test split where it has annotations."""
+
+    def read(self, root: Path) -> dataset.LongTailedData:
+        """Reads train2018.json, val2018.json, test2018.json and categories.json."""
+        return inat18.read_inat18(root, texts=_NO_TEXTS)
+
+
+def prepare(
+    name: str,
+    data_dir: Path,
+    *,
+    root: Path | None = None,
+    num_shards: int | None = None,
+) -> Path:
+    """Prepares a data set as ArrayRecord, its labels beside it.
+
+    Args:
+      name: one of `PREPARABLE`, or another of the catalogue.
+      data_dir: directory of tensorflow-datasets.
+      root: where the data set's files are, if it is not downloaded.
+      num_shards: files of each split; None: a number that fits.
+
+    Returns:
+      The data set's directory.
+
+    Raises:
+      PrepareError: if it is there already, unknown, or the catalogue's builder fails.
+      ValueError: (a subclass) what the lists say wrong.
+      OSError: if a file cannot be read or written.
+    """
+    ours = {"places_lt": PlacesLt, "inaturalist2018_lt": Inaturalist2018Lt}
+    if name in (*ours, "imagenet_lt") and not (root and root.is_dir()):
+        raise PrepareError(
+            f"--root={root or ''} is no directory; give that of the files of {name}"
+        )
+    config = tfds.download.DownloadConfig(
+        manual_dir=root, num_shards=num_shards, try_download_gcs=False
+    )
+    if name in ours:
+        builder = ours[name](
+            data_dir=data_dir, file_format="array_record", num_shards=num_shards
+        )
+    else:
+        builder = _of_the_catalogue(name, data_dir)
+    directory = Path(builder.data_path)
+    if directory.exists():
+        raise PrepareError(
+            f"{directory} is there already, and nothing is overwritten. Name another "
+            "--data_dir"
+        )
+    if name in ours:
+        builder.download_and_prepare(download_config=config)
+        return directory
+    try:
+        builder.download_and_prepare(download_config=config)
+    except Exception as error:  # of the network, of archives, of tensorflow-datasets
+        needs = _NEEDS.get(name, "")
+        if isinstance(error, ModuleNotFoundError):
+            needs = f" Install it: pip install {error.name}"
+        reason = " ".join(str(error).split())
+        raise PrepareError(
+            f"{name} was not prepared ({type(error).__name__}: {reason}).{needs}"
+        ) from error
+    prepared = open_builder(directory)
+    for split in prepared.info.splits:
+        where = f"{prepared.info.full_name} {split}"
+        found = scan_labels(open_split(prepared, split), where)
+        keep_labels(prepared, split, *found)
+    return directory
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vl_ltr_jax.data.tfds_builders",
+        description=_HELP,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help=f"{', '.join(PREPARABLE)}, or any other of the catalogue",
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="the data set's files, or what has to be downloaded by hand",
+    )
+    parser.add_argument(
+        "--data_dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where NAME/VERSION appears, whole or not at all",
+    )
+    parser.add_argument(
+        "--num_shards",
+        type=_count,
+        metavar="N",
+        help=f"files of each split; by default one for {IMAGES_PER_SHARD:,} images",
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    given = parser.parse_args(paths.expand_arguments(arguments))
+    console.be_quiet(given.quiet)
+    if given.quiet or not console.is_terminal():
+        tfds.disable_progress_bar()  # its bars are for terminals
+    with exits.refusing():
+        made = prepare(
+            given.name, given.data_dir, root=given.root, num_shards=given.num_shards
+        )
+    sizes = open_builder(made).info.splits
+    counts = [f"{name} {split.num_examples:,}" for name, split in sizes.items()]
+    print(f"{made}: {', '.join(counts)} images")
+
+
+def _of_the_catalogue(name: str, data_dir: Path) -> tfds.core.DatasetBuilder:
+    try:
+        return tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    except Exception as error:  # it lists what it knows, over thousands of characters
+        raise PrepareError(
+            f"tensorflow-datasets has no data set {name!r} ({type(error).__name__})"
+            f"{near_name(name, PREPARABLE)}; its catalogue is at "
+            "https://www.tensorflow.org/datasets/catalog"
+        ) from error
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of files from 1 up")
+    return int(text)
+
+
+def _file_names(split: dataset.Split, root: Path) -> list[str]:
+    paths = map(split.path, range(len(split))) if split.path else ()
+    return [path.relative_to(root).as_posix() for path in paths]
+
+
+def _shards(
+    name: str,
+    labels: Int32[np.ndarray, "N"],
+    files: Sequence[str],
+    root: Path,
+    num_shards: int | None,
+) -> list[Callable[[], Iterator[Example]]]:
+    """A function for each file of a split, which gives its images in order."""
+
+    def shard(number: int, indices: range) -> Iterator[Example]:
+        what = f"{name} {number} of {count}"
+        for index in console.progress(indices, what, len(indices), "images"):
+            yield (
+                index,
+                {
+                    "image": str(root / files[index]),
+                    "label": int(labels[index]),
+                    "file_name": files[index],
+                },
+            )
+
+    count = min(num_shards or -(-len(files) // IMAGES_PER_SHARD), len(files))
+    bounds = [len(files) * number // count for number in range(count + 1)]
+    return [
+        functools.partial(shard, number + 1, range(*bounds[number : number + 2]))
+        for number in range(count)
+    ]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

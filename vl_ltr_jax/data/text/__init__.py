@@ -1,0 +1,1 @@
+"""Texts of classes: files, names, prompts, corpus and tokens."""

@@ -1,0 +1,1 @@
+"""Evaluation: scores, accuracies and one split."""

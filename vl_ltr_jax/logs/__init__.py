@@ -1,0 +1,1 @@
+"""Console, wording of messages and event files: what a person sees."""

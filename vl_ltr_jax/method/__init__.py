@@ -1,0 +1,1 @@
+"""VL-LTR's mathematics: pure functions of arrays."""

@@ -1,0 +1,1 @@
+"""Weights of CLIP and VL-LTR on disk: reading, conversion and writing."""

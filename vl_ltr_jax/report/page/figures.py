@@ -1,0 +1,269 @@
+"""The figures of a report; all are as wide, so that their text is of one size."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vl_ltr_jax.method import shots
+from vl_ltr_jax.report import class_curves
+from vl_ltr_jax.report.page import svg, text
+from vl_ltr_jax.report.page.content import GROUPS, LearningCurve, PerClass
+from vl_ltr_jax.report.page.per_class import RULE, group_names
+from vl_ltr_jax.report.page.svg import COLOURS, SERIES
+
+MAX_POINTS = 2000  # of a scatter; more are counted in cells
+_CELLS = (56, 25)  # of the latter, along count and accuracy
+_WIDE, _SMALL = (4.8, 3.1), (2.9, 1.5)  # inches; at 72 to an inch, the page's units
+_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """A line of a legend: what it says, its colour, its dashes as SVG has them."""
+
+    label: str
+    colour: str
+    dashes: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A figure as SVG, with its legend."""
+
+    svg: str
+    keys: tuple[Key, ...] = ()
+
+
+def accuracy_by_count(per_class: PerClass) -> Drawn:
+    """Accuracy of every class against its training images, and the mean along them."""
+    seen = np.flatnonzero(~np.isnan(per_class.percent))
+    counts, percent = per_class.train_counts[seen], per_class.percent[seen]
+    groups = group_names(counts)
+    with svg.style():
+        figure = Figure(figsize=_WIDE, layout="constrained")
+        axes = figure.subplots()
+        titles: list[str] = []
+        if len(seen) > MAX_POINTS:
+            _cells(axes, counts, percent)
+        else:
+            axes.scatter(
+                counts,
+                percent,
+                s=26,
+                c=[COLOURS[group] for group in groups],
+                alpha=0.65,
+                linewidths=0,
+                gid="points",
+            )
+            titles = [
+                f"{per_class.names[label]}: {percent:.1f} %, "
+                f"{per_class.train_counts[label]:,} training images"
+                for label, percent in zip(seen, percent, strict=True)
+            ]
+        parts = class_curves.group_classes(counts)
+        if len(parts) > 1:
+            axes.plot(
+                [counts[part].mean() for part in parts],
+                [percent[part].mean() for part in parts],
+                color=COLOURS["ink"],
+                linewidth=2,
+                solid_capstyle="round",
+            )
+        _count_axis(axes, counts)
+        axes.set_ylim(-4, 104)
+        axes.set_yticks(range(0, 101, 20))
+        axes.set_xlabel("training images of the class, log scale")
+        axes.set_ylabel("accuracy in percent")
+        drawn = svg.inline(
+            figure,
+            "accuracy",
+            f"Accuracy of {text.of_classes(len(seen))} against their training images",
+            titles,
+        )
+    keys = [Key(group, group) for group in GROUPS if group in groups]
+    if len(parts) > 1:
+        keys.append(Key(f"mean, {len(parts)} groups of equal size", "ink", "line"))
+    return Drawn(drawn, tuple(keys))
+
+
+def _cells(
+    axes: Axes, counts: Int[np.ndarray, "K"], percent: Float[np.ndarray, "K"]
+) -> None:
+    """Squares that are the denser, the more classes lie there."""
+    columns, rows = _CELLS
+    place = np.log1p(counts)
+    edges = np.linspace(place.min(), place.max() + 1e-9, columns + 1)
+    column = np.clip(np.searchsorted(edges, place, side="right") - 1, 0, columns - 1)
+    row = np.clip((percent / 100 * rows).astype(int), 0, rows - 1)
+    cells, first, number = np.unique(
+        column * rows + row, return_index=True, return_counts=True
+    )
+    x = np.expm1((edges[cells // rows] + edges[cells // rows + 1]) / 2)
+    groups = group_names(counts[first])
+    alpha = 0.15 + 0.85 * np.log1p(number) / np.log1p(number.max())
+    for group in GROUPS:  # a colour for each point and a transparency do not mix
+        mine = np.array([name == group for name in groups])
+        if not mine.any():
+            continue
+        axes.scatter(
+            x[mine],
+            (cells[mine] % rows + 0.5) * 100 / rows,
+            s=26,
+            marker="s",
+            color=COLOURS[group],
+            alpha=alpha[mine],
+            linewidths=0,
+        )
+
+
+def motif(
+    train_counts: Int[np.ndarray, "C"], most: int = 60
+) -> list[tuple[str, float]]:
+    """The tail as an ornament: group and height, up to 1, of each bar.
+
+    Args:
+      train_counts: training images of each class.
+      most: how many bars; each is a class, the outermost among them.
+    """
+    counts = np.sort(train_counts)[::-1]
+    kept = np.unique(np.linspace(0, len(counts) - 1, most).round().astype(int))
+    heights = np.log1p(counts[kept]) / max(np.log1p(counts[0]), 1.0)
+    return list(zip(group_names(counts[kept]), heights.tolist(), strict=True))
+
+
+def long_tail(train_counts: Int[np.ndarray, "C"]) -> Drawn:
+    """Training images of every class, from the most to the fewest."""
+    counts = np.sort(train_counts)[::-1]
+    ranks = np.arange(1, len(counts) + 1)
+    groups = np.array(group_names(counts), object)
+    with svg.style():
+        figure = Figure(figsize=_WIDE, layout="constrained")
+        axes = figure.subplots()
+        for group in GROUPS:
+            mine = groups == group
+            if not mine.any():
+                continue
+            # Steps of the outline, as bars would have, in one path.
+            kept = _thin(np.flatnonzero(mine))
+            edges = np.append(ranks[kept], ranks[mine][-1] + 1) - 0.5
+            axes.stairs(
+                counts[kept], edges, fill=True, color=COLOURS[group], alpha=0.85
+            )
+        low, high = shots.SHOT_RULES[RULE]["medium"]
+        borders = [b for b in (high, low) if b and counts.min() < b < counts.max()]
+        for border in borders:
+            axes.axhline(
+                border, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (3, 3))
+            )
+        axes.set_yscale("symlog", linthresh=1)
+        _plain_ticks(axes, counts, "y")
+        axes.set_ylim(0, max(1, counts.max()) * 1.25)
+        axes.set_xlim(0.5, len(counts) + 0.5)
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("classes, by training images")
+        axes.set_ylabel("training images, log scale")
+        description = (
+            f"Training images of {text.of_classes(len(counts))}, from "
+            f"{counts[0]:,} to {counts[-1]:,}"
+        )
+        drawn = svg.inline(figure, "tail", description)
+    keys = [Key(group, group) for group in GROUPS if (groups == group).any()]
+    if borders:
+        told = " and ".join(map(str, borders))
+        keys.append(Key(f"{told} images", "muted", "3 3"))
+    return Drawn(drawn, tuple(keys))
+
+
+def _thin(indices: np.ndarray, most: int = 300) -> np.ndarray:
+    """At most so many of them, at equal distances, the first among them."""
+    if len(indices) <= most:
+        return indices
+    return indices[np.linspace(0, len(indices), most, endpoint=False).astype(int)]
+
+
+def learning_curves(
+    lines: Sequence[LearningCurve], key: str, title: str, small: bool
+) -> Drawn:
+    """Scalars over steps.
+
+    Args:
+      lines: one scalar each; `total` is drawn thick.
+      key: see `svg.inline`.
+      title: what the values are.
+      small: whether this one matters less.
+    """
+    keys = []
+    with svg.style():
+        figure = Figure(figsize=_SMALL if small else _WIDE, layout="constrained")
+        axes = figure.subplots()
+        for line, (colour, dashes) in zip(lines, _looks(lines), strict=True):
+            total = line.name == "total" or len(lines) == 1
+            (drawn,) = axes.plot(
+                line.steps,
+                line.values,
+                color=COLOURS[colour],
+                linestyle=dashes,
+                linewidth=2 if total else 1.4,
+                marker="o" if len(line.steps) == 1 else "",
+                zorder=3 if total else 2,
+            )
+            drawn.set_solid_capstyle("round")
+            last = _number(float(line.values[-1]))
+            alone = small and len(lines) == 1  # its name is the title
+            label = f"{last} at the end" if alone else f"{line.name} {last}"
+            on_off = "" if dashes == "-" else " ".join(map(str, dashes[1]))
+            keys.append(Key(label, colour, on_off or "line"))
+        axes.set_xlabel("step")
+        if small:
+            axes.locator_params(nbins=4)
+        axes.margins(x=0.01)
+        told = ", ".join(key.label.removesuffix(" at the end") for key in keys)
+        described = f"{title}: {told} at the end"
+        return Drawn(svg.inline(figure, key, described), tuple(keys))
+
+
+def _number(value: float) -> str:
+    if 1000 <= abs(value) < 1e7:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".removesuffix(".")
+
+
+def _looks(lines: Sequence[LearningCurve]) -> list[tuple[str, Any]]:
+    """Colour and dashes: terms that begin with the same word share the colour."""
+    if len(lines) == 1:
+        return [("accent", "-")]
+    words = [line.name.split(" ")[0] for line in lines]
+    families = [word for word in dict.fromkeys(words) if word != "total"]
+    looks: list[tuple[str, Any]] = []
+    for place, word in enumerate(words):
+        if word == "total":
+            looks.append(("ink", "-"))
+            continue
+        colour = SERIES[families.index(word) % len(SERIES)]
+        nth = words[:place].count(word) + families.index(word) // len(SERIES)
+        looks.append((colour, _DASHES[nth % len(_DASHES)]))
+    return looks
+
+
+def _count_axis(axes: Axes, counts: Int[np.ndarray, "K"]) -> None:
+    """A logarithmic axis that has room for no image at all."""
+    axes.set_xscale("symlog", linthresh=1)
+    _plain_ticks(axes, counts, "x")
+    low, high = int(counts.min()), int(counts.max())
+    axes.set_xlim(low / 1.25 if low else -0.3, max(high, 1) * 1.25)
+
+
+def _plain_ticks(axes: Axes, counts: Int[np.ndarray, "K"], axis: str) -> None:
+    """1, 3, 10, 30 ... as far as there are classes, as plain numbers."""
+    low, high = int(counts.min()), max(int(counts.max()), 1)
+    marks = [n * 10**power for power in range(8) for n in (1, 3)]
+    inside = [mark for mark in marks if low <= mark <= high] or [high]
+    ticks = inside if low else [0, *inside]
+    labels = [f"{tick:,}" for tick in ticks]
+    (axes.set_xticks if axis == "x" else axes.set_yticks)(ticks, labels)
+    axes.minorticks_off()

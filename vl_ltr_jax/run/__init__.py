@@ -1,0 +1,1 @@
+"""One run: a configuration with its inputs, devices and workdir."""

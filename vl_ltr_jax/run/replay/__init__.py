@@ -1,0 +1,1 @@
+"""Repetition of single training steps of a run."""

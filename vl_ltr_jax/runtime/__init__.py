@@ -1,0 +1,1 @@
+"""Devices, processes, signals and memory: where a program runs."""

@@ -1,0 +1,295 @@
+"""Devices as one mesh with the axes `data` and `model`, and arrays on and off it.
+
+The only place that builds a `Mesh` or a `NamedSharding`. Axes are Auto: outside the
+losses, which say what each device does, the partitioner decides. Every device takes
+rows of the batch, those along `model` too; `model` also splits classes and their texts.
+"""
+
+import collections
+import math
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent import futures
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, Shaped
+
+from vl_ltr_jax.runtime import errors
+from vl_ltr_jax.runtime.errors import UserError
+
+ROWS = ("data", "model")  # the axes that rows of a batch are split over
+# Below this many elements a leaf costs less to replicate than to gather.
+MIN_SHARDED_ELEMENTS = 2**16
+
+
+class MeshError(UserError):
+    """Axes that do not fit the devices, or a batch that does not fit the axes."""
+
+
+class DeviceError(UserError):
+    """No device of the kind that JAX_PLATFORMS asks for."""
+
+
+def devices() -> list[jax.Device]:
+    """Returns all devices; the first question that a command asks of JAX.
+
+    Raises:
+      DeviceError: none of the platforms that the environment asks for is here.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter without a word
+        platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+        if not platforms:
+            raise
+        reason = str(error).partition("\n")[0]
+        raise errors.lack(error) or DeviceError(
+            f"JAX_PLATFORMS={platforms}: no such device here"
+            + (f" ({reason})" if reason else "")
+            + ". Unset JAX_PLATFORMS, or install jax[cuda13] or jax[tpu] on a machine "
+            "that has one"
+        ) from error
+
+
+def make_mesh(
+    data: int = -1, model: int = 1, *, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Arranges every device (or those given) as `data` x `model`.
+
+    Args:
+        data: devices that split the batch; -1 takes what `model` leaves.
+        model: devices that split the classes of a head, and the batch further.
+        devices: the devices to use, all of them by default.
+
+    Raises:
+        MeshError: the two sizes do not multiply to the number of devices.
+    """
+    used = jax.devices() if devices is None else list(devices)
+    count = len(used)
+    if model < 1 or (data < 1 and data != -1):
+        raise MeshError(
+            f"mesh.data={data}, mesh.model={model}: both must be positive"
+            " (mesh.data may be -1: whatever mesh.model leaves)"
+        )
+    divisors = [n for n in range(1, count + 1) if count % n == 0]
+    if count % model:
+        raise MeshError(
+            f"mesh.model={model} does not divide the {count} devices:"
+            f" use one of {divisors}"
+        )
+    data = count // model if data == -1 else data
+    if data * model != count:
+        raise MeshError(
+            f"mesh.data={data} times mesh.model={model} is {data * model}, but there"
+            f" are {count} devices: set mesh.data={count // model} or mesh.data=-1"
+        )
+    # In order of processes, so that the rows a process feeds lie together:
+    # `jax.make_mesh` reorders TPU devices by their place in the torus.
+    ordered = sorted(used, key=lambda device: (device.process_index, device.id))
+    return Mesh(
+        np.array(ordered).reshape(data, model),
+        ("data", "model"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def row_sharding(mesh: Mesh, axes: Any = ROWS) -> NamedSharding:
+    """The leading axis split; by default over every device, in order of processes."""
+    return NamedSharding(mesh, PartitionSpec(axes))
+
+
+def shard_largest_axis(
+    mesh: Mesh,
+    tree: Any,
+    *,
+    axis: str = "data",
+    min_elements: int = MIN_SHARDED_ELEMENTS,
+) -> Any:
+    """Shardings that spread a tree of parameters or moments over an axis (FSDP).
+
+    Each leaf splits its largest axis that the mesh divides (the first of equals);
+    leaves under `min_elements`, or without such an axis, stay replicated.
+
+    Args:
+        mesh: the mesh.
+        tree: arrays or `ShapeDtypeStruct`s.
+        axis: 'data' or 'model'; 'none' replicates everything.
+        min_elements: the smallest leaf worth splitting.
+
+    Returns:
+        The same tree with a `NamedSharding` for each leaf.
+    """
+    size = 1 if axis == "none" else mesh.shape[axis]
+
+    def rule(leaf: Any) -> NamedSharding:
+        fitting = [i for i, n in enumerate(leaf.shape) if n % size == 0]
+        if size == 1 or not fitting or leaf.size < min_elements:
+            return replicated(mesh)
+        largest = max(fitting, key=lambda i: leaf.shape[i])
+        return NamedSharding(mesh, PartitionSpec(*[None] * largest, axis))
+
+    return jax.tree.map(rule, tree)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Puts host arrays, equal in every process, on the mesh.
+
+    Args:
+        tree: numpy arrays, whole in every process.
+        shardings: one sharding for all leaves, or a tree of them.
+
+    Returns:
+        The same tree of global arrays. Each device receives only its own part.
+    """
+
+    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+
+    if isinstance(shardings, NamedSharding):
+        return jax.tree.map(lambda leaf: put(leaf, shardings), tree)
+    return jax.tree.map(put, tree, shardings)
+
+
+def shard_rows(mesh: Mesh, array: np.ndarray, axes: Any = ROWS) -> jax.Array:
+    """Splits the leading axis of a host array, equal in every process, over the mesh.
+
+    Args:
+        mesh: the mesh.
+        array: whole in every process; one mapped into memory is read where needed.
+        axes: the mesh's axis or axes that split it.
+
+    Returns:
+        The global array, zero rows added at its end until the axes divide it.
+    """
+    axes = (axes,) if isinstance(axes, str) else axes
+    shards = math.prod(mesh.shape[axis] for axis in axes)
+    rows = -(-len(array) // shards) * shards
+
+    def part(index: Any) -> np.ndarray:
+        start, stop, _ = index[0].indices(rows)
+        block = np.asarray(array[start:stop])
+        padding = np.zeros((stop - start - len(block), *array.shape[1:]), array.dtype)
+        return np.concatenate([block, padding])
+
+    return jax.make_array_from_callback(
+        (rows, *array.shape[1:]), row_sharding(mesh, axes), part
+    )
+
+
+def split_rows(mesh: Mesh, tree: Any, axes: Any = ROWS, *, axis: int = 0) -> Any:
+    """Inside a step: asks for arrays whose `axis` is split over the mesh's `axes`."""
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, axes))
+    return jax.tree.map(
+        lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree
+    )
+
+
+def take_rows(
+    mesh: Mesh, table: Shaped[Array, "S *rest"], rows: Int[Array, " B"]
+) -> Shaped[Array, "B *rest"]:
+    """Rows of a table that is split over all devices, as :func:`shard_rows` does.
+
+    Each device looks up what it holds of the whole batch; the sum over devices is
+    scattered, so that no device ever holds the table or more than B rows.
+
+    Args:
+        mesh: the mesh.
+        table: S is a multiple of the number of devices.
+        rows: indices into the table, split over all devices.
+    """
+
+    def local(table: Array, rows: Array) -> Array:
+        rows = jax.lax.all_gather(rows, ROWS, tiled=True)
+        rows = rows - len(table) * jax.lax.axis_index(ROWS)
+        # Rows of other devices are out of bounds here, below and above.
+        rows = jnp.where(rows < 0, len(table), rows)
+        found = table.at[rows].get(mode="fill", fill_value=0)
+        return jax.lax.psum_scatter(found, ROWS, scatter_dimension=0, tiled=True)
+
+    spec = PartitionSpec(ROWS)
+    return jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec)(table, rows)
+
+
+def to_global(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Joins the rows each process read into global arrays, split over all devices.
+
+    Args:
+        mesh: the mesh.
+        host_batch: this process's rows of each array, `[b, ...]`, as many in every
+            process.
+
+    Raises:
+        MeshError: the global batch does not divide over the devices.
+    """
+    sharding = row_sharding(mesh)
+    processes = len({device.process_index for device in mesh.devices.flat})
+    for name, rows in host_batch.items():
+        total = len(rows) * processes
+        if total % mesh.size:
+            raise MeshError(
+                f"the batch's {name!r} has {total} rows over all processes, which the"
+                f" {mesh.size} devices do not divide: choose a batch size that is a"
+                " multiple of them"
+            )
+    return {
+        name: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
+        for name, rows in host_batch.items()
+    }
+
+
+def prefetch(
+    mesh: Mesh, host_batches: Iterator[Mapping[str, np.ndarray]], size: int = 2
+) -> Generator[dict[str, jax.Array], None, None]:
+    """Global arrays of each batch, put on the devices before they are asked for.
+
+    Args:
+        mesh: the mesh.
+        host_batches: see :func:`to_global`; asked by one thread of its own.
+        size: batches in flight beyond the one in use.
+    """
+
+    def pull() -> dict[str, jax.Array] | None:
+        batch = next(host_batches, None)
+        return None if batch is None else to_global(mesh, batch)
+
+    with futures.ThreadPoolExecutor(1, "prefetch") as thread:
+        coming = collections.deque(thread.submit(pull) for _ in range(size))
+        try:
+            while (batch := coming.popleft().result()) is not None:
+                coming.append(thread.submit(pull))
+                yield batch
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+
+def to_host(tree: Any) -> Any:
+    """Fetches a tree of global arrays as whole numpy arrays, in every process.
+
+    Every process must call it: leaves spread over processes are gathered.
+    """
+
+    def fetch(leaf: Any) -> np.ndarray:
+        if not isinstance(leaf, jax.Array):
+            return np.asarray(leaf)
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.asarray(jax.device_get(leaf))
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(fetch, tree)
+
+
+def in_every_process(fact: bool) -> bool:
+    """Whether something holds in all processes, which all have to call this."""
+    if jax.process_count() == 1:
+        return fact
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(fact))))

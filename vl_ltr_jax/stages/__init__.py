@@ -1,0 +1,1 @@
+"""The stages of a run, from pre-training to evaluation, and their order."""

@@ -1,0 +1,158 @@
+"""The stage that evaluates every head, and keeps what the run's own head says."""
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from vl_ltr_jax import systems
+from vl_ltr_jax.config.settings import Config, Evaluate
+from vl_ltr_jax.evaluate import split as evaluate
+from vl_ltr_jax.logs import console
+from vl_ltr_jax.logs.event_files import Logs
+from vl_ltr_jax.report import dashboard
+from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run.run import Run, anchor_sentences, with_tuned_tower
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.storage.artifact import write_whole
+
+# Of each image, see `accuracy.Ranking`; written as `SPLIT_NAME.npy`.
+KEPT = ("labels", "classes", "probabilities", "margins")
+
+
+def evaluate_heads(run: Run) -> dict[str, Any]:
+    """Accuracies of every head on the validation and the test images.
+
+    Of the run's own head (`predicted_by` in the summary) the five likeliest classes of
+    each image are written, and the features of the validation images: by them a class
+    that is added later is held against the old ones.
+    """
+    read = run.inputs
+    options = _options(run)
+    frozen, head, scorer = _frozen(run, options)
+    scores = evaluate.make_scores(
+        run.model,
+        head,
+        run.normalize,
+        options,
+        read.num_classes,
+        run.mesh,
+        scorer=scorer,
+    )
+    count = evaluate.make_count(scores, read.num_classes, _probabilities(run.config))
+    summary: dict[str, Any] = {}
+    told: dict[str, dict[str, np.ndarray]] = {}
+    for name in ("val", "test"):
+        split = getattr(read.data, name)
+        keep = (*KEPT, "features") if name == "val" else KEPT
+        sums, images = evaluate.evaluate_split(
+            count, frozen, run.eval_batches(split, f"evaluate: {name}"), run.mesh, keep
+        )
+        summary["predicted_by"] = own_head(run.config, sums)
+        summary[name] = {
+            head_name: evaluate.summarise(
+                head_sums,
+                read.data.train_counts,
+                options.prediction if head_name == "lgr" else "argmax",
+            )
+            for head_name, head_sums in sums.items()
+        }
+        told[name] = {key: images[key] for key in KEPT}
+        if jax.process_index() == 0:
+            left = run.artifact("evaluate")
+            text = evaluate.per_class_csv(
+                sums, read.data.class_names, read.data.train_counts
+            )
+            write_whole(left.directory / f"per_class_{name}.csv", text)
+            left.save_arrays(**{f"{name}_{key}": rows for key, rows in images.items()})
+    with Logs(run.artifact("evaluate").directory) as logs:
+        dashboard.write(
+            logs,
+            run.workdir,
+            run.config,
+            read.data,
+            summary,
+            told,
+            inputs.eval_transform(run.config),
+            anchor_sentences(run.workdir),
+        )
+    return summary
+
+
+def own_head(config: Config, heads: Collection[str]) -> str:
+    """The head that a run is made for, of those that it evaluates."""
+    wanted = (systems.recipe_of(config).result, "lgr", "fc", "zero_shot", *heads)
+    return next(name for name in wanted if name in heads)
+
+
+def _options(run: Run) -> Evaluate:
+    options = run.config.evaluate
+    if run.inputs.recognizer is None:
+        return options
+    console.say("an LGR checkpoint has no text tower: no kNN, no zero-shot")
+    return dataclasses.replace(options, knn=False, zero_shot=False)
+
+
+def _frozen(
+    run: Run, options: Evaluate
+) -> tuple[dict[str, Any], nn.Module | None, evaluate.Scorer | None]:
+    """What the scores are made of: arrays on the devices, the head, a scorer."""
+    read, towers = run.inputs, run.towers()
+    recipe = systems.recipe_of(run.config)
+    frozen: dict[str, Any] = {"towers": towers}
+    texts: dict[str, np.ndarray] = {}
+    if options.knn or options.zero_shot:
+        sentences = run.artifact("embed").load_array("sentences")
+    if options.knn:
+        texts |= {"sentences": sentences, "sentence_labels": read.corpus.labels + 1}
+    if options.zero_shot:
+        texts["class_texts"] = run.class_texts(sentences)
+        if jax.process_index() == 0:
+            run.artifact("evaluate").save_arrays(class_texts=texts["class_texts"])
+    head: nn.Module | None = None
+    anchored, own = {}, None
+    if read.recognizer is not None:
+        head, anchored = run.head(towers), run.anchors()
+        frozen["head"] = read.recognizer.params
+    elif run.config.finetune.epochs:
+        head, anchored = recipe.head(run, towers), run.anchors()
+        if head is not None:
+            tuned = run.finetuned()
+            frozen["head"] = tuned["head"]
+            if "visual" in tuned:
+                frozen["tuned"] = with_tuned_tower(towers, tuned)
+    if given := recipe.scorer(run):
+        frozen["own"], own = given
+    placed = {
+        name: meshes.shard_rows(run.mesh, array, "model")
+        for name, array in texts.items()
+    }
+    if "sentence_labels" in placed:
+        placed["sentence_labels"] -= 1  # rows that fill the shards: no class
+    return {**run.place(frozen), **placed, "anchors": anchored}, head, own
+
+
+def _probabilities(config: Config) -> evaluate.Probabilities:
+    """What the scores of the run's own head say of each class."""
+    scale = systems.recipe_of(config).score_scale(config)
+
+    def probabilities(
+        frozen: dict[str, Any], heads: evaluate.Scores
+    ) -> Float[Array, "B C"]:
+        own = own_head(config, heads)
+        scores = heads[own]
+        if own == "lgr" and config.evaluate.prediction == "mixture":
+            return scores
+        if own == "knn":
+            return scores / jnp.sum(scores, axis=1, keepdims=True)
+        if own == "zero_shot":
+            logit_scale = frozen["towers"]["params"]["logit_scale"]
+            return jax.nn.softmax(jnp.exp(logit_scale) * scores)
+        return jax.nn.softmax(scale * scores)
+
+    return probabilities

@@ -1,0 +1,56 @@
+"""LWS: one learned factor for each class's logit (Kang et al., 2020)."""
+
+import numpy as np
+
+from vl_ltr_jax.config.settings import Config, Method
+from vl_ltr_jax.models.linear import ScaledHead
+from vl_ltr_jax.run.run import Run
+from vl_ltr_jax.systems.decoupled import Linear, Retrained, job
+from vl_ltr_jax.systems.recipe import change
+from vl_ltr_jax.train import stage
+
+
+class Lws(Retrained):
+    """Learnable weight scaling."""
+
+    name: Method = "lws"
+    title = "LWS"
+
+    def configure(self, config: Config) -> Config:
+        """Returns the Baseline's configuration with LWS's own number of epochs."""
+        options = config.classifier
+        epochs = options.scale_epochs or options.epochs
+        return change(
+            super().configure(config),
+            classifier={"epochs": epochs, "scale_epochs": 0},
+        )
+
+    def faults(self, config: Config) -> list[str]:
+        """Returns the Baseline's faults, and a number of epochs without effect."""
+        faults = super().faults(config)
+        if config.classifier.scale_epochs:
+            faults.append(
+                f"classifier.scale_epochs={config.classifier.scale_epochs}: "
+                f"method={self.name!r} has its epochs in classifier.epochs. Set that."
+            )
+        return faults
+
+    def job(self, run: Run) -> stage.Job:
+        """Factors of the Baseline's FC, weights and biases, which alone train."""
+        given = self.finetuned(run)
+        return job(
+            run,
+            ScaledHead(run.inputs.num_classes),
+            {
+                "visual_fc": {"kernel": given.kernel, "bias": given.bias},
+                "visual_scales": np.ones(len(given.bias), np.float32),
+            },
+            trainable=lambda path: path.endswith("visual_scales"),
+            learning_rate=run.config.classifier.scale_learning_rate,
+        )
+
+    def make(self, run: Run) -> Linear:
+        """The Baseline's FC scaled by them."""
+        given = self.finetuned(run)
+        scales = np.asarray(self.trained(run)["visual_scales"])
+        return Linear(given.kernel * scales, given.bias * scales)

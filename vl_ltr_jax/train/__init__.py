@@ -1,0 +1,1 @@
+"""Training: steps, state, optimizer and the one loop."""
