@@ -15,7 +15,7 @@ from vl_ltr_jax.runtime.errors import UserError
 
 _LARGEST = 2**31 - 1  # steps, seeds and indices are 32-bit on devices
 _MOST = 1_000_000  # of what takes memory for each
-_LONGEST_MEANT = 100  # of a name for which a near one is looked for
+_MAX_KEY_CHARS = 100  # of a name for which a near one is looked for
 # Controls, and halves of characters: what Python makes of bytes that are not UTF-8.
 _UNFIT = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BELOW_ONE = 0.999999999  # at 1 the effective number of samples is 0 / 0
@@ -91,7 +91,7 @@ def faults(config: Config) -> list[str]:
 
 def nearest(given: object, allowed: Any) -> str:
     """The end of a message: the allowed name that is nearest, or all of them."""
-    name = str(given)[:_LONGEST_MEANT] if isinstance(given, str) else ""
+    name = str(given)[:_MAX_KEY_CHARS] if isinstance(given, str) else ""
     near = difflib.get_close_matches(name, [str(a) for a in allowed], n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; allowed: {sorted(allowed)}"
 

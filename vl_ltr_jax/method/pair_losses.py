@@ -1,7 +1,7 @@
 """The losses of pre-training over the mesh: all image-text pairs of the global batch.
 
-The losses of :mod:`vl_ltr_jax.method.losses` need of the B x B logits only a few sums over
-each row and each column, which :mod:`vl_ltr_jax.method.pair_sums` makes.
+The losses of :mod:`vl_ltr_jax.method.losses` need of the B x B logits only a few sums
+over each row and each column, which :mod:`vl_ltr_jax.method.pair_sums` makes.
 
 Two forms, equal up to rounding: `rows` keeps the [b, B] logits for the backward pass;
 `streaming` gathers a block of texts at a time and computes its logits again.

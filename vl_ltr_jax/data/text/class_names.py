@@ -24,7 +24,8 @@ LONGEST_NAME = 1000  # characters; a caption may have hundreds
 # Ends of lines and other controls, but for tabs, and halves of characters: what Python
 # makes of bytes in the name of a folder that are not UTF-8.
 _UNFIT = re.compile("[\0-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_LONGEST_MEANT, _MOST_MEANT = 255, 20_000  # where a near name is looked for
+_MAX_SUGGESTION_CHARS = 255  # of a name for which a near one is searched
+_MAX_SUGGESTION_CANDIDATES = 20_000
 LAYOUTS = ("plain", "imagenet_lt", "places_lt", "inat18")
 
 
@@ -39,7 +40,7 @@ class LabelFileError(UserError):
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UnknownNameError:
     """The error for a name that is not one of those allowed, with the nearest."""
     names = list(allowed)
-    near = difflib.get_close_matches(given[:_LONGEST_MEANT], names, n=1)
+    near = difflib.get_close_matches(given[:_MAX_SUGGESTION_CHARS], names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     told = f"{kind} is {shortened(given)}; allowed: {', '.join(names)}.{hint}"
     return UnknownNameError(told)
@@ -54,7 +55,7 @@ def near_name(given: str, allowed: Collection[str]) -> str:
     for name in allowed:
         if any_case(name) == any_case(given):
             return f"; did you mean {name!r}?"
-    if len(given) > _LONGEST_MEANT or len(allowed) > _MOST_MEANT:
+    if len(given) > _MAX_SUGGESTION_CHARS or len(allowed) > _MAX_SUGGESTION_CANDIDATES:
         return ""
     near = difflib.get_close_matches(given, list(allowed), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
