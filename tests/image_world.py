@@ -10,7 +10,7 @@ from PIL import Image
 import vl_ltr_jax
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config.build import default_config
-from vl_ltr_jax.recognizer.head import RecognizerError
+from vl_ltr_jax.recognizer.card import RecognizerError
 from vl_ltr_jax.run import inputs
 from vl_ltr_jax.stages import pipeline
 

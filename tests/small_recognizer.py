@@ -9,7 +9,7 @@ from vl_ltr_jax.data.images.transforms import NORMALIZATIONS
 from vl_ltr_jax.models.lgr import LanguageGuidedHead
 from vl_ltr_jax.models.port import clip_files
 from vl_ltr_jax.recognizer import added_classes
-from vl_ltr_jax.recognizer.head import Card
+from vl_ltr_jax.recognizer.card import Card
 from vl_ltr_jax.recognizer.recognizer import Recognizer
 from vl_ltr_jax.run import initial
 

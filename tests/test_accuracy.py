@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import top_k_accuracy_score
 
 from vl_ltr_jax.evaluate import accuracy
+from vl_ltr_jax.evaluate import scores as evaluate_scores
 from vl_ltr_jax.method import shots
 
 GOLDEN = Path(__file__).parent / "golden" / "eval"
@@ -96,9 +97,11 @@ def test_towers_match_vl_ltr(case, texts):
     sentences = jnp.asarray(arrays["text_embeddings"])
     sentence_labels = jnp.asarray(arrays["text_targets"], jnp.int32)
     if texts == "ensemble":
-        sentences = accuracy.class_embeddings(sentences, sentence_labels, len(counts))
+        sentences = evaluate_scores.class_embeddings(
+            sentences, sentence_labels, len(counts)
+        )
         sentence_labels = jnp.arange(len(counts))
-        scores = accuracy.zero_shot_scores(images, sentences)
+        scores = evaluate_scores.zero_shot_scores(images, sentences)
         order = jnp.argsort(-scores, axis=1, stable=True)[:, :5]
         top5 = arrays[f"case{case}_ensemble/top5_text_index_per_image"]
         np.testing.assert_array_equal(order, top5)
@@ -107,7 +110,7 @@ def test_towers_match_vl_ltr(case, texts):
         check(sums, expected, counts)
 
     def vote(queries, keys, key_labels, k):
-        return accuracy.knn_scores(
+        return evaluate_scores.knn_scores(
             queries, keys, key_labels, len(counts), k, block_size=16
         )
 
@@ -146,7 +149,7 @@ def test_votes_tie_towards_the_most_similar_sentence():
     sentences = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
     labels = jnp.array([2, 0, 0, 2, 1, 3])
     for block_size in (4, 100):
-        scores = accuracy.knn_scores(
+        scores = evaluate_scores.knn_scores(
             jnp.array([[2.0, 0.0]]), sentences, labels, 4, block_size=block_size
         )
         assert jnp.argsort(-scores[0]).tolist() == [2, 0, 1, 3]
@@ -155,8 +158,8 @@ def test_votes_tie_towards_the_most_similar_sentence():
 
 def test_class_without_sentences_scores_zero():
     sentences, labels = jnp.eye(2), jnp.array([0, 2])
-    class_emb = accuracy.class_embeddings(sentences, labels, 3)
-    scores = accuracy.zero_shot_scores(jnp.array([[3.0, 4.0]]), class_emb)
+    class_emb = evaluate_scores.class_embeddings(sentences, labels, 3)
+    scores = evaluate_scores.zero_shot_scores(jnp.array([[3.0, 4.0]]), class_emb)
     np.testing.assert_allclose(scores, [[0.6, 0.0, 0.8]], rtol=1e-6)
 
 
@@ -179,7 +182,9 @@ def test_neighbours_found_in_blocks_and_groups_are_those_of_a_sort(
     images = rng.standard_normal((9, 6), np.float32)
     labels = rng.integers(-1, 20, num_sentences).astype(np.int32)
     find = jax.jit(
-        accuracy.nearest_sentences, static_argnums=3, static_argnames="block_size"
+        evaluate_scores.nearest_sentences,
+        static_argnums=3,
+        static_argnames="block_size",
     )
     cosines, classes = find(images, sentences, labels, k, block_size=block_size)
     lengths = np.linalg.norm(images, axis=1)[:, None] * np.linalg.norm(
@@ -197,7 +202,7 @@ def test_an_embedding_that_is_not_a_number_is_no_prediction():
     """Breaks when votes forget the cosines they come from."""
     images = jnp.eye(3, 4).at[1].set(jnp.nan)
     labels = jnp.arange(3)
-    votes = accuracy.knn_scores(images, jnp.eye(3, 4), labels, 3, 2)
+    votes = evaluate_scores.knn_scores(images, jnp.eye(3, 4), labels, 3, 2)
     none = accuracy.AccuracySums.zeros(3)
     sums = accuracy.update(none, votes, labels, jnp.ones(3, bool))
     assert sums.invalid.tolist() == [0, 1, 0]

@@ -14,14 +14,14 @@ from etils import epath
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax.commands import train
+from vl_ltr_jax.commands import flags, train
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.data.images.decode import ImageReadError, read_image
 from vl_ltr_jax.data.text.tokenizer import Tokenizer
 from vl_ltr_jax.evaluate import split
 from vl_ltr_jax.models.port import clip_files
 from vl_ltr_jax.run import initial, inputs
-from vl_ltr_jax.run.run import artifact
+from vl_ltr_jax.run.depends import artifact
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.stages import pipeline
 from vl_ltr_jax.storage.artifact import ArtifactError
@@ -161,7 +161,7 @@ def test_batches_that_do_not_divide_stop_before_any_array(world, tmp_path):
 def test_a_misspelt_flag_ends_with_one_message(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["main", "--config.pretrain.epoch=3"])
     with pytest.raises(SystemExit) as ended:
-        train.start(train.main)
+        flags.start(train.main)
     assert ended.value.code == 2
     message = capsys.readouterr().err
     assert "did you mean --config.pretrain.epochs?" in message

@@ -25,7 +25,7 @@ from vl_ltr_jax.data.images.decode import (
     read_content,
 )
 from vl_ltr_jax.data.images.jpeg import MOST_SCANS
-from vl_ltr_jax.data.sources import dataset, inat18
+from vl_ltr_jax.data.sources import dataset, inat18, lists
 from vl_ltr_jax.data.text import class_names, corpus, files
 from vl_ltr_jax.data.text.files import ArchiveError
 
@@ -220,7 +220,7 @@ def test_lists_texts_and_labels_of_gigabytes_are_not_read(tmp_path):
     (tmp_path / "labels.txt").write_text("a 0\n")
     (tmp_path / "categories.json").write_text('[{"id": 0, "name": "a"}]')
     for name, read in {
-        "x_train.txt": lambda: dataset.read_image_list(tmp_path, "x"),
+        "x_train.txt": lambda: lists.read_image_list(tmp_path, "x"),
         "train2018.json": lambda: inat18.read_inat18(tmp_path),
     }.items():
         sparse(tmp_path / name, 10 * GIGABYTE)
@@ -328,7 +328,7 @@ def test_a_row_of_megabytes_is_named_in_few_words(tmp_path):
     with pytest.raises(
         dataset.ListError, match="x_train.txt:1: no image 'yyy"
     ) as raised:
-        dataset.read_image_list(tmp_path, "x")
+        lists.read_image_list(tmp_path, "x")
     assert len(str(raised.value)) < 1000
     content = {"images": [{"id": 1, "file_name": "0.png"}]}
     content["annotations"] = [{"image_id": [1], "category_id": 10**30}]

@@ -8,16 +8,16 @@ import optax
 import pytest
 from etils import epath
 
-from vl_ltr_jax.checkpoint import manager
+from vl_ltr_jax.checkpoint import restore as checkpoint_restore
 from vl_ltr_jax.checkpoint.checksums import Record
-from vl_ltr_jax.checkpoint.manager import (
+from vl_ltr_jax.checkpoint.manager import Checkpoints
+from vl_ltr_jax.checkpoint.mismatch import MisfitError
+from vl_ltr_jax.checkpoint.restore import (
     CheckpointError,
-    Checkpoints,
     DamagedError,
     load_params,
     restore_up_to,
 )
-from vl_ltr_jax.checkpoint.mismatch import MisfitError
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.runtime.errors import SystemFault
 
@@ -364,7 +364,7 @@ def test_want_of_threads_is_no_damage(tmp_path, monkeypatch):
     with Checkpoints(tmp_path, every_steps=1) as checkpoints:
         checkpoints.save(1, state)
         checkpoints.wait()
-        monkeypatch.setattr(manager, "_restore", restore)
+        monkeypatch.setattr(checkpoint_restore, "_restore", restore)
         for read in (
             checkpoints.restore_latest,
             lambda template: restore_up_to(tmp_path, 1, template),

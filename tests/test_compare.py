@@ -13,8 +13,8 @@ import pytest
 from etils import epath
 
 from vl_ltr_jax import systems
-from vl_ltr_jax.commands.compare import Comparison, methods_of
 from vl_ltr_jax.comparison import tables
+from vl_ltr_jax.comparison.runs import Comparison, methods_of
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.report import class_curves
 from vl_ltr_jax.report import tables as report

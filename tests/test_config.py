@@ -6,7 +6,7 @@ import image_world
 import pytest
 
 from vl_ltr_jax.config import build as configs
-from vl_ltr_jax.config import settings
+from vl_ltr_jax.config import flags, settings
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -101,23 +101,23 @@ def test_batches_must_divide_over_devices_and_chunks():
 
 def test_flag_names_are_checked_before_parsing():
     file = str(CONFIGS[0])
-    configs.check_flag_names([f"--config={file}", "--config.seed=3", "--workdir=w"])
-    configs.check_flag_names(["--config", file, "--config.seed", "3"])
+    flags.check_flag_names([f"--config={file}", "--config.seed=3", "--workdir=w"])
+    flags.check_flag_names(["--config", file, "--config.seed", "3"])
     with pytest.raises(configs.ConfigError, match="--config=gone.py: there is no"):
-        configs.check_flag_names(["--config=gone.py:x=1"])
+        flags.check_flag_names(["--config=gone.py:x=1"])
     with pytest.raises(configs.ConfigError, match=r"--config.pretrain.epochs\?"):
-        configs.check_flag_names(["--config.pretrain.epoch=3"])
+        flags.check_flag_names(["--config.pretrain.epoch=3"])
     with pytest.raises(configs.ConfigError, match="b=1: a run has one configuration"):
-        configs.check_flag_names([f"--config={file}", "--config", f"{file}:b=1"])
-    configs.check_flag_names(["--workdir", "config"])
-    configs.check_flag_names([])
+        flags.check_flag_names([f"--config={file}", "--config", f"{file}:b=1"])
+    flags.check_flag_names(["--workdir", "config"])
+    flags.check_flag_names([])
 
 
 def test_arguments_of_a_configuration_file():
     backbone = ("ViT-B/16", "RN50")
     for text, value in (("backbone=RN50", "RN50"), ("", "ViT-B/16")):
-        assert configs.arguments(text, backbone=backbone) == {"backbone": value}
+        assert flags.arguments(text, backbone=backbone) == {"backbone": value}
     with pytest.raises(configs.ConfigError, match="did you mean 'backbone'"):
-        configs.arguments("bakbone=RN50", backbone=backbone)
+        flags.arguments("bakbone=RN50", backbone=backbone)
     with pytest.raises(configs.ConfigError, match="did you mean 'RN50'"):
-        configs.arguments("backbone=RN5", backbone=backbone)
+        flags.arguments("backbone=RN5", backbone=backbone)

@@ -10,7 +10,6 @@ from file_damage import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vl_ltr_jax.data.text import class_names as names
 from vl_ltr_jax.data.text.corpus import (
     CORPUS_RULES,
     PROMPTS,
@@ -23,6 +22,7 @@ from vl_ltr_jax.data.text.corpus import (
     vl_ltr_text,
 )
 from vl_ltr_jax.data.text.prompts import fill_prompts
+from vl_ltr_jax.logs import messages
 
 GOLDEN = Path(__file__).parent / "golden" / "text"
 # Golden data set, our layout.
@@ -216,7 +216,7 @@ def test_corpus_arguments_are_checked() -> None:
 
 
 def test_unknown_name_without_a_near_one() -> None:
-    assert str(names.unknown_name("the fruit", "x", ["pear"])) == (
+    assert str(messages.unknown_name("the fruit", "x", ["pear"])) == (
         "the fruit is 'x'; allowed: pear."
     )
 

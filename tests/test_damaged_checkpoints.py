@@ -13,7 +13,8 @@ from file_damage import damaged_bytes, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vl_ltr_jax.checkpoint.manager import Checkpoints, load_params
+from vl_ltr_jax.checkpoint.manager import Checkpoints
+from vl_ltr_jax.checkpoint.restore import load_params
 from vl_ltr_jax.runtime.errors import UserError
 
 STEPS = (1, 2)

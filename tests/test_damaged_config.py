@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ml_collections import config_dict as references
 
 from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config import flags as config_flags
 from vl_ltr_jax.config import settings
 
 # Of ml_collections, where a configuration file sets a value; its line is named then.
@@ -160,12 +161,12 @@ def test_no_number_is_nan(key):
 def parsed(*arguments):
     """What a command makes of its arguments, short of the run itself."""
     values = flags.FlagValues()
-    holder = configs.define_flag(values)
-    configs.check_flag_names(arguments)
+    holder = config_flags.define_flag(values)
+    config_flags.check_flag_names(arguments)
     with mock.patch.object(
         sys, "argv", ["main", *arguments]
     ):  # the library looks there
-        assert configs.parse_flags(values, sys.argv) == ["main"]
+        assert config_flags.parse_flags(values, sys.argv) == ["main"]
     return configs.from_config_dict(holder.value)
 
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vl_ltr_jax.data.images.decode import ImageReadError
-from vl_ltr_jax.data.sources import dataset, folders, inat18, tfds_records
+from vl_ltr_jax.data.sources import dataset, folders, inat18, lists, tfds_records
 from vl_ltr_jax.data.text import class_names, corpus, files
 
 NO_TEXTS = dataset.Texts(absent=True)
@@ -71,7 +71,7 @@ def test_lists(root, data, name):
     content = data.draw(damage.damaged_text((root / name).read_text()))
 
     def load():
-        return dataset.read_image_list(root, "world", texts=NO_TEXTS)
+        return lists.read_image_list(root, "world", texts=NO_TEXTS)
 
     with damage.changed(root / name, content):
         check(damage.outcome(load, root / name, *(root / one for one in LISTS)), root)

@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 from test_checkpoint import flip, largest_file
 
-from vl_ltr_jax.checkpoint import manager
+from vl_ltr_jax.checkpoint import restore
 from vl_ltr_jax.storage.artifact import Artifact
 from vl_ltr_jax.train import stage as training
 
@@ -29,12 +29,12 @@ def test_it_goes_on_from_the_checkpoint_before(tmp_path, capsys):
     for stage in ("embed", "evaluate"):
         (workdir / stage).rename(tmp_path / stage)
     flip(largest_file(workdir / "pretrain" / "checkpoints" / "12" / "model"))
-    with pytest.raises(manager.DamagedError, match="move artifact.json out of"):
+    with pytest.raises(restore.DamagedError, match="move artifact.json out of"):
         trained(workdir)
     # What a kill leaves that comes when the damaged one has just been moved aside.
     checkpoints = workdir / "pretrain" / "checkpoints"
     (checkpoints / "12").rename(checkpoints / "unreadable-12")
-    with pytest.raises(manager.DamagedError, match="step 12, the last, is gone"):
+    with pytest.raises(restore.DamagedError, match="step 12, the last, is gone"):
         trained(workdir)
     again = image_world.run(config, workdir)
     told = capsys.readouterr().err

@@ -14,7 +14,7 @@ from vl_ltr_jax.config import settings
 from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.runtime.errors import SystemFault, UserError
-from vl_ltr_jax.storage.workdir import InUseError
+from vl_ltr_jax.storage.lock import InUseError
 
 # Errors that no user can mend, each with the reason.
 OTHERS = {

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from fake_wiki import FakeWiki, waits, wiki
 
+from vl_ltr_jax.commands import fetch_text
 from vl_ltr_jax.data.text.corpus import parse_sections
 from vl_ltr_jax.data.text.files import text_path
-from vl_ltr_jax.data.wiki import fetch
 from vl_ltr_jax.data.wiki.class_pages import mentions, read_titles, searchable_names
 from vl_ltr_jax.data.wiki.mediawiki import MediaWiki, Page
 
@@ -28,7 +28,7 @@ def data_set(root: Path, *names: str) -> Path:
 
 def run(root: Path, wiki: FakeWiki, *more: str) -> int:
     with pytest.raises(SystemExit) as end:
-        fetch.main(
+        fetch_text.main(
             [f"--root={root}", f"--api={wiki.api}", "--requests_per_second=2000", *more]
         )
     assert isinstance(end.value.code, int)

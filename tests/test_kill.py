@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from vl_ltr_jax.checkpoint import manager
+from vl_ltr_jax.checkpoint import restore
 from vl_ltr_jax.models.port import clip_files
 from vl_ltr_jax.run import initial
 
@@ -82,7 +82,7 @@ def finish(config: Path, workdir: Path, *flags: str) -> tuple[str, str]:
 
 
 def final(workdir: Path, stage: str):
-    return manager.load_params(workdir / stage / "checkpoints")["params"]
+    return restore.load_params(workdir / stage / "checkpoints")["params"]
 
 
 @pytest.fixture(scope="module")

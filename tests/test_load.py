@@ -12,6 +12,7 @@ from absl.testing import flagsaver
 from etils import epath
 
 from vl_ltr_jax.benchmarks import growth, load
+from vl_ltr_jax.commands import flags as commands_flags
 from vl_ltr_jax.commands import train
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config import settings
@@ -184,7 +185,7 @@ def test_the_exit_code_tells_of_growth(monkeypatch, capsys):
         load.run([])
 
     monkeypatch.setattr(console, "_quiet", False)  # is so again after the test
-    monkeypatch.setattr(train, "checked_config", settings.Config)
+    monkeypatch.setattr(commands_flags, "checked_config", settings.Config)
     monkeypatch.setattr(train, "keep_programs", lambda *arguments: None)
     with flagsaver.flagsaver():
         flags.FLAGS.mark_as_parsed()

@@ -8,10 +8,11 @@ import jax
 import pytest
 from etils import epath
 
-from vl_ltr_jax.commands import exits, train
+from vl_ltr_jax.commands import exits, flags, train
 from vl_ltr_jax.config import settings
 from vl_ltr_jax.runtime.errors import UserError
-from vl_ltr_jax.storage.workdir import InUseError, WorkdirError
+from vl_ltr_jax.storage.lock import InUseError
+from vl_ltr_jax.storage.workdir import WorkdirError
 
 
 @pytest.fixture
@@ -43,11 +44,11 @@ def test_the_variable_of_jax_goes_first(cache_directory, monkeypatch):
 @pytest.mark.parametrize("character", "[]*?")
 def test_a_workdir_that_reads_as_a_pattern_is_refused(monkeypatch, tmp_path, character):
     """Its checkpoints would be lost, without a word."""
-    monkeypatch.setattr(train, "checked_config", lambda command: settings.Config())
+    monkeypatch.setattr(flags, "checked_config", lambda command: settings.Config())
 
     def checked(workdir):
-        monkeypatch.setattr(train, "_WORKDIR", types.SimpleNamespace(value=workdir))
-        return train.checked_flags()[1]
+        monkeypatch.setattr(flags, "_WORKDIR", types.SimpleNamespace(value=workdir))
+        return flags.checked_flags()[1]
 
     with pytest.raises(WorkdirError) as told:
         checked(f"{tmp_path}/run{character}1")

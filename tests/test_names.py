@@ -7,9 +7,10 @@ from checked_world import config
 from PIL import Image
 
 from vl_ltr_jax.commands import check_data
-from vl_ltr_jax.data.sources import dataset, folders
+from vl_ltr_jax.data.sources import folders, lists
 from vl_ltr_jax.data.sources.dataset import ListError, SplitOverlapError, Texts
-from vl_ltr_jax.data.text.class_names import LabelFileError, near_name, read_class_names
+from vl_ltr_jax.data.text.class_names import LabelFileError, read_class_names
+from vl_ltr_jax.logs.messages import near_name
 
 NFC = "caf\u00e9"
 NFD = unicodedata.normalize("NFD", NFC)
@@ -58,7 +59,7 @@ def listed(root, train, val="val.png", test="test.png"):
     (root / "labels.txt").write_text("one 0\n")
     for split, path in (("train", train), ("val", val), ("test", test)):
         (root / f"own_{split}.txt").write_text(f"{path} 0\n")
-    return dataset.read_image_list(root, "own", texts=NONE)
+    return lists.read_image_list(root, "own", texts=NONE)
 
 
 @pytest.mark.parametrize("written", [NFC, NFD])

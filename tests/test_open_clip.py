@@ -13,6 +13,7 @@ from clip_oracle import hugging_face_batch, relative_error
 from open_clip.model import CLIP
 from safetensors.numpy import load_file, save_file
 
+from vl_ltr_jax.commands import port
 from vl_ltr_jax.models.clip import PRESETS, Clip, variable_shapes
 from vl_ltr_jax.models.port import clip_files, convert, open_clip
 from vl_ltr_jax.models.port import names as weights
@@ -234,10 +235,10 @@ def test_a_lone_file_is_asked_about(one_source, tmp_path, capsys):
     with pytest.raises(clip_files.UnknownActivationError, match="init.activation"):
         clip_files.load_clip(lone)
     with pytest.raises(SystemExit) as stopped:
-        convert.main(["convert", str(lone), str(tmp_path / "out"), "--to", "hf"])
+        port.main(["convert", str(lone), str(tmp_path / "out"), "--to", "hf"])
     assert stopped.value.code == 2
     assert "--activation" in capsys.readouterr().err
-    convert.main(["inspect", str(lone)])
+    port.main(["inspect", str(lone)])
     shown = capsys.readouterr().out
     assert "unknown activation" in shown and "visual/proj/kernel" in shown
     config, _ = clip_files.load_clip(lone, activation="gelu")
@@ -249,7 +250,7 @@ def test_a_lone_file_is_asked_about(one_source, tmp_path, capsys):
     assert config == wanted
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
     options = ["--to", "openai", "--activation", "gelu", "--head_width", "32"]
-    convert.main(["convert", str(lone), str(tmp_path / "out"), *options])
+    port.main(["convert", str(lone), str(tmp_path / "out"), *options])
     assert clip_files.read_config(tmp_path / "out") == wanted
 
 
@@ -277,7 +278,7 @@ def test_an_epochs_checkpoint_is_listed(one_source, tmp_path, capsys):
         },
         tmp_path / "epoch_3.pt",
     )
-    convert.main(["inspect", str(tmp_path / "epoch_3.pt")])
+    port.main(["inspect", str(tmp_path / "epoch_3.pt")])
     assert "logit_scale" in capsys.readouterr().out
 
 

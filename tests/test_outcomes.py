@@ -6,10 +6,12 @@ import json
 import pytest
 from etils import epath
 
+from vl_ltr_jax.commands import train
 from vl_ltr_jax.config import settings
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.report import tables
 from vl_ltr_jax.stages import summary as outcomes
+from vl_ltr_jax.systems import titles
 
 SHOTS = {"many": 85.56, "medium": None, "few": 0.0}
 EVALUATED = {
@@ -53,7 +55,7 @@ EVALUATED = {
     ],
 )
 def test_a_stage_ends_with_what_it_made(summary, told):
-    assert outcomes.of_stage(summary, tables.HEAD_NAMES) == told
+    assert outcomes.of_stage(summary, titles.HEAD_NAMES) == told
 
 
 CONFIG = dataclasses.replace(
@@ -72,7 +74,7 @@ def workdir(tmp_path):
 
 def test_a_run_ends_with_the_papers_table_and_where_the_rest_is(workdir, capsys):
     """Breaks if the whole report scrolls by, or columns do not stand in line."""
-    outcomes.tell_end(workdir, CONFIG, {**EVALUATED, "val": {}})
+    train.tell_end(workdir, CONFIG, {**EVALUATED, "val": {}})
     said = capsys.readouterr()
     assert said.out.splitlines() == [
         "",
@@ -97,14 +99,14 @@ def test_a_run_ends_with_the_papers_table_and_where_the_rest_is(workdir, capsys)
 def test_without_labelled_test_images_those_of_validation_are_told():
     nothing = {"top1": None, "shots": {"standard": dict.fromkeys(SHOTS)}}
     results = {"test": {"fc": nothing}, "val": {"fc": EVALUATED["test"]["fc"]}}
-    shown = tables.screen(results, "cats", "RN50", tables.HEAD_NAMES)
+    shown = tables.screen(results, "cats", "RN50", titles.HEAD_NAMES)
     assert "on the validation images" in shown and " 1.0 " in shown
 
 
 def test_a_quiet_run_ends_with_one_line(workdir, capsys):
     console.be_quiet()
     try:
-        outcomes.tell_end(workdir, CONFIG, {**EVALUATED, "val": {}})
+        train.tell_end(workdir, CONFIG, {**EVALUATED, "val": {}})
     finally:
         console.be_quiet(False)
     said = capsys.readouterr()
@@ -129,9 +131,9 @@ def test_zero_shot_is_clips_only_where_nothing_was_trained(epochs, clip, name):
         pretrain=dataclasses.replace(CONFIG.pretrain, epochs=epochs),
         init=settings.Init(clip=clip),
     )
-    assert outcomes.head_names(config)["zero_shot"] == name
+    assert titles.head_names(config)["zero_shot"] == name
     own = dataclasses.replace(config, method="zero_shot_prompt")
-    assert outcomes.head_names(own)["zero_shot"] == "Zero-shot CLIP, one prompt"
+    assert titles.head_names(own)["zero_shot"] == "Zero-shot CLIP, one prompt"
 
 
 def test_the_runs_own_head_comes_first_and_the_rest_in_the_papers_order():

@@ -10,7 +10,7 @@ from etils import epath
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config import settings
 from vl_ltr_jax.run import inputs
-from vl_ltr_jax.run.run import artifact
+from vl_ltr_jax.run.depends import artifact
 from vl_ltr_jax.storage import paths
 from vl_ltr_jax.storage.artifact import ArtifactError
 from vl_ltr_jax.storage.workdir import WorkdirError, path_of

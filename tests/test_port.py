@@ -20,12 +20,14 @@ from clip_oracle import (
 from openai_clip import openai_clip
 from safetensors.numpy import load_file, save_file
 
+from vl_ltr_jax.commands import port
 from vl_ltr_jax.models.clip import PRESETS, Clip, ClipConfig, variable_shapes
 from vl_ltr_jax.models.lgr import LanguageGuidedHead
 from vl_ltr_jax.models.port import clip_files, convert, vl_ltr_files
 from vl_ltr_jax.models.port import names as weights
 from vl_ltr_jax.models.port.preprocessing import Preprocessing, to_preprocessor_json
 from vl_ltr_jax.models.port.tensor_files import TensorFileError, read_tensors
+from vl_ltr_jax.storage import atomic
 
 TRAIN5 = GOLDEN / "train5"
 
@@ -70,7 +72,7 @@ def test_what_a_kill_left_goes_with_the_next_model(tmp_path):
     left = tmp_path / f".out-{'0' * 32}"
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half")
-    made = convert.write_whole(tmp_path / "out", lambda path: (path / "a").touch())
+    made = atomic.write_whole(tmp_path / "out", lambda path: (path / "a").touch())
     assert [path.name for path in made.iterdir()] == ["a"]
     assert list(tmp_path.iterdir()) == [made]
 
@@ -377,12 +379,12 @@ def test_lgr_mismatches_are_listed(tmp_path):
 
 def test_command_line(tmp_path, capsys):
     source = save_hugging_face(tmp_path / "source")
-    convert.main(["inspect", str(source)])
+    port.main(["inspect", str(source)])
     shown = capsys.readouterr().out
     assert "CLIP, Hugging Face's names" in shown
     assert "visual_projection.weight  [40, 64] float32 -> visual/proj/kernel" in shown
     made = str(tmp_path / "made")
-    convert.main(["convert", str(source), made, "--to", "hf", "--image_size", "48"])
+    port.main(["convert", str(source), made, "--to", "hf", "--image_size", "48"])
     assert clip_files.read_config(made).vision.image_size == 48
     for arguments, words in (
         (["convert", str(source), made, "--to", "openai"], "is in use"),
@@ -390,7 +392,7 @@ def test_command_line(tmp_path, capsys):
         (["convert", str(source), str(tmp_path / "x"), "--to", "vl_ltr"], "is a CLIP"),
     ):
         with pytest.raises(SystemExit) as stopped:
-            convert.main(arguments)
+            port.main(arguments)
         assert stopped.value.code == 2
         assert words in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["made", "source"]

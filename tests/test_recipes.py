@@ -12,11 +12,12 @@ from etils import epath
 from flax import linen as nn
 
 from vl_ltr_jax import systems
-from vl_ltr_jax.checkpoint.manager import load_params
+from vl_ltr_jax.checkpoint.restore import load_params
 from vl_ltr_jax.config import build as configs
-from vl_ltr_jax.config import settings
+from vl_ltr_jax.config import methods, settings
 from vl_ltr_jax.run import head_training, inputs
-from vl_ltr_jax.run.run import Run, artifact
+from vl_ltr_jax.run.depends import artifact
+from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.stages import pipeline
 from vl_ltr_jax.systems import decoupled
@@ -61,10 +62,8 @@ def test_the_methods_of_the_settings_are_the_recipes():
         for name, recipe in systems.METHODS.items()
         if "classifier" in recipe.stages()
     }
-    assert decoupled == set(settings.DECOUPLED) == set(CLASSIFIERS)
-    assert {n for n in decoupled if systems.METHODS[n].trains} == set(
-        settings.RETRAINED
-    )
+    assert decoupled == set(methods.DECOUPLED) == set(CLASSIFIERS)
+    assert {n for n in decoupled if systems.METHODS[n].trains} == set(methods.RETRAINED)
     titles = [method.title for method in systems.METHODS.values()]
     assert len(set(titles)) == len(titles)
 

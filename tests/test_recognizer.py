@@ -19,7 +19,7 @@ from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.data.images.decode import ImageReadError
 from vl_ltr_jax.evaluate import accuracy
 from vl_ltr_jax.recognizer import added_classes, head, load
-from vl_ltr_jax.recognizer.head import RecognizerError
+from vl_ltr_jax.recognizer.card import RecognizerError
 from vl_ltr_jax.report.page import write
 from vl_ltr_jax.run import inputs
 from vl_ltr_jax.run.run import Run

@@ -9,7 +9,7 @@ import small_recognizer
 from safetensors.numpy import load_file, save_file
 
 import vl_ltr_jax
-from vl_ltr_jax.recognizer.head import RecognizerError
+from vl_ltr_jax.recognizer.card import RecognizerError
 from vl_ltr_jax.storage.artifact import ArtifactError
 
 SENTENCES = ["A jade thing is jade."]

@@ -16,7 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from vl_ltr_jax import systems
-from vl_ltr_jax.checkpoint import manager
+from vl_ltr_jax.checkpoint import restore
 from vl_ltr_jax.commands import replay
 from vl_ltr_jax.commands import train as vl_ltr_main
 from vl_ltr_jax.config import build as configs
@@ -125,7 +125,7 @@ def params(workdir, stage, step):
     """Those of one checkpoint, read as the next stage would."""
     newer = workdir.with_name(f"up_to_{step}")
     shutil.copytree(workdir / stage / "checkpoints" / str(step), newer / str(step))
-    found = manager.load_params(newer)["params"]
+    found = restore.load_params(newer)["params"]
     shutil.rmtree(newer)
     return found
 

@@ -15,7 +15,7 @@ from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.data import root as roots
 from vl_ltr_jax.data.images.decode import ImageReadError
 from vl_ltr_jax.data.root import FileError, Root
-from vl_ltr_jax.data.sources import dataset, folders, inat18
+from vl_ltr_jax.data.sources import dataset, folders, inat18, lists
 from vl_ltr_jax.data.text import corpus
 from vl_ltr_jax.data.text.class_names import read_class_names
 from vl_ltr_jax.run import inputs
@@ -87,7 +87,7 @@ def test_paths_of_lists_and_json_stay_in_the_root(root, opened, path, message):
     """Broken by: a path that is joined to the root and opened."""
     checked_world.set_row(root, f"{path} 1", 5)
     with damage.no_hang(), pytest.raises(dataset.ListError, match=message) as raised:
-        dataset.read_image_list(root, "world", texts=NONE)
+        lists.read_image_list(root, "world", texts=NONE)
     assert "world_train.txt:5" in str(raised.value)
     content = json.loads((root / "train2018.json").read_text())
     content["images"][4]["file_name"] = path

@@ -12,7 +12,8 @@ from etils import epath
 from test_loop import Recorder, assert_bit_equal, run
 
 from vl_ltr_jax.checkpoint import retry
-from vl_ltr_jax.checkpoint.manager import CheckpointError, Checkpoints
+from vl_ltr_jax.checkpoint.manager import Checkpoints
+from vl_ltr_jax.checkpoint.restore import CheckpointError
 from vl_ltr_jax.data.batches.sampler import BatchDraw
 from vl_ltr_jax.runtime.preemption import Preempted
 from vl_ltr_jax.storage.artifact import Artifact, ArtifactError

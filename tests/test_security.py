@@ -16,7 +16,7 @@ import pytest
 from fake_wiki import FakeWiki, wiki
 from secret_run import MARK, SECRETS, watched
 
-from vl_ltr_jax.data.wiki import fetch
+from vl_ltr_jax.commands import fetch_text
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.models.port import hub
 from vl_ltr_jax.recognizer import formats
@@ -178,7 +178,7 @@ def test_passwords_in_addresses_are_not_kept(wiki: FakeWiki, tmp_path, capsys):
     api = wiki.api.replace("://", f"://user:{MARK}@")
     for arguments, code in (([], 0), (["--overwrite"], 1)):
         with pytest.raises(SystemExit) as ended:
-            fetch.main([f"--root={tmp_path}", f"--api={api}", *arguments])
+            fetch_text.main([f"--root={tmp_path}", f"--api={api}", *arguments])
         assert ended.value.code == code
         wiki.faults = [(404, {}, b"")]
     said = capsys.readouterr()

@@ -12,7 +12,7 @@ import torch
 from image_world import run
 from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax.checkpoint import manager
+from vl_ltr_jax.checkpoint import restore
 from vl_ltr_jax.commands import export
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.logs.event_files import read_scalars
@@ -162,12 +162,12 @@ def test_pretraining_moves_the_towers_and_finetuning_leaves_them(finished):
     root, workdir, _ = finished
     config = configs.from_config_dict(image_world.configure(root))
     before = inputs.read(config).clip["params"]["visual"]
-    after = manager.load_params(workdir / "pretrain" / "checkpoints")["params"]
+    after = restore.load_params(workdir / "pretrain" / "checkpoints")["params"]
     moved = jax.tree.map(
         lambda a, b: float(np.abs(a - b).max()), before, after["visual"]
     )
     assert max(jax.tree.leaves(moved)) > 1e-5
-    tuned = manager.load_params(workdir / "finetune" / "checkpoints")["params"]
+    tuned = restore.load_params(workdir / "finetune" / "checkpoints")["params"]
     assert tuned.keys() == {"head"}
 
 
@@ -182,7 +182,7 @@ def test_the_baseline_runs_by_configuration_alone(finished, tmp_path):
     results = run(config, tmp_path)
     assert results["test"].keys() == {"fc"}
     assert results["cost"]["images_seen"] == 3 * 4 * 8
-    tuned = manager.load_params(tmp_path / "finetune" / "checkpoints")["params"]
+    tuned = restore.load_params(tmp_path / "finetune" / "checkpoints")["params"]
     assert tuned.keys() == {"head", "visual"}
 
 
@@ -270,7 +270,7 @@ def test_a_trained_tower_opens_in_transformers(finished, left_for_pytorch):
     from transformers import CLIPModel, CLIPTokenizer
 
     _, workdir, _ = finished
-    towers = manager.load_params(workdir / "pretrain" / "checkpoints")["params"]
+    towers = restore.load_params(workdir / "pretrain" / "checkpoints")["params"]
     model = CLIPModel.from_pretrained(left_for_pytorch / "hf")
     np.testing.assert_array_equal(
         model.visual_projection.weight.detach(), towers["visual"]["proj"]["kernel"].T

@@ -14,7 +14,7 @@ import types
 import pytest
 from tqdm.utils import disp_len
 
-from vl_ltr_jax.logs import console
+from vl_ltr_jax.logs import console, messages
 
 CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -312,9 +312,9 @@ def test_what_compiles_first_sets_no_rate(capsys):
 
 
 def test_one_thing_has_no_s():
-    assert console.counted(1, "picture") == "1 picture"
-    assert console.counted(0, "picture") == "0 pictures"
-    assert console.counted(2048, "class", "classes") == "2,048 classes"
+    assert messages.counted(1, "picture") == "1 picture"
+    assert messages.counted(0, "picture") == "0 pictures"
+    assert messages.counted(2048, "class", "classes") == "2,048 classes"
 
 
 @pytest.mark.parametrize(
@@ -322,14 +322,14 @@ def test_one_thing_has_no_s():
     [(0.4, "0s"), (59.6, "1m 00s"), (3966, "1h 06m"), (187_200, "2d 04h")],
 )
 def test_durations_show_two_units(seconds, want):
-    assert console.format_duration(seconds) == want
+    assert messages.format_duration(seconds) == want
 
 
 @pytest.mark.parametrize(
     ("rate", "want"), [(2048.4, "2,048"), (31.42, "31.4"), (0.01234, "0.0123")]
 )
 def test_rates_have_three_digits_or_whole_numbers(rate, want):
-    assert console.format_rate(rate) == want
+    assert messages.format_rate(rate) == want
 
 
 def test_what_nobody_has_counted_has_no_share_and_no_time_left(capsys):

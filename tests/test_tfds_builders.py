@@ -12,8 +12,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from prepared_world import NO_TEXTS
 
+from vl_ltr_jax.commands import prepare_data
 from vl_ltr_jax.data.images.decode import ImageReadError
-from vl_ltr_jax.data.sources import dataset, tfds_builders, tfds_labels
+from vl_ltr_jax.data.sources import dataset, lists, tfds_builders, tfds_labels
 from vl_ltr_jax.data.sources.tfds_records import read_prepared
 
 
@@ -125,14 +126,14 @@ def test_faults_of_the_lists_are_found_as_elsewhere(places, tmp_path):
 
 
 def test_a_file_that_vanishes_leaves_nothing_half_made(places, tmp_path, monkeypatch):
-    read = dataset.read_image_list
+    read = lists.read_image_list
 
     def read_then_lose(*args, **options):
         data = read(*args, **options)
         (places / "data/im_2.jpg").unlink()
         return data
 
-    monkeypatch.setattr(dataset, "read_image_list", read_then_lose)
+    monkeypatch.setattr(lists, "read_image_list", read_then_lose)
     with pytest.raises(FileNotFoundError, match="im_2.jpg"):
         tfds_builders.prepare("places_lt", tmp_path / "d", root=places)
     assert not list((tmp_path / "d").glob("places_lt/*"))
@@ -187,7 +188,7 @@ def test_shards_are_of_a_size_unless_their_number_is_given(
 def test_labels_of_the_catalogues_sets_are_kept_too(tmp_path, monkeypatch, capsys):
     catalogue = prepared_world.variant(name="cifar100", names=["apple", "bear"])
     monkeypatch.setattr(tfds, "builder", lambda name, **options: catalogue(**options))
-    tfds_builders.main(["cifar100", f"--data_dir={tmp_path}"])
+    prepare_data.main(["cifar100", f"--data_dir={tmp_path}"])
     said = capsys.readouterr().out.splitlines()[-1]
     counts = "train 30, validation 6, test 9 images"
     assert said == f"{tmp_path}/cifar100/1.0.0: {counts}"
@@ -228,7 +229,7 @@ def test_command_says_what_is_needed(
         catalogue = prepared_world.variant(_split_generators=fail)
         monkeypatch.setattr(tfds, "builder", lambda name, **given: catalogue(**given))
     with pytest.raises(SystemExit) as stopped:
-        tfds_builders.main([*arguments, f"--data_dir={tmp_path}"])
+        prepare_data.main([*arguments, f"--data_dir={tmp_path}"])
     assert stopped.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1

@@ -8,6 +8,7 @@ import pytest
 from absl import flags
 
 from vl_ltr_jax.commands import check_data, compare, export, show_data, train
+from vl_ltr_jax.commands import flags as commands_flags
 from vl_ltr_jax.commands import help as usage
 from vl_ltr_jax.config.build import ConfigError
 from vl_ltr_jax.data.sources import tfds_builders
@@ -37,7 +38,7 @@ def test_help_has_examples_and_every_flag_of_the_command(command, monkeypatch, c
     module = sys.modules[command.module]
     monkeypatch.setattr(sys, "argv", ["program", "--help"])
     with pytest.raises(SystemExit) as ended:
-        train.start(module.main, command)
+        commands_flags.start(module.main, command)
     said = capsys.readouterr()
     assert (ended.value.code, said.err) == (0, "")
     for flag in flags.FLAGS.get_key_flags_for_module(module):
@@ -127,9 +128,9 @@ def test_without_a_workdir_the_whole_command_line_is_told(given, mended):
 
 @pytest.mark.parametrize("module", [compare, check_data, show_data])
 def test_each_command_names_itself(module, monkeypatch):
-    monkeypatch.setattr(train, "_CONFIG", type("Flag", (), {"value": None}))
+    monkeypatch.setattr(commands_flags, "_CONFIG", type("Flag", (), {"value": None}))
     with pytest.raises(ConfigError, match=f"-m {module.COMMAND.module} --config="):
-        train.checked_config(module.COMMAND)
+        commands_flags.checked_config(module.COMMAND)
 
 
 def test_a_start_without_arguments_ends_with_how_to_begin():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from vl_ltr_jax.checkpoint.manager import load_params
+from vl_ltr_jax.checkpoint.restore import load_params
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.data.batches import loader, sampler
 from vl_ltr_jax.run import feature_views as views

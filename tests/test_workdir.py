@@ -14,21 +14,14 @@ from test_saves import full_disk
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.run.inputs import Inputs
 from vl_ltr_jax.stages import pipeline
-from vl_ltr_jax.storage import workdir
-from vl_ltr_jax.storage.workdir import (
-    InUseError,
-    WorkdirError,
-    check_free,
-    check_writable,
-    leased,
-    path_of,
-    sole_user,
-)
+from vl_ltr_jax.storage import lock, workdir
+from vl_ltr_jax.storage.lock import InUseError, leased, sole_user
+from vl_ltr_jax.storage.workdir import WorkdirError, check_free, check_writable, path_of
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(workdir, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.2)
 
 
 def test_two_runs_in_one_workdir_are_refused(tmp_path):
@@ -85,7 +78,7 @@ def test_other_processes_wait_as_long_as_the_first(tmp_path, monkeypatch):
     owner, began = tmp_path / ".owner", time.monotonic()
     owner.write_text('{"of": "process 1 on another", "beat": 7}')
     with sole_user(epath.Path(tmp_path)):
-        assert time.monotonic() - began >= 3 * workdir.BEAT_SECONDS
+        assert time.monotonic() - began >= 3 * lock.BEAT_SECONDS
     timer = threading.Timer(0.1, owner.write_text, ['{"of": "process 0 of this run"}'])
     timer.start()
     with sole_user(epath.Path(tmp_path)):

@@ -20,7 +20,8 @@ jax.distributed.initialize(
 
 import test_loop  # noqa: E402
 
-from vl_ltr_jax.checkpoint.manager import Checkpoints, load_params  # noqa: E402
+from vl_ltr_jax.checkpoint.manager import Checkpoints  # noqa: E402
+from vl_ltr_jax.checkpoint.restore import load_params  # noqa: E402
 from vl_ltr_jax.logs.event_files import Logs  # noqa: E402
 from vl_ltr_jax.runtime import mesh as meshes  # noqa: E402
 from vl_ltr_jax.train.loop import train  # noqa: E402

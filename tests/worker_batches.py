@@ -15,7 +15,7 @@ from absl import app
 from vl_ltr_jax.data.batches import loader
 from vl_ltr_jax.data.images import transforms
 from vl_ltr_jax.data.shapes import dataset
-from vl_ltr_jax.data.sources import dataset as sources
+from vl_ltr_jax.data.sources import lists
 
 BATCHES = 3
 
@@ -64,7 +64,7 @@ def after_a_kill(split):
 
 
 def world(root):
-    data = sources.read_image_list(root, "world")
+    data = lists.read_image_list(root, "world")
     (root / "images/crimson/train_3.jpg").write_bytes(b"broken since it was listed")
     return data
 

@@ -15,7 +15,9 @@ from absl import flags
 from etils import epath
 
 import vl_ltr_jax
-from vl_ltr_jax.commands import exits, train
+from vl_ltr_jax.commands import exits
+from vl_ltr_jax.commands import flags as commands_flags
+from vl_ltr_jax.commands import help as usage
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.sources.dataset import LongTailedData, Split
@@ -25,6 +27,17 @@ from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.stages import pipeline
 
 _CLASSES = flags.DEFINE_list("classes", ["0"], "Labels of the classes to leave out.")
+COMMAND = usage.Command(
+    "vl_ltr_jax.benchmarks.added_class",
+    "Trains without a class, adds it by its sentences, and prints its top-1.",
+    (
+        (
+            "two classes of the embedded data set",
+            "--config=configs/shapes_lt.py --workdir=runs/added --classes=3,17",
+        ),
+    ),
+    ("config", "workdir", "classes", "quiet"),
+)
 
 
 def without(data: LongTailedData, label: int) -> LongTailedData:
@@ -102,7 +115,7 @@ def run(argv: Sequence[str]) -> None:
     """Prints a line for each class."""
     del argv
     with exits.refusing():
-        config, workdir = train.checked_flags()
+        config, workdir = commands_flags.checked_flags(COMMAND)
         meshes.devices()
         labels = _labels(_CLASSES.value)
         _measure_all(config, workdir, labels)
@@ -130,4 +143,4 @@ def _measure_all(config: Config, workdir: epath.Path, labels: Sequence[int]) -> 
 
 
 if __name__ == "__main__":
-    train.start(run)
+    commands_flags.start(run, COMMAND)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from vl_ltr_jax.benchmarks import paired
 from vl_ltr_jax.evaluate import accuracy
+from vl_ltr_jax.evaluate import scores as evaluate_scores
 
 NEIGHBOURS = 5
 
@@ -83,11 +84,13 @@ def ours(
     @jax.jit
     def count(frozen: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
         sentences, owners, texts = frozen
-        votes = accuracy.knn_scores(images, sentences, owners, num_classes, NEIGHBOURS)
+        votes = evaluate_scores.knn_scores(
+            images, sentences, owners, num_classes, NEIGHBOURS
+        )
         none = accuracy.AccuracySums.zeros(num_classes)
         sums = (
             accuracy.update(none, scores, labels, mask).top1_correct.sum()
-            for scores in (votes, accuracy.zero_shot_scores(images, texts))
+            for scores in (votes, evaluate_scores.zero_shot_scores(images, texts))
         )
         return jnp.stack(list(sums))
 

@@ -26,14 +26,17 @@ from absl import flags
 from etils import epath
 
 from vl_ltr_jax.benchmarks import growth
-from vl_ltr_jax.commands import exits, train
+from vl_ltr_jax.commands import exits
+from vl_ltr_jax.commands import flags as commands_flags
+from vl_ltr_jax.commands import help as usage
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.evaluate import split
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.run import embedding, head_training, inputs
 from vl_ltr_jax.run.run import Run
+from vl_ltr_jax.runtime import compilation_cache
 from vl_ltr_jax.runtime import mesh as meshes
-from vl_ltr_jax.stages import pipeline
+from vl_ltr_jax.stages import pretrain
 from vl_ltr_jax.train import stage
 
 _MINUTES = flags.DEFINE_float(
@@ -41,6 +44,12 @@ _MINUTES = flags.DEFINE_float(
 )
 _SAMPLES = flags.DEFINE_string("samples", "", "CSV file to keep the samples in.")
 _ENDLESS = 10**6  # epochs
+COMMAND = usage.Command(
+    "vl_ltr_jax.benchmarks.load",
+    "Measures whether memory, files and threads of a training process grow.",
+    (("on the embedded data set", "--config=configs/shapes_lt.py --minutes=5"),),
+    ("config", "minutes", "samples", "quiet"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +145,7 @@ def measure(
         watched = _Watched(run, meter, times)
         with contextlib.suppress(_Enough):
             stage.train(
-                pipeline.pretraining(run), mesh, config, watched.evaluate, interval
+                pretrain.pretraining(run), mesh, config, watched.evaluate, interval
             )
     return [sample for sample in meter.samples if sample.seconds >= watched.warm_at]
 
@@ -199,13 +208,13 @@ def run(argv: Sequence[str]) -> None:
     """Prints what is held at rest, then what all samples say, and what that means."""
     del argv
     with exits.refusing():
-        config = train.checked_config()
+        config = commands_flags.checked_config(COMMAND)
         meshes.devices()
         console.be_quiet()  # of the time that endless training has left
         path = Path(_SAMPLES.value) if _SAMPLES.value else None
         with tempfile.TemporaryDirectory() as directory:
             workdir = epath.Path(directory)
-            train.keep_programs(config, workdir)
+            compilation_cache.write_to(config.mesh.compilation_cache, workdir)
             times = Times(measured=60 * _MINUTES.value)
             samples = measure(config, workdir, times, path)
         findings = growth.judge(samples)
@@ -220,4 +229,4 @@ def run(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    train.start(run)
+    commands_flags.start(run, COMMAND)

@@ -7,7 +7,8 @@ due. The end of a stage is tried until it is on the disk.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vl_ltr_jax.checkpoint.manager import CheckpointError, Checkpoints
+from vl_ltr_jax.checkpoint.manager import Checkpoints
+from vl_ltr_jax.checkpoint.restore import CheckpointError
 from vl_ltr_jax.runtime.preemption import Request
 
 RETRY_SECONDS = 30.0

@@ -22,8 +22,8 @@ from absl import flags
 from etils import epath
 
 from vl_ltr_jax.commands import exits
+from vl_ltr_jax.commands import flags as commands_flags
 from vl_ltr_jax.commands import help as usage
-from vl_ltr_jax.commands import train as vl_ltr_main
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.checks import (
@@ -58,7 +58,7 @@ _SKIP_IMAGES = flags.DEFINE_bool(
     "skip_images", False, "Look at lists and texts only; decode no image."
 )
 COMMAND = usage.Command(
-    "vl_ltr_jax.commands.check_data",
+    "vl_ltr_jax.data.check",
     "Looks through a data set before a model is trained on it: damaged images, images "
     "in two splits, texts of other classes and more, each with where it is and how to "
     "mend it. A check that was stopped goes on. The exit code is 1 if there is an "
@@ -208,7 +208,7 @@ def _order_of_label_file(config: Config) -> dict[str, list[int]]:
 def _checked_flags() -> tuple[Config, Path, bool]:
     """The configuration, the workdir, and whether images are left out."""
     given = flags.FLAGS
-    config = vl_ltr_main.checked_config(COMMAND)
+    config = commands_flags.checked_config(COMMAND)
     name = re.sub(r"[^\w.-]+", "_", config.data.name)
     workdir = given.workdir or os.path.join("runs", "check", name)
     if "://" in workdir:
@@ -238,5 +238,6 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(0 if checked.sound else 1)
 
 
-if __name__ == "__main__":
-    vl_ltr_main.start(main, COMMAND)
+def run() -> None:
+    """Runs the command in this process."""
+    commands_flags.start(main, COMMAND)

@@ -25,16 +25,16 @@ from etils import epath
 
 from vl_ltr_jax.commands import exits
 from vl_ltr_jax.data.images import transforms
-from vl_ltr_jax.logs import console
+from vl_ltr_jax.logs import messages
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
 from vl_ltr_jax.models.port import convert, listing, vl_ltr_files
 from vl_ltr_jax.models.port.preprocessing import Preprocessing
 from vl_ltr_jax.recognizer import files, load, stablehlo
-from vl_ltr_jax.run import initial
+from vl_ltr_jax.run import initial, saved
 from vl_ltr_jax.run.run import with_tuned_tower
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.runtime.errors import UserError
-from vl_ltr_jax.storage import paths
+from vl_ltr_jax.storage import atomic, paths
 from vl_ltr_jax.train.stage import trained
 
 Write: TypeAlias = Callable[[Path], None]
@@ -77,7 +77,7 @@ def export(workdir: epath.Path, destination: Path, *, to: str) -> Path:
       ExportError: if the model has no such form.
       UserError: a file is broken.
     """
-    convert.check_free(destination)
+    atomic.check_free(destination)
     if to in ("hf", "openai"):
         write = _towers_as(workdir, to)
     elif to == "vl_ltr":
@@ -89,7 +89,7 @@ def export(workdir: epath.Path, destination: Path, *, to: str) -> Path:
         def write(directory: Path) -> None:
             form(directory, recognizer)
 
-    return convert.write_whole(destination, write)
+    return atomic.write_whole(destination, write)
 
 
 def _towers_as(workdir: epath.Path, to: str) -> Write:
@@ -145,13 +145,13 @@ def _of_run(
 
     An LGR may name no tokenizer.
     """
-    config = load.config_of(workdir)
-    authors = load.released(config)
-    towers = authors.variables if authors else load.towers_of(workdir, config)
+    config = saved.config_of(workdir)
+    authors = saved.released(config)
+    towers = authors.variables if authors else saved.towers_of(workdir, config)
     if config.finetune.epochs:
-        tuned = trained(load.finished(workdir, "finetune"))["params"]
+        tuned = trained(saved.finished(workdir, "finetune"))["params"]
         towers = with_tuned_tower(towers, tuned)
-    facts, size = load.model_facts(workdir), config.model.image_size
+    facts, size = saved.model_facts(workdir), config.model.image_size
     sizes = PRESETS[config.model.backbone].at_image_size(size)
     sizes = sizes.with_activations(facts["vision_activation"], facts["text_activation"])
     name = config.init.tokenizer or config.init.clip
@@ -171,7 +171,7 @@ def _lgr(workdir: epath.Path) -> Write:
         )
     if added := len(card.class_names) - card.num_trained:
         raise ExportError(
-            f"{console.counted(added, 'class', 'classes')} of {workdir} added by "
+            f"{messages.counted(added, 'class', 'classes')} of {workdir} added by "
             "sentences alone, for which the authors' model has no place; "
             "--to=stablehlo has"
         )
@@ -226,5 +226,6 @@ def _default(workdir: epath.Path, to: str) -> Path:
     return Path(workdir) / "export" / to
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command in this process."""
     main(sys.argv[1:])

@@ -66,9 +66,9 @@ def help_text(command: Command) -> str:
     listed = [_flag_lines(name) for name in command.flags]
     keys = (
         "Every key of the configuration can be changed, as in "
-        "--config.pretrain.epochs=40. vl_ltr_jax/settings.py lists them all, with "
-        "their defaults and what they mean; vl_ltr_jax.main prints those of a file "
-        "with --show_config. A file may take arguments of its own, as in "
+        "--config.pretrain.epochs=40. vl_ltr_jax/config/settings.py lists them all, "
+        "with their defaults and what they mean; vl_ltr_jax.main prints those of a "
+        "file with --show_config. A file may take arguments of its own, as in "
         "--config=configs/shapes_lt.py:method=crt; without --config the files that are "
         "here are listed, with their arguments."
     )
@@ -206,7 +206,7 @@ def _flag_lines(name: str) -> str:
 
 
 def _repository() -> Path:
-    return Path(__file__).parents[1]
+    return Path(__file__).parents[2]
 
 
 def _shown(path: Path) -> str:

@@ -23,7 +23,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
-import jax
 from etils import epath
 from PIL import Image
 
@@ -31,7 +30,7 @@ from vl_ltr_jax.commands import exits
 from vl_ltr_jax.data.images import picture_folders
 from vl_ltr_jax.data.images.picture_folders import Found
 from vl_ltr_jax.data.text import token_cache
-from vl_ltr_jax.logs import console
+from vl_ltr_jax.logs import console, messages
 from vl_ltr_jax.recognizer import formats, load, picture_files
 from vl_ltr_jax.recognizer.batch import recognize_files
 from vl_ltr_jax.recognizer.recognizer import Recognizer
@@ -60,24 +59,6 @@ class UsageError(UserError):
     """A command without anything to do, or without a place for its answers."""
 
 
-def keep_programs(directory: epath.Path) -> None:
-    """Lets compiled programs, the small ones too, lie beside the model.
-
-    Where that directory cannot be written, in the user's cache. A place that the
-    environment names stays.
-    """
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    place = directory / "compiled"
-    if "://" not in os.fspath(place):
-        written = place if place.exists() else directory
-        if not os.access(written, os.W_OK | os.X_OK):
-            place = epath.Path(token_cache.default_directory()) / "compiled"
-    compilation_cache.clear_torn(place)
-    jax.config.update("jax_compilation_cache_dir", os.fspath(place))
-
-
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line.
 
@@ -93,7 +74,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         found = _not_empty(_files(given.pictures, left_out))
         with errors.system_faults(), _output(given.out) as write:
-            keep_programs(given.workdir)
+            compilation_cache.write_beside(
+                given.workdir, token_cache.default_directory()
+            )
             recognizer = load.load(given.workdir)
             counts = _answer(recognizer, found, write, given)
     except BrokenPipeError:  # `| head` has seen enough
@@ -282,7 +265,7 @@ def _answer(
             text = form(answer)
             write((between if counts["good"] else head) + text if text else text)
             if answer.error:
-                path, reason = map(console.printable, (answer.path, answer.error))
+                path, reason = map(messages.printable, (answer.path, answer.error))
                 console.warn(f"cannot read {path}: {reason}")
             counts["bad" if answer.error else "good"] += 1
             line.update()
@@ -298,14 +281,15 @@ def _tell(counts: collections.Counter[str], left_out: collections.Counter[str]) 
     """Ends with how many were bad, and what was left out of folders."""
     if counts["bad"]:
         console.warn(
-            f"{console.counted(counts['good'], 'picture')} recognised, "
+            f"{messages.counted(counts['good'], 'picture')} recognised, "
             f"{counts['bad']:,} could not be"
         )
     if left_out:
         console.say(picture_folders.describe(left_out))
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command in this process."""
     if cpu_memory.runs_on_cpu():
         cpu_memory.keep()
     sys.exit(main(sys.argv[1:]))

@@ -11,13 +11,10 @@ at.
 
 import argparse
 import dataclasses
-import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -25,14 +22,13 @@ from vl_ltr_jax.commands import exits
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.data.images.decode import ImageReadError
 from vl_ltr_jax.logs import console
-from vl_ltr_jax.recognizer import load
 from vl_ltr_jax.report import contact_sheet
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs, saved
 from vl_ltr_jax.run.head_training import TrainingStage
 from vl_ltr_jax.run.replay import diagnosis, repeat
 from vl_ltr_jax.run.replay.repeat import Repeat, WrongRow
 from vl_ltr_jax.run.run import Run
-from vl_ltr_jax.runtime import cpu_memory, errors
+from vl_ltr_jax.runtime import compilation_cache, cpu_memory, errors
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.stages import pipeline
@@ -85,7 +81,7 @@ def replay(
       ReplayError: if there is no such step.
       UserError: if the run's files cannot be read, or do not fit.
     """
-    config = load.config_of(workdir)
+    config = saved.config_of(workdir)
     configs.check(config)  # paths of another machine, or that are gone
     # Threads give the same batches, and need no start by absl.
     config = dataclasses.replace(
@@ -180,7 +176,7 @@ def main(arguments: Sequence[str]) -> int:
         workdir = path_of(given.workdir)
         with errors.system_faults():
             meshes.devices()
-            _read_programs(workdir)
+            compilation_cache.read_from(workdir)
             seen, run = replay(
                 workdir, given.stage, given.step, from_start=given.from_start
             )
@@ -199,14 +195,6 @@ def _write_sheet(seen: Repeat, run: Run, out: Path) -> None:
         return
     contact_sheet.write(contact_sheet.contact_sheet(examples, _COLUMNS), out)
     console.say(f"{len(examples)} of {len(seen.wrong)} rows are on {out}")
-
-
-def _read_programs(workdir: epath.Path) -> None:
-    """Takes the run's own compiled programs where they lie, and adds none."""
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)
-    place = workdir / "compiled"
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and place.exists():
-        jax.config.update("jax_compilation_cache_dir", os.fspath(place))
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -234,7 +222,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(paths.expand_arguments(arguments))
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command in this process."""
     if cpu_memory.runs_on_cpu():
         cpu_memory.keep()
     sys.exit(main(sys.argv[1:]))

@@ -19,8 +19,8 @@ from absl import flags
 from jaxtyping import UInt8
 
 from vl_ltr_jax.commands import exits
+from vl_ltr_jax.commands import flags as commands_flags
 from vl_ltr_jax.commands import help as usage
-from vl_ltr_jax.commands import train as vl_ltr_main
 from vl_ltr_jax.config.build import ConfigError
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.batches.examples import TrainExamples
@@ -38,7 +38,7 @@ _DRAW = flags.DEFINE_integer("draw", 0, "Its draw in that epoch, from 0.")
 _COUNT = flags.DEFINE_integer("count", 24, "Examples on the sheet.")
 _COLUMNS = flags.DEFINE_integer("columns", 3, "Examples in a row.")
 COMMAND = usage.Command(
-    "vl_ltr_jax.commands.show_data",
+    "vl_ltr_jax.data.show",
     "Draws training examples as the model sees them, beside the evaluation picture of "
     "the same image and with their sentences, and prints which files they are.",
     (
@@ -138,7 +138,7 @@ def _erasing(
 
 def _checked_flags() -> tuple[Config, Path]:
     """The configuration, and the file to write."""
-    config = vl_ltr_main.checked_config(COMMAND)
+    config = commands_flags.checked_config(COMMAND)
     if not _OUT.value:
         raise ConfigError("--out=FILE.png is needed")
     out = Path(_OUT.value)
@@ -170,5 +170,6 @@ def main(argv: Sequence[str]) -> None:
     console.say(f"data.orientation={config.data.orientation!r}, for all pictures")
 
 
-if __name__ == "__main__":
-    vl_ltr_main.start(main, COMMAND)
+def run() -> None:
+    """Runs the command in this process."""
+    commands_flags.start(main, COMMAND)

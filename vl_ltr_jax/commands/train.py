@@ -3,68 +3,35 @@
 python -m vl_ltr_jax.main --config=configs/shapes_lt.py --workdir=DIR
 """
 
-import dataclasses
-import json
-import os
-import signal
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-from absl import app, flags, logging
 from etils import epath
 
-from vl_ltr_jax import systems
 from vl_ltr_jax.commands import exits
 from vl_ltr_jax.commands import help as usage
-from vl_ltr_jax.config import build as configs
-from vl_ltr_jax.config import settings
+from vl_ltr_jax.commands.flags import (
+    RUN_FLAGS,
+    SHOW_CONFIG,
+    checked_flags,
+    join_processes,
+    show_config,
+    start,
+)
+from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.logs import console
-from vl_ltr_jax.report.page import write
+from vl_ltr_jax.report import tables, write
 from vl_ltr_jax.run import inputs
 from vl_ltr_jax.run.run import Run
-from vl_ltr_jax.runtime import cluster, compilation_cache, cpu_memory, preemption
+from vl_ltr_jax.runtime import compilation_cache, preemption
 from vl_ltr_jax.runtime import mesh as meshes
-from vl_ltr_jax.stages import pipeline, summary
-from vl_ltr_jax.storage import paths
-from vl_ltr_jax.storage.workdir import path_of
+from vl_ltr_jax.stages import pipeline
+from vl_ltr_jax.stages.summary import of_head
+from vl_ltr_jax.systems.titles import head_names, title
 
-_CONFIG = configs.define_flag()
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of everything the command makes, local or a bucket."
-)
-_QUIET = flags.DEFINE_bool(
-    "quiet", False, "Print warnings, errors and where the result is, no more."
-)
-SHOW_CONFIG = flags.DEFINE_bool(
-    "show_config", False, "Print the resolved configuration and end."
-)
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed",
-    None,
-    "True: one of many, the cluster says which (on a TPU VM its metadata server); "
-    "False: one process. By default the environment decides.",
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator_address",
-    None,
-    "HOST:PORT of process 0, where the cluster does not say "
-    "(or JAX_COORDINATOR_ADDRESS).",
-)
-_NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "How many processes (or JAX_NUM_PROCESSES)."
-)
-_PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "Which one this is, from 0 (or JAX_PROCESS_ID)."
-)
-RUN_FLAGS = (
-    *("config", "workdir", "show_config", "quiet"),
-    *("distributed", "coordinator_address", "num_processes", "process_id"),
-)
 COMMAND = usage.Command(
-    "vl_ltr_jax.commands.train",
+    "vl_ltr_jax.main",
     "Trains and evaluates VL-LTR, or another system, on a long-tailed data set: from "
     "images and texts to a report. The same command goes on where it was stopped.",
     (
@@ -84,117 +51,36 @@ COMMAND = usage.Command(
     ),
     RUN_FLAGS,
 )
+# What a run leaves for people to read.
+_REPORTS = {
+    "report.html": "figures, sentences and pictures: open it in a browser",
+    "report.md": "test and validation under both shot rules, top-5, versions",
+    "results.json": "all of its numbers",
+}
 
 
-def checked_config(command: usage.Command = COMMAND) -> settings.Config:
-    """The configuration that the flags name, for commands without a workdir.
-
-    Args:
-      command: that was called, for messages.
-
-    Raises:
-      ConfigError: if there is none, or it has faults.
-    """
-    if not _CONFIG.value:
-        raise configs.ConfigError(usage.without_config(command))
-    config = configs.from_config_dict(_CONFIG.value)
-    systems.check(config)
-    return config
-
-
-def checked_flags(
-    command: usage.Command = COMMAND,
-) -> tuple[settings.Config, epath.Path]:
-    """The configuration and the workdir that the flags name.
+def tell_end(workdir: epath.Path, config: Config, results: Mapping[str, Any]) -> None:
+    """Prints the result of a run, which files have the rest, and what comes next.
 
     Args:
-      command: that was called, for messages.
-
-    Raises:
-      ConfigError: if a flag is missing, or the configuration has faults.
-      WorkdirError: if the workdir cannot be one.
+      workdir: of a finished run.
+      config: of it.
+      results: as in results.json.
     """
-    config = checked_config(command)
-    if not _WORKDIR.value:
-        raise configs.ConfigError(usage.without_workdir(command, sys.argv[1:]))
-    return config, path_of(_WORKDIR.value)
-
-
-def show_config(
-    methods: Sequence[str] = (), *, command: usage.Command = COMMAND
-) -> None:
-    """Prints the resolved configuration; paths in it need not be there.
-
-    Args:
-      methods: prints that of each of these, under their names.
-      command: that was called, for messages.
-
-    Raises:
-      ConfigError: if there is none, or a key, type or choice is wrong.
-    """
-    if not _CONFIG.value:
-        raise configs.ConfigError(usage.without_config(command))
-    config = configs.resolve(_CONFIG.value)
-    changed = {name: systems.named(name).configure(config) for name in methods}
-    if methods:
-        shown = {name: dataclasses.asdict(one) for name, one in changed.items()}
-        print(json.dumps(shown, indent=2))
-    else:
-        print(settings.to_json(config))
-    for name, one in (changed or {config.method: config}).items():
-        try:
-            configs.check(one)
-            systems.check(one)
-        except configs.ConfigError as error:
-            console.warn(f"{name} would end here: {error}")
-
-
-def join_processes() -> None:
-    """Meets the other processes of the run, if there are any.
-
-    Raises:
-      ClusterError: if flags or environment say so wrongly, or they do not come.
-    """
-    flags_given = {
-        "coordinator_address": _COORDINATOR.value,
-        "num_processes": _NUM_PROCESSES.value,
-        "process_id": _PROCESS_ID.value,
-    }
-    cluster.join(cluster.processes(flags_given, os.environ, _DISTRIBUTED.value))
-
-
-def keep_programs(config: settings.Config, workdir: epath.Path) -> None:
-    """Lets compiled programs lie on disk, so that a restart compiles nothing."""
-    named = config.mesh.compilation_cache
-    if named == "workdir":
-        named = os.fspath(workdir / "compiled")
-    # The variable is JAX's own; who sets it has another place in mind.
-    if named and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        compilation_cache.clear_torn(named)
-        jax.config.update("jax_compilation_cache_dir", named)
-
-
-def write_page(
-    config: settings.Config,
-    workdir: epath.Path,
-    read: inputs.Inputs,
-    results: Mapping[str, Any],
-) -> None:
-    """Writes `workdir/report.html`; to be called on every process.
-
-    Args:
-      config: of a run that has ended.
-      workdir: of the run.
-      read: its inputs.
-      results: what :func:`stages.run` returned.
-    """
-    console.say("starts", stage=write.NAME)
-    start = time.monotonic()
-    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-    run = Run(config, workdir, read, mesh)
-    write.write(run, results)
-    took = console.format_duration(time.monotonic() - start)
-    console.say(f"written in {took}", stage=write.NAME)
+    if not console.is_first_process():
+        return
+    names = head_names(config)
+    text = tables.screen(results, title(config), config.model.backbone, names)
+    brief = f"{of_head(results, names)}: {workdir / 'report.md'}"
+    console.result(text, brief)
+    left = {name: what for name, what in _REPORTS.items() if (workdir / name).exists()}
+    listed = [f"  {name:<14}{what}" for name, what in left.items()]
+    console.say("\n".join([f"{workdir} has", *listed]))
+    where = shlex.quote(str(workdir))
+    console.say(
+        f"next: {usage.program('python')} -m vl_ltr_jax.predict --workdir={where} "
+        f"PICTURE.jpg\n      {usage.program('tensorboard')} --logdir {where}"
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -203,61 +89,20 @@ def main(argv: Sequence[str]) -> None:
     preemption.end_on_sigterm(console.warn)
     with exits.refusing():
         if SHOW_CONFIG.value:
-            show_config()
+            show_config(command=COMMAND)
             return
-        config, workdir = checked_flags()
+        config, workdir = checked_flags(COMMAND)
         join_processes()
         meshes.devices()
-        keep_programs(config, workdir)
+        compilation_cache.write_to(config.mesh.compilation_cache, workdir)
         read = inputs.read(config)
         pipeline.check(config, workdir, read)
         results = pipeline.run(config, workdir, read)
-        write_page(config, workdir, read, results)
-    summary.tell_end(workdir, config, results)
+        mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
+        write.write(Run(config, workdir, read, mesh), results)
+    tell_end(workdir, config, results)
 
 
-def start(
-    entry: Callable[[Sequence[str]], None], command: usage.Command | None = None
-) -> None:
-    """Checks the names of the --config flags, then hands over to absl.
-
-    Args:
-      entry: the command, given what is left of its arguments.
-      command: what `--help` tells of it; without one, absl's list of flags.
-    """
-    if command is not None and set(sys.argv[1:]) & set(usage.HELP_FLAGS):
-        print(usage.help_text(command))
-        sys.exit(0)
-    sys.argv[1:] = paths.expand_arguments(sys.argv[1:])
-    with exits.refusing():
-        configs.check_flag_names(sys.argv[1:])
-    if cpu_memory.runs_on_cpu():
-        cpu_memory.keep()
-    # At INFO, Orbax tells of every file; the stages say what a person wants to know.
-    logging.set_verbosity(logging.WARNING)
-    try:
-        app.run(entry, flags_parser=_parse)
-    except KeyboardInterrupt:  # a traceback would tell nobody anything
-        console.error("interrupted: the same command goes on from the last checkpoint")
-        sys.exit(128 + signal.SIGINT)
-    finally:
-        console.end_lines()  # above a traceback, where there is one
-
-
-def _parse(argv: Sequence[str]) -> list[str]:
-    """Parses the flags, and runs the configuration file on the way."""
-    with exits.refusing():
-        rest = configs.parse_flags(flags.FLAGS, argv)
-    console.be_quiet(_QUIET.value)
-    logging.get_absl_handler().addFilter(console.make_room)
-    if rest[1:]:
-        exits.refuse(
-            configs.ConfigError(
-                f"{rest[1]!r} is no flag; settings are written --config.KEY=VALUE"
-            )
-        )
-    return rest
-
-
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command in this process."""
     start(main, COMMAND)

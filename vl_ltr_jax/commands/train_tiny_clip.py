@@ -1,6 +1,6 @@
 """Trains the CLIP that ships with the package, on pictures of random compositions.
 
-python -m vl_ltr_jax.tiny_clip --out=DIR --steps=2000 --seed=0
+python -m vl_ltr_jax.commands.train_tiny_clip --out=DIR --steps=2000 --seed=0
 
 The tiny CLIP plays the part that OpenAI's plays in VL-LTR: it knows looks and the
 words for them, learned elsewhere, and has never met a class of the embedded set, its
@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,14 @@ from vl_ltr_jax.data.shapes.looks import WORDS, Looks, random_looks
 from vl_ltr_jax.data.shapes.render import Style, render
 from vl_ltr_jax.data.text.tokenizer import Tokenizer, trim
 from vl_ltr_jax.data.text.vocabulary import read_merges, write_tokenizer
-from vl_ltr_jax.logs import console
+from vl_ltr_jax.logs import console, messages
 from vl_ltr_jax.method.losses import contrastive_logits, cross_entropy, unit
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import PRESETS, Clip, ClipConfig
 from vl_ltr_jax.models.port.clip_files import save_clip
 from vl_ltr_jax.models.port.preprocessing import Preprocessing
 
-SHIPPED = Path(__file__).parent / "assets" / "tiny_clip"
+SHIPPED = Path(str(resources.files("vl_ltr_jax"))) / "assets" / "tiny_clip"
 STUDIO_STYLE = Style(clutter=3, specks=3, occlusion=0.05, shade=9, noise=8)
 # Longer captions are cut; few are.
 CONTEXT_LENGTH = 24
@@ -209,7 +210,7 @@ def train(
                     {"params": trained[0]},
                     preprocessing=Preprocessing(size),
                 )
-    duration = console.format_duration(time.perf_counter() - start)
+    duration = messages.format_duration(time.perf_counter() - start)
     recent = f"loss {np.mean(losses[-_RECENT:]):.3f}"
     console.say(f"{steps:,} steps in {duration}, {recent}", stage="tiny CLIP")
     return losses

@@ -1,21 +1,18 @@
 """What values may be, and which contradict each other."""
 
-import difflib
 import math
 import os
 import re
-from typing import Any
 
 from vl_ltr_jax.config.settings import Config, Data, Finetune, flatten
 from vl_ltr_jax.data.text import files
-from vl_ltr_jax.logs.console import shortened
+from vl_ltr_jax.logs.messages import nearest, shortened
 from vl_ltr_jax.models.clip import PRESETS
 from vl_ltr_jax.models.port import hub
 from vl_ltr_jax.runtime.errors import UserError
 
 _LARGEST = 2**31 - 1  # steps, seeds and indices are 32-bit on devices
 _MOST = 1_000_000  # of what takes memory for each
-_MAX_KEY_CHARS = 100  # of a name for which a near one is looked for
 # Controls, and halves of characters: what Python makes of bytes that are not UTF-8.
 _UNFIT = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BELOW_ONE = 0.999999999  # at 1 the effective number of samples is 0 / 0
@@ -87,13 +84,6 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
 def faults(config: Config) -> list[str]:
     """Every value out of bounds and every contradiction, a line each."""
     return _out_of_bounds(config) + _contradictions(config)
-
-
-def nearest(given: object, allowed: Any) -> str:
-    """The end of a message: the allowed name that is nearest, or all of them."""
-    name = str(given)[:_MAX_KEY_CHARS] if isinstance(given, str) else ""
-    near = difflib.get_close_matches(name, [str(a) for a in allowed], n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; allowed: {sorted(allowed)}"
 
 
 def _out_of_bounds(config: Config) -> list[str]:

@@ -15,7 +15,6 @@ import io
 import os
 import posixpath
 import stat
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -23,6 +22,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Bool
 
+from vl_ltr_jax.logs.messages import any_case, nfc
 from vl_ltr_jax.runtime.errors import UserError
 
 RootLike: TypeAlias = str | os.PathLike[str]
@@ -30,16 +30,6 @@ RootLike: TypeAlias = str | os.PathLike[str]
 LARGEST_LIST = 2**30  # bytes; that of iNaturalist 2018 has 122 MB
 _LONGEST_PATH = 4096  # bytes; Linux opens no longer one
 _PART = 2**20  # bytes read at once where a size is not known
-
-
-def nfc(name: str) -> str:
-    """Returns a name in Unicode's composed form: a Mac writes the decomposed one."""
-    return unicodedata.normalize("NFC", name)
-
-
-def any_case(name: str) -> str:
-    """Returns what names that differ by case and Unicode's form have in common."""
-    return nfc(nfc(name).casefold())
 
 
 class FileError(UserError):

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from vl_ltr_jax.config.settings import Evaluate
 from vl_ltr_jax.evaluate import accuracy
+from vl_ltr_jax.evaluate import scores as evaluate_scores
 from vl_ltr_jax.method import shots
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import Clip
@@ -112,9 +113,9 @@ def make_scores(
                 options.knn_neighbours,
                 mesh,
             )
-            result["knn"] = accuracy.knn_votes(cosines, nearest, num_classes)
+            result["knn"] = evaluate_scores.knn_votes(cosines, nearest, num_classes)
         if options.zero_shot:
-            cosines = accuracy.zero_shot_scores(features, frozen["class_texts"])
+            cosines = evaluate_scores.zero_shot_scores(features, frozen["class_texts"])
             result["zero_shot"] = cosines[:, :num_classes]
         return Scored(result, tuned)
 
@@ -134,7 +135,7 @@ def nearest_sentences(
     taken; of equal cosines the earlier sentence stays the first.
     """
     local = jax.shard_map(
-        functools.partial(accuracy.nearest_sentences, k=k),
+        functools.partial(evaluate_scores.nearest_sentences, k=k),
         mesh=mesh,
         in_specs=(
             PartitionSpec("data"),

@@ -8,8 +8,6 @@ speaks; quiet mode leaves warnings and errors.
 
 import logging
 import os
-import re
-import reprlib
 import shutil
 import sys
 import threading
@@ -21,13 +19,19 @@ from typing import Any, Literal, TypeVar
 from tqdm import tqdm
 from tqdm.utils import disp_len, disp_trim
 
+from vl_ltr_jax.logs.messages import (
+    format_duration,
+    format_rate,
+    printable,
+    without_passwords,
+)
+
 IN_PLACE_SECONDS = 0.2  # between two looks of a line on a terminal
 PLAIN_SECONDS = 30.0  # between two lines in a file: shorter steps have none
 _STYLES = {"bold": 1, "red": 31, "yellow": 33}
 
 Item = TypeVar("Item")
 _quiet = False
-_USER = re.compile(r"//[^\s/@'\"]+@")
 
 
 def be_quiet(quiet: bool = True) -> None:
@@ -62,44 +66,6 @@ def styled(text: str, style: Literal["bold", "red", "yellow"]) -> str:
     if not is_terminal() or os.environ.get("NO_COLOR"):
         return text
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
-
-
-def without_passwords(text: str) -> str:
-    """The text, in which `//user:password@host` has become `//***@host`."""
-    return _USER.sub("//***@", text)
-
-
-def printable(text: str, keep: str = "") -> str:
-    """The text with what is not seen written as escapes, but for characters to keep."""
-    return "".join(
-        char
-        if char.isprintable() or char in keep
-        else char.encode("unicode_escape").decode()
-        for char in text
-    )
-
-
-class _Short(reprlib.Repr):
-    """Python's way to write a value, cut in the middle where it is long."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = 200
-
-    def repr_int(self, x: int, level: int) -> str:
-        """A number; Python writes none of more than 4300 digits."""
-        bits = x.bit_length()
-        return (
-            super().repr_int(x, level) if bits < 9999 else f"<a number of {bits} bits>"
-        )
-
-
-def shortened(value: object) -> str:
-    """A value as Python writes it, for messages: cut where it is long."""
-    return _SHORT.repr(value)
-
-
-_SHORT = _Short()
 
 
 def say(text: str, *, stage: str = "") -> None:
@@ -152,19 +118,6 @@ def end_lines() -> None:
     for line in list(Progress.shown):
         line.leave = True
         line.close()
-
-
-def format_duration(seconds: float) -> str:
-    """A duration in its two largest units: `2d 03h`, `1h 06m`, `4m 05s`, `12s`."""
-    seconds = round(seconds)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d {hours:02}h"
-    if hours:
-        return f"{hours}h {minutes:02}m"
-    return f"{minutes}m {seconds:02}s" if minutes else f"{seconds}s"
 
 
 class Progress(tqdm):
@@ -315,22 +268,6 @@ def progress(
         for item in items:
             yield item
             line.update(min(each, total - line.n))
-
-
-def counted(number: int, unit: str, units: str = "") -> str:
-    """A number of things: `1 picture`, `2,048 pictures`, `60 classes`.
-
-    Args:
-      number: how many.
-      unit: one of them.
-      units: several, where that is not the same with an s.
-    """
-    return f"{number:,} {unit if number == 1 else units or unit + 's'}"
-
-
-def format_rate(rate: float) -> str:
-    """A number for `.../s`: `2,048`, `31.4`, `0.0123`."""
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _write(text: str) -> None:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float64, Int64, UInt8
 
-from vl_ltr_jax.logs import console
+from vl_ltr_jax.logs import console, messages
 
 PROFILE_AFTER_STEPS = 5
 _ROOM = 2**18  # bytes
@@ -209,7 +209,7 @@ class Logs:
         self.losses = losses if total is None else {"loss": total, **losses}
         if self._line is not None:
             told = [f"{name} {value:.4g}" for name, value in self.losses.items()]
-            images = f"{console.format_rate(images_per_second)} images/s"
+            images = f"{messages.format_rate(images_per_second)} images/s"
             self._line.at(step, rate=steps_per_second, details=[images, *told])
 
     def _profile_at(self, step: int) -> None:

@@ -16,12 +16,13 @@ from flax import traverse_util
 from jaxtyping import Float32
 from safetensors.numpy import load_file, save_file
 
-from vl_ltr_jax.models.port import convert
+from vl_ltr_jax.models.port import clip_files
 from vl_ltr_jax.models.port.preprocessing import checked_constants
 from vl_ltr_jax.recognizer import validate
-from vl_ltr_jax.recognizer.head import Card
+from vl_ltr_jax.recognizer.card import Card
 from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.storage import atomic, paths, strict_json
+from vl_ltr_jax.storage import atomic as storage_atomic
 from vl_ltr_jax.storage.artifact import ArtifactError
 
 CARD, WEIGHTS = "recognizer.json", "recognizer.safetensors"
@@ -56,7 +57,7 @@ def write(
             {name: np.asarray(array, order="C") for name, array in flat.items()},
             partial / WEIGHTS,
         )
-        for name in convert.TOKENIZER_FILES:
+        for name in clip_files.TOKENIZER_FILES:
             if beside is not None and (beside / name).is_file():
                 shutil.copy(beside / name, partial / name)
         content = {
@@ -68,7 +69,7 @@ def write(
         (partial / CARD).write_text(text, encoding="utf-8")
 
     with errors.system_faults():
-        convert.write_whole(Path(paths.expand(directory)), fill)
+        storage_atomic.write_whole(Path(paths.expand(directory)), fill)
 
 
 def read(
@@ -80,12 +81,12 @@ def read(
       ArtifactError: if a file is missing, damaged, or does not fit the others.
     """
     try:
-        atomic.check_regular(directory, (CARD, WEIGHTS, *convert.TOKENIZER_FILES))
+        atomic.check_regular(directory, (CARD, WEIGHTS, *clip_files.TOKENIZER_FILES))
         content = strict_json.parse((directory / CARD).read_bytes())
         if content.pop("format") != _FORMAT:
             raise ValueError("another version of this package wrote it")
         saved = content.pop("crc32", {})  # older ones have none
-        for name in saved.keys() & {WEIGHTS, *convert.TOKENIZER_FILES}:
+        for name in saved.keys() & {WEIGHTS, *clip_files.TOKENIZER_FILES}:
             if atomic.crc32(directory / name) != saved[name]:
                 raise ValueError(f"{name} is not what was saved")
         content["class_names"] = names(content["class_names"])

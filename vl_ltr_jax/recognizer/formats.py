@@ -11,17 +11,13 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from vl_ltr_jax.logs.console import printable
+from vl_ltr_jax.logs.messages import printable
 from vl_ltr_jax.recognizer.batch import Answer
 
 # Half of a character, which UTF-8 has no bytes for, and what some readers of lines
 # take for the end of one.
 _UNSAFE = re.compile("[\ud800-\udfff\x85\u2028\u2029]")
-
-
 Format: TypeAlias = Callable[[Answer], str]
-
-
 TEXT_HEADER = (
     "# Of each picture the likeliest classes, then the sentences that spoke for the\n"
     "# first, with their weights: shares of the attention, 1 in all.\n\n"

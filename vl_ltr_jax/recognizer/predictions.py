@@ -12,7 +12,7 @@ from PIL import Image
 
 from vl_ltr_jax.data.images import decode
 from vl_ltr_jax.data.images.orientation import Orientation
-from vl_ltr_jax.recognizer.head import RecognizerError
+from vl_ltr_jax.recognizer.card import RecognizerError
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 

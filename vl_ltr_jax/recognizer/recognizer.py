@@ -22,7 +22,7 @@ from vl_ltr_jax.data.text.tokenizer import Tokenizer
 from vl_ltr_jax.models import encode, lgr
 from vl_ltr_jax.models.clip import Clip
 from vl_ltr_jax.recognizer import added_classes, files, head
-from vl_ltr_jax.recognizer.head import Card, RecognizerError
+from vl_ltr_jax.recognizer.card import Card, RecognizerError
 from vl_ltr_jax.recognizer.predictions import (
     Explanation,
     Picture,

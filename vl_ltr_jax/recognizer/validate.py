@@ -13,7 +13,7 @@ from vl_ltr_jax.data.images.orientation import ORIENTATIONS
 from vl_ltr_jax.models.clip import PRESETS, variable_shapes
 from vl_ltr_jax.models.layers import ACTIVATIONS
 from vl_ltr_jax.models.lgr import head_shapes
-from vl_ltr_jax.recognizer.head import Card
+from vl_ltr_jax.recognizer.card import Card
 
 _CHOICES: dict[str, Collection[str]] = {
     "backbone": PRESETS,

@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vl_ltr_jax.config import settings
 from vl_ltr_jax.data.images.decode import ImageReadError
 from vl_ltr_jax.data.sources.dataset import LongTailedData
-from vl_ltr_jax.logs import console
+from vl_ltr_jax.logs import messages
 from vl_ltr_jax.logs.event_files import Logs
 from vl_ltr_jax.method import shots
 from vl_ltr_jax.recognizer.predictions import Ranked
@@ -222,8 +222,8 @@ def anchor_text(
         sentences = anchors[label]
         name, count = _escaped(class_names[label]), int(train_counts[label])
         parts.append(
-            f"### {name} ({console.counted(count, 'training image')}, "
-            f"{console.counted(len(sentences), 'anchor')})"
+            f"### {name} ({messages.counted(count, 'training image')}, "
+            f"{messages.counted(len(sentences), 'anchor')})"
         )
         parts.append(
             "\n".join(

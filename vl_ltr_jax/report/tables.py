@@ -2,20 +2,14 @@
 
 import dataclasses
 import html
-import json
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vl_ltr_jax.logs.console import counted
+from vl_ltr_jax.logs.messages import counted
+from vl_ltr_jax.systems.titles import HEAD_NAMES
 
-HEAD_NAMES = {
-    "lgr": "VL-LTR (LGR)",
-    "fc": "FC",
-    "knn": "kNN over sentences",
-    "zero_shot": "Zero-shot",
-}
 RULE_NAMES = {
     "standard": "standard rule (many > 100, medium 20..100, few < 20; mean over "
     "classes)",
@@ -234,8 +228,3 @@ def _classes(names: Sequence[str]) -> str:
 def _escaped(text: str) -> str:
     """Names of others in Markdown: no markup, one line."""
     return _MARKUP.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
-
-
-def to_json(results: Mapping[str, Any]) -> str:
-    """The results as strict JSON (no NaN)."""
-    return json.dumps(results, indent=2, allow_nan=False) + "\n"

@@ -5,6 +5,13 @@ The one place that says what may change from start to start.
 
 from collections.abc import Sequence
 
+from etils import epath
+
+from vl_ltr_jax.config import methods, settings
+from vl_ltr_jax.config.settings import Config
+from vl_ltr_jax.run import inputs
+from vl_ltr_jax.storage.artifact import Artifact
+
 # What each stage's artifact depends on, directly or through the artifacts it reads.
 TOWERS = ("data", "model", "init", "pretrain", "seed")
 FINETUNE = (*TOWERS, "anchors", "method", "rebalance", "finetune")
@@ -26,6 +33,8 @@ NEUTRAL = (
     "model.remat",
     "pretrain.loss_form",
 )
+# Values of keys that did not exist when an artifact was written.
+DEFAULTS = settings.flatten(Config())
 
 
 def matters(key: str, sections: Sequence[str] = EVERYTHING) -> bool:
@@ -37,4 +46,27 @@ def matters(key: str, sections: Sequence[str] = EVERYTHING) -> bool:
     """
     return key not in NEUTRAL and any(
         key == section or key.startswith(f"{section}.") for section in sections
+    )
+
+
+def artifact(
+    config: Config, workdir: epath.Path, stage: str, read: inputs.Inputs
+) -> Artifact:
+    """A stage's artifact with the configuration and the inputs it depends on."""
+    always: tuple[str, ...] = ()
+    if config.pretrain.train_batch_norm and not read.clip_config.vision.patch_size:
+        # Each chunk has statistics of its own.
+        always = ("mesh.accumulation_steps",)
+    sections = DEPENDS.get(stage, EVERYTHING)
+    flat = settings.flatten(methods.as_read_by(config, stage))
+    kept = {
+        key: value
+        for key, value in flat.items()
+        if key in always or matters(key, sections)
+    }
+    return Artifact(
+        workdir / stage,
+        {**kept, "inputs": read.digest},
+        defaults=DEFAULTS,
+        matters=matters,
     )

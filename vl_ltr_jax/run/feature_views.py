@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Float32, Int, UInt8
 
 from vl_ltr_jax.config.settings import Classifier, Finetune
 from vl_ltr_jax.data.batches import loader
-from vl_ltr_jax.logs import console
+from vl_ltr_jax.logs import console, messages
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.run import inputs
 from vl_ltr_jax.run.run import Run
@@ -113,7 +113,7 @@ def make(run: Run, stage: str, count: int, towers: dict[str, Any]) -> None:
         features = embed_view(run, encode_view, towers, view, f"{stage}: {name}")
         if jax.process_index() == 0:
             write_array(path, features)
-        duration = console.format_duration(time.monotonic() - start)
+        duration = messages.format_duration(time.monotonic() - start)
         told = f"{name}: {len(features):,} images embedded in {duration}"
         console.say(told, stage=stage)
     multihost_utils.sync_global_devices("views are written")

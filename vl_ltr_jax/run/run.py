@@ -13,19 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from vl_ltr_jax.config import settings
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.images import transforms
 from vl_ltr_jax.data.sources.dataset import Split
 from vl_ltr_jax.data.text import corpus as corpora
 from vl_ltr_jax.data.text.prompts import ONE_PROMPT
-from vl_ltr_jax.evaluate import accuracy
+from vl_ltr_jax.evaluate import scores
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.models import encode, lgr
 from vl_ltr_jax.models.clip import Clip
 from vl_ltr_jax.models.lgr import LanguageGuidedHead
 from vl_ltr_jax.models.linear import LinearHead
-from vl_ltr_jax.run import depends, embedding, inputs
+from vl_ltr_jax.run import embedding, inputs
+from vl_ltr_jax.run.depends import artifact
 from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.storage import strict_json
@@ -217,7 +217,7 @@ class Run:
             chosen[:] = False
             chosen[anchors.load_array("indices")[~anchors.load_array("padding")]] = True
         return np.asarray(
-            accuracy.class_embeddings(
+            scores.class_embeddings(
                 jnp.asarray(sentences[chosen]),
                 jnp.asarray(read.corpus.labels[chosen]),
                 read.num_classes,
@@ -266,21 +266,3 @@ def with_tuned_tower(towers: dict[str, Any], tuned: dict[str, Any]) -> dict[str,
     """
     visual = {name: tuned[name] for name in ("visual",) if name in tuned}
     return {**towers, "params": {**towers["params"], **visual}}
-
-
-def artifact(
-    config: Config, workdir: epath.Path, stage: str, read: inputs.Inputs
-) -> Artifact:
-    """A stage's artifact with the configuration and the inputs it depends on."""
-    always: tuple[str, ...] = ()
-    if config.pretrain.train_batch_norm and not read.clip_config.vision.patch_size:
-        # Each chunk has statistics of its own.
-        always = ("mesh.accumulation_steps",)
-    sections = depends.DEPENDS.get(stage, depends.EVERYTHING)
-    flat = settings.flatten(settings.as_read_by(config, stage))
-    kept = {
-        key: value
-        for key, value in flat.items()
-        if key in always or depends.matters(key, sections)
-    }
-    return Artifact(workdir / stage, {**kept, "inputs": read.digest})

@@ -1,7 +1,6 @@
 """The stage that evaluates every head, and keeps what the run's own head says."""
 
 import dataclasses
-from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -14,12 +13,10 @@ from vl_ltr_jax import systems
 from vl_ltr_jax.config.settings import Config, Evaluate
 from vl_ltr_jax.evaluate import split as evaluate
 from vl_ltr_jax.logs import console
-from vl_ltr_jax.logs.event_files import Logs
-from vl_ltr_jax.report import dashboard
-from vl_ltr_jax.run import inputs
-from vl_ltr_jax.run.run import Run, anchor_sentences, with_tuned_tower
+from vl_ltr_jax.run.run import Run, with_tuned_tower
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.storage.artifact import write_whole
+from vl_ltr_jax.systems.titles import own_head
 
 # Of each image, see `accuracy.Ranking`; written as `SPLIT_NAME.npy`.
 KEPT = ("labels", "classes", "probabilities", "margins")
@@ -46,7 +43,6 @@ def evaluate_heads(run: Run) -> dict[str, Any]:
     )
     count = evaluate.make_count(scores, read.num_classes, _probabilities(run.config))
     summary: dict[str, Any] = {}
-    told: dict[str, dict[str, np.ndarray]] = {}
     for name in ("val", "test"):
         split = getattr(read.data, name)
         keep = (*KEPT, "features") if name == "val" else KEPT
@@ -62,7 +58,6 @@ def evaluate_heads(run: Run) -> dict[str, Any]:
             )
             for head_name, head_sums in sums.items()
         }
-        told[name] = {key: images[key] for key in KEPT}
         if jax.process_index() == 0:
             left = run.artifact("evaluate")
             text = evaluate.per_class_csv(
@@ -70,24 +65,7 @@ def evaluate_heads(run: Run) -> dict[str, Any]:
             )
             write_whole(left.directory / f"per_class_{name}.csv", text)
             left.save_arrays(**{f"{name}_{key}": rows for key, rows in images.items()})
-    with Logs(run.artifact("evaluate").directory) as logs:
-        dashboard.write(
-            logs,
-            run.workdir,
-            run.config,
-            read.data,
-            summary,
-            told,
-            inputs.eval_transform(run.config),
-            anchor_sentences(run.workdir),
-        )
     return summary
-
-
-def own_head(config: Config, heads: Collection[str]) -> str:
-    """The head that a run is made for, of those that it evaluates."""
-    wanted = (systems.recipe_of(config).result, "lgr", "fc", "zero_shot", *heads)
-    return next(name for name in wanted if name in heads)
 
 
 def _options(run: Run) -> Evaluate:

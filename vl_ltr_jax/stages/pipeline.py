@@ -3,144 +3,43 @@
 Those that the configuration needs; its method may add some before the last.
 A stage is a function of the configuration and the artifacts before it to one artifact
 under `workdir/STAGE/`. A finished stage is skipped on the next start, an unfinished one
-resumes at its last checkpoint, and a changed configuration is refused by name. The
-report is written from the artifacts at the end of every start.
+resumes at its last checkpoint, and a changed configuration is refused by name.
 """
 
-import functools
 import time
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 from etils import epath
 from jax.experimental import multihost_utils
 
 from vl_ltr_jax import systems
-from vl_ltr_jax.checkpoint import manager
+from vl_ltr_jax.checkpoint import restore
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config import settings
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.logs import console
-from vl_ltr_jax.method import anss, mixup
-from vl_ltr_jax.report import tables
-from vl_ltr_jax.run import embedding, head_training, inputs
-from vl_ltr_jax.run.run import Run, artifact
+from vl_ltr_jax.run import head_training, inputs
+from vl_ltr_jax.run.depends import artifact
+from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.runtime import versions as provenance
 from vl_ltr_jax.stages import anchors, evaluate
-from vl_ltr_jax.stages import pretrain as teacher
 from vl_ltr_jax.stages import summary as outcomes
+from vl_ltr_jax.stages.embed import run_embed
+from vl_ltr_jax.stages.finetune import finetuning
+from vl_ltr_jax.stages.pretrain import pretraining
+from vl_ltr_jax.storage import strict_json
 from vl_ltr_jax.storage.artifact import ArtifactError, write_whole
-from vl_ltr_jax.storage.workdir import check_free, check_writable, sole_user
-from vl_ltr_jax.train import optim, pretrain, row_probe
-from vl_ltr_jax.train import stage as training
+from vl_ltr_jax.storage.lock import sole_user
+from vl_ltr_jax.storage.workdir import check_free, check_writable
+from vl_ltr_jax.systems import titles
 
 _FILES = (  # of a run, beside the directories of its stages
     *("config.json", "versions.json", "classes.json", "model.json"),
     *("results.json", "report.md", "report.html"),
 )
-
-
-def pretraining(run: Run) -> training.Job:
-    """Towers trained on image-sentence pairs of the same class."""
-    config, options = run.config, run.config.pretrain
-    plan = head_training.plan_of(run, options)
-    variables = run.initial_towers()
-
-    def make_step(optimizer: optax.GradientTransformation) -> pretrain.Step:
-        return pretrain.make_step(
-            run.model,
-            optimizer,
-            plan.schedule,
-            run.prepare,
-            options,
-            config.seed,
-            run.mesh,
-            accumulation_steps=config.mesh.accumulation_steps,
-        )
-
-    return training.Job(
-        plan,
-        make_step,
-        optim.make_optimizer(
-            variables["params"],
-            schedule=plan.schedule,
-            weight_decay=options.weight_decay,
-        ),
-        lambda: {} if options.distillation == "none" else teacher.frozen(run),
-        variables,
-        head_training.batches_of(run, options, with_text=True),
-        run.artifact("pretrain").directory,
-        row_probe.of_pairs(
-            run.model,
-            run.prepare,
-            config.seed,
-            run.mesh,
-            accumulation_steps=config.mesh.accumulation_steps,
-        ),
-    )
-
-
-def run_embed(run: Run) -> dict[str, Any]:
-    """Embeddings of every sentence and of the images that anchors are chosen by."""
-    towers = run.replicate(run.towers())
-    data, options = run.inputs.data, run.config.anchors
-    split = data.train if options.images == "train" else data.val
-    kept = anss.cap_images_per_class(split.labels, options.max_images_per_class)
-    encode = jax.jit(run.encode_image)
-    images, labels = embedding.embed_images(
-        functools.partial(encode, towers),
-        run.eval_batches(split.select(kept), "embed"),
-        run.mesh,
-    )
-    sentences = run.embed_sentences(towers, "embed")
-    if jax.process_index() == 0:
-        run.artifact("embed").save_arrays(
-            sentences=sentences, images=images, image_labels=labels
-        )
-    return {"sentences": len(sentences), "images": len(images)}
-
-
-def finetuning(run: Run) -> training.Job:
-    """The recognition head, and the image tower where the configuration trains it."""
-    config, options, read = run.config, run.config.finetune, run.inputs
-    recipe = systems.recipe_of(config)
-    towers, anchored = run.towers(), run.anchors()
-    head = recipe.head(run, towers)
-    if head is None:
-        raise ValueError(f"{recipe.title} has no head, and no fine-tuning of its own")
-    features = np.zeros((1, read.clip_config.embed_dim), np.float32)
-    example = (anchored["embeddings"], anchored["padding"]) if anchored else ()
-    params = {
-        "head": jax.tree.map(
-            np.asarray,
-            jax.jit(head.init)(jax.random.key(config.seed), features, *example),
-        )["params"]
-    }
-    if options.train_image_tower:
-        params["visual"] = towers["params"]["visual"]
-    mix = functools.partial(
-        mixup.mix,
-        num_classes=read.num_classes,
-        mixup_alpha=options.mixup_alpha,
-        cutmix_alpha=options.cutmix_alpha,
-        label_smoothing=options.label_smoothing,
-    )
-    return head_training.job(
-        run,
-        "finetune",
-        options,
-        head=head,
-        params=params,
-        towers=towers,
-        anchored=anchored,
-        mix=mix,
-        make_loss=functools.partial(recipe.make_loss, config, read.data.train_counts),
-    )
-
-
 STAGES: dict[str, systems.Stage] = {
     "pretrain": head_training.TrainingStage(pretraining),
     "embed": run_embed,
@@ -208,7 +107,7 @@ def check(config: Config, workdir: epath.Path, read: inputs.Inputs) -> None:
 
 
 def run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, Any]:
-    """Runs all stages that are not finished and writes the report.
+    """Runs all stages that are not finished, and writes results.json.
 
     Args:
       config: the checked configuration.
@@ -232,9 +131,9 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
     versions = provenance.versions()
     if jax.process_index() == 0:
         write_whole(workdir / "config.json", settings.to_json(config))
-        write_whole(workdir / "versions.json", tables.to_json(versions))
-        write_whole(workdir / "classes.json", tables.to_json(classes(read)))
-        write_whole(workdir / "model.json", tables.to_json(read.model_facts()))
+        write_whole(workdir / "versions.json", strict_json.to_json(versions))
+        write_whole(workdir / "classes.json", strict_json.to_json(classes(read)))
+        write_whole(workdir / "model.json", strict_json.to_json(read.model_facts()))
     costs: dict[str, dict[str, float]] = {}
     told: dict[str, Any] = {}
     for name in planned(config, read):
@@ -262,14 +161,7 @@ def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, 
         "versions": summary["versions"],  # of the evaluation, not of this start
     }
     if jax.process_index() == 0:
-        write_whole(workdir / "results.json", tables.to_json(results))
-        text = tables.markdown(
-            results,
-            outcomes.title(config),
-            config.model.backbone,
-            outcomes.head_names(config),
-        )
-        write_whole(workdir / "report.md", text)
+        write_whole(workdir / "results.json", strict_json.to_json(results))
     return results
 
 
@@ -282,7 +174,7 @@ def _made(run: Run, name: str, versions: dict[str, Any]) -> dict[str, Any]:
         return left.summary()
     try:
         return _make(run, name, versions)
-    except manager.DamagedError as error:
+    except restore.DamagedError as error:
         damaged = error.directory.parent.name
         console.warn(f"{error.fault}. {damaged} goes on from the checkpoint before")
         _make(run, damaged, versions)
@@ -302,7 +194,7 @@ def _make(run: Run, name: str, versions: dict[str, Any]) -> dict[str, Any]:
     if jax.process_index() == 0:
         left.finish(summary)
     multihost_utils.sync_global_devices(f"{name} ends")
-    made = outcomes.of_stage(summary, outcomes.head_names(run.config))
+    made = outcomes.of_stage(summary, titles.head_names(run.config))
     console.say(made, stage=name)
     return summary
 

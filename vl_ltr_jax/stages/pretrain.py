@@ -10,12 +10,20 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.experimental import multihost_utils
 from jaxtyping import Float
 
+from vl_ltr_jax.run import head_training
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import mesh as meshes
-from vl_ltr_jax.storage.artifact import holds_array, read_array, write_array
+from vl_ltr_jax.storage.artifact import (
+    holds_array,
+    read_array,
+    write_array,
+)
+from vl_ltr_jax.train import optim, pretrain, row_probe
+from vl_ltr_jax.train import stage as training
 
 
 def frozen(run: Run) -> dict[str, Any]:
@@ -51,3 +59,43 @@ def cache_key(run: Run, clip: dict[str, Any]) -> str:
     for leaf in jax.tree.leaves(clip["params"]["text"]):
         found.update(np.ascontiguousarray(leaf).tobytes())
     return found.hexdigest()[:16]
+
+
+def pretraining(run: Run) -> training.Job:
+    """Towers trained on image-sentence pairs of the same class."""
+    config, options = run.config, run.config.pretrain
+    plan = head_training.plan_of(run, options)
+    variables = run.initial_towers()
+
+    def make_step(optimizer: optax.GradientTransformation) -> pretrain.Step:
+        return pretrain.make_step(
+            run.model,
+            optimizer,
+            plan.schedule,
+            run.prepare,
+            options,
+            config.seed,
+            run.mesh,
+            accumulation_steps=config.mesh.accumulation_steps,
+        )
+
+    return training.Job(
+        plan,
+        make_step,
+        optim.make_optimizer(
+            variables["params"],
+            schedule=plan.schedule,
+            weight_decay=options.weight_decay,
+        ),
+        lambda: {} if options.distillation == "none" else frozen(run),
+        variables,
+        head_training.batches_of(run, options, with_text=True),
+        run.artifact("pretrain").directory,
+        row_probe.of_pairs(
+            run.model,
+            run.prepare,
+            config.seed,
+            run.mesh,
+            accumulation_steps=config.mesh.accumulation_steps,
+        ),
+    )

@@ -11,23 +11,21 @@ import dataclasses
 import io
 import json
 import os
+import types
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
 from etils import epath
 
-from vl_ltr_jax.config.settings import Config, flatten
 from vl_ltr_jax.logs import console
-from vl_ltr_jax.run import depends
 from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.storage import atomic, paths, strict_json
 
 # What the digest of the inputs stands for; it is no key that could be set back.
 _KINDS = {"inputs": "inputs (lists, labels, sentences or weights)"}
-_DEFAULTS = flatten(Config())
 _UNFINISHED = ("checkpoints", "views")  # what a stage goes on from
 
 
@@ -46,10 +44,25 @@ def made_again(directory: epath.Path) -> str:
 class Artifact:
     """One stage's directory under the workdir."""
 
-    def __init__(self, directory: epath.Path, settings: Mapping[str, Any]) -> None:
-        """Binds the directory to the settings it must have been made with."""
+    def __init__(
+        self,
+        directory: epath.Path,
+        settings: Mapping[str, Any],
+        *,
+        defaults: Mapping[str, Any] = types.MappingProxyType({}),
+        matters: Callable[[str], bool] = bool,
+    ) -> None:
+        """Binds the directory to the settings it must have been made with.
+
+        Args:
+          directory: of the stage.
+          settings: keys and values that the artifact depends on.
+          defaults: values of keys that an older version did not know.
+          matters: returns True if a key on disk is one that artifacts depend on.
+        """
         self.directory = directory
         self.settings = dict(settings)
+        self._defaults, self._matters = defaults, matters
 
     @property
     def finished(self) -> bool:
@@ -69,10 +82,10 @@ class Artifact:
             return
         made_with = _read_json(path)
         # An older version kept keys that no stage depends on.
-        before = {key for key in made_with if depends.matters(key)}
+        before = {key for key in made_with if self._matters(key)}
         keys = sorted(self.settings.keys() | before)
         # A key that did not exist then was what is the default today.
-        then = {key: made_with.get(key, _DEFAULTS.get(key)) for key in keys}
+        then = {key: made_with.get(key, self._defaults.get(key)) for key in keys}
         changed = [
             f"{_KINDS.get(key, key)}: {then[key]!r} then, "
             f"{self.settings.get(key)!r} now"

@@ -13,13 +13,19 @@ import re
 import shutil
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from etils import epath
 
+from vl_ltr_jax.runtime.errors import UserError
+
 SOUND = 0x2144DF1C  # the CRC-32 of whatever ends with its own
+
+
+class DestinationError(UserError):
+    """A directory that is in use, or that cannot be written."""
 
 
 @contextlib.contextmanager
@@ -190,3 +196,38 @@ def _linked(partial: Path | epath.Path, path: epath.Path) -> bool:
         return False
     partial.unlink()
     return True
+
+
+def check_free(destination: Path) -> None:
+    """Looks whether a directory can be made here.
+
+    Raises:
+        DestinationError: Something lies there already.
+    """
+    dangling = destination.is_symlink() and not destination.exists()
+    filled = destination.is_dir() and any(destination.iterdir())
+    if dangling or filled or destination.is_file():
+        raise DestinationError(
+            f"{destination} is in use; nothing is overwritten, name another directory"
+        )
+
+
+def write_whole(destination: Path, write: Callable[[Path], None]) -> Path:
+    """Lets `write` fill a directory beside the destination, then moves it there.
+
+    Raises:
+        DestinationError: It is in use, or no directory can be made there.
+    """
+    check_free(destination)
+    with contextlib.ExitStack() as whole:
+        try:
+            partial = whole.enter_context(write_directory(destination))
+        except OSError as error:
+            raise DestinationError(
+                f"{destination} cannot be written: {error.strerror or error}; name a "
+                "directory where you may write"
+            ) from error
+        write(partial)
+        for path in partial.iterdir():  # safetensors are for their owner alone
+            path.chmod(partial.stat().st_mode & 0o666)
+    return destination

@@ -1,6 +1,7 @@
 """JSON that others have written, or something has damaged."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 _DEEPEST = 100  # lists and objects inside each other; files of ours have five
@@ -43,3 +44,8 @@ def _is_deep(content: Any) -> bool:
         if not level:
             return False
     return True
+
+
+def to_json(results: Mapping[str, Any]) -> str:
+    """The results as strict JSON (no NaN)."""
+    return json.dumps(results, indent=2, allow_nan=False) + "\n"

@@ -7,8 +7,8 @@ VL-LTR's ablations.
 from typing import Any
 
 from vl_ltr_jax.config import build as configs
-from vl_ltr_jax.config.bounds import nearest
 from vl_ltr_jax.config.settings import Config
+from vl_ltr_jax.logs.messages import nearest
 from vl_ltr_jax.systems.ablations import ABLATIONS
 from vl_ltr_jax.systems.balanced_softmax import BalancedSoftmax
 from vl_ltr_jax.systems.cb_focal import CbFocal

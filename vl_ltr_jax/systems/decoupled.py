@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from vl_ltr_jax.checkpoint.manager import load_params
+from vl_ltr_jax.checkpoint.restore import load_params
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.sources.dataset import Split
 from vl_ltr_jax.evaluate.split import Scorer, Scores

@@ -15,7 +15,8 @@ import optax
 from etils import epath
 
 from vl_ltr_jax.checkpoint import checksums, state_items
-from vl_ltr_jax.checkpoint.manager import Checkpoints, load_params
+from vl_ltr_jax.checkpoint.manager import Checkpoints
+from vl_ltr_jax.checkpoint.restore import load_params
 from vl_ltr_jax.config import settings
 from vl_ltr_jax.config.settings import Config, Finetune
 from vl_ltr_jax.data.batches.loader import Batches

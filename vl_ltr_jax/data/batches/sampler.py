@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int, Int64
 
-from vl_ltr_jax.data.text.class_names import unknown_name
+from vl_ltr_jax.logs.messages import unknown_name
 from vl_ltr_jax.runtime.errors import UserError
 
 # Weight of an image as a power of its class's count.

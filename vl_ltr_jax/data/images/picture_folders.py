@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from vl_ltr_jax.logs.console import counted, printable
+from vl_ltr_jax.logs.messages import counted, printable
 
 # Of all formats in `images.FORMATS`, as Pillow has them.
 SUFFIXES = frozenset(

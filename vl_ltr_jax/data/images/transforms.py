@@ -29,7 +29,7 @@ from PIL import Image
 
 from vl_ltr_jax.data.images.augment import jitter_colours, rand_augment
 from vl_ltr_jax.data.images.decode import Picture, as_image
-from vl_ltr_jax.data.text.class_names import unknown_name
+from vl_ltr_jax.logs.messages import unknown_name
 
 Pixels: TypeAlias = UInt8[np.ndarray, "H W 3"]
 TrainTransform: TypeAlias = Callable[[Picture, np.random.Generator], Pixels]

@@ -21,7 +21,7 @@ from vl_ltr_jax.data.images.picture_folders import (
     reason_to_leave_out,
     walk,
 )
-from vl_ltr_jax.data.root import Root, RootLike, leads_out, nfc
+from vl_ltr_jax.data.root import Root, RootLike, leads_out
 from vl_ltr_jax.data.sources.dataset import (
     WIKI,
     ListError,
@@ -30,12 +30,8 @@ from vl_ltr_jax.data.sources.dataset import (
     Texts,
     from_rows,
 )
-from vl_ltr_jax.data.text.class_names import (
-    check_names,
-    near_name,
-    read_class_names,
-    read_wnids,
-)
+from vl_ltr_jax.data.text.class_names import check_names, read_class_names, read_wnids
+from vl_ltr_jax.logs.messages import near_name, nfc
 
 _FOLDERS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 

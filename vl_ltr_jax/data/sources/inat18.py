@@ -15,7 +15,7 @@ from vl_ltr_jax.data.sources.dataset import (
     from_rows,
 )
 from vl_ltr_jax.data.text.class_names import read_class_names
-from vl_ltr_jax.logs.console import shortened
+from vl_ltr_jax.logs.messages import shortened
 from vl_ltr_jax.storage import strict_json
 
 

@@ -1,17 +1,12 @@
 """Prepares data sets with tensorflow-datasets, for reading at random.
 
-    python -m vl_ltr_jax.data.tfds_builders NAME --root=ROOT --data_dir=DIR
-
-NAME is `places_lt` or `inaturalist2018_lt`, made from the authors' files under ROOT, or
-a data set of the catalogue, such as `imagenet_lt` or `cifar100`, with what has to be
-downloaded by hand under ROOT. DIR/NAME/VERSION appears whole or not at all; the source
-`tfds` reads it. Not in the paper.
+A data set is `places_lt` or `inaturalist2018_lt`, made from the authors' files, or any
+of the catalogue, such as `imagenet_lt` or `cifar100`. Its directory appears whole or
+not at all; the source `tfds` reads it. Not in the paper.
 """
 
 import abc
-import argparse
 import functools
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,14 +15,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int32
 
-from vl_ltr_jax.commands import exits
 from vl_ltr_jax.data.sources import dataset, inat18
+from vl_ltr_jax.data.sources import lists as sources_lists
 from vl_ltr_jax.data.sources.tfds_directory import PREPARABLE, open_builder, open_split
 from vl_ltr_jax.data.sources.tfds_labels import keep_labels, scan_labels
-from vl_ltr_jax.data.text.class_names import near_name
 from vl_ltr_jax.logs import console
+from vl_ltr_jax.logs.messages import near_name
 from vl_ltr_jax.runtime.errors import UserError
-from vl_ltr_jax.storage import paths
 
 IMAGES_PER_SHARD = 2000  # about 250 MB
 Example = tuple[int, dict[str, Any]]
@@ -39,20 +33,6 @@ _NEEDS = {
     "cifar100": " It needs the network; where there is none, prepare it elsewhere and "
     "copy cifar100/ to --data_dir",
 }
-
-
-_HELP = """\
-Prepares a data set for training: many small files become a few large ones, which shared
-disks read faster. Nothing is overwritten. A run reads it with data.source=tfds."""
-_EXAMPLES = """\
-examples:
-  # Places-LT, from the lists and images under ROOT
-  python -m vl_ltr_jax.data.tfds_builders places_lt --root=ROOT --data_dir=DIR
-
-  # CIFAR-100, which is downloaded; configs/cifar100_lt.py trains on it
-  python -m vl_ltr_jax.data.tfds_builders cifar100 --data_dir=data/tensorflow_datasets
-
-README.md says more under "Prepared data sets"."""
 
 
 class PrepareError(UserError):
@@ -144,7 +124,7 @@ class PlacesLt(ListBuilder):
     def read(self, root: Path) -> dataset.LongTailedData:
         """Reads the lists and labels.txt."""
         lists = {split: f"Places_LT_{split}.txt" for split in dataset.SPLITS}
-        return dataset.read_image_list(
+        return sources_lists.read_image_list(
             root, "places_lt", "places_lt", lists=lists, texts=_NO_TEXTS
         )
 
@@ -221,52 +201,6 @@ def prepare(
     return directory
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vl_ltr_jax.data.tfds_builders",
-        description=_HELP,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "name",
-        metavar="NAME",
-        help=f"{', '.join(PREPARABLE)}, or any other of the catalogue",
-    )
-    parser.add_argument(
-        "--root",
-        type=Path,
-        metavar="DIR",
-        help="the data set's files, or what has to be downloaded by hand",
-    )
-    parser.add_argument(
-        "--data_dir",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="where NAME/VERSION appears, whole or not at all",
-    )
-    parser.add_argument(
-        "--num_shards",
-        type=_count,
-        metavar="N",
-        help=f"files of each split; by default one for {IMAGES_PER_SHARD:,} images",
-    )
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
-    given = parser.parse_args(paths.expand_arguments(arguments))
-    console.be_quiet(given.quiet)
-    if given.quiet or not console.is_terminal():
-        tfds.disable_progress_bar()  # its bars are for terminals
-    with exits.refusing():
-        made = prepare(
-            given.name, given.data_dir, root=given.root, num_shards=given.num_shards
-        )
-    sizes = open_builder(made).info.splits
-    counts = [f"{name} {split.num_examples:,}" for name, split in sizes.items()]
-    print(f"{made}: {', '.join(counts)} images")
-
-
 def _of_the_catalogue(name: str, data_dir: Path) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder(name, data_dir=data_dir, file_format="array_record")
@@ -276,12 +210,6 @@ def _of_the_catalogue(name: str, data_dir: Path) -> tfds.core.DatasetBuilder:
             f"{near_name(name, PREPARABLE)}; its catalogue is at "
             "https://www.tensorflow.org/datasets/catalog"
         ) from error
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of files from 1 up")
-    return int(text)
 
 
 def _file_names(split: dataset.Split, root: Path) -> list[str]:
@@ -316,7 +244,3 @@ def _shards(
         functools.partial(shard, number + 1, range(*bounds[number : number + 2]))
         for number in range(count)
     ]
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

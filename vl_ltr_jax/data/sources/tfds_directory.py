@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vl_ltr_jax.data.sources.dataset import ListError
-from vl_ltr_jax.data.text.class_names import near_name
+from vl_ltr_jax.logs.messages import near_name
 
 # What `python -m vl_ltr_jax.data.tfds_builders` prepares.
 PREPARABLE = ("places_lt", "inaturalist2018_lt", "imagenet_lt", "cifar100")

@@ -18,7 +18,7 @@ from jaxtyping import Int32
 from PIL import Image
 
 from vl_ltr_jax.data.images.decode import unreadable
-from vl_ltr_jax.data.root import Root, RootLike, nfc
+from vl_ltr_jax.data.root import Root, RootLike
 from vl_ltr_jax.data.sources import long_tail
 from vl_ltr_jax.data.sources.dataset import (
     SPLITS,
@@ -35,7 +35,7 @@ from vl_ltr_jax.data.sources.tfds_directory import (
 )
 from vl_ltr_jax.data.sources.tfds_labels import read_labels
 from vl_ltr_jax.data.text.class_names import check_names, read_class_names, read_wnids
-from vl_ltr_jax.logs.console import shortened
+from vl_ltr_jax.logs.messages import nfc, shortened
 
 IMBALANCES = ("100", "50", "10")  # of cifar100_lt
 _CIFAR_SEED = 2019

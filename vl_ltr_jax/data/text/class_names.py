@@ -7,15 +7,14 @@
 - `inat18`: categories.json, a list of objects with `id` (the label) and `name`.
 """
 
-import difflib
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from vl_ltr_jax.data.root import Root, RootLike, any_case, nfc
+from vl_ltr_jax.data.root import Root, RootLike
 from vl_ltr_jax.data.text.files import read_text_file
-from vl_ltr_jax.logs.console import shortened
+from vl_ltr_jax.logs.messages import nfc, shortened, unknown_name
 from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.storage import strict_json
 
@@ -24,41 +23,11 @@ LONGEST_NAME = 1000  # characters; a caption may have hundreds
 # Ends of lines and other controls, but for tabs, and halves of characters: what Python
 # makes of bytes in the name of a folder that are not UTF-8.
 _UNFIT = re.compile("[\0-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_MAX_SUGGESTION_CHARS = 255  # of a name for which a near one is searched
-_MAX_SUGGESTION_CANDIDATES = 20_000
 LAYOUTS = ("plain", "imagenet_lt", "places_lt", "inat18")
-
-
-class UnknownNameError(UserError):
-    """A name that is not one of those allowed."""
 
 
 class LabelFileError(UserError):
     """Names of classes that are missing, malformed or unfit."""
-
-
-def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UnknownNameError:
-    """The error for a name that is not one of those allowed, with the nearest."""
-    names = list(allowed)
-    near = difflib.get_close_matches(given[:_MAX_SUGGESTION_CHARS], names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    told = f"{kind} is {shortened(given)}; allowed: {', '.join(names)}.{hint}"
-    return UnknownNameError(told)
-
-
-def near_name(given: str, allowed: Collection[str]) -> str:
-    """The part of a message that names the nearest of those allowed, if any is near.
-
-    One that differs by case or Unicode's form goes first. Of long names and of very
-    many no other is named: the search would take minutes.
-    """
-    for name in allowed:
-        if any_case(name) == any_case(given):
-            return f"; did you mean {name!r}?"
-    if len(given) > _MAX_SUGGESTION_CHARS or len(allowed) > _MAX_SUGGESTION_CANDIDATES:
-        return ""
-    near = difflib.get_close_matches(given, list(allowed), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def check_names(names: Sequence[tuple[str, str]]) -> None:

@@ -24,7 +24,7 @@ from typing import IO, cast
 
 from vl_ltr_jax.data import root as roots
 from vl_ltr_jax.data.root import Root, RootLike
-from vl_ltr_jax.logs.console import shortened
+from vl_ltr_jax.logs.messages import shortened
 from vl_ltr_jax.runtime.errors import UserError
 
 ARCHIVES = ("wiki.zip", "wiki.tar", "wiki.tar.gz", "wiki.tgz")

@@ -22,7 +22,7 @@ from etils import epath
 from jaxtyping import Integer
 
 from vl_ltr_jax.data.text.tokenizer import Tokenizer, trim
-from vl_ltr_jax.logs import console
+from vl_ltr_jax.logs import console, messages
 from vl_ltr_jax.storage import atomic
 
 SMALLEST = 20_000  # sentences worth a file: fewer take less than a second
@@ -101,7 +101,7 @@ def _made(
     start = time.monotonic()
     console.say(f"{len(sentences):,} sentences become ids", stage="tokens")
     tokens = trim(tokenizer.encode(sentences, context_length))
-    took = console.format_duration(time.monotonic() - start)
+    took = messages.format_duration(time.monotonic() - start)
     console.say(f"finished in {took}", stage="tokens")
     return tokens
 

@@ -16,7 +16,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from vl_ltr_jax import __version__
-from vl_ltr_jax.logs.console import without_passwords
+from vl_ltr_jax.logs.messages import without_passwords
 from vl_ltr_jax.runtime.errors import UserError
 
 WIKIPEDIA = "https://en.wikipedia.org/w/api.php"

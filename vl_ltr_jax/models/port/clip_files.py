@@ -386,3 +386,13 @@ def save_clip(
         content = open_clip.to_json(config, pixels)
         (directory / open_clip.SETTINGS).write_text(content, encoding="utf-8")
     save_file(tensors | batch_counters(tensors), path, metadata={"format": "pt"})
+
+
+# Files that a tokenizer reads, copied beside converted weights.
+TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)

@@ -1,19 +1,7 @@
-"""The port's command line: look into weights, and convert them between families.
+"""Conversion of weights between families, into directories that appear whole."""
 
-    python -m vl_ltr_jax.models.port inspect SOURCE
-    python -m vl_ltr_jax.models.port convert SOURCE DEST --to hf|openai|vl_ltr
-
-A file alone does not say the activation: `convert` asks for --activation.
-
-SOURCE is a directory, a file or a hub id, as `clip_files` describes; DEST a directory
-that does not exist yet, which appears whole or not at all.
-"""
-
-import argparse
-import contextlib
 import shutil
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,42 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from vl_ltr_jax.commands import exits
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.models.clip import ClipConfig
-from vl_ltr_jax.models.layers import ACTIVATIONS, Activation
+from vl_ltr_jax.models.layers import Activation
 from vl_ltr_jax.models.port import clip_files, open_clip, vl_ltr_files
-from vl_ltr_jax.models.port.listing import FAMILIES, inspect
+from vl_ltr_jax.models.port.clip_files import TOKENIZER_FILES
+from vl_ltr_jax.models.port.listing import FAMILIES
 from vl_ltr_jax.models.port.preprocessing import Preprocessing
 from vl_ltr_jax.models.port.tensor_files import read_tensors
 from vl_ltr_jax.runtime.errors import UserError
-from vl_ltr_jax.storage import atomic, paths
+from vl_ltr_jax.storage.atomic import write_whole
 
-_HELP = """\
-Looks into weights of CLIP or of an LGR, and writes them under other names."""
-_EXAMPLES = """\
-examples:
-  # every tensor and its place in the model
-  python -m vl_ltr_jax.models.port inspect openai/clip-vit-base-patch16
-
-  # a checkpoint of OpenAI's for transformers.CLIPModel
-  python -m vl_ltr_jax.models.port convert ViT-B-16.pt clip_vit_b16 --to hf
-
-`convert --help` lists what it takes."""
 LGR_FILE = "lgr.safetensors"
 # Beside weights of a family, what no tensor and no tokenizer holds.
 _OWN_FILES = {
     "hf": clip_files.PROCESSOR_FILES,
     "openai": (open_clip.SETTINGS,),
 }
-# Files that a tokenizer reads, copied beside converted weights.
-TOKENIZER_FILES = (
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-)
 
 
 class PortError(UserError):
@@ -201,113 +170,6 @@ def write_lgr(
     )
 
 
-def check_free(destination: Path) -> None:
-    """Looks whether a directory can be made here.
-
-    Raises:
-        PortError: If something lies there already.
-    """
-    dangling = destination.is_symlink() and not destination.exists()
-    filled = destination.is_dir() and any(destination.iterdir())
-    if dangling or filled or destination.is_file():
-        raise PortError(
-            f"{destination} is in use; nothing is overwritten, name another directory"
-        )
-
-
-def write_whole(destination: Path, write: Callable[[Path], None]) -> Path:
-    """Lets `write` fill a directory beside the destination, then moves it there.
-
-    Raises:
-        PortError: If the destination is in use, or no directory can be made there.
-    """
-    check_free(destination)
-    with contextlib.ExitStack() as whole:
-        try:
-            partial = whole.enter_context(atomic.write_directory(destination))
-        except OSError as error:
-            raise PortError(
-                f"{destination} cannot be written: {error.strerror or error}; name a "
-                "directory where you may write"
-            ) from error
-        write(partial)
-        for path in partial.iterdir():  # safetensors are for their owner alone
-            path.chmod(partial.stat().st_mode & 0o666)
-    return destination
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vl_ltr_jax.models.port",
-        description=_HELP,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    looking = commands.add_parser("inspect", help="list the tensors and their places")
-    converting = commands.add_parser("convert", help="write under other names")
-    for command in (looking, converting):
-        command.add_argument(
-            "source",
-            metavar="SOURCE",
-            help="a directory, a file, or a hub id such as "
-            "openai/clip-vit-base-patch16",
-        )
-        command.add_argument(
-            "--activation",
-            choices=ACTIVATIONS,
-            help="of the MLPs, where no file beside the weights says it",
-        )
-        command.add_argument(
-            "--head_width",
-            type=int,
-            metavar="N",
-            help="of the image tower, where no file says it; 64 up to ViT-L",
-        )
-    converting.add_argument(
-        "destination",
-        metavar="DEST",
-        help="a new directory, which appears whole or not at all",
-    )
-    converting.add_argument(
-        "--to",
-        choices=FAMILIES,
-        required=True,
-        help="hf: transformers.CLIPModel; openai: OpenAI's CLIP; vl_ltr: the authors' "
-        "LGR",
-    )
-    converting.add_argument(
-        "--dtype",
-        choices=get_args(clip_files.Dtype),
-        help="of the weights; by default what they have",
-    )
-    converting.add_argument(
-        "--image_size",
-        type=int,
-        metavar="N",
-        help="side in pixels; position embeddings are interpolated",
-    )
-    given = parser.parse_args(paths.expand_arguments(arguments))
-    with exits.refusing():
-        if given.command == "inspect":
-            listed = inspect(
-                given.source, activation=given.activation, head_width=given.head_width
-            )
-            print(console.printable(listed, "\n"))
-            return
-        made = convert(
-            given.source,
-            given.destination,
-            to=given.to,
-            dtype=given.dtype,
-            image_size=given.image_size,
-            activation=given.activation,
-            head_width=given.head_width,
-        )
-        print(f"{made}: {', '.join(sorted(file.name for file in made.iterdir()))}")
-
-
 def _dtype_of(tensors: Mapping[str, np.ndarray]) -> clip_files.Dtype:
     """The one dtype of the weights; float32 where there are several."""
     kinds = {tensor.dtype.name for tensor in tensors.values()} - {"int32", "int64"}
@@ -315,7 +177,3 @@ def _dtype_of(tensors: Mapping[str, np.ndarray]) -> clip_files.Dtype:
         if kinds == {dtype}:
             return dtype
     return "float32"
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from vl_ltr_jax.logs.console import shortened
+from vl_ltr_jax.logs.messages import shortened
 from vl_ltr_jax.models.clip import ClipConfig, TextConfig, VisionConfig
 from vl_ltr_jax.models.layers import Activation
 from vl_ltr_jax.models.port.preprocessing import Preprocessing, to_open_clip

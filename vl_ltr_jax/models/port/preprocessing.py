@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from vl_ltr_jax.data.images.transforms import NORMALIZATIONS, Constants
-from vl_ltr_jax.logs.console import shortened
+from vl_ltr_jax.logs.messages import shortened
 from vl_ltr_jax.runtime.errors import UserError
 
 Resize = Literal["shortest", "squash", "longest"]

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from vl_ltr_jax.config import settings
-from vl_ltr_jax.logs import console
+from vl_ltr_jax.logs import messages
 from vl_ltr_jax.method import shots
 from vl_ltr_jax.recognizer.predictions import Ranked
 from vl_ltr_jax.report import tables
@@ -25,6 +25,7 @@ from vl_ltr_jax.report.page.content import (
 )
 from vl_ltr_jax.report.page.per_class import RULE
 from vl_ltr_jax.report.page.sentences import Selection
+from vl_ltr_jax.systems import titles
 
 SPLITS = ("test", "val")
 SPLIT_NAMES = tables.SPLIT_NAMES
@@ -115,7 +116,7 @@ def gather(
         explained_split=SPLIT_NAMES[shown or split],
         settings=_settings(configuration),
         costs=_costs(cost),
-        duration=console.format_duration(cost["seconds"]),
+        duration=messages.format_duration(cost["seconds"]),
         images_seen=int(cost["images_seen"]),
         versions=_versions(results["versions"]),
         made_on=text.line(made_on, 60),
@@ -167,7 +168,7 @@ def _table(
     backbone: str,
     ranked: Mapping[str, Ranked],
 ) -> Table:
-    names = {**tables.HEAD_NAMES, **method.head_names}
+    names = {**titles.HEAD_NAMES, **method.head_names}
     in_order = tables.in_order(heads, method.head)
     rules, notes = {}, []
     for rule, rule_name in tables.RULE_NAMES.items():
@@ -281,7 +282,7 @@ def _costs(cost: Mapping[str, Any]) -> tuple[StageCost, ...]:
         StageCost(
             text.line(stage, 60),
             int(one["images_seen"]),
-            console.format_duration(one["seconds"]),
+            messages.format_duration(one["seconds"]),
             100 * one["seconds"] / total,
         )
         for stage, one in cost["stages"].items()

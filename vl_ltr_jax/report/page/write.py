@@ -19,8 +19,8 @@ from vl_ltr_jax.report.page.render import render
 from vl_ltr_jax.report.page.sentences import Selection
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime.errors import UserError
-from vl_ltr_jax.stages import evaluate, summary
 from vl_ltr_jax.storage.artifact import write_whole
+from vl_ltr_jax.systems import titles
 
 NAME = "report.html"
 
@@ -52,8 +52,8 @@ def page(run: Run, results: Mapping[str, Any], recognizer: Recognizer | None) ->
         configuration=dataclasses.asdict(run.config),
         method=gather.Method(
             recipe.title,
-            evaluate.own_head(run.config, results["test"]),
-            summary.head_names(run.config),
+            titles.own_head(run.config, results["test"]),
+            titles.head_names(run.config),
         ),
         class_names=read.data.class_names,
         train_counts=read.data.train_counts,

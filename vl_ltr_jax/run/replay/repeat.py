@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, UInt8
 
-from vl_ltr_jax.checkpoint import manager
+from vl_ltr_jax.checkpoint import restore
 from vl_ltr_jax.data.batches.sampler import BatchDraw
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.run.head_training import TrainingStage
@@ -140,7 +140,7 @@ def repeat(
     restored = None
     if not from_start:
         saved = job.directory / "checkpoints"
-        restored = manager.restore_up_to(saved, step - 1, state)
+        restored = restore.restore_up_to(saved, step - 1, state)
         if restored is not None:
             state, _ = restored
             started = int(state.step)
