@@ -11,7 +11,10 @@ import vl_ltr_jax
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config.build import default_config
 from vl_ltr_jax.recognizer.card import RecognizerError
+from vl_ltr_jax.report import write as report
 from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run.run import Run
+from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.stages import pipeline
 
 COLOURS = {"crimson": (200, 20, 40), "azure": (20, 90, 220), "moss": (60, 120, 30)}
@@ -86,7 +89,10 @@ def run(config, workdir):
     workdir = epath.Path(workdir)
     read = inputs.read(checked)
     pipeline.check(checked, workdir, read)
-    return pipeline.run(checked, workdir, read)
+    results = pipeline.run(checked, workdir, read)
+    bound = Run(checked, workdir, read, meshes.make_mesh())
+    report.write(bound, results, with_page=False)
+    return results
 
 
 def check_loaded(root, workdir):

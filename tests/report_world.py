@@ -3,7 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from vl_ltr_jax.recognizer.predictions import Explanation, Prediction, Ranked, Spoken
+from vl_ltr_jax.evaluate.accuracy import Ranking
+from vl_ltr_jax.recognizer.predictions import Explanation, Prediction, Spoken
 from vl_ltr_jax.report.page.gather import Method
 from vl_ltr_jax.report.page.sentences import Selection
 
@@ -76,7 +77,7 @@ def ranked(num_classes=6, per_class=10, k=5):
     answers = np.where(place < labels, labels - 1, labels)
     following = (answers[:, None] + np.arange(min(k, num_classes))) % num_classes
     wrong = answers != labels
-    return Ranked(
+    return Ranking(
         labels,
         following.astype(np.int32),
         np.tile(

@@ -253,7 +253,7 @@ def test_stray_arguments_are_refused(arguments, words):
 def start(arguments):
     """Exit status and messages of the main job with these flags, in its own process."""
     done = subprocess.run(
-        [sys.executable, "-m", "vl_ltr_jax.commands.train", *arguments],
+        [sys.executable, "-m", "vl_ltr_jax.main", *arguments],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,

@@ -341,7 +341,7 @@ def test_exit_codes_and_files(root, tmp_path):
     started = {
         name: subprocess.Popen(
             [
-                *(sys.executable, "-m", "vl_ltr_jax.commands.check_data"),
+                *(sys.executable, "-m", "vl_ltr_jax.data.check"),
                 *("--config=configs/image_list.py", "--config.data.name=world"),
                 *arguments,
             ],

@@ -45,7 +45,7 @@ def start(
     }
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "vl_ltr_jax.commands.train"),
+            *(sys.executable, "-m", "vl_ltr_jax.main"),
             *(f"--config={config}", f"--workdir={workdir}", *flags),
         ],
         env=environment,

@@ -78,7 +78,7 @@ elif verb == "ssh":
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True,
         ))
-    if preempt.exists() and "vl_ltr_jax.commands.train" in command():
+    if preempt.exists() and "vl_ltr_jax.main" in command():
         for line in workers[0].stdout:
             print(line, end="", flush=True)
             if line.startswith(preempt.read_text()):

@@ -13,7 +13,6 @@ from etils import epath
 
 from vl_ltr_jax.benchmarks import growth, load
 from vl_ltr_jax.commands import flags as commands_flags
-from vl_ltr_jax.commands import train
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config import settings
 from vl_ltr_jax.logs import console
@@ -185,8 +184,10 @@ def test_the_exit_code_tells_of_growth(monkeypatch, capsys):
         load.run([])
 
     monkeypatch.setattr(console, "_quiet", False)  # is so again after the test
-    monkeypatch.setattr(commands_flags, "checked_config", settings.Config)
-    monkeypatch.setattr(train, "keep_programs", lambda *arguments: None)
+    monkeypatch.setattr(
+        commands_flags, "checked_config", lambda command: settings.Config()
+    )
+    monkeypatch.setattr(load.compilation_cache, "write_to", lambda *arguments: None)
     with flagsaver.flagsaver():
         flags.FLAGS.mark_as_parsed()
         ends_with(made_up())

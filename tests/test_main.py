@@ -1,6 +1,5 @@
 """What main sets before anything runs."""
 
-import dataclasses
 import os
 import types
 
@@ -10,6 +9,7 @@ from etils import epath
 
 from vl_ltr_jax.commands import exits, flags, train
 from vl_ltr_jax.config import settings
+from vl_ltr_jax.runtime import compilation_cache
 from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.storage.lock import InUseError
 from vl_ltr_jax.storage.workdir import WorkdirError
@@ -28,16 +28,13 @@ def cache_directory(jax_cache):
 def test_compiled_programs_are_kept_where_the_configuration_says(
     named, expected, cache_directory
 ):
-    config = dataclasses.replace(
-        settings.Config(), mesh=settings.Mesh(compilation_cache=named)
-    )
-    train.keep_programs(config, epath.Path("gs://b/run"))
+    compilation_cache.write_to(named, epath.Path("gs://b/run"))
     assert cache_directory() == expected
 
 
 def test_the_variable_of_jax_goes_first(cache_directory, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
-    train.keep_programs(settings.Config(), epath.Path(os.sep) / "run")
+    compilation_cache.write_to("workdir", epath.Path(os.sep) / "run")
     assert cache_directory() is None
 
 
@@ -48,7 +45,7 @@ def test_a_workdir_that_reads_as_a_pattern_is_refused(monkeypatch, tmp_path, cha
 
     def checked(workdir):
         monkeypatch.setattr(flags, "_WORKDIR", types.SimpleNamespace(value=workdir))
-        return flags.checked_flags()[1]
+        return flags.checked_flags(train.COMMAND)[1]
 
     with pytest.raises(WorkdirError) as told:
         checked(f"{tmp_path}/run{character}1")

@@ -353,7 +353,7 @@ def test_every_method_builds_on_every_file(file, backbone, tmp_path):
 def test_main_shows_the_resolved_configuration():
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "vl_ltr_jax.commands.train", "--show_config"),
+            *(sys.executable, "-m", "vl_ltr_jax.main", "--show_config"),
             "--config=configs/inat18.py:backbone=RN50",
             "--config.pretrain.epochs=7",
         ],

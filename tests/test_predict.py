@@ -15,15 +15,18 @@ import jax
 import numpy as np
 import pytest
 import small_recognizer
+from etils import epath
 from PIL import Image
 
 import vl_ltr_jax
 from vl_ltr_jax.commands import predict
 from vl_ltr_jax.data.images import decode
 from vl_ltr_jax.data.images.picture_folders import Found
+from vl_ltr_jax.data.text import token_cache
 from vl_ltr_jax.recognizer import formats
 from vl_ltr_jax.recognizer.batch import Answer, recognize_files
 from vl_ltr_jax.recognizer.predictions import Explanation, Prediction, Spoken
+from vl_ltr_jax.runtime import compilation_cache
 
 pytestmark = pytest.mark.usefixtures("jax_cache")
 
@@ -304,13 +307,15 @@ def test_programs_lie_beside_the_model_or_in_the_users_cache(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     places = []
     for writable in (True, False):
-        monkeypatch.setattr(predict.os, "access", lambda *_, w=writable: w)
-        predict.keep_programs(predict.epath.Path(saved))
+        monkeypatch.setattr(os, "access", lambda *_, w=writable: w)
+        compilation_cache.write_beside(
+            epath.Path(saved), token_cache.default_directory()
+        )
         places.append(jax.config.jax_compilation_cache_dir)
     assert places[0] == str(saved / "compiled")
     assert places[1] == str(tmp_path / "vl_ltr_jax" / "compiled")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "named")
-    predict.keep_programs(predict.epath.Path(saved))
+    compilation_cache.write_beside(epath.Path(saved), token_cache.default_directory())
     assert jax.config.jax_compilation_cache_dir == places[1]
 
 
@@ -375,7 +380,7 @@ def test_closed_streams_are_no_fault(at_hand, tmp_path, monkeypatch):
 def test_it_starts_without_what_training_needs():
     """Breaks when an import at the top brings TensorFlow or transformers along."""
     code = (
-        "import sys, vl_ltr_jax.predict, vl_ltr_jax.loading; "
+        "import sys, vl_ltr_jax.predict, vl_ltr_jax.recognizer.load; "
         "print({'tensorflow', 'transformers', 'torch', 'matplotlib', 'clu'} "
         "& sys.modules.keys())"
     )

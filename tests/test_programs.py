@@ -1,14 +1,13 @@
 """A compiled program that a kill has torn is no burden to later starts."""
 
 import os
+from pathlib import Path
 
 import jax
 import pytest
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 
-from vl_ltr_jax.commands import predict, train
-from vl_ltr_jax.config import settings
 from vl_ltr_jax.runtime import compilation_cache as programs
 
 
@@ -42,13 +41,19 @@ def test_a_torn_program_goes_and_whole_ones_stay(tmp_path, left):
 
 
 @pytest.mark.usefixtures("jax_cache")
-@pytest.mark.parametrize("command", [train, predict])
-def test_the_commands_clear_what_lies_in_their_workdir(tmp_path, command):
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda directory: programs.write_to("workdir", directory),
+        lambda directory: programs.write_beside(directory, Path(directory)),
+    ],
+    ids=["run", "model"],
+)
+def test_torn_programs_beside_a_run_or_a_model_go(tmp_path, write):
     torn = tmp_path / "compiled" / "torn-cache"
     torn.parent.mkdir()
     torn.touch()
-    given = (settings.Config(),) if command is train else ()
-    command.keep_programs(*given, epath.Path(tmp_path))
+    write(epath.Path(tmp_path))
     assert not torn.exists()
 
 

@@ -15,6 +15,7 @@ from vl_ltr_jax import systems
 from vl_ltr_jax.checkpoint.restore import load_params
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config import methods, settings
+from vl_ltr_jax.report import write as report
 from vl_ltr_jax.run import head_training, inputs
 from vl_ltr_jax.run.depends import artifact
 from vl_ltr_jax.run.run import Run
@@ -51,7 +52,10 @@ def make_run(config, workdir):
 def run_all(config, workdir):
     workdir, read = epath.Path(workdir), inputs.read(config)
     pipeline.check(config, workdir, read)
-    return pipeline.run(config, workdir, read)
+    results = pipeline.run(config, workdir, read)
+    run = Run(config, workdir, read, meshes.make_mesh())
+    report.write(run, results, with_page=False)
+    return results
 
 
 def test_the_methods_of_the_settings_are_the_recipes():

@@ -18,13 +18,13 @@ from PIL import Image
 from vl_ltr_jax import systems
 from vl_ltr_jax.checkpoint import restore
 from vl_ltr_jax.commands import replay
-from vl_ltr_jax.commands import train as vl_ltr_main
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.data.batches import sampler
 from vl_ltr_jax.run import inputs
 from vl_ltr_jax.run.replay import diagnosis
 from vl_ltr_jax.run.replay.array_sizes import ArraySize
 from vl_ltr_jax.run.run import Run
+from vl_ltr_jax.runtime import compilation_cache as programs
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.storage.artifact import write_array
 from vl_ltr_jax.train import incidents
@@ -148,7 +148,7 @@ def test_a_pretraining_that_diverges_is_found_by_the_command_it_names(
     )
     workdir = tmp_path / "run"
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    vl_ltr_main.keep_programs(configs.from_config_dict(config), epath.Path(workdir))
+    programs.write_to("workdir", epath.Path(workdir))
     compilation_cache.reset_cache()
     message = stopped(config, workdir)
     assert message.startswith("at step 2 gradient_norm is nan, loss/contrastive is nan")

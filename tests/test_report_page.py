@@ -19,7 +19,7 @@ from report_world import (
     selection,
 )
 
-from vl_ltr_jax.recognizer.predictions import Ranked
+from vl_ltr_jax.evaluate.accuracy import Ranking
 from vl_ltr_jax.report.page import text
 from vl_ltr_jax.report.page.gather import Method, gather
 from vl_ltr_jax.report.page.render import render
@@ -260,7 +260,7 @@ def test_many_classes_of_one_group_have_a_page():
     given = arguments(
         class_names=names,
         train_counts=np.full(2500, 7),
-        ranked={"test": Ranked(labels, labels[:, None], ones, ones[:, 0])},
+        ranked={"test": Ranking(labels, labels[:, None], ones, ones[:, 0])},
         selection=None,
     )
     assert "classes" in parts(Page(render(gather(**given))))

@@ -157,7 +157,7 @@ def test_a_run_that_fails_tells_no_secret(tmp_path):
             *(
                 sys.executable,
                 "-m",
-                "vl_ltr_jax.commands.train",
+                "vl_ltr_jax.main",
                 f"--workdir={tmp_path / 'run'}",
             ),
             *("--config=configs/shapes_lt.py", "--config.init.clip=owner/nothing"),

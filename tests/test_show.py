@@ -112,7 +112,7 @@ def test_the_sheet_has_every_picture_in_its_place(root):
 
 def call(root, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", "vl_ltr_jax.commands.show_data", *ARGUMENTS]
+        [sys.executable, "-m", "vl_ltr_jax.data.show", *ARGUMENTS]
         + [f"--config.data.root={root}", *arguments],
         capture_output=True,
         text=True,

@@ -135,7 +135,7 @@ def test_each_command_names_itself(module, monkeypatch):
 
 def test_a_start_without_arguments_ends_with_how_to_begin():
     done = subprocess.run(
-        [sys.executable, "-m", "vl_ltr_jax.commands.train"],
+        [sys.executable, "-m", "vl_ltr_jax.main"],
         cwd=ROOT,
         capture_output=True,
         text=True,

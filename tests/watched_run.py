@@ -65,7 +65,7 @@ class WatchedRun:
         with open(f"{workdir}.stdout", "ab") as stdout:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "vl_ltr_jax.commands.train"),
+                    *(sys.executable, "-m", "vl_ltr_jax.main"),
                     *(f"--config={job.config}", f"--workdir={workdir}", *job.flags),
                 ],
                 env=environment,

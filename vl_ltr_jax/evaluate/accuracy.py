@@ -4,10 +4,12 @@ Accuracies are ratios of sums over every image of a split: no batch is dropped a
 mean of batch means is taken. A padded row carries mask 0.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
 
@@ -29,14 +31,21 @@ class Ranking(NamedTuple):
     """The likeliest classes of each image, and how clear the case was.
 
     Attributes:
+      labels: true classes.
       classes: the k likeliest, best first.
       probabilities: of these.
       margins: log-probability of the true class less that of the best other one.
     """
 
-    classes: Int[Array, "b k"]
-    probabilities: Float[Array, "b k"]
-    margins: Float[Array, " b"]
+    labels: Int[Array | np.ndarray, " b"]
+    classes: Int[Array | np.ndarray, "b k"]
+    probabilities: Float[Array | np.ndarray, "b k"]
+    margins: Float[Array | np.ndarray, " b"]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> "Ranking":
+        """Takes the arrays under these names; others are ignored."""
+        return cls(*(arrays[name] for name in cls._fields))
 
 
 def rank(
@@ -55,7 +64,7 @@ def rank(
     true = jax.nn.one_hot(labels, num_classes, dtype=bool)
     others = jnp.max(jnp.where(true, -jnp.inf, logs), axis=1, initial=-jnp.inf)
     own = jnp.take_along_axis(logs, labels[:, None], axis=1)[:, 0]
-    return Ranking(classes.astype(jnp.int32), best, own - others)
+    return Ranking(labels, classes.astype(jnp.int32), best, own - others)
 
 
 def update(

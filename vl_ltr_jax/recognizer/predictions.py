@@ -2,12 +2,12 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float32
 from PIL import Image
 
 from vl_ltr_jax.data.images import decode
@@ -62,27 +62,6 @@ class Explanation:
     visual: float | None
     language: float | None
     sentences: tuple[Spoken, ...]
-
-
-class Ranked(NamedTuple):
-    """What a run's own head says of each image of a split.
-
-    Attributes:
-      labels: true classes.
-      classes: the k likeliest, best first.
-      probabilities: of these.
-      margins: log-probability of the true class less that of the best other one.
-    """
-
-    labels: Int[np.ndarray, " N"]
-    classes: Int[np.ndarray, "N k"]
-    probabilities: Float[np.ndarray, "N k"]
-    margins: Float[np.ndarray, " N"]
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray]) -> "Ranked":
-        """Of arrays under these names; others are left."""
-        return cls(*(arrays[name] for name in cls._fields))
 
 
 def listed(given: Any) -> list[Any]:

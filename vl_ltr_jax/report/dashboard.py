@@ -28,10 +28,10 @@ from PIL import Image, ImageDraw, ImageFont
 from vl_ltr_jax.config import settings
 from vl_ltr_jax.data.images.decode import ImageReadError
 from vl_ltr_jax.data.sources.dataset import LongTailedData
+from vl_ltr_jax.evaluate.accuracy import Ranking
 from vl_ltr_jax.logs import messages
 from vl_ltr_jax.logs.event_files import Logs
 from vl_ltr_jax.method import shots
-from vl_ltr_jax.recognizer.predictions import Ranked
 
 RULE = "standard"
 SHOWN_MISTAKES = 8  # of each group
@@ -63,7 +63,7 @@ def write(
       data: names, counts and the test pictures.
       summary: what the stage gives: `predicted_by`, and for `val` and `test` the
         accuracies of each head, see `evaluate.summarise`.
-      images: for `val` and `test` the arrays of :class:`Ranked`.
+      images: for `val` and `test` the arrays of :class:`Ranking`.
       transform: from a picture to the pixels that evaluation sees.
       anchors: of each class its sentences, best first; none where there are no anchors.
     """
@@ -74,12 +74,12 @@ def write(
     logs.scalars(0, accuracies(summary))
     groups = shots.shot_groups(data.train_counts, RULE)
     for split, arrays in images.items():
-        found = Ranked.of(arrays)
+        found = Ranking.of(arrays)
         for group, members in groups.items():
-            margins = found.margins[members[found.labels]]
+            margins = np.asarray(found.margins[members[found.labels]])
             if len(margins):
                 logs.histogram(0, f"{split}/margin/{group}", margins)
-    found = Ranked.of(images["test"])
+    found = Ranking.of(images["test"])
     for group, members in groups.items():
         if not members.any():
             continue
@@ -127,7 +127,7 @@ def write_mistakes(
     logs: Logs,
     group: str,
     members: Bool[np.ndarray, " C"],
-    found: Ranked,
+    found: Ranking,
     data: LongTailedData,
     transform: Transform,
 ) -> None:

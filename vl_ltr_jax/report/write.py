@@ -8,11 +8,11 @@ import jax
 
 from vl_ltr_jax.logs import console, messages
 from vl_ltr_jax.logs.event_files import Logs
-from vl_ltr_jax.recognizer.predictions import Ranked
 from vl_ltr_jax.report import dashboard, tables
 from vl_ltr_jax.report.page import write as page
 from vl_ltr_jax.run import inputs
 from vl_ltr_jax.run.run import Run, anchor_sentences
+from vl_ltr_jax.stages import evaluate
 from vl_ltr_jax.storage.artifact import write_whole
 from vl_ltr_jax.systems import titles
 
@@ -50,7 +50,7 @@ def _write_dashboard(run: Run, results: Mapping[str, Any]) -> None:
     for path in list(artifact.directory.glob("events.out.tfevents.*")):
         path.unlink()
     images = {
-        split: {name: artifact.load_array(f"{split}_{name}") for name in Ranked._fields}
+        split: {name: artifact.load_array(f"{split}_{name}") for name in evaluate.KEPT}
         for split in ("val", "test")
     }
     with Logs(artifact.directory) as logs:

@@ -12,14 +12,14 @@ from jaxtyping import Array, Float
 from vl_ltr_jax import systems
 from vl_ltr_jax.config.settings import Config, Evaluate
 from vl_ltr_jax.evaluate import split as evaluate
+from vl_ltr_jax.evaluate.accuracy import Ranking
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.run.run import Run, with_tuned_tower
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.storage.artifact import write_whole
 from vl_ltr_jax.systems.titles import own_head
 
-# Of each image, see `accuracy.Ranking`; written as `SPLIT_NAME.npy`.
-KEPT = ("labels", "classes", "probabilities", "margins")
+KEPT = Ranking._fields  # written as `SPLIT_NAME.npy`
 
 
 def evaluate_heads(run: Run) -> dict[str, Any]:

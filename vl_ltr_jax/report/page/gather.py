@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Int
 
 from vl_ltr_jax.config import settings
+from vl_ltr_jax.evaluate.accuracy import Ranking
 from vl_ltr_jax.logs import messages
 from vl_ltr_jax.method import shots
-from vl_ltr_jax.recognizer.predictions import Ranked
 from vl_ltr_jax.report import tables
 from vl_ltr_jax.report.page import learning, per_class, pictures, sentences, text
 from vl_ltr_jax.report.page.content import (
@@ -57,7 +57,7 @@ def gather(
     method: Method,
     class_names: Sequence[str],
     train_counts: Int[np.ndarray, "C"],
-    ranked: Mapping[str, Ranked] | None = None,
+    ranked: Mapping[str, Ranking] | None = None,
     curves: learning.Curves | None = None,
     selection: Selection | None = None,
     explained: Sequence[pictures.Explained] = (),
@@ -166,7 +166,7 @@ def _table(
     heads: Mapping[str, Any],
     method: Method,
     backbone: str,
-    ranked: Mapping[str, Ranked],
+    ranked: Mapping[str, Ranking],
 ) -> Table:
     names = {**titles.HEAD_NAMES, **method.head_names}
     in_order = tables.in_order(heads, method.head)
@@ -207,7 +207,7 @@ def _table(
 
 
 def _groups(
-    train_counts: Int[np.ndarray, "C"], ranked: Mapping[str, Ranked]
+    train_counts: Int[np.ndarray, "C"], ranked: Mapping[str, Ranking]
 ) -> tuple[DataGroup, ...]:
     images = {
         SPLIT_NAMES[split]: np.bincount(

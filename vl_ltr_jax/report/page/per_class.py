@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from vl_ltr_jax.evaluate.accuracy import Ranking
 from vl_ltr_jax.method import shots
-from vl_ltr_jax.recognizer.predictions import Ranked
 from vl_ltr_jax.report.page import text
 from vl_ltr_jax.report.page.content import ClassLine, ConfusionLine, PerClass
 
@@ -39,7 +39,7 @@ def group_names(train_counts: Int[np.ndarray, "C"]) -> list[str]:
     return list(names)
 
 
-def mistakes(ranked: Ranked, num_classes: int) -> Mistakes:
+def mistakes(ranked: Ranking, num_classes: int) -> Mistakes:
     """Counts the wrong answers.
 
     A pair comes the earlier, the more images it has and the larger a share of its class
@@ -61,7 +61,7 @@ def mistakes(ranked: Ranked, num_classes: int) -> Mistakes:
 
 def per_class(
     split: str,
-    ranked: Ranked,
+    ranked: Ranking,
     class_names: Sequence[str],
     train_counts: Int[np.ndarray, "C"],
 ) -> PerClass:
@@ -115,7 +115,7 @@ def per_class(
 
 
 def confusion(
-    ranked: Ranked, class_names: Sequence[str], train_counts: Int[np.ndarray, "C"]
+    ranked: Ranking, class_names: Sequence[str], train_counts: Int[np.ndarray, "C"]
 ) -> tuple[ConfusionLine, ...]:
     """The confusion matrix of the classes in the most confused pairs.
 

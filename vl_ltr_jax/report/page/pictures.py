@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from vl_ltr_jax.recognizer.predictions import Explanation, Ranked
+from vl_ltr_jax.evaluate.accuracy import Ranking
+from vl_ltr_jax.recognizer.predictions import Explanation
 from vl_ltr_jax.report.page import text
 from vl_ltr_jax.report.page.content import (
     GROUPS,
@@ -28,7 +29,7 @@ _JPEG_QUALITY = 85
 
 
 def choose(
-    ranked: Ranked, train_counts: Int[np.ndarray, "C"], number: int = MAX_PICTURES
+    ranked: Ranking, train_counts: Int[np.ndarray, "C"], number: int = MAX_PICTURES
 ) -> Int[np.ndarray, " E"]:
     """Indices of images to explain, of every group and right and wrong in turn.
 
@@ -43,8 +44,9 @@ def choose(
     groups = np.array(group_names(train_counts), object)[ranked.labels]
     clear = np.argsort(-np.abs(ranked.margins), kind="stable")
     right = ranked.classes[:, 0] == ranked.labels
+    labels = np.asarray(ranked.labels)
     queues = [
-        _one_of_each_class(clear[(groups[clear] == group) & kind[clear]], ranked.labels)
+        _one_of_each_class(clear[(groups[clear] == group) & kind[clear]], labels)
         for group in GROUPS
         for kind in (right, ~right)
     ]

@@ -9,9 +9,9 @@ import jax
 
 from vl_ltr_jax import systems
 from vl_ltr_jax.data.images.decode import ImageReadError
+from vl_ltr_jax.evaluate.accuracy import Ranking
 from vl_ltr_jax.logs import console, event_files
 from vl_ltr_jax.recognizer import load
-from vl_ltr_jax.recognizer.predictions import Ranked
 from vl_ltr_jax.recognizer.recognizer import Recognizer
 from vl_ltr_jax.report.page import gather, pictures
 from vl_ltr_jax.report.page.learning import Curves
@@ -19,6 +19,7 @@ from vl_ltr_jax.report.page.render import render
 from vl_ltr_jax.report.page.sentences import Selection
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime.errors import UserError
+from vl_ltr_jax.stages import evaluate
 from vl_ltr_jax.storage.artifact import write_whole
 from vl_ltr_jax.systems import titles
 
@@ -83,13 +84,13 @@ def _curves(run: Run, results: Mapping[str, Any]) -> Curves:
     }
 
 
-def _ranked(run: Run) -> dict[str, Ranked]:
+def _ranked(run: Run) -> dict[str, Ranking]:
     """What evaluation has kept of each image; an older run kept nothing."""
     left = run.artifact("evaluate")
     return {
-        split: Ranked(*(left.load_array(f"{split}_{name}") for name in Ranked._fields))
+        split: Ranking(*(left.load_array(f"{split}_{name}") for name in evaluate.KEPT))
         for split in gather.SPLITS
-        if (left.directory / f"{split}_{Ranked._fields[-1]}.npy").exists()
+        if (left.directory / f"{split}_{evaluate.KEPT[-1]}.npy").exists()
     }
 
 
@@ -106,7 +107,7 @@ def _selection(run: Run) -> Selection:
 
 
 def _explained(
-    run: Run, ranked: Mapping[str, Ranked], recognizer: Recognizer
+    run: Run, ranked: Mapping[str, Ranking], recognizer: Recognizer
 ) -> list[pictures.Explained]:
     """Pictures of the test split, or of validation, with explanations."""
     data = run.inputs.data
