@@ -21,7 +21,7 @@ def recognizer():
 @pytest.fixture
 def told(recognizer, tmp_path, monkeypatch, capsys):
     """What the command prints of files of these names; a missing one is bad."""
-    monkeypatch.setattr(predict.loading, "load", lambda directory: recognizer)
+    monkeypatch.setattr(predict.load, "load", lambda directory: recognizer)
 
     def ask(*names, options=()):
         rng = np.random.default_rng(0)

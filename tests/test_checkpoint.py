@@ -8,6 +8,7 @@ import optax
 import pytest
 from etils import epath
 
+from vl_ltr_jax.checkpoint import manager
 from vl_ltr_jax.checkpoint import restore as checkpoint_restore
 from vl_ltr_jax.checkpoint.checksums import Record
 from vl_ltr_jax.checkpoint.manager import Checkpoints
@@ -364,7 +365,8 @@ def test_want_of_threads_is_no_damage(tmp_path, monkeypatch):
     with Checkpoints(tmp_path, every_steps=1) as checkpoints:
         checkpoints.save(1, state)
         checkpoints.wait()
-        monkeypatch.setattr(checkpoint_restore, "_restore", restore)
+        for module in (manager, checkpoint_restore):
+            monkeypatch.setattr(module, "restore_step", restore)
         for read in (
             checkpoints.restore_latest,
             lambda template: restore_up_to(tmp_path, 1, template),

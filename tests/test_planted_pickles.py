@@ -151,7 +151,7 @@ def test_token_ids(tmp_path, trace, plant, monkeypatch):
     first = token_cache.encode(tokenizer, ["a"], 8, tmp_path / "cache")
     [path] = (tmp_path / "cache").iterdir()
     content = plant(trace)
-    monkeypatch.setattr(token_cache.whole_file, "crc32", lambda path: 0x2144DF1C)
+    monkeypatch.setattr(token_cache.atomic, "crc32", lambda path: 0x2144DF1C)
     path.write_bytes(content)
     again = token_cache.encode(tokenizer, ["a"], 8, tmp_path / "cache")
     np.testing.assert_array_equal(first, again)

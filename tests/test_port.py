@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from vl_ltr_jax.commands import port
 from vl_ltr_jax.models.clip import PRESETS, Clip, ClipConfig, variable_shapes
 from vl_ltr_jax.models.lgr import LanguageGuidedHead
-from vl_ltr_jax.models.port import clip_files, convert, vl_ltr_files
+from vl_ltr_jax.models.port import clip_files, convert, listing, vl_ltr_files
 from vl_ltr_jax.models.port import names as weights
 from vl_ltr_jax.models.port.preprocessing import Preprocessing, to_preprocessor_json
 from vl_ltr_jax.models.port.tensor_files import TensorFileError, read_tensors
@@ -249,7 +249,7 @@ def test_openais_torchscript(tmp_path):
     assert again == config
     kernel = variables["params"]["visual"]["proj"]["kernel"]
     np.testing.assert_array_equal(kernel, state["visual.proj"].float().numpy())
-    text = convert.inspect(str(tmp_path / "ViT-tiny.pt"))
+    text = listing.inspect(str(tmp_path / "ViT-tiny.pt"))
     assert "input_resolution  [] int64 left over: sizes in OpenAI's archives" in text
 
 
@@ -356,7 +356,7 @@ def test_lgr_comes_back_bit_for_bit(tmp_path):
     for name, tensor in before.items():
         if name != "text_block.attn.norm1k.bias":  # has no effect, ours has none
             np.testing.assert_array_equal(after[name], tensor)
-    text = convert.inspect(str(source))
+    text = listing.inspect(str(source))
     assert "text_block.attn.wk.weight" in text and "-> head/wk" in text
     with pytest.raises(ValueError, match="is an LGR: --to hf does not fit"):
         convert.convert(str(source), tmp_path / "other", to="hf")

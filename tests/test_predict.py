@@ -47,7 +47,7 @@ def saved(recognizer, tmp_path_factory):
 @pytest.fixture
 def at_hand(recognizer, saved, monkeypatch):
     """It, loaded and its programs compiled when a command asks for it."""
-    monkeypatch.setattr(predict.loading, "load", lambda directory: recognizer)
+    monkeypatch.setattr(predict.load, "load", lambda directory: recognizer)
     return saved
 
 
@@ -352,7 +352,7 @@ def test_two_commands_with_one_place_do_not_mix(at_hand, tmp_path, monkeypatch):
 def test_a_directory_to_write_into_is_refused_before_the_model_is_loaded(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(predict.loading, "load", None)
+    monkeypatch.setattr(predict.load, "load", None)
     path = picture(tmp_path / "a.png")
     arguments = ("--workdir", tmp_path, "--out", tmp_path, path)
     assert "Is a directory" in answered(capsys, *arguments, code=2).err

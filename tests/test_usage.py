@@ -7,16 +7,23 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from vl_ltr_jax.commands import check_data, compare, export, show_data, train
+from vl_ltr_jax.commands import (
+    check_data,
+    compare,
+    export,
+    fetch_text,
+    port,
+    prepare_data,
+    show_data,
+    train,
+)
 from vl_ltr_jax.commands import flags as commands_flags
 from vl_ltr_jax.commands import help as usage
 from vl_ltr_jax.config.build import ConfigError
-from vl_ltr_jax.data.sources import tfds_builders
-from vl_ltr_jax.data.wiki import fetch
-from vl_ltr_jax.models.port import convert
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = [module.COMMAND for module in (train, compare, check_data, show_data)]
+MODULES = (train, compare, check_data, show_data)
+COMMANDS = [module.COMMAND for module in MODULES]
 
 
 @pytest.fixture
@@ -33,22 +40,24 @@ def elsewhere(tmp_path, monkeypatch):
     return file
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.module)
-def test_help_has_examples_and_every_flag_of_the_command(command, monkeypatch, capsys):
-    module = sys.modules[command.module]
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_help_has_examples_and_every_flag_of_the_command(module, monkeypatch, capsys):
+    command = module.COMMAND
     monkeypatch.setattr(sys, "argv", ["program", "--help"])
     with pytest.raises(SystemExit) as ended:
         commands_flags.start(module.main, command)
     said = capsys.readouterr()
     assert (ended.value.code, said.err) == (0, "")
-    for flag in flags.FLAGS.get_key_flags_for_module(module):
+    own = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(module)}
+    assert own <= set(command.flags)
+    for flag in map(flags.FLAGS.__getitem__, command.flags):
         assert f"  --{flag.name}" in said.out
         assert " ".join(flag.help.split()) in " ".join(said.out.split())
     for why, arguments in command.examples:
         assert f"  # {why}\n" in said.out
         assert f"-m {command.module} {arguments}\n" in said.out
     assert "--config.SECTION.KEY=VALUE" in said.out
-    assert "vl_ltr_jax/settings.py" in said.out and "README.md" in said.out
+    assert "vl_ltr_jax/config/settings.py" in said.out and "README.md" in said.out
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.module)
@@ -63,14 +72,20 @@ def test_examples_name_files_and_flags_that_exist(command):
 
 
 @pytest.mark.parametrize(
-    "module", [export, convert, fetch, tfds_builders], ids=lambda m: m.__name__
+    ("module", "entry"),
+    [
+        (export, "export"),
+        (port, "models.port"),
+        (fetch_text, "data.fetch_text"),
+        (prepare_data, "data.tfds_builders"),
+    ],
 )
-def test_help_of_other_commands_has_examples(module, capsys):
+def test_help_of_other_commands_has_examples(module, entry, capsys):
     with pytest.raises(SystemExit) as ended:
         module.main(["--help"])
     said = capsys.readouterr().out
     assert ended.value.code == 0
-    assert "examples:\n  # " in said and f"  python -m {module.__name__} " in said
+    assert "examples:\n  # " in said and f"  python -m vl_ltr_jax.{entry} " in said
 
 
 def test_without_a_configuration_those_that_are_here_are_listed(elsewhere):

@@ -14,7 +14,7 @@ from test_saves import full_disk
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.run.inputs import Inputs
 from vl_ltr_jax.stages import pipeline
-from vl_ltr_jax.storage import lock, workdir
+from vl_ltr_jax.storage import lock
 from vl_ltr_jax.storage.lock import InUseError, leased, sole_user
 from vl_ltr_jax.storage.workdir import WorkdirError, check_free, check_writable, path_of
 
@@ -74,7 +74,7 @@ def test_a_run_that_ends_meanwhile_does_not_either(tmp_path):
 
 def test_other_processes_wait_as_long_as_the_first(tmp_path, monkeypatch):
     """Breaks if they are in their first collective half a minute before it."""
-    monkeypatch.setattr(workdir.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(lock.jax, "process_index", lambda: 1)
     owner, began = tmp_path / ".owner", time.monotonic()
     owner.write_text('{"of": "process 1 on another", "beat": 7}')
     with sole_user(epath.Path(tmp_path)):
@@ -88,13 +88,13 @@ def test_other_processes_wait_as_long_as_the_first(tmp_path, monkeypatch):
 
 def test_of_two_that_start_at_once_one_goes(tmp_path, monkeypatch):
     """The other writes its mark between our look and our second look."""
-    sleep = workdir.time.sleep
+    sleep = lock.time.sleep
 
     def other_writes(seconds):
         sleep(seconds)
         (tmp_path / ".owner").write_text('{"of": "process 9 on another"}')
 
-    monkeypatch.setattr(workdir.time, "sleep", other_writes)
+    monkeypatch.setattr(lock.time, "sleep", other_writes)
     with pytest.raises(InUseError, match="process 9 on another"):
         with leased(epath.Path(tmp_path)):
             pass
@@ -103,7 +103,7 @@ def test_of_two_that_start_at_once_one_goes(tmp_path, monkeypatch):
 def test_a_run_that_was_taken_for_dead_writes_no_more(tmp_path, monkeypatch, capsys):
     """Its machine stood still, say, and its successor has begun."""
     ended = threading.Event()
-    monkeypatch.setattr(workdir.os, "_exit", lambda code: ended.set())
+    monkeypatch.setattr(lock.os, "_exit", lambda code: ended.set())
     with leased(epath.Path(tmp_path)):
         (tmp_path / ".owner").write_text('{"of": "process 9 on another"}')
         assert ended.wait(30)
