@@ -3,7 +3,6 @@
 import gc
 import ipaddress
 import os
-import shutil
 import socket
 import sys
 import tempfile
@@ -36,14 +35,9 @@ from beartype import BeartypeConf, beartype  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
+from worlds.browser import find_browser  # noqa: E402
 
-def find_browser() -> str | None:
-    """A Chromium on the PATH."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next(filter(None, map(shutil.which, names)), None)
-
-
-collect_ignore = [] if find_browser() else ["test_report_browser.py"]
+collect_ignore = [] if find_browser() else ["report/test_page_browser.py"]
 
 # As PEP 484 has it, an int is welcome where a float is asked for.
 check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))
@@ -105,20 +99,20 @@ socket.socket.connect_ex = _guarded(socket.socket.connect_ex, "connect_ex")
 
 # Few tests, many minutes: last, they would leave one worker without company.
 _LONG = (
-    "kill",
-    "soak",
-    "launch",
-    "processes",
-    "compare",
-    "recipes",
-    "benchmarks",
-    "layouts",
+    "processes/test_kill",
+    "processes/test_soak",
+    "processes/test_launch",
+    "processes/test_processes",
+    "comparison/test_runs",
+    "systems/test_recipes",
+    "benchmarks/test_benchmarks",
+    "train/test_layouts",
 )
 
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:
     def place(item: Any) -> int:
-        name = item.path.stem.removeprefix("test_")
+        name = f"{item.path.parent.name}/{item.path.stem}"
         return _LONG.index(name) if name in _LONG else len(_LONG)
 
     items.sort(key=place)

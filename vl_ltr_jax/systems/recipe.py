@@ -30,7 +30,7 @@ class Recipe:
     `RECIPES`; numbers of its own are keys of `settings.Rebalance` or `Classifier`, or a
     section; `settings.finetuned_as` and `as_read_by` say what it shares and reads.
     Code that has changed makes no finished stage again: use another workdir.
-    `tests/test_recipes.py` has one with experts, a momentum copy, a queue and a
+    `tests/systems/test_recipes.py` has one with experts, a momentum copy, a queue and a
     test-time stage.
 
     How the heavier systems of the paper's tables would fit, on paper:

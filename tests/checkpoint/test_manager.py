@@ -1,0 +1,365 @@
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from etils import epath
+
+from vl_ltr_jax.checkpoint import manager
+from vl_ltr_jax.checkpoint import restore as checkpoint_restore
+from vl_ltr_jax.checkpoint.checksums import Record
+from vl_ltr_jax.checkpoint.manager import Checkpoints
+from vl_ltr_jax.checkpoint.mismatch import MisfitError
+from vl_ltr_jax.checkpoint.restore import (
+    CheckpointError,
+    DamagedError,
+    load_params,
+    restore_up_to,
+)
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.runtime.errors import SystemFault
+from worlds.file_damage import flip, largest_file
+
+
+@flax.struct.dataclass
+class State:
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def make_state(seed=0, *, width=8, batch_stats=None, sharding=None):
+    rng = np.random.default_rng(seed)
+    params = {
+        "visual": {"kernel": rng.normal(size=(16, width)).astype(np.float32)},
+        "frozen": {"bias": np.zeros(3, np.float32)},
+    }
+    groups = {"visual": {"kernel": "adam"}, "frozen": {"bias": "frozen"}}
+    schedule = optax.cosine_decay_schedule(1e-3, 10)
+    tx = optax.partition(
+        {"adam": optax.adamw(schedule), "frozen": optax.set_to_zero()}, groups
+    )
+    sharding = sharding or meshes.replicated(meshes.make_mesh())
+    params = meshes.place(params, sharding)
+    state = State(jnp.int32(seed), params, batch_stats or {}, tx.init(params))
+    return meshes.place(state, meshes.replicated(meshes.make_mesh()))
+
+
+def assert_equal(got, want):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def one_array(step):
+    """Of several arrays, those still being read when one fails end with a warning."""
+    return State(jnp.int32(step), {"kernel": jnp.full((4, 4), 1.0 * step)}, {}, {})
+
+
+def corrupt(directory, step):
+    for path in (directory / str(step) / "model").rglob("d/*"):
+        path.write_bytes(b"not a tensor")
+
+
+def test_the_newest_state_and_its_meta_come_back(tmp_path):
+    state = make_state(7, batch_stats={"bn": jnp.arange(4.0)})
+    with Checkpoints(tmp_path / "run", every_steps=2, keep=2) as checkpoints:
+        assert checkpoints.restore_latest(state) is None
+        for step in (2, 4, 6):
+            checkpoints.save(step, state, {"seed": 1, "names": ["a"]})
+        assert checkpoints.latest_step == 6
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["4", "6"]
+    with Checkpoints(tmp_path / "run", every_steps=2, keep=2) as checkpoints:
+        template = make_state(0, batch_stats={"bn": jnp.zeros(4)})
+        restored, meta = checkpoints.restore_latest(template)
+        assert_equal(restored, state)
+        assert meta == {"seed": 1, "names": ["a"]}
+        assert checkpoints.due(4) and not checkpoints.due(5)
+        assert not checkpoints.reached_preemption(6)
+
+
+def test_a_step_already_saved_is_left_alone(tmp_path):
+    with Checkpoints(tmp_path, every_steps=1, keep=2) as checkpoints:
+        checkpoints.save(1, make_state(1))
+        checkpoints.save(1, make_state(2))
+        restored, _ = checkpoints.restore_latest(make_state(0))
+    assert_equal(restored, make_state(1))
+
+
+def test_restoring_follows_the_template_to_another_mesh(tmp_path):
+    state = make_state(3)
+    mesh = meshes.make_mesh(4, 2)
+    shardings = meshes.shard_largest_axis(mesh, state, min_elements=1)
+    template = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        state,
+        shardings,
+    )
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(3, state)
+        restored, _ = checkpoints.restore_latest(template)
+    assert_equal(restored, state)
+    kernel = restored.params["visual"]["kernel"]
+    assert kernel.sharding == shardings.params["visual"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape == (4, 8)
+
+
+def test_another_shape_or_dtype_is_refused_and_named(tmp_path):
+    """Orbax itself would cast float32 to bfloat16 without a word."""
+    state = make_state(1)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state.params)
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, state)
+        shape = r"params/visual/kernel: saved float32\[16, 8\], the run has float32\[16"
+        with pytest.raises(MisfitError, match=shape):
+            checkpoints.restore_latest(make_state(1, width=16))
+        with pytest.raises(MisfitError, match=r"run has bfloat16\[16, 8\]"):
+            checkpoints.restore_latest(state.replace(params=half))
+    assert (tmp_path / "1").is_dir()
+
+
+def test_missing_and_additional_arrays_are_named_with_the_nearest(tmp_path):
+    state = make_state(1)
+    renamed = {**state.params, "visuals": state.params["visual"]}
+    del renamed["visual"]
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, state)
+        with pytest.raises(MisfitError) as caught:
+            checkpoints.restore_latest(state.replace(params=renamed))
+    message = str(caught.value)
+    assert "in 2 arrays" in message
+    assert "nearest saved name is params/visual/kernel" in message
+    assert "params/visual/kernel: saved float32[16, 8], not in the run" in message
+
+
+def test_an_unreadable_checkpoint_gives_way_to_the_one_before(tmp_path, capsys):
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, one_array(step))
+    corrupt(tmp_path, 3)
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        restored, _ = checkpoints.restore_latest(one_array(0))
+        assert_equal(restored, one_array(2))
+        assert checkpoints.latest_step == 2
+        checkpoints.save(3, one_array(5))
+        restored, _ = checkpoints.restore_latest(one_array(0))
+        assert_equal(restored, one_array(5))
+    told = (
+        f"warning: checkpoint 3 in {tmp_path} cannot be read, and is now unreadable-3"
+    )
+    assert told in capsys.readouterr().err
+    assert (tmp_path / "unreadable-3").is_dir()
+
+
+def random_state(step):
+    """Larger than what describes it, and incompressible."""
+    values = np.random.default_rng(step).normal(size=(256, 64)).astype(np.float32)
+    return State(jnp.int32(step), {"kernel": jnp.asarray(values)}, {}, {})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        lambda path: path.write_bytes(path.read_bytes()[:30_000]),
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    ],
+    ids=["flipped", "truncated", "missing", "zeros"],
+)
+def test_a_checkpoint_that_is_not_what_was_saved_gives_way(tmp_path, capsys, damage):
+    """A bit of an array: without checksums Orbax restores it as if nothing was."""
+    with Checkpoints(tmp_path / "run", every_steps=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, random_state(step))
+    damage(largest_file(tmp_path / "run" / "2" / "model"))
+    with pytest.raises(DamagedError, match="checkpoint 2 in .* cannot be read") as told:
+        load_params(tmp_path / "run")
+    assert told.value.directory == epath.Path(tmp_path / "run")
+    assert "bound method" not in str(told.value)
+    with Checkpoints(tmp_path / "run", every_steps=1) as checkpoints:
+        restored, _ = checkpoints.restore_latest(random_state(0))
+    assert_equal(restored, random_state(1))
+    assert (
+        f"checkpoint 2 in {tmp_path / 'run'} cannot be read" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(("there", "instead"), [("102", "902"), ('"crc32"', '"crc22"')])
+def test_meta_that_is_not_what_was_saved_gives_way(tmp_path, capsys, there, instead):
+    """Breaks when a damaged key passes for a checkpoint of before there were any."""
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, one_array(step), {"seconds": 100 + step})
+    (path,) = (tmp_path / "2" / "meta").glob("metadata")
+    path.write_text(path.read_text().replace(there, instead))
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        restored, meta = checkpoints.restore_latest(one_array(0))
+    assert (int(restored.step), meta) == (1, {"seconds": 101})
+    assert "meta is not what was saved" in capsys.readouterr().err
+
+
+def test_one_misfit_among_those_that_fit_is_damage(tmp_path, capsys):
+    """A flipped byte in what describes the arrays may well be readable."""
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, one_array(1))
+        checkpoints.save(2, make_state(2))
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        restored, _ = checkpoints.restore_latest(one_array(0))
+    assert_equal(restored, one_array(1))
+    assert "does not fit this run" in capsys.readouterr().err
+
+
+def test_checkpoints_of_before_there_were_checksums_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(Record, "to_json", lambda record: record.meta)
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, one_array(1), {"seconds": 3.5})
+        restored, meta = checkpoints.restore_latest(one_array(0))
+    assert_equal(restored, one_array(1))
+    assert meta == {"seconds": 3.5}
+    assert_equal(load_params(tmp_path)["params"], one_array(1).params)
+
+
+def test_what_a_kill_has_left_too_many_is_deleted(tmp_path):
+    with Checkpoints(tmp_path, every_steps=1, keep=3) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, one_array(step))
+    with Checkpoints(tmp_path, every_steps=1, keep=2) as checkpoints:
+        checkpoints.restore_latest(one_array(0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+
+
+def test_no_readable_checkpoint_is_an_error_not_a_fresh_start(tmp_path):
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, one_array(1))
+    corrupt(tmp_path, 1)
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        with pytest.raises(CheckpointError, match=r"none of the checkpoints \[1\]"):
+            checkpoints.restore_latest(one_array(0))
+    with pytest.raises(CheckpointError, match="checkpoint 1 in .* cannot be read"):
+        load_params(tmp_path)
+
+
+def test_a_look_at_a_step_reads_the_newest_before_it_and_changes_nothing(tmp_path):
+    """Breaks if it moves aside, as a run does, what cannot be read."""
+    assert restore_up_to(tmp_path / "absent", 9, one_array(0)) is None
+    with Checkpoints(tmp_path, every_steps=1, keep=9) as checkpoints:
+        for step in (1, 2, 4, 6):
+            checkpoints.save(step, one_array(step), {"saved": step})
+    corrupt(tmp_path, 2)
+
+    def files():
+        return {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+
+    before = files()
+    for asked, step in ((5, 4), (4, 4), (3, 1), (99, 6)):
+        restored, meta = restore_up_to(tmp_path, asked, one_array(0))
+        assert_equal(restored, one_array(step))
+        assert meta == {"saved": step}
+    assert restore_up_to(tmp_path, 0, one_array(0)) is None
+    corrupt(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints \[1, 2\]"):
+        restore_up_to(tmp_path, 3, one_array(0))
+    with pytest.raises(MisfitError, match="does not fit"):
+        wide = State(jnp.int32(0), {"kernel": jnp.zeros((4, 5))}, {}, {})
+        restore_up_to(tmp_path, 6, wide)
+    assert files().keys() == before.keys()
+
+
+def test_the_next_stage_reads_only_the_model(tmp_path):
+    state = make_state(1)
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, make_state(0))
+        checkpoints.save(2, state)
+    for path in (tmp_path / "2" / "training").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"never read")
+    variables = load_params(tmp_path, {"params": state.params})
+    assert list(variables) == ["params"]
+    assert isinstance(variables["params"]["visual"]["kernel"], np.ndarray)
+    assert_equal(variables["params"], jax.device_get(state.params))
+    with pytest.raises(MisfitError, match="does not fit"):
+        load_params(tmp_path, {"params": make_state(1, width=4).params})
+
+
+def test_the_checkpoint_before_the_last_is_not_handed_over(tmp_path):
+    """Breaks when the newest there is passes for the end of the stage."""
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, one_array(1))
+    assert_equal(load_params(tmp_path, last_step=1)["params"], one_array(1).params)
+    with pytest.raises(DamagedError, match="that of step 2, the last, is gone"):
+        load_params(tmp_path, last_step=2)
+
+
+def test_hand_over_without_checkpoints_says_so(tmp_path):
+    with pytest.raises(CheckpointError, match="is not a directory"):
+        load_params(tmp_path / "absent")
+    with pytest.raises(CheckpointError, match="has the stage finished"):
+        load_params(tmp_path)
+
+
+def test_intervals_must_be_positive(tmp_path):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Checkpoints(tmp_path, every_steps=0)
+
+
+def test_a_donated_state_is_saved_as_it_was(tmp_path):
+    """Copying lazily instead of before `save` returns would store later values."""
+    update = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    params = {"kernel": jnp.zeros((512, 1024))}
+    with Checkpoints(tmp_path, every_steps=1, keep=9) as checkpoints:
+        for step in range(1, 5):
+            params = update(params)
+            state = State(jnp.int32(step), params, {}, {})
+            checkpoints.save(step, state)
+    for step in range(4, 0, -1):
+        with Checkpoints(tmp_path, every_steps=1, keep=9) as checkpoints:
+            template = State(jnp.int32(0), params, {}, {})
+            restored, _ = checkpoints.restore_latest(template)
+            assert np.unique(restored.params["kernel"]) == [step]
+        (tmp_path / str(step)).rename(tmp_path.with_name(f"read-{step}"))
+
+
+@pytest.mark.parametrize("call", ["save", "wait_until_finished"])
+def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path, monkeypatch, call):
+    def fail(*args, **kwargs):
+        raise ValueError(
+            "RESOURCE_EXHAUSTED: to file 4: No space left on device [os_error"
+        )
+
+    with Checkpoints(tmp_path / "run", every_steps=1) as checkpoints:
+        checkpoints.save(1, one_array(1))
+        checkpoints.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints._manager, call, fail)
+            with pytest.raises(CheckpointError, match="/run: No space left on device"):
+                checkpoints.save(2, one_array(2))
+                checkpoints.wait()
+
+
+def test_want_of_threads_is_no_damage(tmp_path, monkeypatch):
+    """Breaks if a sound checkpoint is moved aside, and training goes back."""
+
+    def restore(*arguments):
+        raise RuntimeError("can't start new thread")
+
+    state = make_state(1)
+    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.wait()
+        for module in (manager, checkpoint_restore):
+            monkeypatch.setattr(module, "restore_step", restore)
+        for read in (
+            checkpoints.restore_latest,
+            lambda template: restore_up_to(tmp_path, 1, template),
+        ):
+            with pytest.raises(SystemFault, match="ulimit"):
+                read(state)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]

@@ -1,0 +1,263 @@
+"""Models out of this package: a program for JAX alone, plain arrays, other names."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import traverse_util
+from PIL import Image
+from safetensors import safe_open
+
+import vl_ltr_jax
+from vl_ltr_jax.commands import export
+from vl_ltr_jax.data.images import transforms
+from vl_ltr_jax.method.losses import contrastive_logits
+from vl_ltr_jax.models.port import clip_files, convert
+from vl_ltr_jax.recognizer import stablehlo
+from vl_ltr_jax.storage.artifact import ArtifactError
+from worlds import small_recognizer
+
+SIDE = small_recognizer.IMAGE_SIZE
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A recognizer on disk, with a class that was added."""
+    directory = tmp_path_factory.mktemp("model") / "saved"
+    small_recognizer.make().add_class("jade", ["A jade thing."]).save(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def program(saved):
+    """It, exported where the command puts it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stablehlo, "COMPARED_SIZES", (2,))  # each is compiled twice
+        export.main(["--workdir", str(saved), "--to=stablehlo"])
+    return saved / "export" / "stablehlo"
+
+
+@pytest.fixture(scope="module")
+def live(saved):
+    """It, loaded again."""
+    return vl_ltr_jax.load(saved)
+
+
+@pytest.fixture(scope="module")
+def exported(program):
+    return stablehlo.load_exported(program)
+
+
+def pictures(number):
+    rng = np.random.default_rng(number)
+    return rng.integers(0, 256, (number, SIDE, SIDE, 3), np.uint8)
+
+
+@pytest.mark.parametrize("number", [1, 3, 17])
+def test_a_program_gives_what_the_model_gives(live, exported, number):
+    """Breaks if an array is left out, renamed or baked in, or a size is."""
+    found = exported(pictures(number))
+    features, probabilities = jax.jit(live.forward)(live.arrays, pictures(number))
+    assert probabilities.shape == (number, 4)
+    np.testing.assert_allclose(found["probabilities"], probabilities, atol=1e-5, rtol=0)
+    scale = np.abs(features).max()
+    np.testing.assert_allclose(found["features"], features, atol=1e-5 * scale, rtol=0)
+
+
+def test_a_linear_head_is_exported_as_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(stablehlo, "COMPARED_SIZES", (1,))
+    recognizer = small_recognizer.make("linear")
+    recognizer.save(tmp_path / "saved")
+    made = tmp_path / "program"
+    export.main(
+        ["--workdir", str(tmp_path / "saved"), "--to=stablehlo", f"--out={made}"]
+    )
+    found = stablehlo.load_exported(made)(pictures(1))["probabilities"]
+    wanted = recognizer.probabilities_of(pictures(1))
+    np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_one_program_for_all_platforms_and_no_array_in_it(program):
+    content = (program / stablehlo.PROGRAM).read_bytes()
+    exported = jax.export.deserialize(bytearray(content))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert [str(side) for side in exported.in_avals[-1].shape][0] == "b"
+    assert 'dense<"0x' not in exported.mlir_module()
+    with safe_open(program / stablehlo.ARRAYS, "numpy") as arrays:
+        names = list(arrays.keys())
+    assert "towers/params/visual/proj/kernel" in names
+    # Pictures meet no sentence: the text tower stays behind.
+    assert not [name for name in names if "/text/" in name]
+
+
+def test_the_lines_of_the_readme_run_without_this_package(live, program):
+    """Breaks if they are wrong, too few, or need more than JAX."""
+    text = (program / stablehlo.README).read_text()
+    lines = text.split("\n\n")[1].splitlines()
+    assert len(lines) == 6
+    code = "\n".join([*lines, "import sys; assert 'vl_ltr_jax' not in sys.modules"])
+    environment = {**os.environ, "PYTHONPATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=program,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = [float(number) for number in re.findall(r"[\d.]+", done.stdout)]
+    nothing = np.zeros((2, SIDE, SIDE, 3), np.uint8)
+    wanted = live.probabilities_of(nothing)
+    np.testing.assert_allclose(printed, wanted.ravel(), atol=1e-5)
+
+
+def test_the_description_says_how_a_picture_becomes_pixels(program):
+    described = json.loads((program / stablehlo.DESCRIPTION).read_text())
+    assert described["class_names"] == ["crimson", "azure", "moss", "jade"]
+    assert described["image_size"] == SIDE
+    assert described["pixels"]["shorter_side_resized_to"] == 18
+    assert described["outputs"]["probabilities"] == "float32 [b, 4]"
+    modes = {path.stat().st_mode & 0o777 for path in program.iterdir()}
+    assert modes == {program.stat().st_mode & 0o666}  # not for their owner alone
+
+
+def test_a_program_that_differs_is_refused_and_nothing_left(
+    saved, tmp_path, capsys, monkeypatch
+):
+    """Breaks if what was written is not loaded again and compared."""
+    load = stablehlo.load_exported
+
+    def worse(directory):
+        call = load(directory)
+        return lambda images: jax.tree.map(lambda x: x + 2e-5, call(images))
+
+    monkeypatch.setattr(stablehlo, "load_exported", worse)
+    made = tmp_path / "program"
+    with pytest.raises(SystemExit) as raised:
+        export.main(["--workdir", str(saved), "--to=stablehlo", f"--out={made}"])
+    assert raised.value.code == 2
+    assert "other probabilities than the model" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_damaged_program_is_named(program, tmp_path):
+    for name in (stablehlo.PROGRAM, stablehlo.ARRAYS):
+        (tmp_path / name).write_bytes((program / name).read_bytes()[:1000])
+    with pytest.raises(ArtifactError, match="holds no exported program"):
+        stablehlo.load_exported(tmp_path)
+
+
+def test_all_arrays_in_one_file(saved, live):
+    export.main(["--workdir", str(saved), "--to=npz"])
+    path = saved / "export" / "npz" / stablehlo.PLAIN_ARRAYS
+    flat = traverse_util.flatten_dict(live.arrays, sep="/")
+    with np.load(path, allow_pickle=False) as arrays:
+        assert set(arrays.files) == set(flat)
+        for name, array in flat.items():
+            np.testing.assert_array_equal(arrays[name], array, strict=True)
+    with zipfile.ZipFile(path) as members:
+        kinds = {member.compress_type for member in members.infolist()}
+    assert kinds == {zipfile.ZIP_STORED}
+    assert (path.parent / stablehlo.DESCRIPTION).is_file()
+
+
+def test_the_towers_of_a_saved_recognizer(saved, live, tmp_path):
+    export.main(["--workdir", str(saved), "--to=hf", f"--out={tmp_path / 'hf'}"])
+    sizes, towers = clip_files.load_clip(tmp_path / "hf")
+    assert sizes.vision.image_size == SIDE
+    jax.tree.map(np.testing.assert_array_equal, towers, live.arrays["towers"])
+    assert (tmp_path / "hf" / "vocab.json").is_file()
+
+
+@pytest.mark.parametrize("size", [(200, 150), (17, 40)])
+def test_transformers_sees_the_pixels_and_gives_the_logits(saved, live, tmp_path, size):
+    """Breaks if nothing says how a picture becomes pixels, or as for CLIP's own."""
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPModel,
+        CLIPProcessor,
+        CLIPTokenizer,
+    )
+
+    made = tmp_path / "hf"
+    export.main(["--workdir", str(saved), "--to=hf", f"--out={made}"])
+    # By Pillow, as here: with torchvision installed, its own resize is the default.
+    processor = CLIPProcessor(
+        CLIPImageProcessorPil.from_pretrained(made), CLIPTokenizer.from_pretrained(made)
+    )
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8))
+    sentences = ["It is red.", "A jade thing with a smooth and shining surface."]
+    given = processor(
+        text=sentences, images=picture, return_tensors="pt", padding="max_length"
+    )
+    pixels = live.transform(picture)[None]
+    wanted = transforms.normalize(jnp.asarray(pixels), live.card.normalization)
+    found = given["pixel_values"].numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=0)
+    model = CLIPModel.from_pretrained(made)
+    with torch.no_grad():
+        logits = model(**given).logits_per_image.numpy()
+    ours = live.embed_images(picture), live.embed_texts(sentences)
+    scale = live.arrays["towers"]["params"]["logit_scale"]
+    expected = contrastive_logits(*map(jnp.asarray, (*ours, scale)))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--workdir=absent", "--to=stablehlo"], "no such directory"),
+        (["--workdir=absent", "--to=hf"], "absent"),
+        (["--workdir=gs://bucket/run", "--to=npz"], "name a local directory"),
+        (["--workdir=SAVED", "--to=vl_ltr"], "1 class of .* added"),
+        (["--workdir=LINEAR", "--to=vl_ltr"], "no language-guided head"),
+        (["--workdir=SAVED", "--to=npz", "--out=SAVED"], "is in use"),
+        (["--workdir=SAVED", "--to=npz", "--out=FILE/npz"], "cannot be written: Not a"),
+        (["--workdir=SAVED", "--to=onnx"], "invalid choice: 'onnx'"),
+        (["SAVED", "DEST", "--to=hf"], "--workdir"),
+    ],
+)
+def test_what_cannot_be_exported_is_told(
+    saved, tmp_path, capsys, monkeypatch, arguments, words
+):
+    monkeypatch.chdir(tmp_path)
+    linear = tmp_path / "linear"
+    small_recognizer.make("linear").save(linear)
+    file = str(saved / "recognizer.json")
+    names = {"SAVED": str(saved), "LINEAR": str(linear), "FILE": file}
+    for name, path in names.items():
+        arguments = [argument.replace(name, path) for argument in arguments]
+    with pytest.raises(SystemExit) as raised:
+        export.main(arguments)
+    assert raised.value.code == 2
+    told = capsys.readouterr().err
+    assert re.search(words, told), told
+    assert os.listdir(tmp_path) == ["linear"]
+
+
+def test_a_link_to_nowhere_is_in_use(saved, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(SystemExit):
+        export.main(["--workdir", str(saved), "--to=npz", f"--out={tmp_path / 'link'}"])
+    assert "link is in use; nothing is overwritten" in capsys.readouterr().err
+
+
+def test_an_lgr_without_text_tower_has_no_clip_to_write(tmp_path, capsys):
+    recognizer = small_recognizer.make()
+    del recognizer.arrays["towers"]["params"]["text"]
+    recognizer.save(tmp_path / "saved")
+    with pytest.raises(SystemExit):
+        export.main(["--workdir", str(tmp_path / "saved"), "--to=hf"])
+    assert "no text tower" in capsys.readouterr().err
+    export.main(["--workdir", str(tmp_path / "saved"), "--to=vl_ltr"])
+    made = tmp_path / "saved" / "export" / "vl_ltr"
+    assert (made / convert.LGR_FILE).is_file()

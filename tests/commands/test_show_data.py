@@ -1,0 +1,150 @@
+"""The contact sheet shows what the loader and the step give, draw by draw."""
+
+import itertools
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from vl_ltr_jax.commands import show_data
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.run import inputs, run
+from worlds import image_world
+
+ARGUMENTS = [
+    "--config=configs/image_list.py",
+    "--config.data.name=world",
+    "--config.pretrain.global_batch_size=8",
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return image_world.write(tmp_path_factory.mktemp("world"))
+
+
+def checked(root, **data):
+    config = image_world.configure(root)
+    config.data.train_recipe = "rand_augment"
+    for key, value in data.items():
+        config.data[key] = value
+    return configs.from_config_dict(config)
+
+
+def batches(config):
+    """The host batches of training with text, and the inputs they come from."""
+    read = inputs.read(config)
+    found = inputs.train_batches(
+        read,
+        config,
+        sampling=config.pretrain.sampling,
+        global_batch_size=config.pretrain.global_batch_size,
+        start_step=0,
+        with_text=True,
+        num_devices=8,
+    )
+    return read, found
+
+
+def test_it_shows_the_examples_of_training(root):
+    """Draws 5 to 12 of epoch 1 of 36 draws: rows of steps 5 and 6, sentences too."""
+    config = checked(root, erase_probability=0.0)
+    shown = list(show_data.training_examples(config, 1, 5, 8))
+    read, found = batches(config)
+    steps = list(itertools.islice(found, 7))
+    for number, example in enumerate(shown):
+        step, row = divmod(36 + 5 + number, 8)
+        pixels = steps[step]["image"][row].astype(int)
+        assert np.abs(example.seen.astype(int) - pixels).max() <= 1  # back to bytes
+        sentence = read.corpus.sentences[steps[step]["sentence_id"][row]]
+        assert example.sentence == sentence
+        label = steps[step]["label"][row]
+        count = int(read.data.train_counts[label])
+        group = "medium" if count >= 20 else "few"
+        expected = (
+            f"epoch 1, draw {5 + number}: {read.data.class_names[label]} "
+            f"(label {label}, {count} images, {group})"
+        )
+        assert example.caption == expected
+
+
+def test_erasing_is_that_of_the_step(root):
+    """Broken by another key, or by a row's place on the sheet for its place in B."""
+    config = checked(root, erase_probability=1.0, train_recipe="none")
+    shown = list(show_data.training_examples(config, 0, 8, 8))
+    read, found = batches(config)
+    images = list(itertools.islice(found, 2))[1]["image"]
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    prepare = jax.jit(
+        lambda pixels: run.Run.prepare(stage, key, pixels, jax.numpy.arange(8))
+    )
+    stage = run.Run.__new__(run.Run)
+    object.__setattr__(stage, "config", config)
+    object.__setattr__(stage, "inputs", read)
+    expected = np.asarray(prepare(images))
+    mean, std = np.array(show_data.transforms.NORMALIZATIONS["clip"], np.float32)
+    back = np.round((expected * std + mean) * 255).clip(0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(np.stack([example.seen for example in shown]), back)
+    assert (images != back).any(axis=(1, 2, 3)).all()
+
+
+def test_the_sheet_has_every_picture_in_its_place(root):
+    config = checked(root, erase_probability=0.0)
+    shown = list(show_data.training_examples(config, 0, 0, 5))
+    sheet = np.asarray(show_data.contact_sheet(shown, 2))
+    cell_width, cell_height = 2 * 112 + 8 + 8, 112 + 6 * 15 + 8
+    assert sheet.shape == (3 * cell_height + 8, 2 * cell_width + 8, 3)
+    for number, example in enumerate(shown):
+        row, column = divmod(number, 2)
+        top, left = 8 + row * cell_height, 8 + column * cell_width
+        for offset, pixels in enumerate((example.seen, example.whole)):
+            enlarged = np.asarray(Image.fromarray(pixels).resize((112, 112)))
+            start = left + offset * 120
+            there = sheet[top : top + 112, start : start + 112]
+            np.testing.assert_array_equal(there, enlarged)
+        words = sheet[top + 112 : top + 112 + 90, left : left + 232]
+        assert (words < 128).any()
+
+
+def call(root, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "vl_ltr_jax.data.show", *ARGUMENTS]
+        + [f"--config.data.root={root}", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": ""},
+    )
+
+
+def test_the_command_writes_a_picture_and_nothing_else(root, tmp_path):
+    out = tmp_path / "new" / "sheet.png"
+    done = call(root, f"--out={out}", "--count=4", "--epoch=2", "--draw=7")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == str(out) and len(lines) == 5
+    assert lines[0].startswith("epoch 2, draw 7: ") and "world_train.txt:" in lines[0]
+    assert [path.name for path in out.parent.iterdir()] == ["sheet.png"]
+    with Image.open(out) as sheet:
+        assert sheet.size == (3 * 240 + 8, 2 * 210 + 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--out=FILE.png is needed"),
+        (["--out=sheet.docx"], "a picture file is needed"),
+        (["--out=sheet.mpo.mpg"], "a picture file is needed"),
+        (["--out=a.png", "--count=0"], "--count=0: a number from 1"),
+        (["--out=a.png", "--draw=36"], "an epoch has 36 draws"),
+        (["--out=a.png", "--config.data.name=wrold"], "did you mean 'world_train.txt'"),
+    ],
+)
+def test_mistakes_are_named(root, arguments, message, tmp_path):
+    done = call(root, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,106 @@
+"""Worker processes change nothing: 0, 1 or 4 of them, for 1 or 2 shares of a batch."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from processes import worker_batches
+from vl_ltr_jax.data.batches import examples
+from vl_ltr_jax.data.shapes import dataset
+from worlds import image_world
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Batches made by workers, and those made here without them."""
+    root = image_world.write(tmp_path_factory.mktemp("world"))
+    out = root / "batches.npz"
+    program = Path(worker_batches.__file__)
+    done = subprocess.run(
+        [sys.executable, program, root, out],
+        env={**os.environ, "PYTHONPATH": str(program.parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(examples, "_RETRY_AFTER_SECONDS", ())
+        (root / "images/crimson/train_3.jpg").write_bytes(
+            (root / "images/crimson/train_2.jpg").read_bytes()
+        )
+        data = worker_batches.world(root)
+        here = {
+            "train": worker_batches.train(data.train, num_threads=0),
+            "resumed": worker_batches.train(data.train, num_threads=2, start_step=2),
+            "test": worker_batches.evaluate(data.test, num_threads=2),
+        }
+    return np.load(out), here
+
+
+def assert_same(found, name, batches):
+    for number, batch in enumerate(batches):
+        for key, values in batch.items():
+            other = found[f"{name}/{number}/{key}"]
+            assert other.dtype == values.dtype
+            np.testing.assert_array_equal(other, values, f"{name} {number} {key}")
+    assert f"{name}/{len(batches)}/image" not in found
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_workers_give_the_batches_of_one_process(made, workers):
+    """A bad image among them is replaced alike; broken by batches dealt by element."""
+    found, here = made
+    for process in range(2):
+        rows = slice(4 * process, 4 * process + 4)
+        share = [{k: v[rows] for k, v in batch.items()} for batch in here["train"]]
+        assert_same(found, f"train {workers} {process}", share)
+    assert_same(found, f"resumed {workers}", here["resumed"])
+    assert_same(found, f"test {workers}", here["test"])
+    np.testing.assert_array_equal(
+        here["resumed"][0]["image"], here["train"][2]["image"]
+    )
+
+
+def test_the_embedded_pictures_travel_to_workers(made):
+    """A memoised function of a function cannot be pickled."""
+    found, _ = made
+    val = dataset.load().val.select(np.arange(9))
+    batches = worker_batches.evaluate(val, num_threads=0)
+    assert_same(found, "shapes", batches)
+
+
+def test_a_killed_worker_ends_the_run_with_a_word(made):
+    """Broken by waiting for its batch for ever."""
+    found, _ = made
+    message = str(found["killed/0/image"])
+    assert "one of data.num_workers=2 processes has ended" in message
+    assert "exit code -9" in message and "fewer workers" in message
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    """Else each keeps its memory, and batches in /dev/shm, until the machine restarts.
+
+    Broken without the watch: what a worker waits for never comes.
+    """
+    root = image_world.write(tmp_path / "world")
+    program = Path(worker_batches.__file__)
+    parent = subprocess.Popen(
+        [sys.executable, program, root, "wait"],
+        env={**os.environ, "PYTHONPATH": str(program.parents[2])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    workers = [Path("/proc") / pid for pid in parent.stdout.readline().split()]
+    assert len(workers) == 2 and all(path.exists() for path in workers)
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 60
+    while any(path.exists() for path in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(path.exists() for path in workers)

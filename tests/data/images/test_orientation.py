@@ -1,0 +1,238 @@
+"""Pictures as viewers show them, or as they are stored: alike for every format."""
+
+import dataclasses
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from vl_ltr_jax.commands import check_data
+from vl_ltr_jax.data.images import jpeg, orientation
+from vl_ltr_jax.data.images.decode import as_image, asks_for_turn, decode_image, to_rgb
+from vl_ltr_jax.data.images.transforms import eval_transform, train_transform
+from vl_ltr_jax.recognizer.recognizer import Recognizer
+from vl_ltr_jax.run import inputs
+from worlds.checked_world import config
+from worlds.paper_world import resolved
+from worlds.small_recognizer import make
+from worlds.sound_images import NOISE, RGB, SOUND, encoded, photograph
+
+FORMATS = {
+    "jpeg": ("JPEG", {"quality": 90}),
+    "progressive": ("JPEG", {"progressive": True}),
+    "grey": ("JPEG", {}),
+    "cmyk": ("JPEG", {}),
+    "png": ("PNG", {}),
+    "webp": ("WEBP", {"lossless": True}),
+    "tiff": ("TIFF", {}),
+    "packed tiff": ("TIFF", {"compression": "tiff_lzw"}),
+    "16-bit tiff": ("TIFF", {}),
+    "avif": ("AVIF", {"quality": 90}),
+}
+SIXTEEN = Image.fromarray(NOISE[..., :2].copy().view(np.uint16)[..., 0])
+MODES = {"grey": RGB.convert("L"), "cmyk": RGB.convert("CMYK"), "16-bit tiff": SIXTEEN}
+
+
+def tagged(kind, tag):
+    """A file of a format with an EXIF orientation, the sides of which differ."""
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    name, options = FORMATS[kind]
+    return encoded(MODES.get(kind, RGB), name, exif=exif, **options)
+
+
+def shown(content):
+    """The picture that Pillow says a viewer shows."""
+    with Image.open(io.BytesIO(content)) as image:
+        return to_rgb(ImageOps.exif_transpose(image), "stored")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_every_format_is_turned_as_exif_transpose_does(kind, tag):
+    """Breaks when a TIFF, which Pillow turns as it loads it, is turned again."""
+    content = tagged(kind, tag)
+    expected = shown(content)
+    decoded = decode_image(content, "x")
+    assert decoded.size == expected.size == ((37, 53) if tag > 4 else (53, 37))
+    np.testing.assert_array_equal(as_image(decoded), expected)
+    assert asks_for_turn(content) == (tag > 1)
+    with Image.open(io.BytesIO(content)) as image:
+        np.testing.assert_array_equal(to_rgb(image), expected)
+    loaded = Image.open(io.BytesIO(content))
+    loaded.load()
+    np.testing.assert_array_equal(to_rgb(loaded), expected)
+    np.testing.assert_array_equal(to_rgb(loaded.copy()), expected)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_stored_pixels_do_not_depend_on_the_tag(kind, tag):
+    """Breaks when Pillow's own turn of a TIFF is not undone."""
+    found = as_image(decode_image(tagged(kind, tag), "x", "stored"))
+    expected = as_image(decode_image(tagged(kind, 1), "x", "stored"))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+@pytest.mark.parametrize(
+    "options",
+    [{"subsampling": 2}, {"progressive": True}, {"mode": "L"}, {"mode": "CMYK"}],
+    ids=str,
+)
+def test_training_crops_are_those_of_the_turned_picture(tag, options):
+    """Breaks when a box of the turned picture is cut from the rows of the stored."""
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    content = photograph((97, 150), exif=exif, **options)
+    whole = shown(content)
+    train, evaluate = train_transform("gentle", 24), eval_transform("vl_ltr", 24)
+    for seed in range(5):
+        decoded = decode_image(content, "x")
+        found = train(decoded, np.random.default_rng(seed))
+        expected = train(whole, np.random.default_rng(seed))
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(evaluate(decoded), evaluate(whole))
+    box = (3, 11, 60, 71)
+    np.testing.assert_array_equal(decoded.crop(box), whole.crop(box))
+
+
+def test_rows_below_a_turned_crop_are_not_decoded(monkeypatch):
+    """What makes it fast: the right of a picture turned by 6 is the top of the file."""
+    heights = []
+    rows = jpeg.Jpeg.rows
+    monkeypatch.setattr(
+        jpeg.Jpeg,
+        "rows",
+        lambda self, number: heights.append(number) or rows(self, number),
+    )
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = photograph((40, 600), exif=exif)
+    decode_image(content, "x").crop((500, 0, 600, 40))
+    assert heights == [100]
+
+
+def test_an_orientation_in_xmp_counts_where_exif_has_none():
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    for name, options in (("JPEG", {"xmp": xmp}), ("WEBP", {"xmp": xmp})):
+        content = encoded(RGB, name, **options)
+        assert decode_image(content, "x").size == (37, 53)
+        np.testing.assert_array_equal(
+            as_image(decode_image(content, "x")), shown(content)
+        )
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0nonsense",
+        b"Exif\0\0II*\0\xff\xff\xff\x7f",
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01\x12",
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x2a\0\0",
+    ],
+    ids=("no header", "beyond the end", "cut off", "orientation 42"),
+)
+def test_broken_exif_turns_nothing(kind, exif):
+    content = encoded(
+        RGB, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {})
+    )
+    plain = as_image(decode_image(content, "x", "stored"))
+    np.testing.assert_array_equal(as_image(decode_image(content, "x")), plain)
+    assert plain.size == RGB.size
+
+
+def chunk(kind, data):
+    checksum = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + checksum
+
+
+TEXT = b"comment\0\0" + zlib.compress(b"x" * 3 * 2**20)
+MOST_TEXT = b"c\0\0" + zlib.compress(bytes(2**20 - 9))  # of one chunk, for Pillow
+ODD = {
+    "3 MiB of compressed text": chunk(b"zTXt", TEXT),
+    "65 MiB of text in parts": chunk(b"zTXt", MOST_TEXT) * 66,
+    "a profile cut off": chunk(b"iCCP", b"p\0\0" + zlib.compress(b"x" * 999)[:20]),
+    "a large profile": chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(3 * 2**20))),
+    "a text whose checksum is wrong": chunk(b"tEXt", b"a\0b")[:-1] + b"!",
+    "a time too short": chunk(b"pHYs", b"\0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_sound_pixels_of_a_png_behind_odd_metadata(what, place):
+    """Breaks when Pillow's limits of what is no pixel refuse the picture."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain = encoded(RGB, "PNG", exif=exif)
+    at = 33 if place == "before" else len(plain) - 12
+    content = plain[:at] + ODD[what] + plain[at:]
+    np.testing.assert_array_equal(
+        as_image(decode_image(content, "x")), as_image(decode_image(plain, "x"))
+    )
+
+
+def test_a_jpeg_whose_profile_is_cut_off_is_read():
+    content = encoded(RGB, "JPEG", icc_profile=b"p" * 70_000)
+    place = content.rindex(b"ICC_PROFILE\0") + 12
+    odd = content[:place] + b"\x09\x02" + content[place + 2 :]
+    np.testing.assert_array_equal(
+        as_image(decode_image(odd, "x")), as_image(decode_image(content, "x"))
+    )
+
+
+def test_a_recognizer_turns_as_its_card_says(tmp_path):
+    """Files, PIL images and arrays; breaks when the card is not asked."""
+    recognizer = make("linear")
+    content = tagged("png", 6)
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    stored = np.asarray(as_image(decode_image(content, "x", "stored")))
+    upright = np.asarray(shown(content))
+    for choice, pixels in (("exif", upright), ("stored", stored)):
+        card = dataclasses.replace(recognizer.card, orientation=choice)
+        recognizer = Recognizer(
+            card, recognizer.arrays, tokenizer=recognizer.tokenizer_directory
+        )
+        expected = recognizer.embed_images(pixels)
+        assert (expected != recognizer.embed_images(stored[::-1])).any()
+        for picture in (path, Image.open(path)):
+            np.testing.assert_array_equal(recognizer.embed_images(picture), expected)
+
+
+@pytest.mark.parametrize(
+    ("choice", "size", "words"),
+    [("exif", (37, 53), "turned so"), ("stored", (53, 37), "left as stored")],
+)
+def test_a_data_set_is_turned_as_its_key_says_and_the_check_tells(
+    tmp_path, choice, size, words
+):
+    """Breaks when the key does not reach a split, or the check is silent of it."""
+    (tmp_path / "labels.txt").write_text("one 0\n")
+    files = {"train": ("jpeg", 6), "val": ("tiff", 6), "test": ("png", 1)}
+    for split, (kind, tag) in files.items():
+        content = tagged(kind, tag)
+        (tmp_path / f"{split}.img").write_bytes(content)
+        (tmp_path / f"own_{split}.txt").write_text(f"{split}.img 0\n")
+    chosen = config(tmp_path, name="own", texts="none", orientation=choice)
+    data = inputs.read_data(chosen)
+    assert data.train.read(0).size == data.val.read(0).size == size
+    assert data.train.select(np.array([0])).read(0).size == size
+    (fact,) = (f for f in check_data.check_data(chosen).facts if "EXIF" in f)
+    assert "a turn of 2" in fact and words in fact
+
+
+@pytest.mark.parametrize("name", ["imagenet_lt", "places_lt", "inat18"])
+def test_benchmarks_keep_the_pixels_that_are_stored(name):
+    """As the authors' loader, on which the published accuracies rest."""
+    assert resolved(name).data.orientation == "stored"
+
+
+def test_choices_are_those_of_the_settings():
+    assert orientation.ORIENTATIONS == ("exif", "stored")
+    assert set(SOUND) >= {"turned jpeg"}

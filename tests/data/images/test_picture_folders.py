@@ -1,0 +1,121 @@
+"""One reader of folders: training, the check and `predict` see the same pictures."""
+
+import collections
+import os
+
+import pytest
+from PIL import Image
+
+from vl_ltr_jax.commands import check_data
+from vl_ltr_jax.data.images import decode, picture_folders
+from vl_ltr_jax.data.root import Root
+from vl_ltr_jax.data.sources import folders
+from vl_ltr_jax.data.sources.dataset import ListError, Texts
+from vl_ltr_jax.recognizer import picture_files
+from vl_ltr_jax.run import inputs
+from worlds.checked_world import config
+
+# Pillow's, but for floating-point maps, whose range is not known.
+UNREAD = {".pfm"}
+BESIDE = (
+    *(
+        ".ipynb_checkpoints/0-checkpoint.jpg",
+        "__MACOSX/._0.jpg",
+        "@eaDir/0.jpg/SYNO.jpg",
+    ),
+    *("._0.jpg", ".DS_Store", "Thumbs.db", "desktop.ini"),
+)
+
+
+def fill(root, *names):
+    """Files by name; what is called as a picture is one."""
+    for colour, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() in picture_folders.SUFFIXES:
+            Image.new("RGB", (9, 8), (colour, 0, 0)).save(path, "PNG")
+        else:
+            path.write_bytes(b"")
+    return root
+
+
+def test_suffixes_are_those_of_every_format_that_is_read():
+    """Breaks when a browser's `.jfif` and `.avif` are left out, as torchvision does."""
+    known = {
+        suffix
+        for suffix, name in Image.registered_extensions().items()
+        if name in decode.FORMATS
+    }
+    assert known - UNREAD <= picture_folders.SUFFIXES
+    assert picture_folders.SUFFIXES - known == {".mpo"}  # JPEGs of several pictures
+    assert not picture_folders.SUFFIXES & {".heic", ".heif", ".svg", ".eps"}
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+def test_what_systems_leave_beside_pictures_is_left_out_by_all(tmp_path, beside):
+    """Breaks when one of the readers takes it for a picture or a class."""
+    root = tmp_path / "set"
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            fill(root / split, f"{name}/0.jpg", f"{name}/1.jfif", f"{name}/2.heic")
+            fill(root / split / name, beside)
+        fill(root / split, beside)
+    data = folders.read_image_folder(root, "x", texts=Texts(absent=True))
+    assert data.class_names == ("cat", "dog")
+    assert data.train.labels.tolist() == data.val.labels.tolist() == [0, 0, 1, 1]
+    counted = collections.Counter()
+    found = list(picture_files.find(os.fspath(root), counted))
+    listed = [str(split.path(i)) for split in (data.train, data.val) for i in range(4)]
+    assert [path for path, _ in found] == listed
+    assert data.left_out == counted
+    assert counted[".heic"] == 4 and counted.total() == 4 + 6
+
+
+def test_the_check_and_a_run_say_what_was_left_out(tmp_path, capfd):
+    """Breaks when counts, shot groups and priors are silently of other data."""
+    for split in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            fill(
+                tmp_path / split,
+                f"{name}/{split}.png",
+                f"{name}/x.heic",
+                f"{name}/y.txt",
+            )
+    fill(tmp_path / "train", "loose.png")
+    chosen = config(tmp_path, source="image_folder", texts="none")
+    checked = check_data.check_data(chosen)
+    (fact,) = (fact for fact in checked.facts if "left out" in fact)
+    assert "6 .heic" in fact and "6 .txt" in fact and "13 other files" in fact
+    assert capfd.readouterr().err.count("left out") == 0
+    inputs.read_data(chosen)
+    assert fact in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_class_of_unread_files_alone_is_refused(tmp_path, split):
+    for name in ("train", "val"):
+        fill(tmp_path / name, "cat/0.png", "dog/0.png")
+    (tmp_path / split / "dog/0.png").rename(tmp_path / split / "dog/0.heic")
+    with pytest.raises(ListError, match=f"{split}/dog: .*1 .heic.*save"):
+        folders.read_image_folder(tmp_path, "x", texts=Texts(absent=True))
+    checked = check_data.check_data(
+        config(tmp_path, source="image_folder", texts="none")
+    )
+    (finding,) = (f for f in checked.findings if f.code == "folder-unread")
+    assert finding.severity == "error" and "1 .heic" in finding.offenders[0].note
+
+
+def test_an_empty_class_of_validation_is_none_of_unread_files(tmp_path):
+    fill(tmp_path / "train", "cat/0.png", "dog/0.png")
+    fill(tmp_path / "val", "cat/0.png", "dog/.gitkeep")
+    data = folders.read_image_folder(tmp_path, "x", texts=Texts(absent=True))
+    assert data.val.labels.tolist() == [0]
+
+
+def test_a_link_out_of_the_root_is_not_walked(tmp_path):
+    fill(tmp_path / "root", "cat/0.png")
+    fill(tmp_path / "elsewhere", "1.png")
+    (tmp_path / "root/cat/more").symlink_to(tmp_path / "elsewhere")
+    counted = collections.Counter()
+    with pytest.raises(ListError, match="leads out"):
+        folders.pictures(tmp_path / "root/cat", Root.of(tmp_path / "root"), counted)

@@ -1,0 +1,99 @@
+"""CIFAR-100-LT: how many images of a class are kept, and which."""
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from vl_ltr_jax.data.sources import long_tail
+from vl_ltr_jax.data.sources.tfds_records import read_prepared
+from vl_ltr_jax.systems import class_counts
+from worlds.prepared_world import NO_TEXTS, prepare
+
+
+@pytest.mark.parametrize(
+    ("imbalance", "smallest", "total"),
+    [
+        (200, 2, 9502),
+        (100, 5, 10847),
+        (50, 10, 12608),
+        (20, 25, 15907),
+        (10, 50, 19573),
+    ],
+)
+def test_counts_of_cifar100_lt(imbalance, smallest, total):
+    """The totals of the literature; rounding instead of cutting adds 50."""
+    counts = long_tail.exponential_counts(500, 100, imbalance)
+    assert (counts[0], counts[-1], sum(counts)) == (500, smallest, total)
+    assert counts == tuple(sorted(counts, reverse=True))
+    assert min(long_tail.exponential_counts(20, 9, 100)) == 1
+
+
+def test_a_class_without_images_has_a_finite_prior_and_weight():
+    """Breaks when its count is taken as it is: log 0, and a weight of infinity."""
+    counts = np.array([30, 3, 0])
+    np.testing.assert_allclose(
+        np.exp(class_counts.log_priors(counts)), np.array([30, 3, 1]) / 34
+    )
+    for beta in (0.0, 0.999, 0.9999):
+        weights = class_counts.effective_number_weights(counts, beta)
+        assert np.isfinite(weights).all() and weights[2] >= weights[1]
+
+
+def test_thinning_is_drawn_once_and_for_all():
+    """Drawing from numpy's global state, or all classes from one stream, fails."""
+    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(5), 40))
+    labels = labels.astype(np.int32)
+    np.random.seed(3)
+    ten = long_tail.thin(labels, 10, seed=7)
+    assert ten[:6].tolist() == [0, 2, 3, 4, 6, 7]
+    np.testing.assert_array_equal(ten, np.unique(ten))
+    assert np.bincount(labels[ten]).tolist() == [40, 22, 12, 7, 4]
+    assert set(long_tail.thin(labels, 100, seed=7)) < set(ten)
+    np.testing.assert_array_equal(long_tail.thin(labels, 10, seed=7), ten)
+    others = long_tail.thin(labels, 10, seed=8)
+    assert not np.array_equal(others, ten)
+    # The images of a class do not depend on how many another has.
+    fewer = long_tail.thin(labels[labels < 4], 10, seed=7)
+    members = np.flatnonzero(labels < 4)[fewer]
+    assert set(members[labels[members] == 3]) < set(ten)
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("cifar100_lt", [40, 12, 4, 1, 1]), ("cifar100_lt/50:1.0.0", [40, 15, 5, 2, 1]),
+    ("cifar100_lt/10", [40, 22, 12, 7, 4]),
+])  # fmt: skip
+def test_cifar100_lt(tmp_path, name, expected):
+    """CIFAR-100 in small: five classes of 40, and no validation split."""
+    names = ["apple", "aquarium_fish", "baby", "bear", "beaver"]
+    counts = {"train": 200, "test": 20}
+    prepare(tmp_path, name="cifar100", names=names, counts=counts, size=(32, 32, 3))
+    data = read_prepared(tmp_path, name, texts=NO_TEXTS)
+    assert data.name == name
+    assert data.class_names[1] == "aquarium fish"
+    assert data.val is data.test
+    assert len(data.test) == 20
+    kept = [data.train.read(i).getpixel((0, 0))[0] for i in range(len(data.train))]
+    assert np.bincount(np.array(kept) % 5).tolist() == data.train_counts.tolist()
+    assert data.train_counts.tolist() == expected
+    assert data.train.labels.tolist() == [red % 5 for red in kept]
+
+
+def test_cifar100_lt_on_mock_data_of_the_library(tmp_path):
+    """tensorflow-datasets' own stand-in for records: random pictures and labels."""
+    names = [f"kind_{label}" for label in range(100)]
+    counts = {"train": 2000, "test": 2000}
+    prepare(tmp_path, name="cifar100", names=names, counts=counts, size=(32, 32, 3))
+    mock = tfds.testing.mock_data(
+        num_examples=2000,
+        policy=tfds.testing.MockPolicy.USE_FILES,
+        data_dir=tmp_path / "cifar100/1.0.0",
+    )
+    with mock:
+        data = read_prepared(tmp_path, "cifar100_lt/10", texts=NO_TEXTS)
+        everything = np.bincount(data.test.labels, minlength=100)
+        pictures = [np.asarray(data.train.read(i)) for i in range(len(data.train))]
+    wanted = long_tail.exponential_counts(int(everything.min()), 100, 10)
+    # The stand-in gives both splits the same records.
+    np.testing.assert_array_equal(data.train_counts, np.minimum(everything, wanted))
+    assert {picture.shape for picture in pictures} == {(32, 32, 3)}
+    assert len({picture.tobytes() for picture in pictures}) == len(pictures)

@@ -1,0 +1,269 @@
+"""Prepared data sets: what is read from them, and what each fault says."""
+
+import concurrent.futures
+import json
+import shutil
+import subprocess
+import sys
+
+import cloudpickle
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from vl_ltr_jax.data.sources import dataset
+from vl_ltr_jax.data.sources.dataset import ListError
+from vl_ltr_jax.data.sources.tfds_records import read_prepared
+from worlds.prepared_world import COUNTS, NO_TEXTS, WNIDS, imagenet, made, prepare, read
+
+__all__ = ["imagenet", "made"]  # fixtures
+
+
+def test_a_set_of_the_catalogue(imagenet):
+    """Its records are shuffled: a label of another record is found by the red."""
+    data = read(imagenet)
+    assert data.name == "imagenet_lt"
+    assert data.class_names == ("tench", "gold fish", "white shark")
+    assert data.class_texts == ("", "", "")
+    for split, name in ((data.train, "train"), (data.val, "validation")):
+        reds = [split.read(i).getpixel((0, 0))[0] for i in range(len(split))]
+        assert sorted(reds) == list(range(COUNTS[name]))
+        assert reds != sorted(reds)
+        assert split.labels.tolist() == [red % 3 for red in reds]
+        for index, red in enumerate(reds):
+            where = f"imagenet_lt/1.0.0 {name} record {index} ({name}_{red}.JPEG)"
+            assert split.describe(index) == where
+    assert len(data.test) == 9
+    assert data.train.fetch(0).startswith(b"\x89PNG")
+    chosen = data.train.select(np.array([5, 2]))
+    assert chosen.fetch(1) == data.train.fetch(2)
+    assert chosen.describe(1) == data.train.describe(2)
+
+
+def test_texts_lie_under_the_data_dir_or_a_root_of_their_own(imagenet):
+    data_dir, texts = imagenet
+    for root in (data_dir, texts.root):
+        (root / "wiki").mkdir()
+        for label in range(3):
+            (root / f"wiki/desc_{label}.txt").write_text(f"{root.name} {label}.")
+    apart = read((data_dir, dataset.Texts(texts.root)))
+    assert apart.class_texts == ("names 0.", "names 1.", "names 2.")
+    shutil.copy(texts.root / "labels.txt", data_dir)
+    within = read((data_dir, dataset.Texts()))
+    assert within.class_texts[2] == f"{data_dir.name} 2."
+
+
+def test_nothing_imports_tensorflow(imagenet):
+    """It takes three seconds and half a GB of each process that reads."""
+    data_dir, texts = imagenet
+    script = f"""
+import sys
+from pathlib import Path
+from vl_ltr_jax.data import prepared, sources
+texts = sources.Texts(Path({str(texts.root)!r}), absent=True)
+data = prepared.read_prepared(
+    {str(data_dir)!r}, "imagenet_lt", "imagenet_lt", texts=texts)
+print([data.train.read(index).size for index in range(3)], "tensorflow" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True
+    )
+    assert done.stdout == "[(32, 32), (32, 32), (32, 32)] False\n", done.stderr
+
+
+def test_splits_go_to_other_processes_and_threads(imagenet):
+    train = read(imagenet).train
+    expected = [train.fetch(index) for index in range(30)]
+    for split in (train, train.select(np.arange(30))):
+        sent = cloudpickle.loads(cloudpickle.dumps(split))
+        assert sent.labels.tolist() == train.labels.tolist()
+        assert sent.describe(7) == train.describe(7)
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(sent.fetch, [*range(30)] * 4)) == expected * 4
+
+
+def test_not_array_record(imagenet):
+    info = imagenet[0] / "imagenet_lt/1.0.0/dataset_info.json"
+    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    message = (
+        "prepared as tfrecord, which cannot be read at random.* imagenet_lt --root"
+    )
+    with pytest.raises(ListError, match=message):
+        read(imagenet)
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
+def test_a_damaged_description(imagenet, file):
+    (imagenet[0] / "imagenet_lt/1.0.0" / file).write_text("{")
+    with pytest.raises(ListError, match="cannot open .*imagenet_lt/1.0.0 .*another"):
+        read(imagenet)
+
+
+def test_no_labels(imagenet):
+    path = imagenet[0] / "imagenet_lt/1.0.0/features.json"
+    features = json.loads(path.read_text())
+    del features["featuresDict"]["features"]["label"]
+    path.write_text(json.dumps(features))
+    with pytest.raises(ListError, match="features file_name, image and no label"):
+        read(imagenet)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "imagenet",
+            "no data set 'imagenet' .*did you mean 'imagenet_lt'.; prepared is",
+        ),
+        ("place_lt", "did you mean 'places_lt'.*tfds_builders NAME --root=ROOT"),
+        ("places_lt", "builders places_lt --root=ROOT --data_dir="),
+        ("mnist/x", "prepared is imagenet_lt. Prepare one: .*others of the catalogue"),
+        ("imagenet_lt:1.0.1", "has no version 1.0.1; there is 1.0.0"),
+        ("imagenet_lt:1", "'imagenet_lt:1' is not the name .* NAME/CONFIG:1.0.0"),
+        ("../imagenet_lt", "is not the name"),
+        ("cifar100_lt/5", "imbalance of cifar100_lt is among 100, 50, 10, not 5"),
+        ("cifar100_lt", "no data set 'cifar100'.*tfds_builders cifar100 --data_dir="),
+    ],
+)
+def test_wrong_names(imagenet, name, message):
+    with pytest.raises(ListError, match=message):
+        read_prepared(imagenet[0], name, texts=NO_TEXTS)
+
+
+def test_versions_and_configurations(imagenet):
+    """As text, 1.9.0 comes after 1.10.0."""
+    data_dir, texts = imagenet
+    base = data_dir / "imagenet_lt"
+    for version in ("1.9.0", "1.10.0", "1.10.0.old"):
+        info = (base / "1.0.0/dataset_info.json").read_text()
+        shutil.copytree(base / "1.0.0", base / version)
+        (base / version / "dataset_info.json").write_text(
+            info.replace('"1.0.0"', f'"{version}"')
+        )
+    for asked, found in (("", "1.10.0"), (":1.9.0", "1.9.0"), (":1.0.0", "1.0.0")):
+        name = f"imagenet_lt{asked}"
+        data = read_prepared(data_dir, name, "imagenet_lt", texts=texts)
+        assert data.train.describe(0).startswith(f"imagenet_lt/{found} train")
+    (data_dir / "sets").mkdir()
+    base.rename(data_dir / "sets/a")
+    assert read_prepared(data_dir, "sets", "imagenet_lt", texts=texts).name == "sets"
+    shutil.copytree(data_dir / "sets/a", data_dir / "sets/b")
+    with pytest.raises(
+        ListError, match="several configurations; write sets/a or sets/b"
+    ):
+        read_prepared(data_dir, "sets", "imagenet_lt", texts=texts)
+    read_prepared(data_dir, "sets/b:1.9.0", "imagenet_lt", texts=texts)
+
+
+def test_class_names_of_the_data_set(tmp_path):
+    prepare(tmp_path, name="own", names=["sea_lion", "Dog", "_x"])
+    data = read_prepared(tmp_path, "own", texts=NO_TEXTS)
+    assert data.class_names == ("sea lion", "Dog", " x")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (WNIDS, "calls its classes n01440764 to n01484850, and no file .*labels.txt"),
+        (["0", "1", "2"], "calls its classes 0 to 2, and no file"),
+    ],
+)
+def test_classes_without_names(tmp_path, names, message):
+    prepare(tmp_path, name="own", names=names)
+    with pytest.raises(ListError, match=message):
+        read_prepared(tmp_path, "own", texts=NO_TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("layout", "rows", "message"),
+    [
+        ("plain", "sea lion 0\nfoe 1\ndog 2", "label 2 is '_x' in .* but 'dog' in"),
+        (
+            "plain",
+            "sea lion 1\ndog 0\n.x 2",
+            "label 0 is 'sea_lion' in .* but 'dog' in",
+        ),
+        ("plain", "sea_lion 0\ndog 1", "labels.txt names 2 classes, but .* has 3; use"),
+        ("plain", "sea_lion 0\nhound 1\nx 2", ""),
+        ("places_lt", "/sea_lion 0\n/d/dog 1\n/x 2", ""),
+    ],
+)
+def test_label_file_of_another_data_set(tmp_path, layout, rows, message):
+    """Names may be written otherwise, but a known one has its place."""
+    prepare(tmp_path, name="own", names=["sea_lion", "Dog", "_x"])
+    (tmp_path / "labels.txt").write_text(rows)
+    if message:
+        with pytest.raises(ListError, match=message):
+            read_prepared(tmp_path, "own", layout, texts=NO_TEXTS)
+    else:
+        data = read_prepared(tmp_path, "own", layout, texts=NO_TEXTS)
+        expected = {"plain": "hound", "places_lt": " d dog"}[layout]
+        assert data.class_names[1] == expected
+
+
+def test_wnids_have_to_be_those_of_the_label_file(imagenet):
+    """One class exchanged for another leaves the others where they are."""
+    file = imagenet[1].root / "labels.txt"
+    file.write_text(file.read_text().replace(WNIDS[1], "n01443538"))
+    with pytest.raises(ListError, match="label 1 is 'n01443537' in .*'n01443538' in"):
+        read(imagenet)
+
+
+def test_a_test_split_without_labels_is_left_out(tmp_path):
+    prepare(tmp_path, name="own", names=list("abc"), unlabelled=("test",))
+    data = read_prepared(tmp_path, "own", texts=NO_TEXTS)
+    assert data.test is data.val
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        (
+            {"unlabelled": ("train",)},
+            r"train record 0 \(.*has label -1, outside 0 to 2",
+        ),
+        ({"unlabelled": ("validation",)}, "validation record 0 .*has label -1"),
+        ({"counts": {"train": 3}}, "has the splits train; training needs"),
+        ({"counts": {"test": 3, "val": 3}}, "has the splits test, val; training needs"),
+        (
+            {"counts": {"train": 3, "test": 3}, "unlabelled": ("test",)},
+            "training needs",
+        ),
+    ],
+)
+def test_splits_that_do_not_do(tmp_path, attributes, message):
+    prepare(tmp_path, name="own", names=list("abc"), **attributes)
+    with pytest.raises(ListError, match=message):
+        read_prepared(tmp_path, "own", texts=NO_TEXTS)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bare_pixels(tmp_path, channels):
+    pixels = np.arange(4 * 5 * channels, dtype=np.uint8).reshape(4, 5, channels)
+
+    with tfds.core.registered.skip_registration():
+
+        class Bare(tfds.core.GeneratorBasedBuilder):
+            name = "bare"
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self):
+                features = {
+                    "image": tfds.features.Tensor(shape=pixels.shape, dtype=np.uint8),
+                    "label": tfds.features.ClassLabel(names=["a", "b"]),
+                }
+                return tfds.core.DatasetInfo(
+                    builder=self, features=tfds.features.FeaturesDict(features)
+                )
+
+            def _split_generators(self, dl_manager):
+                return {split: self._generate_examples() for split in ("train", "val")}
+
+            def _generate_examples(self):
+                for number in range(4):
+                    yield number, {"image": pixels, "label": number % 2}
+
+    prepare(tmp_path, Bare)
+    train = read_prepared(tmp_path, "bare", texts=NO_TEXTS).train
+    np.testing.assert_array_equal(train.read(0), np.broadcast_to(pixels, (4, 5, 3)))
+    assert train.describe(2) == "bare/1.0.0 train record 2"

@@ -1,0 +1,331 @@
+"""Token ids against OpenAI's tokenizer, and the tokenizer files."""
+
+import html
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import ftfy
+import numpy as np
+import pytest
+
+from vl_ltr_jax.benchmarks.openai_clip import openai_file, openai_module
+from vl_ltr_jax.data.text import tokenizer as tokenizer_module
+from vl_ltr_jax.data.text.tokenizer import Tokenizer, clean, trim
+from vl_ltr_jax.data.text.vocabulary import (
+    byte_symbols,
+    read_merges,
+    read_vocabulary,
+    write_tokenizer,
+)
+from vl_ltr_jax.logs import console
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "text"
+CLIP_VOCAB_SIZE = 49408
+
+
+class AtOnce(console.Progress):
+    """Progress that has a plain line for each step."""
+
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        super().__init__(what, total, unit, plain_seconds=0)
+
+
+@pytest.fixture(scope="module")
+def merges() -> list[tuple[str, str]]:
+    return read_merges(openai_file("bpe_simple_vocab_16e6.txt.gz"))
+
+
+@pytest.fixture(scope="module")
+def clip_directory(
+    tmp_path_factory: pytest.TempPathFactory, merges: list[tuple[str, str]]
+) -> Path:
+    directory = tmp_path_factory.mktemp("clip")
+    write_tokenizer(directory, merges, vocab_size=CLIP_VOCAB_SIZE)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def tokenizer(clip_directory: Path) -> Tokenizer:
+    return Tokenizer.from_directory(clip_directory)
+
+
+@pytest.fixture(scope="module")
+def openai() -> Any:
+    """The tokenizer module of openai-clip, by path: its package needs torchvision."""
+    return openai_module("simple_tokenizer.py").SimpleTokenizer()
+
+
+def test_golden_byte_pairs(tokenizer: Tokenizer) -> None:
+    """Broken by: no ftfy; `\\w+` for `\\p{L}+`; no lower case."""
+    golden = json.loads((GOLDEN / "tokenizer.json").read_text(encoding="utf-8"))
+    assert tokenizer.byte_pairs(golden["texts"]) == golden["bpe_ids"]
+
+
+@pytest.mark.parametrize("length", [75, 20])
+def test_golden_rows(tokenizer: Tokenizer, length: int) -> None:
+    """Broken by: padding with the end token; dropping the end token when truncating."""
+    texts = json.loads((GOLDEN / "tokenizer.json").read_text(encoding="utf-8"))["texts"]
+    rows = tokenizer.encode(texts, length + 2)
+    np.testing.assert_array_equal(
+        rows, np.load(GOLDEN / "tokenizer.npz")[f"ctx{length}"]
+    )
+    assert rows.dtype == np.uint16
+
+
+@pytest.mark.parametrize("name", ["imnet_lt", "places_lt", "inat"])
+def test_golden_corpora(tokenizer: Tokenizer, name: str) -> None:
+    """Broken by: any of the above, on the sentences VL-LTR trains on."""
+    golden = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    tokens = np.load(GOLDEN / f"{name}_tokens.npz")
+    for label, sentences in enumerate(golden["sentences"]):
+        np.testing.assert_array_equal(
+            tokenizer.encode(sentences, golden["context_length"] + 2),
+            tokens[f"class{label}"],
+        )
+
+
+def fuzz(count: int) -> list[str]:
+    """Random texts that visit every rule: cases, blanks, entities, markers, scripts."""
+    rng = random.Random(0)
+    bits = [" ", "\t", "\n", "'", "'S", "_", "!", "-", "&", "&amp;", "&lt;", "&#39;"]
+    bits += ["&amp;amp;amp;", "&lt;&amp;amp;"]  # each takes all three repairs
+    bits += ["<|endoftext|>", "<|startoftext|>", "<|", "|>", "he'll", "12", "²", "٣"]
+    bits += [
+        "Word",
+        "don't",
+        "é",
+        "ﬁ",
+        "中",
+        "ſ",
+        "İ",
+        "ß",
+        "â€™",
+        "\u0301",
+        "🐦",
+        "\x0c",
+    ]
+    bits += [chr(c) for c in range(0x20, 0x250)]
+    return ["".join(rng.choices(bits, k=rng.randint(0, 25))) for _ in range(count)]
+
+
+def test_fuzz_equals_openai(tokenizer: Tokenizer, openai: Any) -> None:
+    """Broken by: one html.unescape; the end marker found in punctuation, `!<|...`."""
+    texts = fuzz(3000)
+    assert tokenizer.byte_pairs(texts) == [openai.encode(text) for text in texts]
+
+
+def test_entities_become_characters(tokenizer: Tokenizer, openai: Any) -> None:
+    """Broken by: no html.unescape, or one that is not undone before the words are cut.
+
+    Entities of entities too, as in texts that were escaped twice.
+    """
+    texts = ["R&amp;D of a&nbsp;caf&#233;", "&amp;quot;Eau&amp;quot; &lt;i&gt; &eacute"]
+    plain = ["R&D of a\xa0café", '"Eau" <i> é']
+    expected = [openai.encode(text) for text in texts]
+    assert tokenizer.byte_pairs(texts) == expected
+    assert tokenizer.byte_pairs(plain) == expected
+
+
+@pytest.mark.parametrize("many", [499, 500, 5000])
+def test_references_of_any_number_of_digits(many: int) -> None:
+    """Broken by: html.unescape, which raises where Python makes no such number."""
+    for before in ("&", "&amp;"):
+        assert clean(f"a {before}#{'9' * many}; b") == clean("a &#99999999; b")
+        assert clean(f"a {before}#{'0' * many}66; b") == "a b b"
+        assert clean(f"a {before}#{'0' * many}; b") == clean("a &#0; b")
+
+
+@pytest.mark.parametrize("words", [74, 75, 76, 200])
+def test_long_sentences_are_cut_as_the_authors_do(
+    tokenizer: Tokenizer, openai: Any, words: int
+) -> None:
+    """Broken by: one token fewer or more kept, or no end of text after a cut."""
+    text = " ".join(["heron"] * (words - 1) + ["tail"])
+    ids = [49406, *openai.encode(text)[:75], 49407]
+    assert tokenizer.encode([text]).tolist() == [ids + [0] * (77 - len(ids))]
+    assert len(ids) == min(words + 2, 77)
+
+
+def test_short_cut_of_clean_changes_nothing() -> None:
+    """Broken by: `&` or a control character among the sound characters."""
+    rng = random.Random(1)
+    for _ in range(3000):
+        text = "".join(chr(rng.randrange(128)) for _ in range(rng.randint(0, 9)))
+        whole = html.unescape(html.unescape(ftfy.fix_text(text)))
+        assert clean(text) == re.sub(r"\s+", " ", whole).strip().lower()
+
+
+def test_batches_are_independent(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken by: words forgotten in the middle of a batch, or after one for good."""
+    texts = [*fuzz(50), *fuzz(50)]
+    whole = tokenizer.encode(texts)
+    monkeypatch.setattr(tokenizer_module, "_SENTENCES_AT_ONCE", 7)
+    np.testing.assert_array_equal(tokenizer.encode(texts), whole)
+    monkeypatch.setattr(tokenizer_module, "_REMEMBERED", 20)
+    np.testing.assert_array_equal(tokenizer.encode(texts), whole)
+
+
+class CountingMerger:
+    """Passes pieces on to the tokenizer's own merger, and keeps them."""
+
+    def __init__(self, merger: Any) -> None:
+        self.merger, self.pieces = merger, list[str]()
+
+    def encode_batch_fast(self, pieces: list[str], **options: Any) -> Any:
+        self.pieces += pieces
+        return self.merger.encode_batch_fast(pieces, **options)
+
+
+def test_many_sentences_have_a_line_of_progress(
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tokenizer_module, "_SENTENCES_AT_ONCE", 2)
+    monkeypatch.setattr(console, "Progress", AtOnce)
+    tokenizer.encode(["a bird"] * 2)
+    assert capsys.readouterr().err == ""
+    tokenizer.encode(["a bird"] * 5)
+    counts = re.findall(r"tokens (\d)/5", capsys.readouterr().err)
+    assert counts == ["0", "2", "4", "5"]
+
+
+def test_a_word_is_merged_once_however_often_it_comes(
+    clip_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken by: words remembered for one batch only, or without end."""
+    tokenizer = Tokenizer.from_directory(clip_directory)
+    counting = CountingMerger(tokenizer._merger)
+    monkeypatch.setattr(tokenizer, "_merger", counting)
+    monkeypatch.setattr(tokenizer_module, "_SENTENCES_AT_ONCE", 2)
+    tokenizer.encode(["A red bird.", "a Bird", "red red", "a bird.", "tree"])
+    assert sorted(counting.pieces) == [".", "a", "bird", "red", "tree"]
+    monkeypatch.setattr(tokenizer_module, "_REMEMBERED", 2)
+    counting.pieces.clear()
+    tokenizer.encode(["a red bird", "", "a", "tree", "a", "", "tree"])
+    # Forgotten after the first batch, which has more than two words.
+    assert counting.pieces.count("a") == 2
+    assert counting.pieces.count("tree") == 1
+
+
+def test_ids_beyond_uint16(tmp_path: Path, merges: list[tuple[str, str]]) -> None:
+    """Broken by: uint16 whatever the vocabulary, where 70,000 would become 4,464."""
+    write_tokenizer(tmp_path, merges, vocab_size=70001)
+    large = Tokenizer.from_directory(tmp_path)
+    rows = large.encode(["a tench."], 8)
+    [ids] = large.byte_pairs(["a tench."])
+    assert rows.tolist() == [[69999, *ids, 70000, *[0] * (6 - len(ids))]]
+    assert rows.dtype == np.int32
+
+
+def test_digest_is_that_of_vocabulary_and_merges(clip_directory: Path) -> None:
+    """Broken by: only the number of ids, or only the vocabulary, in the digest."""
+    vocabulary, merges = read_vocabulary(clip_directory)
+    digest = Tokenizer(vocabulary, merges).digest
+    assert digest == Tokenizer(dict(reversed(vocabulary.items())), merges).digest
+    swapped = [merges[1], merges[0], *merges[2:]]
+    assert digest != Tokenizer(vocabulary, swapped).digest
+    other = vocabulary | {"a": vocabulary["b"], "b": vocabulary["a"]}
+    assert digest != Tokenizer(other, merges).digest
+
+
+def test_both_file_layouts_agree(
+    tmp_path: Path, clip_directory: Path, tokenizer: Tokenizer
+) -> None:
+    vocabulary, merges = read_vocabulary(clip_directory)
+    texts = fuzz(50)
+    for row in (list, " ".join):  # newer and older way to write a merge
+        model = {
+            "type": "BPE",
+            "end_of_word_suffix": "</w>",
+            "vocab": vocabulary,
+            "merges": [row(merge) for merge in merges],
+        }
+        (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
+        other = Tokenizer.from_directory(tmp_path)
+        np.testing.assert_array_equal(other.encode(texts), tokenizer.encode(texts))
+
+
+def test_short_vocabulary(tmp_path: Path, merges: list[tuple[str, str]]) -> None:
+    write_tokenizer(tmp_path, merges, vocab_size=4096)
+    small = Tokenizer.from_directory(tmp_path)
+    assert small.vocab_size == 4096
+    rows = small.encode(["a photo of a tench.", "中文 ü"])
+    assert rows.max() == 4095
+    np.testing.assert_array_equal(rows[:, 0], 4094)
+    vocabulary, _ = read_vocabulary(tmp_path)
+    tokens = {id_: token for token, id_ in vocabulary.items()}
+    [ids] = small.byte_pairs(["a photo of a tench."])
+    assert "".join(tokens[i] for i in ids) == "a</w>photo</w>of</w>a</w>tench</w>.</w>"
+
+
+def test_trim_keeps_every_token(tokenizer: Tokenizer) -> None:
+    tokens = tokenizer.encode(["a! " * 5, "!"])  # "!" has the id of the padding, 0
+    assert trim(tokens).shape == (2, 16)
+    np.testing.assert_array_equal(np.pad(trim(tokens), [(0, 0), (0, 61)]), tokens)
+    assert trim(tokenizer.encode(["word " * 80])).shape == (1, 77)
+    assert trim(tokenizer.encode([])).shape == (0, 8)
+
+
+def test_context_too_short(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode(["a b"], 2).tolist() == [[49406, 49407]]
+    with pytest.raises(ValueError, match="context length is 1;"):
+        tokenizer.encode(["a"], 1)
+
+
+def test_directory_without_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no tokenizer: neither tokenizer.json"):
+        Tokenizer.from_directory(tmp_path)
+
+
+def test_merges_row_faults(tmp_path: Path) -> None:
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n\na b c\n")
+    with pytest.raises(ValueError, match="merges.txt:4: .* is not a merge"):
+        read_merges(tmp_path / "merges.txt")
+
+
+def test_other_tokenizers_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text('{"model": {"type": "WordPiece", "vocab": {}}}')
+    with pytest.raises(ValueError, match="not a CLIP tokenizer: .* WordPiece"):
+        Tokenizer.from_directory(tmp_path)
+    file.write_text('{"model": {"end_of_word_suffix": "</w>", "vocab": {}}}')
+    with pytest.raises(ValueError, match="tokenizer.json: its model has no merges"):
+        Tokenizer.from_directory(tmp_path)
+    file.write_text('{\n"model"\n')
+    with pytest.raises(ValueError, match="tokenizer.json:3: not JSON"):
+        Tokenizer.from_directory(tmp_path)
+    file.write_text("[]")
+    with pytest.raises(ValueError, match="holds list, not an object"):
+        Tokenizer.from_directory(tmp_path)
+
+
+def test_vocabulary_faults(tmp_path: Path) -> None:
+    symbols = byte_symbols()
+    good = {t: i for i, t in enumerate([*symbols, *(s + "</w>" for s in symbols)])}
+    good |= {"<|startoftext|>": 512, "<|endoftext|>": 513}
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
+    for fault, message in [
+        ({}, "merge 0, a b, needs 'ab'"),
+        ({"<|endoftext|>": 600}, "ids of 514 tokens are not 0 .. 513"),
+        ({"<|endoftext|>": 3, "$": 513}, "id of <|endoftext|> is 3, not the largest"),
+    ]:
+        (tmp_path / "vocab.json").write_text(json.dumps(good | fault))
+        with pytest.raises(ValueError, match=re.escape(message)):
+            Tokenizer.from_directory(tmp_path)
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    with pytest.raises(ValueError, match="513 of the 514 tokens .* first '!'"):
+        Tokenizer.from_directory(tmp_path)
+
+
+def test_write_tokenizer_faults(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="size is 516; with 1 merges it can be 514 to"):
+        write_tokenizer(tmp_path, [("a", "b")], vocab_size=516)
+    with pytest.raises(ValueError, match="merge 0, ab c, needs 'ab'"):
+        write_tokenizer(tmp_path, [("ab", "c")], vocab_size=515)
+    assert not list(tmp_path.iterdir())

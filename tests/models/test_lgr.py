@@ -1,0 +1,330 @@
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from vl_ltr_jax.method import losses
+from vl_ltr_jax.models import lgr
+from vl_ltr_jax.models.linear import LinearHead
+from vl_ltr_jax.runtime import mesh as meshes
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "lgr"
+# Their name, ours, and whether theirs is the transpose.
+PARAMETERS = [
+    ("attn.norm1q.weight", ("norm1q", "scale"), False),
+    ("attn.norm1q.bias", ("norm1q", "bias"), False),
+    ("attn.norm1k.weight", ("norm1k",), False),
+    ("attn.wq.weight", ("wq",), True),
+    ("attn.wk.weight", ("wk",), True),
+    ("visual_fc.0.weight", ("visual_fc", "fc1", "kernel"), True),
+    ("visual_fc.0.bias", ("visual_fc", "fc1", "bias"), False),
+    ("visual_fc.2.weight", ("visual_fc", "fc2", "kernel"), True),
+    ("visual_fc.2.bias", ("visual_fc", "fc2", "bias"), False),
+]
+
+
+def close(actual, expected, tolerance):
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
+
+
+def value_and_gradients(function):
+    return jax.jit(jax.value_and_grad(function, argnums=(0, 1, 2), has_aux=True))
+
+
+def load(case):
+    golden = np.load(GOLDEN / f"{case}.npz")
+    params = {}
+    for theirs, path, transposed in PARAMETERS:
+        value = jnp.asarray(golden[f"params/two_branch/{theirs}"])
+        leaf = params
+        for key in path[:-1]:
+            leaf = leaf.setdefault(key, {})
+        leaf[path[-1]] = value.T if transposed else value
+    arrays = {
+        name: jnp.asarray(golden[name])
+        for name in ("image_features", "text_embeddings", "padding_mask")
+    }
+    return golden, params, arrays
+
+
+def make_head(golden, **options):
+    num_classes, _, embed_dim = golden["text_embeddings"].shape
+    scale = float(golden["logit_scale"])
+    return lgr.LanguageGuidedHead(num_classes, embed_dim, scale, **options)
+
+
+def loss_of(head, params, image_features, anchors, padding, labels):
+    logits = head.apply({"params": params}, image_features, anchors, padding)
+    targets = losses.one_hot_smooth(labels, head.num_classes, 0.0)
+    terms = [losses.cross_entropy(branch, targets) for branch in logits]
+    return terms[0] + terms[1], (logits, terms)
+
+
+@pytest.mark.parametrize("detach_norm", [False, True])
+@pytest.mark.parametrize("case", ["basic", "short"])
+def test_matches_vl_ltr(case, detach_norm):
+    """Logits, losses, and gradients of parameters, images and anchors.
+
+    Breaks when Wk is not transposed in the fold, the key's scale is left out, values
+    are normalised, attention is not divided by sqrt(D), padding gets weight, or
+    (gradients only) the norm is detached in the other variant.
+    """
+    golden, params, arrays = load(case)
+    head = make_head(golden, detach_norm=detach_norm)
+    variant = "two_branch_v_detach" if detach_norm else "two_branch"
+    labels = jnp.asarray(golden["labels"], jnp.int32)
+    (loss, (logits, terms)), gradients = value_and_gradients(
+        lambda p, i, t: loss_of(head, p, i, t, arrays["padding_mask"], labels)
+    )(params, arrays["image_features"], arrays["text_embeddings"])
+    close(loss, golden[f"{variant}/loss"], 1e-5)
+    soft_targets = jnp.asarray(golden["soft_targets"])
+    for i in (0, 1):
+        close(logits[i], golden[f"{variant}/logits{i}"], 1e-5)
+        close(terms[i], golden[f"{variant}/ce{i}"], 1e-5)
+        soft = losses.cross_entropy(logits[i], soft_targets)
+        close(soft, golden[f"{variant}/soft_ce{i}"], 1e-5)
+    smooth = losses.one_hot_smooth(labels, head.num_classes, 0.1)
+    smooth = losses.cross_entropy(logits[1], smooth)
+    close(smooth, golden[f"{variant}/smooth_ce1"], 1e-5)
+
+    close(gradients[1], golden[f"{variant}/grad/image_features"], 1e-4)
+    close(gradients[2], golden[f"{variant}/grad/text_embeddings"], 1e-4)
+    for theirs, path, transposed in PARAMETERS:
+        gradient = gradients[0]
+        for key in path:
+            gradient = gradient[key]
+        expected = golden[f"{variant}/grad/{theirs}"]
+        close(gradient.T if transposed else gradient, expected, 1e-4)
+
+
+def plain_head(params, image_features, anchors, padding, scale, detach_norm):
+    """The language branch as the paper writes it, with K and G built."""
+
+    def normalize(x, weight, bias):
+        x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        return x * weight.reshape(shape) + bias.reshape(shape)
+
+    norm1q = params["norm1q"]
+    query = normalize(image_features, norm1q["scale"], norm1q["bias"]) @ params["wq"]
+    # A bias of the keys' LayerNorm must not matter.
+    bias = jnp.linspace(-1.0, 1.0, anchors.shape[-1])
+    keys = normalize(anchors, params["norm1k"], bias) @ params["wk"]
+    scores = jnp.einsum("bd,cmd->bcm", query, keys) / np.sqrt(anchors.shape[-1])
+    scores = jnp.where(padding[None], -jnp.inf, scores)
+    attended = jnp.einsum("bcm,cmd->bcd", jax.nn.softmax(scores), anchors)
+    norm = jnp.linalg.norm(attended, axis=-1)
+    if detach_norm:
+        norm = jax.lax.stop_gradient(norm)
+    unit = image_features / jnp.linalg.norm(image_features, axis=-1, keepdims=True)
+    return jnp.exp(scale) * jnp.einsum("bd,bcd->bc", unit, attended) / norm
+
+
+SIZES = {  # batch, classes, anchors, width, blocks
+    "odd": (6, 5, 7, 16, 1),
+    "odd in blocks": (6, 5, 7, 16, 5),
+    "one class": (3, 1, 4, 8, 1),
+    "one anchor": (5, 6, 1, 8, 3),
+    "one of each": (1, 1, 1, 4, 1),
+}
+
+
+@pytest.mark.parametrize("detach_norm", [False, True])
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_identities_equal_the_plain_head(sizes, detach_norm):
+    """Breaks when the Gram matrix is not that of the anchors, the fold drops Wq or the
+    mean of the query, or blocks come back in another order.
+    """
+    keys = jax.random.split(jax.random.key(0), 6)
+    batch, classes, anchors_per_class, dim, blocks = sizes
+    head = lgr.LanguageGuidedHead(
+        classes, dim, 3.0, detach_norm=detach_norm, class_blocks=blocks
+    )
+    image_features = 4 * jax.random.normal(keys[0], (batch, dim))
+    anchors = 3 * jax.random.normal(keys[1], (classes, anchors_per_class, dim)) + 1
+    counts = jax.random.randint(keys[5], (classes,), 1, anchors_per_class + 1)
+    padding = jnp.arange(anchors_per_class)[None] >= counts[:, None]
+    init = jax.jit(head.init)
+    params = init(keys[2], image_features, anchors, padding)["params"]
+    params = jax.tree.map(
+        lambda p: p + 0.3 * jax.random.normal(keys[3], p.shape), params
+    )
+    weights = jax.random.normal(keys[4], (batch, classes))
+
+    def ours(params, image_features, anchors):
+        variables = {"params": params}
+        logits = head.apply(variables, image_features, anchors, padding)[1]
+        return jnp.sum(weights * logits), logits
+
+    def plain(params, image_features, anchors):
+        logits = plain_head(params, image_features, anchors, padding, 3.0, detach_norm)
+        return jnp.sum(weights * logits), logits
+
+    arguments = (params, image_features, anchors)
+    actual, expected = (value_and_gradients(f)(*arguments) for f in (ours, plain))
+    close(actual[0][1], expected[0][1], 1e-5)
+    del actual[1][0]["visual_fc"], expected[1][0]["visual_fc"]
+    largest = max(np.abs(g).max() for g in jax.tree.leaves(expected[1]))
+    jax.tree.map(
+        # Gradients that are 0 (one anchor: nothing to choose) have no scale.
+        lambda a, b: np.testing.assert_allclose(
+            a, b, rtol=0, atol=1e-4 * max(np.abs(b).max(), 1e-2 * largest)
+        ),
+        actual[1],
+        expected[1],
+    )
+    constants = lgr.anchor_constants(anchors)
+    logits = head.apply(
+        {"params": params}, image_features, anchors, padding, constants
+    )[1]
+    close(logits, actual[0][1], 1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(2, 4), (1, 8)], ids=str)
+def test_blocks_of_sharded_classes_equal_the_whole(sizes):
+    """Breaks when a block takes its classes from one shard and gives them to another.
+
+    21 classes on a mesh: padded until shards and 3 blocks divide them.
+    """
+    mesh = meshes.make_mesh(*sizes)
+    keys = jax.random.split(jax.random.key(1), 3)
+    images = jax.random.normal(keys[0], (8, 16))
+    anchors = jax.random.normal(keys[1], (21, 5, 16))
+    padding = jnp.arange(5)[None] >= 1 + jnp.arange(21)[:, None] % 5
+    whole = lgr.LanguageGuidedHead(21, 16, 3.0)
+    params = jax.jit(whole.init)(keys[2], images, anchors, padding)["params"]
+    padded = -(-21 // (3 * sizes[1])) * 3 * sizes[1]
+    blocked = lgr.LanguageGuidedHead(
+        21, 16, 3.0, padded_classes=padded, class_shards=sizes[1], class_blocks=3
+    )
+    fill = padded - 21
+    split_anchors, present = (
+        meshes.shard_rows(
+            mesh, np.pad(a, [(0, fill)] + [(0, 0)] * (a.ndim - 1)), "model"
+        )
+        for a in (np.asarray(anchors), ~np.asarray(padding))
+    )
+    split_images = meshes.shard_rows(mesh, np.asarray(images), "data")
+
+    def loss(head, anchors, padding, params, images):
+        logits = head.apply({"params": params}, images, anchors, padding)
+        return sum(jnp.sum(jnp.sin(branch)) for branch in logits), logits
+
+    (_, expected), wanted = jax.jit(
+        jax.value_and_grad(
+            functools.partial(loss, whole, anchors, padding), (0, 1), True
+        )
+    )(params, images)
+    (_, actual), found = jax.jit(
+        jax.value_and_grad(
+            functools.partial(loss, blocked, split_anchors, ~present), (0, 1), True
+        )
+    )(params, split_images)
+    jax.tree.map(lambda a, b: close(a, b, 1e-5), actual, expected)
+    jax.tree.map(lambda a, b: close(a, b, 1e-4), found, wanted)
+
+
+def test_blocks_follow_the_memory_of_a_device():
+    assert lgr.num_class_blocks(1024, 365, 64, 1) == 1
+    assert lgr.num_class_blocks(128, 8142, 64, 1) == 2
+    assert lgr.num_class_blocks(1024, 8142, 64, 8) == 2
+    assert lgr.num_class_blocks(2**40, 3, 64, 1) == 3
+
+
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def test_neither_attended_vectors_nor_keys_are_built():
+    """Breaks when G [B C D] appears, forward or backward, or any product has the shape
+    of the projected keys [C M D], while the anchors are frozen.
+    """
+    golden, params, arrays = load("basic")
+    head = make_head(golden)
+    labels = jnp.asarray(golden["labels"], jnp.int32)
+    anchors, padding = arrays["text_embeddings"], arrays["padding_mask"]
+    jaxpr = jax.make_jaxpr(
+        jax.value_and_grad(
+            lambda p, i: loss_of(head, p, i, anchors, padding, labels)[0], (0, 1)
+        )
+    )(params, arrays["image_features"])
+    (batch, dim), (classes, per_class, _) = (
+        arrays["image_features"].shape,
+        anchors.shape,
+    )
+    found = {True: set(), False: set()}
+    for equation in equations(jaxpr.jaxpr):
+        product = equation.primitive.name == "dot_general"
+        found[product] |= {tuple(sorted(o.aval.shape)) for o in equation.outvars}
+    assert tuple(sorted((batch, classes, per_class))) in found[True]
+    assert tuple(sorted((batch, classes, dim))) not in found[True] | found[False]
+    assert tuple(sorted((classes, per_class, dim))) not in found[True]
+
+
+@pytest.mark.parametrize("detach_norm", [False, True])
+def test_class_without_sentences_is_finite(detach_norm):
+    """The authors get NaN; here its language logit is 0, the others are as theirs."""
+    golden, params, arrays = load("zero_sentences")
+    head = make_head(golden, detach_norm=detach_norm)
+    labels = jnp.asarray(golden["labels"], jnp.int32)
+    # What stands behind the padding must not matter.
+    padding = arrays["padding_mask"]
+    anchors = jnp.where(padding[..., None], 5.0, arrays["text_embeddings"])
+    (_, (logits, terms)), gradients = value_and_gradients(
+        lambda *a: loss_of(head, *a, padding, labels)
+    )(params, arrays["image_features"], anchors)
+    close(logits[0], golden["two_branch/logits0"], 1e-5)
+    close(terms[0], golden["two_branch/ce0"], 1e-5)
+    expected = golden["two_branch/logits1"]
+    assert np.isnan(expected[:, 1]).all()
+    close(logits[1], np.nan_to_num(expected, nan=0.0), 1e-5)
+    for leaf in jax.tree.leaves(gradients):
+        assert np.isfinite(leaf).all()
+    assert not np.any(gradients[2][padding])
+
+
+def test_projections_start_as_identity():
+    head = lgr.LanguageGuidedHead(3, 8, 4.6)
+    anchors, padding = jnp.ones((3, 2, 8)), jnp.zeros((3, 2), bool)
+    params = head.init(jax.random.key(0), jnp.ones((1, 8)), anchors, padding)["params"]
+    np.testing.assert_array_equal(params["wq"], np.eye(8))
+    np.testing.assert_array_equal(params["wk"], np.eye(8))
+    assert params["visual_fc"]["fc1"]["kernel"].shape == (8, 32)
+    assert np.abs(params["visual_fc"]["fc1"]["kernel"]).max() <= 8**-0.5
+
+
+def test_bfloat16_stays_near_float32():
+    golden, params, arrays = load("basic")
+    near = [
+        make_head(golden, dtype=dtype).apply({"params": params}, *arrays.values())
+        for dtype in (jnp.bfloat16, jnp.float32)
+    ]
+    for low, full in zip(*near, strict=True):
+        assert low.dtype == jnp.float32
+        close(low, full, 3e-2)
+
+
+def test_linear_head():
+    features = jnp.ones((2, 8))
+    logits, variables = LinearHead(3).init_with_output(jax.random.key(0), features)
+    assert logits.shape == (2, 3)
+    assert list(variables["params"]) == ["visual_fc"]
+
+
+def test_wrong_shapes_say_what_was_expected():
+    head = lgr.LanguageGuidedHead(3, 8, 4.6)
+    with pytest.raises(ValueError, match=r"\(4, 2, 8\).*num_classes=3, embed_dim=8"):
+        head.init(
+            jax.random.key(0),
+            jnp.ones((1, 8)),
+            jnp.ones((4, 2, 8)),
+            jnp.zeros((4, 2), bool),
+        )

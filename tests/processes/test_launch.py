@@ -1,0 +1,363 @@
+"""The launch scripts: what they would do, and what they do where it can be tried."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vl_ltr_jax.runtime import preemption
+from worlds import image_world
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = ROOT / "launch"
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
+CONFIG = """
+from pathlib import Path
+from worlds import image_world
+
+def get_config():
+    config = image_world.configure(Path({root!r}))
+    config.finetune.epochs = 0
+    config.log.checkpoint_every_steps = 2
+    config.evaluate.zero_shot = False
+    return config
+"""
+
+# Stands in for gcloud: keeps the slice's state in a file, and runs the command of
+# every worker here, each in a home of its own.
+GCLOUD = """#!{python}
+import json, os, signal, subprocess, sys
+from pathlib import Path
+
+here = Path(__file__).parent
+state_file, calls = here / "state", here / "calls"
+arguments = sys.argv[1:]
+with calls.open("a") as file:
+    file.write(json.dumps(arguments) + "\\n")
+kind, verb = arguments[2:4]
+state = state_file.read_text() if state_file.exists() else "ABSENT"
+homes = [here / f"worker{{index}}" for index in range(2)]
+
+def command():
+    return next(a for a in arguments if a.startswith("--command="))[10:]
+
+if verb == "describe":
+    if state == "ABSENT":
+        sys.exit("not found")
+    print(state)
+elif verb == "create":
+    assert state == "ABSENT", state
+    state_file.write_text("READY")
+    for home in homes:
+        home.mkdir()
+elif verb == "delete":
+    state_file.unlink()
+    for home in homes:
+        subprocess.run(["rm", "-rf", home], check=True)
+elif verb == "scp":
+    for home in homes:
+        subprocess.run(["cp", arguments[4], home], check=True)
+elif verb == "ssh":
+    preempt = here / "preempt"
+    workers = []
+    for index, home in enumerate(homes):
+        environment = {{
+            **os.environ, "HOME": str(home), "JAX_PROCESS_ID": str(index),
+            "JAX_COORDINATOR_ADDRESS": (here / "address").read_text(),
+        }}
+        workers.append(subprocess.Popen(
+            ["bash", "-c", command()], cwd=home, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
+        ))
+    if preempt.exists() and "vl_ltr_jax.main" in command():
+        for line in workers[0].stdout:
+            print(line, end="", flush=True)
+            if line.startswith(preempt.read_text()):
+                preempt.unlink()
+                state_file.write_text("PREEMPTED")
+                for worker in reversed(workers):
+                    os.killpg(worker.pid, signal.SIGKILL)
+                sys.exit(255)
+    codes = []
+    for worker in workers:
+        print(worker.communicate()[0], end="", flush=True)
+        codes.append(worker.returncode)
+    sys.exit(max(codes) and 1)
+"""
+
+
+def test_scripts_pass_shellcheck():
+    assert len(SCRIPTS) == 3
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    checked = subprocess.run([shellcheck, *SCRIPTS], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_the_jobset_is_a_jobset():
+    manifest = yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())
+    assert manifest["kind"] == "JobSet"
+    (job,) = manifest["spec"]["replicatedJobs"]
+    pod = job["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    config = next(a for a in container["command"] if a.startswith("--config="))
+    assert (ROOT / config.removeprefix("--config=")).is_file()
+    assert pod["terminationGracePeriodSeconds"] >= 60  # a save at the next step
+    [rule] = job["template"]["spec"]["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [2, preemption.INTERRUPTED_CODE]
+
+
+def environment_of(directory, **variables):
+    tests = Path(__file__).parents[1]
+    return {
+        **os.environ,
+        "PATH": f"{directory}:{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+        "PYTHONPATH": os.pathsep.join([str(tests), str(ROOT)]),
+        "JAX_COMPILATION_CACHE_DIR": str(directory / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']}"
+        " --xla_force_host_platform_device_count=1",
+        **variables,
+    }
+
+
+def executable(path, text):
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "lines"),
+    [
+        (
+            "tpu_pod.sh",
+            [],
+            [f"tpu-vm {verb}" for verb in ("create", "scp", "ssh", "ssh", "delete")],
+        ),
+        ("tpu_pod.sh", ["run"], ["tpu-vm ssh"]),
+        ("tpu_pod.sh", ["down"], ["tpu-vm delete"]),
+        ("slurm_gpu.sbatch", [], ["srun --kill-on-bad-exit=0"]),
+        ("local.sh", ["2"], ["JAX_PROCESS_ID=0", "JAX_PROCESS_ID=1"]),
+    ],
+)
+def test_a_dry_run_says_what_it_would_do_and_does_nothing(
+    script, arguments, lines, tmp_path
+):
+    """Breaks if a command is run, or shown in a form that a shell would not read."""
+    for name in ("gcloud", "srun", "sleep"):
+        executable(tmp_path / name, f"#!/bin/bash\ntouch {tmp_path}/called\nexit 1\n")
+    said = subprocess.run(
+        [
+            *("bash", LAUNCH / script, *arguments, "--dry-run"),
+            *("--config.data.name=a b", "--config=configs/inat18.py"),
+        ],
+        env=environment_of(tmp_path, WORKDIR=str(tmp_path / "run"), TEAR_DOWN="1"),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout.splitlines()
+    assert not (tmp_path / "called").exists()
+    assert len(said) == len(lines)
+    for line, expected in zip(said, lines, strict=True):
+        assert expected in line
+        subprocess.run(["bash", "-n", "-c", line], check=True)
+    if lines[-1] != "tpu-vm delete":
+        assert "--config.data.name=a" in said[-1].replace("\\", "")
+        assert re.findall(r"--config=([\w/.]+)", said[-1]) == ["configs/inat18.py"]
+
+
+def write_config(directory):
+    root = image_world.write(directory / "world")
+    config = directory / "config.py"
+    config.write_text(CONFIG.format(root=str(root)))
+    return config
+
+
+def free_address():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def pod(tmp_path, *flags, config):
+    executable(tmp_path / "gcloud", GCLOUD.format(python=sys.executable))
+    executable(tmp_path / "pkill", "#!/bin/bash\nexit 1\n")  # workers share a machine
+    executable(tmp_path / "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / "address").write_text(free_address())
+    environment = environment_of(
+        tmp_path,
+        CONFIG=str(config),
+        WORKDIR=str(tmp_path / "run"),
+        INSTALL="mkdir -p .venv/bin && cp ../../python .venv/bin",
+        JAX_PLATFORMS="cpu",
+        JAX_NUM_PROCESSES="2",
+        RETRY_SECONDS="0",
+        TEAR_DOWN="1",
+    )
+    done = subprocess.run(
+        ["bash", LAUNCH / "tpu_pod.sh", *flags],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    calls = map(json.loads, (tmp_path / "calls").read_text().splitlines())
+    return done, [call[3] for call in calls]
+
+
+def test_a_preempted_slice_is_made_again_and_the_run_resumes(tmp_path):
+    """Two workers, each a process of one run; both vanish in the middle of training.
+
+    Breaks if the slice is not deleted before it is made, if the new one is not
+    installed, if the workdir changes, or if the processes do not find each other.
+    """
+    (tmp_path / "preempt").write_text("pretrain 5/")
+    done, calls = pod(tmp_path, config=write_config(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the slice is gone" in done.stderr
+    assert "pretrain: resumes at step" in done.stdout
+    assert (tmp_path / "run" / "results.json").is_file()
+    made = ["describe", "create", "scp", "ssh"]
+    again = ["describe", "describe", "delete", "create", "scp", "ssh"]
+    assert calls == [*made, "ssh", *again, "ssh", "delete"]
+    assert done.stdout.count("exit code 0") == 2
+
+
+def test_a_mistake_of_the_user_is_shown_and_not_tried_again(tmp_path):
+    config = write_config(tmp_path)
+    done, calls = pod(tmp_path, "--config.data.name=nowhere", config=config)
+    assert done.returncode == 2
+    assert "nowhere_train.txt" in done.stdout
+    assert calls == ["describe", "create", "scp", "ssh", "ssh", "delete"]
+
+
+@pytest.mark.parametrize("code", [2, 130, 1])
+def test_a_pod_stops_at_a_refusal_and_at_ctrl_c_alone(code, tmp_path):
+    executable(
+        tmp_path / "gcloud",
+        f"#!/bin/sh\ncase $4 in describe) echo READY; exit;; esac\n"
+        f"echo . >> {tmp_path}/starts\n"
+        f"echo exit code 134\necho exit code {code}\nexit 1\n",
+    )
+    done = subprocess.run(
+        ["bash", LAUNCH / "tpu_pod.sh", "run"],
+        env=environment_of(
+            tmp_path, WORKDIR="gs://bucket/run", RETRY_SECONDS="0", MAX_FAILURES="1"
+        ),
+        check=False,
+    )
+    assert done.returncode == code
+    assert (tmp_path / "starts").read_text().count(".") == (2 if code == 1 else 1)
+
+
+def test_slurm_queues_again_what_may_go_better(tmp_path):
+    """Each start with the codes of its tasks, and whether the job is queued again.
+
+    Breaks if a refusal is tried again, if failures are not counted in a row, or if a
+    count outlives the job.
+    """
+    executable(
+        tmp_path / "srun",
+        "#!/bin/bash\nfor code in $CODES; do\n"
+        '  echo "srun: error: node7: task 3: Exited with exit code $code" >&2\n'
+        "done\nexit ${CODES##* }\n",
+    )
+    executable(tmp_path / "scontrol", f'#!/bin/sh\necho "$@" >> {tmp_path}/queued\n')
+    (tmp_path / "queued").touch()
+
+    def start(codes, **variables):
+        before = len((tmp_path / "queued").read_text().splitlines())
+        done = subprocess.run(
+            ["bash", LAUNCH / "slurm_gpu.sbatch"],
+            env=environment_of(tmp_path, CODES=codes, SLURM_JOB_ID="5", **variables),
+            cwd=tmp_path,
+            capture_output=True,
+            check=False,
+        )
+        queued = (tmp_path / "queued").read_text().splitlines()[before:]
+        assert queued in ([], ["requeue 5"])
+        return done.returncode, bool(queued)
+
+    assert start("0") == (0, False)
+    for codes, code in (("2 134", 2), ("130 134", 130)):
+        assert start(codes) == (code, False)
+    for codes in ("75", "143", "75 137", "134", "75", "1", "1", "1"):
+        assert start(codes) == (int(codes.split()[-1]), True), codes
+    assert start("1") == (1, False)
+    assert start("1") == (1, True)
+    assert start("75", SLURM_RESTART_COUNT="100") == (75, False)
+    assert not list(tmp_path.glob("*.failures"))
+
+
+def test_a_workdir_that_hosts_do_not_share_is_refused():
+    environment = {**os.environ, "WORKDIR": "runs/here"}
+    command = ["bash", LAUNCH / "tpu_pod.sh", "--dry-run"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "WORKDIR=runs/here must be a bucket" in done.stderr
+
+
+# Plays main: fails, or waits until it is asked to stop and has "saved".
+PLAYER = """#!{python}
+import os, signal, sys, time
+from pathlib import Path
+
+index, here = os.environ["JAX_PROCESS_ID"], Path(__file__).parent
+def stop(signum, frame):
+    if "--deaf" in sys.argv:
+        return
+    (here / f"stopped{{index}}").touch()
+    sys.exit(75)
+signal.signal(signal.SIGTERM, stop)
+(here / f"started{{index}}").touch()
+while len(list(here.glob("started*"))) < 3:
+    time.sleep(0.01)
+if index == "1" and "--fail" in sys.argv:
+    sys.exit(7)
+time.sleep(120)
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "saved"),
+    [(["--fail"], 7, "02"), ([], 75, "012"), (["--deaf"], 137, "")],
+)
+def test_local_processes_end_together(tmp_path, flags, code, saved):
+    """One fails and the rest are asked to stop; or the script is, and passes it on, and
+    kills if it is asked again."""
+    player = tmp_path / "player"
+    executable(
+        player,
+        f'#!/bin/bash\n[[ $1 == -c ]] && exec {sys.executable} "$@"\n'
+        f'exec {sys.executable} {tmp_path}/play.py "$@"\n',
+    )
+    (tmp_path / "play.py").write_text(PLAYER.format(python=sys.executable))
+    process = subprocess.Popen(
+        ["bash", LAUNCH / "local.sh", "3", *flags],
+        env=environment_of(tmp_path, PYTHON=str(player), GRACE_SECONDS="300"),
+    )
+    try:
+        while len(list(tmp_path.glob("started*"))) < 3:
+            assert process.poll() is None
+            time.sleep(0.01)
+        if code != 7:
+            process.send_signal(signal.SIGTERM)
+        while code == 137 and process.poll() is None:
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=300) == code
+    finally:
+        process.kill()
+        process.wait()
+    stopped = {path.name for path in tmp_path.glob("stopped*")}
+    assert stopped == {f"stopped{i}" for i in saved}

@@ -1,0 +1,91 @@
+"""A run killed at moments at which it might lose something ends as one that was not."""
+
+import random
+import shutil
+
+import numpy as np
+import pytest
+
+from processes import moments, same_bits, soak
+from processes.watched_run import Job
+from worlds import image_world
+
+CONFIG = """
+from pathlib import Path
+from worlds import image_world
+
+def get_config():
+    return image_world.configure(Path({root!r}))
+"""
+FLAGS = (
+    "--config.pretrain.epochs=2",
+    "--config.finetune.epochs=2",
+    "--config.finetune.feature_views=1",
+    "--config.log.checkpoint_every_steps=4",
+    "--config.evaluate.knn=False",
+)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """What all runs here have in common; the unbroken one lies beside its file."""
+    directory = tmp_path_factory.mktemp("soak")
+    root = image_world.write(directory / "world")
+    config = directory / "config.py"
+    config.write_text(CONFIG.format(root=str(root)))
+    job = Job(config, FLAGS, directory / "compiled", optimized=False)
+    assert soak.finish(job, directory / "unbroken") == []
+    return job
+
+
+def test_two_runs_have_the_same_bits(job, tmp_path):
+    """Breaks if anything hangs on the clock, on threads or on the process."""
+    assert soak.finish(job, tmp_path / "again") == []
+    whole = job.config.parent / "unbroken"
+    assert list(same_bits.differences(whole, tmp_path / "again")) == []
+
+
+def test_a_killed_run_loses_nothing_and_leaves_nothing(job, tmp_path):
+    """While a checkpoint is written, when a stage hands over, in the report, and asked
+    to end in training and in evaluation."""
+    whole, killed = job.config.parent / "unbroken", tmp_path / "killed"
+    draw, resumed = random.Random(0), {}
+    for moment, action in (
+        (moments.saving("pretrain"), "KILL"),
+        (moments.handing_over("pretrain"), "KILL"),
+        (moments.step("finetune", 2), "TERM"),
+        (moments.under_way("evaluate", after=1.0), "TERM"),
+        (moments.page(), "KILL"),
+    ):
+        done, run = soak.kill_at(job, killed, moment, action, draw)
+        assert done.faults == [] and done.code is not None, (done, run.lines)
+        resumed |= soak.resumed_steps(run)
+    assert soak.finish(job, killed) == []
+    assert same_bits.leftovers(killed) == []
+    assert list(same_bits.differences(whole, killed, resumed)) == []
+
+
+def test_the_comparison_sees_what_is_lost_and_what_is_let_in(job, tmp_path):
+    whole, other = job.config.parent / "unbroken", tmp_path / "other"
+    shutil.copytree(whole, other)
+    (other / "embed" / "images.npy.partial").touch()
+    (other / "teacher" / "added.txt").touch()
+    (other / "report.md").unlink()
+    images = np.load(other / "embed" / "images.npy")
+    images[0, 0] = np.nextafter(images[0, 0], 2)
+    np.save(other / "embed" / "images.npy", images)
+    checkpoints = other / "pretrain" / "checkpoints"
+    shutil.rmtree(checkpoints / "8")
+    shutil.copytree(checkpoints / "4", checkpoints / "8")
+    [events] = (other / "finetune").glob("events.*")
+    events.unlink()
+    assert same_bits.leftovers(other) == ["left behind: embed/images.npy.partial"]
+    told = "\n".join(same_bits.differences(whole, other))
+    for words in (
+        "not there: report.md",
+        "not in the unbroken run: teacher/added.txt",
+        "differs: embed/images.npy",
+        "arrays of checkpoint 8 differ",
+        "finetune: no event of loss/total",
+    ):
+        assert words in told, told

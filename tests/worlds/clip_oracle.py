@@ -1,0 +1,111 @@
+"""What the model tests compare with: the authors' tiny models, and random HF ones."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from vl_ltr_jax.models.clip import ClipConfig, TextConfig, VisionConfig
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+class TinyClip(NamedTuple):
+    config: ClipConfig
+    state: dict[str, np.ndarray]  # under OpenAI's names
+    arrays: dict[str, np.ndarray]
+    grad_norm_order: list[str]
+
+    def batch(self):
+        images = self.arrays["images"].transpose(0, 2, 3, 1)
+        return jnp.asarray(images), jnp.asarray(self.arrays["tokens"], jnp.int32)
+
+
+def tiny_clip(kind: str) -> TinyClip:
+    """The authors' tiny model of a kind, 'vit' or 'resnet', with their numbers."""
+    folder, name = GOLDEN / "clip_tiny", {"vit": "vit", "resnet": "rn"}[kind]
+    description = json.loads((folder / f"{name}.json").read_text())
+    sizes = description["config"]
+    width, layers = sizes["vision_width"], sizes["vision_layers"]
+    vision = VisionConfig(
+        kind,
+        sizes["image_resolution"],
+        width,
+        layers if kind == "vit" else tuple(layers),
+        width // 64 if kind == "vit" else width * 32 // 64,
+        sizes["vision_patch_size"],
+    )
+    text = TextConfig(
+        sizes["transformer_width"],
+        sizes["transformer_layers"],
+        sizes["transformer_heads"],
+        sizes["context_length"],
+        sizes["vocab_size"],
+    )
+    return TinyClip(
+        ClipConfig(vision, text, sizes["embed_dim"]),
+        load_file(folder / f"{name}.safetensors"),
+        dict(np.load(folder / f"{name}.npz")),
+        description["grad_norm_order"],
+    )
+
+
+def hugging_face_clip(
+    seed: int = 0,
+    *,
+    vision_changes: dict[str, Any] | None = None,
+    text_changes: dict[str, Any] | None = None,
+) -> Any:
+    """A small `transformers.CLIPModel` in which no parameter is zero or one."""
+    from transformers import CLIPConfig, CLIPModel
+
+    text = dict(
+        hidden_size=48,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        vocab_size=100,
+        max_position_embeddings=14,
+        bos_token_id=98,
+        eos_token_id=99,
+    )
+    vision = dict(
+        hidden_size=64,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+    )
+    config = CLIPConfig(
+        text_config=text | (text_changes or {}),
+        vision_config=vision | (vision_changes or {}),
+        projection_dim=40,
+    )
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        model = CLIPModel(config).eval()
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model
+
+
+def hugging_face_batch(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images [5, 32, 32, 3] and sentences [5, 14] of lengths 14, 3, 6, 9, 12."""
+    rng = np.random.default_rng(seed)
+    images = rng.standard_normal((5, 32, 32, 3), dtype=np.float32)
+    tokens = np.zeros((5, 14), np.int32)
+    for row, length in zip(tokens, (14, 3, 6, 9, 12), strict=True):
+        row[:length] = [98, *rng.integers(0, 98, length - 2), 99]
+    return images, tokens
+
+
+def relative_error(ours: Any, theirs: Any) -> float:
+    """Largest difference over largest magnitude."""
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
