@@ -19,8 +19,7 @@ python -m vl_ltr_jax.data.fetch_text --root=ROOT
 
 from ml_collections import ConfigDict
 
-from vl_ltr_jax.config.build import default_config
-from vl_ltr_jax.config.flags import arguments
+from vl_ltr_jax.config import arguments, default_config
 from vl_ltr_jax.systems import NAMES, configure
 
 CLIP = {

@@ -14,8 +14,7 @@ it runs the shipped tiny CLIP at 64 pixels, which a CPU can train; for a real mo
 
 from ml_collections import ConfigDict
 
-from vl_ltr_jax.config.build import default_config
-from vl_ltr_jax.config.flags import arguments
+from vl_ltr_jax.config import arguments, default_config
 from vl_ltr_jax.systems import NAMES, configure
 
 

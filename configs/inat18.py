@@ -11,8 +11,7 @@ the authors published no hyper-parameters: both stages run at 384 pixels with th
 
 from ml_collections import ConfigDict
 
-from vl_ltr_jax.config.build import default_config
-from vl_ltr_jax.config.flags import arguments
+from vl_ltr_jax.config import arguments, default_config
 from vl_ltr_jax.systems import NAMES, configure
 
 CLIP = {

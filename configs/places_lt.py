@@ -9,8 +9,7 @@ the images; `--config=configs/places_lt.py:backbone=RN50` takes the other backbo
 
 from ml_collections import ConfigDict
 
-from vl_ltr_jax.config.build import default_config
-from vl_ltr_jax.config.flags import arguments
+from vl_ltr_jax.config import arguments, default_config
 from vl_ltr_jax.systems import NAMES, configure
 
 CLIP = {

@@ -5,8 +5,7 @@ python -m vl_ltr_jax.main --config=configs/shapes_lt.py --workdir=DIR
 
 from ml_collections import ConfigDict
 
-from vl_ltr_jax.config.build import default_config
-from vl_ltr_jax.config.flags import arguments
+from vl_ltr_jax.config import arguments, default_config
 from vl_ltr_jax.systems import NAMES, configure
 
 

@@ -50,19 +50,12 @@ POSITION_TESTS = (
 RESNET_TESTS = "tests/models/test_resnet.py"
 PORT_TESTS = "tests/models/port/test_convert.py::test_openais_own_module"
 LGR_TESTS = "tests/models/test_lgr.py"
-MESH_TESTS = (
-    "tests/method/test_pair_losses.py::test_any_number_of_devices_gives_the_loss_of_one"
-)
-KL_TESTS = (
-    "tests/method/test_pair_losses.py::test_every_distillation_is_that_of_one_device"
-)
-CHUNK_TESTS = (
-    "tests/train/test_layouts.py::test_a_finetuning_step_is_the_same_on_any_layout"
-)
-LOOKUP_TESTS = (
-    "tests/runtime/test_mesh.py"
-    "::test_rows_are_looked_up_in_a_table_that_no_device_holds"
-)
+_PAIRS, _LAYOUTS = "tests/method/test_pair_losses.py", "tests/train/test_layouts.py"
+_MESH = "tests/runtime/test_mesh.py"
+MESH_TESTS = f"{_PAIRS}::test_any_number_of_devices_gives_the_loss_of_one"
+KL_TESTS = f"{_PAIRS}::test_every_distillation_is_that_of_one_device"
+CHUNK_TESTS = f"{_LAYOUTS}::test_a_finetuning_step_is_the_same_on_any_layout"
+LOOKUP_TESTS = f"{_MESH}::test_rows_are_looked_up_in_a_table_that_no_device_holds"
 
 EDITS = (
     Edit(

@@ -238,11 +238,11 @@ def test_command_says_what_is_needed(
 
 
 def test_command_of_a_shell(places, tmp_path):
-    """Registered under the name of the module that runs, which is __main__."""
+    """Breaks if the builders are registered as those of the module that runs."""
     command = [
         sys.executable,
         "-m",
-        "vl_ltr_jax.data.sources.tfds_builders",
+        "vl_ltr_jax.data.tfds_builders",
         "places_lt",
     ]
     done = subprocess.run(
