@@ -4,7 +4,7 @@ python -m vl_ltr_jax.main --config=configs/places_lt.py --workdir=DIR
 
 The data directory holds Places_LT_{train,val,test}.txt, labels.txt, wiki/desc_N.txt and
 the images; `--config=configs/places_lt.py:backbone=RN50` takes the other backbone,
-`:backbone=RN50,method=crt` another system of the paper's tables (see baselines/).
+`:backbone=RN50,method=crt` another system of the paper's tables (see systems/).
 """
 
 from ml_collections import ConfigDict

@@ -56,7 +56,7 @@ SHARDING_BUILDERS = {
 
 
 def name_of(path):
-    """`vl_ltr_jax/data/corpus.py` is `data.corpus`."""
+    """`vl_ltr_jax/data/text/corpus.py` is `data.text.corpus`."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
 

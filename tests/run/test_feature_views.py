@@ -78,8 +78,9 @@ def test_the_whole_road(root, tmp_path, capsys):
 
 def test_an_unaugmented_view_trains_the_head_of_the_usual_road(root, tmp_path):
     """Breaks if features are of another image (`table[images[here] - 1]` in
-    `loader.feature_batches`), are normalised (`unit(embedded)` in `views.embed_view`),
-    or if the images drawn or the smoothing of the targets differ."""
+    `loader.feature_batches`), are normalised (`unit(embedded)` in
+    `feature_views.embed_view`), or if the images drawn or the smoothing of the targets
+    differ."""
     heads = []
     for count in (0, 1):
         config = configure(

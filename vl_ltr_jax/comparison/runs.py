@@ -64,7 +64,7 @@ class Comparison:
         """Checks every run before the first begins.
 
         Args:
-          methods: keys of `baselines.METHODS`.
+          methods: keys of `systems.METHODS`.
           num_seeds: seeds 0 to num_seeds - 1.
 
         Raises:
@@ -100,7 +100,7 @@ class Comparison:
         A method that diverges loses its line, not those of the others.
 
         Args:
-          methods: keys of `baselines.METHODS`, which :meth:`check` has accepted.
+          methods: keys of `systems.METHODS`, which :meth:`check` has accepted.
           num_seeds: seeds 0 to num_seeds - 1.
 
         Returns:

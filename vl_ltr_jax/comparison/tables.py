@@ -42,7 +42,7 @@ class Line:
     """One method with one seed.
 
     Attributes:
-      method: key of `baselines.METHODS`.
+      method: key of `systems.METHODS`.
       seed: of the run.
       test: the method's head on the test images, as in results.json.
       images_seen: draws of all training stages, shared ones included.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 Sampling = Literal["uniform", "sqrt", "class_balanced", "class_aware"]
 # The systems of the paper's tables that run here, and VL-LTR's ablations, see
-# baselines/.
+# systems/.
 Method = Literal[
     "vl_ltr",
     "zero_shot_prompt",

@@ -129,7 +129,7 @@ def nearest_sentences(
     k: int,
     mesh: jax.sharding.Mesh,
 ) -> tuple[Float[Array, "B k"], Int[Array, "B k"]]:
-    """:func:`accuracy.nearest_sentences` with sentences split over `model`.
+    """:func:`scores.nearest_sentences` with sentences split over `model`.
 
     Each device finds the k nearest of its own sentences, and the k nearest of these are
     taken; of equal cosines the earlier sentence stays the first.

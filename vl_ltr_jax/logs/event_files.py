@@ -187,7 +187,7 @@ class Logs:
         steps_per_second: float,
         images_per_second: float,
     ) -> None:
-        """Tells where training stands, see :class:`terminal.Progress`.
+        """Tells where training stands, see :class:`console.Progress`.
 
         Args:
             step: steps done.

@@ -97,7 +97,7 @@ def choose_offset(
 
 
 def none(num_anchors: int, embed_dim: int) -> dict[str, np.ndarray]:
-    """The arrays of no added class, see `heads.apply`."""
+    """The arrays of no added class, see `head.apply`."""
     return {
         "embeddings": np.zeros((0, num_anchors, embed_dim), np.float32),
         "padding": np.zeros((0, num_anchors), bool),

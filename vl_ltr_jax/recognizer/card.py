@@ -37,7 +37,7 @@ class Card:
       num_trained: classes that were trained; those after them were added.
       class_names: of all classes.
       sentences: anchor sentences of each class, best first; empty where unknown.
-      orientation: of pictures, see `data.images.decode_image`.
+      orientation: of pictures, see `decode.decode_image`.
     """
 
     method: str

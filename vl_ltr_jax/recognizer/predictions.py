@@ -96,7 +96,7 @@ def opened(image: Picture, orientation: Orientation) -> decode.Picture:
 
     Args:
       image: a path, a PIL image, or pixels.
-      orientation: of files and PIL images, see `images.decode_image`.
+      orientation: of files and PIL images, see `decode.decode_image`.
 
     Raises:
       ImageReadError: if a file is missing, or no image.

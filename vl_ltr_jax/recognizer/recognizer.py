@@ -44,7 +44,7 @@ class Recognizer:
     Attributes:
       card: what is known of it.
       arrays: its numbers on the host, a nested dict: `towers`, `head`, and of an LGR
-        `anchors` and `added`, the classes known by sentences; see `heads.apply`.
+        `anchors` and `added`, the classes known by sentences; see `head.apply`.
     """
 
     def __init__(

@@ -62,7 +62,7 @@ def write(
       config: of the run.
       data: names, counts and the test pictures.
       summary: what the stage gives: `predicted_by`, and for `val` and `test` the
-        accuracies of each head, see `evaluate.summarise`.
+        accuracies of each head, see `split.summarise`.
       images: for `val` and `test` the arrays of :class:`Ranking`.
       transform: from a picture to the pixels that evaluation sees.
       anchors: of each class its sentences, best first; none where there are no anchors.

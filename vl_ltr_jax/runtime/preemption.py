@@ -4,7 +4,7 @@ Training notes the request and saves at its next step. Elsewhere it ends the pro
 once: what a stage leaves is whole or absent, so nothing is lost. SIGTERM ends with a
 code of its own, by which launchers know that they should start the run again. In a run
 of several processes JAX watches for SIGTERM, and tells all of them to stop at the same
-step; see :meth:`checkpoint.Checkpoints.reached_preemption`.
+step; see :meth:`manager.Checkpoints.reached_preemption`.
 """
 
 import contextlib

@@ -171,7 +171,7 @@ class Artifact:
 
 @contextlib.contextmanager
 def written(path: epath.Path) -> Iterator[IO[Any]]:
-    """Opens a file of a run, and makes its directory; see :func:`whole_file.write`.
+    """Opens a file of a run, and makes its directory; see :func:`atomic.write`.
 
     Raises:
       ArtifactError: if it cannot be written, with what is wrong; nothing is left.

@@ -28,7 +28,7 @@ class Recipe:
     To add one: a loss is a subclass of `Baseline` with a `make_loss`, a classifier one
     of `Decoupled` with a `make`. Its name goes into `settings.Method`, an instance into
     `RECIPES`; numbers of its own are keys of `settings.Rebalance` or `Classifier`, or a
-    section; `settings.finetuned_as` and `as_read_by` say what it shares and reads.
+    section; `methods.finetuned_as` and `as_read_by` say what it shares and reads.
     Code that has changed makes no finished stage again: use another workdir.
     `tests/systems/test_recipes.py` has one with experts, a momentum copy, a queue and a
     test-time stage.
@@ -36,9 +36,9 @@ class Recipe:
     How the heavier systems of the paper's tables would fit, on paper:
 
     - **BBN** (two branches, two samplers): its own `finetune` stage is a
-      `training.Job` with a `loader.Batches` of two, one of them by a reversed sampler
-      that `sampler.py` would get, a head of two branches, and a step whose loss mixes
-      them by the share of steps done.
+      `stage.Job` with a `loader.Batches` of two, one of them by a reversed sampler
+      that `batches/sampler.py` would get, a head of two branches, and a step whose loss
+      mixes them by the share of steps done.
     - **ResLT** (residual branches): `head` returns three branches, which the stage's
       loss adds up for many, medium and few classes; `scorer` scores with their sum.
     - **RIDE** (experts and a router): `head` holds the experts, `make_loss` adds their
@@ -51,8 +51,8 @@ class Recipe:
       are `TrainState.batch_stats`: the queue and the key encoder go there, and are
       saved, sharded and restored with the rest.
     - **SSD** (self-distillation): three stages: a teacher, its soft labels of all
-      training images as an artifact (`views.py` shows how), and a student that reads
-      them through the batches.
+      training images as an artifact (`feature_views.py` shows how), and a student that
+      reads them through the batches.
     - **OLTR** (memory): the Baseline's stage; class centroids as in `ncm.py`; a third
       stage with centroids in `batch_stats` and attention in its head.
     - **DeiT** (no CLIP): `configure` empties `init.clip`; the distillation token needs

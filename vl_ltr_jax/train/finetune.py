@@ -2,7 +2,7 @@
 
 The text side is frozen: anchors are arrays, not the output of a tower. The image tower
 is frozen or trained by configuration; it always runs with inference BatchNorm. Where it
-is frozen, batches may hold the features it made before (see views.py).
+is frozen, batches may hold the features it made before (see feature_views.py).
 """
 
 import dataclasses

@@ -28,7 +28,7 @@ class Place:
       root: its directory.
       layout: see `class_names.read_class_names`.
       lists: file name of each split's list under root.
-      orientation: of its pictures, see `images.decode_image`.
+      orientation: of its pictures, see `decode.decode_image`.
     """
 
     source: str

@@ -64,7 +64,7 @@ def read(
     Args:
       root: directory that holds `wiki/` or its archive.
       num_classes: C.
-      encoding: see `text_files.decode`.
+      encoding: see `files.decode`.
 
     Returns:
       C texts in label order; or none where an archive cannot be read as a whole, and

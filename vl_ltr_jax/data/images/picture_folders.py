@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from vl_ltr_jax.logs.messages import counted, printable
 
-# Of all formats in `images.FORMATS`, as Pillow has them.
+# Of all formats in `decode.FORMATS`, as Pillow has them.
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif")
     + (".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".avifs")

@@ -53,7 +53,7 @@ class Split:
         ImageReadError where storage does not give it.
       describe: index to a name of the image for messages.
       path: index to the image's file, where each has one.
-      orientation: see `images.decode_image`.
+      orientation: see `decode.decode_image`.
     """
 
     labels: Int32[np.ndarray, "N"]
@@ -77,7 +77,7 @@ class Split:
         """What :attr:`fetch` gave, as RGB.
 
         Raises:
-          ImageReadError: if it is not an image, see `images.decode_image`.
+          ImageReadError: if it is not an image, see `decode.decode_image`.
         """
         if isinstance(fetched, Image.Image):
             return fetched
@@ -141,7 +141,7 @@ class Texts:
 
     Attributes:
       root: directory that holds `wiki/` or its archive; None: the data set's own.
-      encoding: see `text_files.read_text_file`.
+      encoding: see `files.read_text_file`.
       absent: there are none: prompts are all that a class has.
     """
 

@@ -32,9 +32,9 @@ def read_image_list(
     Args:
       root: directory that holds the lists and that the listed paths are relative to;
         a leading slash of a path is ignored. What leads out of it, by `..` or by a
-        link, is refused, see :class:`roots.Root`.
+        link, is refused, see :class:`root.Root`.
       name: of the data set; the lists are `root/NAME_{train,val,test}.txt`.
-      layout: how class names are written, see `corpus.read_class_names`.
+      layout: how class names are written, see `class_names.read_class_names`.
       lists: other file names under `root` by split, such as
         `{'train': 'Places_LT_train.txt'}`.
       texts: where the texts are.

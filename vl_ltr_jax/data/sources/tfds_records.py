@@ -114,7 +114,7 @@ def read_prepared(
         imbalance, and the largest where none is given; it has no validation.
       layout: of the label file, see `class_names.read_class_names`.
       texts: where the texts are; without a root of its own, under `data_dir`.
-      cache_directory: see `record_labels.read_labels`.
+      cache_directory: see `tfds_labels.read_labels`.
 
     Raises:
       ListError: if the data set is not prepared, not as ArrayRecord, or not whole, if

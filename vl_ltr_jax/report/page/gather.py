@@ -42,7 +42,7 @@ class Method:
     Attributes:
       title: of the system.
       head: of the results, the one that is the run's own (`predicted_by`).
-      head_names: of heads, where they are not those of `report.HEAD_NAMES`.
+      head_names: of heads, where they are not those of `titles.HEAD_NAMES`.
     """
 
     title: str
