@@ -1,4 +1,4 @@
-"""What a stage and a run came to, in a line each, and what to do with it next."""
+"""Lines that sum up a stage, or the head that a run was made for, for a console."""
 
 from collections.abc import Mapping
 from typing import Any
