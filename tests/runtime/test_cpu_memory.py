@@ -12,8 +12,8 @@ from vl_ltr_jax.runtime import cpu_memory
 PROGRAM = """
 import resource, statistics, sys
 import jax, jax.numpy as jnp
-from vl_ltr_jax import heap
-if sys.argv[1] == "keep" and not (heap.runs_on_cpu() and heap.keep()):
+from vl_ltr_jax.runtime import cpu_memory
+if sys.argv[1] == "keep" and not (cpu_memory.runs_on_cpu() and cpu_memory.keep()):
     sys.exit("not kept")
 step = jax.jit(lambda x: x + 1)
 x = jnp.ones(2**24)

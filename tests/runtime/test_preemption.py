@@ -74,7 +74,7 @@ def test_ctrl_c_in_one_of_many_processes_is_told_to_all(monkeypatch):
 
 ASKED_IN_A_CALLBACK = """
 import gc, os, time
-from vl_ltr_jax import preemption
+from vl_ltr_jax.runtime import preemption
 
 def callback(phase, info):
     gc.callbacks.clear()

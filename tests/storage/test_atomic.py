@@ -84,8 +84,8 @@ def kill_while_writing(path, *, how="write"):
     options = "" if how == "directory" else ", own_partial=True"
     code = (
         "import os, pathlib, signal\n"
-        "from vl_ltr_jax import whole_file\n"
-        f"with whole_file.{name}(pathlib.Path({str(path)!r}){options}):\n"
+        "from vl_ltr_jax.storage import atomic\n"
+        f"with atomic.{name}(pathlib.Path({str(path)!r}){options}):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)

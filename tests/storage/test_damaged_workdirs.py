@@ -24,6 +24,7 @@ from vl_ltr_jax.data.text import token_cache
 from vl_ltr_jax.data.text.tokenizer import Tokenizer, trim
 from vl_ltr_jax.data.text.vocabulary import write_tokenizer
 from vl_ltr_jax.recognizer import files, stablehlo, validate
+from vl_ltr_jax.run import depends
 from vl_ltr_jax.run.run import anchor_sentences
 from vl_ltr_jax.storage import atomic
 from vl_ltr_jax.storage.artifact import (
@@ -65,7 +66,11 @@ def sound_parts_once():
 def stage(tmp_path_factory):
     """A finished stage."""
     directory = epath.Path(tmp_path_factory.mktemp("run")) / "evaluate"
-    made = Artifact(directory, {"seed": 1, "pretrain.epochs": 2, "inputs": "ab"})
+    made = Artifact(
+        directory,
+        {"seed": 1, "pretrain.epochs": 2, "inputs": "ab"},
+        matters=depends.matters,
+    )
     made.begin()
     made.save_arrays(rows=ROWS)
     made.finish(SUMMARY)

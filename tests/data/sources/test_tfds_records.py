@@ -59,9 +59,9 @@ def test_nothing_imports_tensorflow(imagenet):
     script = f"""
 import sys
 from pathlib import Path
-from vl_ltr_jax.data import prepared, sources
-texts = sources.Texts(Path({str(texts.root)!r}), absent=True)
-data = prepared.read_prepared(
+from vl_ltr_jax.data.sources import dataset, tfds_records
+texts = dataset.Texts(Path({str(texts.root)!r}), absent=True)
+data = tfds_records.read_prepared(
     {str(data_dir)!r}, "imagenet_lt", "imagenet_lt", texts=texts)
 print([data.train.read(index).size for index in range(3)], "tensorflow" in sys.modules)
 """

@@ -256,7 +256,7 @@ def _check_all_there(there: Collection[int], num_classes: int, where: str) -> No
     else:
         mend = (
             "write it (empty, if prompts are all the class shall have); `python -m "
-            "vl_ltr_jax.data.wiki.fetch` writes texts, and data.texts='none' trains on "
+            "vl_ltr_jax.data.fetch_text` writes texts, and data.texts='none' trains on "
             "prompts alone"
         )
     raise TextError(
