@@ -10,7 +10,7 @@ from vl_ltr_jax.commands import train
 from vl_ltr_jax.config import settings
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.report import tables
-from vl_ltr_jax.stages import summary as outcomes
+from vl_ltr_jax.stages.summary import of_stage
 from vl_ltr_jax.systems import titles
 
 SHOTS = {"many": 85.56, "medium": None, "few": 0.0}
@@ -55,7 +55,7 @@ EVALUATED = {
     ],
 )
 def test_a_stage_ends_with_what_it_made(summary, told):
-    assert outcomes.of_stage(summary, titles.HEAD_NAMES) == told
+    assert of_stage(summary, titles.HEAD_NAMES) == told
 
 
 CONFIG = dataclasses.replace(

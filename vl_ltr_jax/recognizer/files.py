@@ -22,7 +22,6 @@ from vl_ltr_jax.recognizer import validate
 from vl_ltr_jax.recognizer.card import Card
 from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.storage import atomic, paths, strict_json
-from vl_ltr_jax.storage import atomic as storage_atomic
 from vl_ltr_jax.storage.artifact import ArtifactError
 
 CARD, WEIGHTS = "recognizer.json", "recognizer.safetensors"
@@ -69,7 +68,7 @@ def write(
         (partial / CARD).write_text(text, encoding="utf-8")
 
     with errors.system_faults():
-        storage_atomic.write_whole(Path(paths.expand(directory)), fill)
+        atomic.write_whole(Path(paths.expand(directory)), fill)
 
 
 def read(

@@ -23,7 +23,7 @@ from vl_ltr_jax.data.root import Root
 from vl_ltr_jax.data.shapes import dataset
 from vl_ltr_jax.data.sources import dataset as sources
 from vl_ltr_jax.data.sources import folders, inat18, tfds_records
-from vl_ltr_jax.data.sources import lists as sources_lists
+from vl_ltr_jax.data.sources.lists import read_image_list
 from vl_ltr_jax.data.text import corpus as corpora
 from vl_ltr_jax.data.text import token_cache
 from vl_ltr_jax.data.text.tokenizer import Tokenizer
@@ -304,9 +304,7 @@ def _data(config: Config) -> sources.LongTailedData:
         split: getattr(options, f"{split}_list") or f"{options.name}_{split}.txt"
         for split in ("train", "val", "test")
     }
-    return sources_lists.read_image_list(
-        root, options.name, options.layout, lists=lists, texts=texts
-    )
+    return read_image_list(root, options.name, options.layout, lists=lists, texts=texts)
 
 
 def _tokenizer_directory(config: Config) -> Path:

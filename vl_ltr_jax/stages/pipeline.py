@@ -24,12 +24,12 @@ from vl_ltr_jax.run import head_training, inputs
 from vl_ltr_jax.run.depends import artifact
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import mesh as meshes
-from vl_ltr_jax.runtime import versions as provenance
+from vl_ltr_jax.runtime import versions as runtime_versions
 from vl_ltr_jax.stages import anchors, evaluate
-from vl_ltr_jax.stages import summary as outcomes
 from vl_ltr_jax.stages.embed import run_embed
 from vl_ltr_jax.stages.finetune import finetuning
 from vl_ltr_jax.stages.pretrain import pretraining
+from vl_ltr_jax.stages.summary import of_stage
 from vl_ltr_jax.storage import strict_json
 from vl_ltr_jax.storage.artifact import ArtifactError, write_whole
 from vl_ltr_jax.storage.lock import sole_user
@@ -128,7 +128,7 @@ def run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, A
 def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, Any]:
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
     this = Run(config, workdir, read, mesh)
-    versions = provenance.versions()
+    versions = runtime_versions.versions()
     if jax.process_index() == 0:
         write_whole(workdir / "config.json", settings.to_json(config))
         write_whole(workdir / "versions.json", strict_json.to_json(versions))
@@ -194,7 +194,7 @@ def _make(run: Run, name: str, versions: dict[str, Any]) -> dict[str, Any]:
     if jax.process_index() == 0:
         left.finish(summary)
     multihost_utils.sync_global_devices(f"{name} ends")
-    made = outcomes.of_stage(summary, titles.head_names(run.config))
+    made = of_stage(summary, titles.head_names(run.config))
     console.say(made, stage=name)
     return summary
 

@@ -13,7 +13,7 @@ from PIL import Image
 from vl_ltr_jax.data.images.decode import ImageReadError, read_image
 from vl_ltr_jax.data.images.jpeg import open_jpeg
 from vl_ltr_jax.data.sources import dataset, inat18
-from vl_ltr_jax.data.sources import lists as sources_lists
+from vl_ltr_jax.data.sources.lists import read_image_list
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "images"
 
@@ -48,7 +48,7 @@ def root(tmp_path):
 
 
 def test_image_lists(root):
-    data = sources_lists.read_image_list(root, "toy")
+    data = read_image_list(root, "toy")
     assert data.name == "toy"
     assert data.class_names == ("cat", "sea lion", "dog")
     assert data.class_texts == ("Text 0.", "Text 1.", "Text 2.")
@@ -61,7 +61,7 @@ def test_image_lists(root):
 
 
 def test_select_keeps_labels_pixels_and_names_together(root):
-    data = sources_lists.read_image_list(root, "toy")
+    data = read_image_list(root, "toy")
     chosen = data.train.select(np.array([3, 1]))
     assert chosen.labels.tolist() == [2, 0]
     assert chosen.read(1).getpixel((0, 0)) == (1, 0, 0)
@@ -73,7 +73,7 @@ def test_other_file_names_and_styles_of_paths(root, prefix):
     rows = [f"{prefix}pictures/a 0/0.png\t2\r"]
     (root / "Places_LT_train.txt").write_bytes("\n".join(rows).encode())
     lists = {"train": "Places_LT_train.txt"}
-    data = sources_lists.read_image_list(root, "toy", lists=lists)
+    data = read_image_list(root, "toy", lists=lists)
     assert data.train.labels.tolist() == [2]
     assert data.train.read(0).size == (9, 7)
 
@@ -83,7 +83,7 @@ def test_imagenet_lt_labels_are_ranks_of_wnids(root):
     write_image(root / "train/n01/n01_1.JPEG")
     (root / "ImageNet_LT_train.txt").write_text("train/n01/n01_1.JPEG 0\n")
     lists = {"train": "ImageNet_LT_train.txt"}
-    data = sources_lists.read_image_list(root, "toy", "imagenet_lt", lists=lists)
+    data = read_image_list(root, "toy", "imagenet_lt", lists=lists)
     assert data.class_names[data.train.labels[0]] == "tench"
 
 
@@ -106,24 +106,24 @@ def test_imagenet_lt_labels_are_ranks_of_wnids(root):
 def test_faulty_rows_name_list_and_line(root, rows, message):
     write_lists(root, train=rows)
     with pytest.raises(dataset.ListError, match=message):
-        sources_lists.read_image_list(root, "toy")
+        read_image_list(root, "toy")
 
 
 def test_missing_list_names_the_nearest(root):
     with pytest.raises(dataset.ListError, match="did you mean 'toy_train.txt'"):
-        sources_lists.read_image_list(root, "toi")
+        read_image_list(root, "toi")
 
 
 def test_unknown_split(root):
     with pytest.raises(dataset.ListError, match=r"\['dev'\] given, allowed are"):
-        sources_lists.read_image_list(root, "toy", lists={"dev": "x.txt"})
+        read_image_list(root, "toy", lists={"dev": "x.txt"})
 
 
 def test_image_for_training_and_testing(root):
     write_lists(root, test=["pictures/a 0/6.png 0", "/pictures//a 1/1.png 0"])
     message = r"1 images .*'pictures/a 1/1.png' at .*train.txt:2 and .*test.txt:2"
     with pytest.raises(dataset.SplitOverlapError, match=message):
-        sources_lists.read_image_list(root, "toy")
+        read_image_list(root, "toy")
 
 
 def test_one_listing_per_directory(root, monkeypatch):
@@ -132,7 +132,7 @@ def test_one_listing_per_directory(root, monkeypatch):
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: calls.append(path) or scandir(path))
     write_lists(root, train=[f"pictures/a {n % 2}/{n % 4}.png 0" for n in range(20000)])
-    assert len(sources_lists.read_image_list(root, "toy").train) == 20000
+    assert len(read_image_list(root, "toy").train) == 20000
     assert len(calls) == 2
 
 
@@ -251,7 +251,7 @@ def test_damaged_image_names_file_and_line(root, damage):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(picture)
     write_lists(root, train=["pictures/a 0/0.png 0", "pictures/a 1/1.jpg 1"])
-    split = sources_lists.read_image_list(root, "toy").train
+    split = read_image_list(root, "toy").train
     content = picture.read_bytes()
     match damage:
         case "cut":

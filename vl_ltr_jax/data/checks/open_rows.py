@@ -11,8 +11,8 @@ from vl_ltr_jax.data.checks.findings import Classes, Finding, Kind, Offender, ga
 from vl_ltr_jax.data.images.orientation import Orientation
 from vl_ltr_jax.data.root import LARGEST_LIST, Root
 from vl_ltr_jax.data.sources import dataset, folders, inat18
-from vl_ltr_jax.data.sources import lists as sources_lists
 from vl_ltr_jax.data.sources.dataset import SPLITS, Rows
+from vl_ltr_jax.data.sources.lists import list_file
 from vl_ltr_jax.data.text.class_names import read_wnids
 from vl_ltr_jax.data.text.files import read_text_file
 from vl_ltr_jax.logs.messages import near_name, nfc, shortened
@@ -56,7 +56,7 @@ def read(
       ValueError: if there is no such list, or nothing of it can be read.
     """
     if place.source == "image_list":
-        return _list(sources_lists.list_file(place.root, place.lists[split]))
+        return _list(list_file(place.root, place.lists[split]))
     if place.source == "inat18":
         name = f"{split}2018.json"
         if split == "test" and not inat18.has_labels(place.root, name):

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int32
 
 from vl_ltr_jax.data.sources import dataset, inat18
-from vl_ltr_jax.data.sources import lists as sources_lists
+from vl_ltr_jax.data.sources.lists import read_image_list
 from vl_ltr_jax.data.sources.tfds_directory import PREPARABLE, open_builder, open_split
 from vl_ltr_jax.data.sources.tfds_labels import keep_labels, scan_labels
 from vl_ltr_jax.logs import console
@@ -124,7 +124,7 @@ class PlacesLt(ListBuilder):
     def read(self, root: Path) -> dataset.LongTailedData:
         """Reads the lists and labels.txt."""
         lists = {split: f"Places_LT_{split}.txt" for split in dataset.SPLITS}
-        return sources_lists.read_image_list(
+        return read_image_list(
             root, "places_lt", "places_lt", lists=lists, texts=_NO_TEXTS
         )
 
