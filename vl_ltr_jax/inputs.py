@@ -159,6 +159,8 @@ def read_data(config: Config, *, quiet: bool = False) -> sources.LongTailedData:
     data = _data(config).oriented(config.data.orientation)
     if data.left_out and not quiet:
         terminal.say(picture_folders.describe(data.left_out), stage="data")
+    if data.test_is_val and not quiet:
+        terminal.warn(sources.TEST_IS_VAL)
     return dataclasses.replace(data, name=config.data.name)
 
 

@@ -45,7 +45,7 @@ from vl_ltr_jax.data.checks.findings import (
 )
 from vl_ltr_jax.data.checks.salvaged_rows import Place
 from vl_ltr_jax.data.class_names import read_wnids
-from vl_ltr_jax.data.sources import SPLITS, LongTailedData
+from vl_ltr_jax.data.sources import SPLITS, TEST_IS_VAL, LongTailedData
 from vl_ltr_jax.settings import Config
 from vl_ltr_jax.workdir import check_writable
 
@@ -114,6 +114,8 @@ def check_data(
     facts = overview.images(sizes, counts)
     if parts.left_out:
         facts.append(picture_folders.describe(parts.left_out))
+    if parts.splits.get("test") is parts.splits.get("val"):
+        facts.append(TEST_IS_VAL)
 
     numbers = (options.name, options.layout, parts.num_classes, sizes, counts)
     found += published.findings(*numbers)
