@@ -23,7 +23,10 @@ from vl_ltr_jax.errors import UserError
 from vl_ltr_jax.settings import Config, flatten
 
 # What the digest of the inputs stands for; it is no key that could be set back.
-_KINDS = {"inputs": "inputs (lists, labels, sentences or weights)"}
+_KINDS = {
+    "inputs": "inputs (lists, labels, sentences, weights, or how this version reads "
+    "them)"
+}
 _DEFAULTS = flatten(Config())
 _UNFINISHED = ("checkpoints", "views")  # what a stage goes on from
 

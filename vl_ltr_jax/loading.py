@@ -19,7 +19,7 @@ from vl_ltr_jax import (
 )
 from vl_ltr_jax import config as configs
 from vl_ltr_jax import mesh as meshes
-from vl_ltr_jax.artifacts import Artifact, ArtifactError
+from vl_ltr_jax.artifacts import Artifact, ArtifactError, made_again
 from vl_ltr_jax.baselines.decoupled import STAGE
 from vl_ltr_jax.heads import Card
 from vl_ltr_jax.models import clip_files, linear, vl_ltr
@@ -88,7 +88,10 @@ def of_run(workdir: epath.Path) -> Recognizer:
             "stages are skipped"
         ) from error
     evaluated = finished(workdir, "evaluate")
-    own = evaluated.summary()["predicted_by"]
+    own = evaluated.summary().get("predicted_by")
+    if own is None:
+        path = evaluated.directory / "artifact.json"
+        raise ArtifactError(f"{path} names no head. {made_again(evaluated.directory)}")
     if own == "knn":
         raise ArtifactError(
             f"{workdir} recognises by the nearest of all sentences (kNN), which is no "
@@ -187,8 +190,8 @@ def model_facts(workdir: epath.Path) -> dict[str, Any]:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
-            f"{path} cannot be read ({error}); start the run's command again, which "
-            "writes it: finished stages are skipped"
+            f"{path} cannot be read ({error}). Start the run's command again, which "
+            "writes it; a run of an earlier version needs another workdir"
         ) from error
 
 

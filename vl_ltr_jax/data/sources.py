@@ -264,6 +264,8 @@ def from_rows(
     """
     listings = Listings(root)
     splits = {s: _split(rows[s], root, class_names, listings) for s in SPLITS}
+    if rows["test"] is rows["val"]:
+        splits["test"] = splits["val"]
     _check_overlap(rows["train"], rows["test"])
     return LongTailedData(
         name=name,
