@@ -1,5 +1,6 @@
 """Models out of this package: a program for JAX alone, plain arrays, other names."""
 
+import dataclasses
 import json
 import os
 import re
@@ -22,6 +23,8 @@ from vl_ltr_jax.data.images import transforms
 from vl_ltr_jax.method.losses import contrastive_logits
 from vl_ltr_jax.models.port import clip_files, convert
 from vl_ltr_jax.recognizer import stablehlo
+from vl_ltr_jax.recognizer.recognizer import Recognizer
+from vl_ltr_jax.run import initial
 from vl_ltr_jax.storage.artifact import ArtifactError
 from worlds import small_recognizer
 
@@ -261,3 +264,36 @@ def test_an_lgr_without_text_tower_has_no_clip_to_write(tmp_path, capsys):
     export.main(["--workdir", str(tmp_path / "saved"), "--to=vl_ltr"])
     made = tmp_path / "saved" / "export" / "vl_ltr"
     assert (made / convert.LGR_FILE).is_file()
+
+
+@pytest.fixture
+def of_other_pixels(tmp_path):
+    """A saved recognizer whose model has a mean and a deviation of its own."""
+    made, half = small_recognizer.make(), ((0.5,) * 3, (0.25,) * 3)
+    card = dataclasses.replace(made.card, normalization=half)
+    directory = tmp_path / "saved"
+    source = initial.model_source("tiny_clip")
+    Recognizer(card, made.arrays, tokenizer=lambda: source).save(directory)
+    return directory
+
+
+def test_the_authors_form_has_the_authors_pixels_alone(of_other_pixels, capsys):
+    """Breaks if another mean is dropped: the authors' code has CLIP's."""
+    with pytest.raises(SystemExit):
+        export.main(["--workdir", str(of_other_pixels), "--to=vl_ltr"])
+    assert "0.25" in capsys.readouterr().err
+
+
+def test_a_form_without_the_runs_resize_says_so(of_other_pixels, capsys):
+    """Breaks if open_clip resizes to the crop's side without a word."""
+    export.main(["--workdir", str(of_other_pixels), "--to=openai"])
+    shorter_side = int(256 / 224 * SIDE)
+    assert str(shorter_side) in capsys.readouterr().err
+    export.main(["--workdir", str(of_other_pixels), "--to=hf"])
+    assert capsys.readouterr().err == ""
+
+
+def test_plain_arrays_name_the_tower(program):
+    description = json.loads((program / "description.json").read_text())
+    tower = description["image_tower"]
+    assert (tower["activation"], tower["heads"]) == ("quick_gelu", 2)

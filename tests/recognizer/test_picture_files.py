@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from vl_ltr_jax.data.images import picture_folders
 from vl_ltr_jax.data.images.picture_folders import Found
 from vl_ltr_jax.recognizer import picture_files
 from vl_ltr_jax.recognizer.picture_files import find, read_list
@@ -160,3 +161,14 @@ def test_a_list_is_read_as_it_arrives():
         assert next(paths) == "b.jpg"
         os.close(write_end)
         assert next(paths, None) is None
+
+
+def test_a_pattern_leaves_out_what_a_folder_does(tmp_path):
+    """Breaks if a pattern finds thumbnails that a folder has not."""
+    for name in ("a/x.jpg", "a/@eaDir/x.jpg", "__MACOSX/x.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    for pattern in ("**", "**/*.jpg", "*/x.jpg", "*"):
+        paths, left_out = found_in(tmp_path / pattern, tmp_path)
+        assert paths == [("a/x.jpg", "")]
+        assert set(left_out) <= {picture_folders.SYSTEM}

@@ -79,7 +79,7 @@ def test_random_towers_have_the_backbones_activation_or_the_named_one():
 
 
 def test_the_fitting_backbone_is_named(tmp_path):
-    with pytest.raises(initial.InputError, match="set model.backbone='ViT-tiny'"):
+    with pytest.raises(initial.InputError, match="Set model.backbone='ViT-tiny'"):
         initial.read(configured(SHIPPED, model__backbone="ViT-B/16"))
 
 

@@ -53,6 +53,7 @@ def test_every_error_of_the_package_is_one_that_a_user_can_mend():
             ["Out of memory allocating 9)", "mesh.accumulation_steps"],
         ),
         (ValueError("Too many open files [os_error_code='24']"), ["ulimit -n"]),
+        (Exception("I/O error: No space (os error 28)"), ["No space", "Make room"]),
     ],
 )
 def test_a_fault_of_the_machine_says_what_it_is(error, words):

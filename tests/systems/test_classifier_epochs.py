@@ -39,9 +39,11 @@ def test_the_epochs_of_lws_can_be_changed():
     """On its own by `classifier.epochs`, among all methods by `scale_epochs`."""
     config_dict = get_config_of("inat18")("method=lws")
     config_dict.classifier.epochs = 3
+    config_dict.classifier.learning_rate = 0.5
     config = configs.resolve(config_dict)
     systems.check(config)
     assert config.classifier.epochs == 3
+    assert config.classifier.learning_rate == 0.5
     config_dict = get_config_of("inat18")("")
     config_dict.classifier.scale_epochs = 4
     config = configs.resolve(config_dict)

@@ -344,8 +344,7 @@ def test_lws_leaves_what_its_head_computes(monkeypatch):
     kernel, bias = np.float32(rng.normal(size=(4, 3))), np.float32(rng.normal(size=3))
     trained = np.array([0.5, 2.0, -1.0], np.float32)
 
-    def job(run, head, params, trainable, learning_rate):
-        assert learning_rate == run.config.classifier.scale_learning_rate
+    def job(run, head, params, trainable):
         np.testing.assert_array_equal(params["visual_scales"], [1, 1, 1])
         np.testing.assert_array_equal(params["visual_fc"]["kernel"], kernel)
         np.testing.assert_array_equal(params["visual_fc"]["bias"], bias)

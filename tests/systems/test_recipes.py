@@ -260,6 +260,7 @@ def test_zero_shot_by_one_prompt_is_that_prompt(root, tmp_path):
         ("crt", {"classifier__epochs": 0}, "classifier.epochs=0"),
         ("lws", {"classifier__epochs": 0}, "classifier.epochs=0"),
         ("lws", {"classifier__scale_epochs": 7}, "scale_epochs=7: .*classifier.epochs"),
+        ("lws", {"classifier__scale_learning_rate": 0.1}, "classifier.learning_rate"),
         ("baseline", {"pretrain__epochs": 2}, "pretrain.epochs=2: it has no"),
         ("zero_shot_prompt", {"evaluate__zero_shot_text": "sentences"}, "'prompt'"),
     ],

@@ -45,7 +45,7 @@ from vl_ltr_jax.data.checks.findings import (
 )
 from vl_ltr_jax.data.checks.open_rows import Place
 from vl_ltr_jax.data.images import picture_folders
-from vl_ltr_jax.data.sources.dataset import SPLITS, LongTailedData
+from vl_ltr_jax.data.sources.dataset import SPLITS, TEST_IS_VAL, LongTailedData
 from vl_ltr_jax.data.text import files
 from vl_ltr_jax.data.text.class_names import read_wnids
 from vl_ltr_jax.logs import console
@@ -118,6 +118,8 @@ def check_data(
     facts = overview.images(sizes, counts)
     if parts.left_out:
         facts.append(picture_folders.describe(parts.left_out))
+    if parts.splits.get("test") is parts.splits.get("val"):
+        facts.append(TEST_IS_VAL)
 
     numbers = (options.name, options.layout, parts.num_classes, sizes, counts)
     found += published.findings(*numbers)

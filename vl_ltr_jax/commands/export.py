@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 from etils import epath
 
 from vl_ltr_jax.commands import exits
@@ -174,6 +175,13 @@ def _lgr(workdir: epath.Path) -> Write:
             f"{messages.counted(added, 'class', 'classes')} of {workdir} added by "
             "sentences alone, for which the authors' model has no place; "
             "--to=stablehlo has"
+        )
+    if not np.allclose(
+        card.normalization, transforms.NORMALIZATIONS["clip_4digit"], atol=1e-3
+    ):
+        raise ExportError(
+            f"{workdir} normalises pixels by {card.normalization}; the authors' code "
+            "does by CLIP's mean and deviation alone. --to=stablehlo keeps its own"
         )
     anchors = arrays["anchors"]
     released = vl_ltr_files.Released(

@@ -44,5 +44,10 @@ def as_read_by(config: Config, stage: str) -> Config:
         rebalance=Rebalance(
             **{name: getattr(config.rebalance, name) for name in reads}
         ),
-        classifier=config.classifier if method in RETRAINED else Classifier(),
+        # Those of LWS are in `epochs` and `learning_rate` by now.
+        classifier=dataclasses.replace(
+            config.classifier, scale_epochs=0, scale_learning_rate=0.0
+        )
+        if method in RETRAINED
+        else Classifier(),
     )

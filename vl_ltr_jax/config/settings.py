@@ -171,8 +171,8 @@ class Classifier(Training):
     """The second stage of cRT and LWS, on the features of the first."""
 
     epochs: int = 10  # Kang et al.: 10 on ImageNet-LT and Places-LT
-    # LWS trains a factor for each class alone. Its configuration takes `epochs` from
-    # here, and has 0 here.
+    # LWS trains a factor for each class alone. Its configuration takes `epochs` and
+    # `learning_rate` from these two, and has 0 here.
     scale_epochs: int = 5  # Kang et al.: 5 on all three benchmarks
     scale_learning_rate: float = 2e-2
     sampling: Sampling = "class_aware"

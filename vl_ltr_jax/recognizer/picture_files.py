@@ -6,14 +6,17 @@ names sort, folder by folder. Not in the paper.
 
 import collections
 import glob
+import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from vl_ltr_jax.data.images.picture_folders import (
     NO_FILE,
     SUFFIXES,
     Found,
+    reason_for_name,
     reason_to_leave_out,
     walk,
 )
@@ -84,8 +87,13 @@ def _names(lines: list[bytes], separator: bytes) -> Iterator[str]:
 def _matches(pattern: str, left_out: collections.Counter[str]) -> Iterator[Found]:
     """As a shell would have it; folders that `**` finds hold what it finds as well."""
     any_suffix = "." in os.path.basename(pattern)
+    literal = sum(1 for _ in itertools.takewhile(_is_literal, Path(pattern).parts))
     empty = True
     for path in sorted(glob.iglob(pattern, recursive=True)):
+        parts = Path(path).parts[literal:]
+        if reason := next(filter(None, map(reason_for_name, parts)), ""):
+            left_out[reason] += os.path.isfile(path)
+            continue
         if os.path.isdir(path):
             if "**" in pattern:
                 continue
@@ -98,6 +106,10 @@ def _matches(pattern: str, left_out: collections.Counter[str]) -> Iterator[Found
         empty = False
     if empty:
         yield Found(pattern, "no file, and as a pattern it matches no picture")
+
+
+def _is_literal(part: str) -> bool:
+    return not glob.has_magic(part)
 
 
 def _in_folder(folder: str, left_out: collections.Counter[str]) -> Iterator[Found]:

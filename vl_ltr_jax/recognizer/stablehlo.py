@@ -4,6 +4,7 @@ The program is StableHLO, for any number of pictures at once and for CPU, CUDA a
 alike; its arrays lie beside it. Both are bound to nothing of this package.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -203,6 +204,7 @@ def describe(recognizer: Recognizer) -> dict[str, Any]:
         "written_by": f"vl_ltr_jax {__version__}, JAX {jax.__version__}",
         "method": card.method,
         "backbone": card.backbone,
+        "image_tower": dataclasses.asdict(card.clip_config.vision),
         "head": card.head,
         "image_size": card.image_size,
         "images": f"[b, {card.image_size}, {card.image_size}, 3]",

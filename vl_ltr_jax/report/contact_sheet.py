@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
+from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from vl_ltr_jax.runtime.errors import UserError
@@ -55,7 +56,9 @@ def contact_sheet(shown: Sequence[Shown], columns: int) -> Image.Image:
         (columns * (width + _MARGIN) + _MARGIN, rows * (height + _MARGIN) + _MARGIN),
         _PAPER,
     )
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
+    # Pillow's own font lacks most accents; matplotlib brings one that has them.
+    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), _FONT_SIZE)
+    draw = ImageDraw.Draw(sheet)
     letters = int(width / font.getlength("n"))
     for number, example in enumerate(shown):
         row, column = divmod(number, columns)

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vl_ltr_jax.data.sources.dataset import TEST_IS_VAL
 from vl_ltr_jax.logs.messages import counted
 from vl_ltr_jax.systems.titles import HEAD_NAMES
 
@@ -165,6 +166,8 @@ def markdown(
         f"training, {cost['seconds']:,.0f} seconds in all. Accuracies in percent, "
         "overall and top-5 over images.",
     ]
+    if data.get("test_is_val"):
+        parts.append(f"There are {TEST_IS_VAL}.")
     if "anchors" in results:
         parts += map(_escaped, anchor_notes(results["anchors"]))
     for split, split_name in SPLIT_NAMES.items():

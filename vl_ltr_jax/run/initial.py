@@ -1,10 +1,12 @@
 """The towers that a run starts from: what `init` and `model` name, and its pixels."""
 
+import dataclasses
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax import traverse_util
 
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.images import transforms
@@ -130,12 +132,25 @@ def read(config: Config) -> Towers:
             if size % preset.vision.stride == 0
             and found == preset.at_image_size(size).with_activations(*activations)
         ]
+        mend = f"Set model.backbone={names[0]!r}" if names else "No backbone fits it"
         raise InputError(
-            f"{key}={given!r} holds {found}, but model.backbone="
-            f"{config.model.backbone!r} is {wanted}; "
-            + (f"set model.backbone={names[0]!r}" if names else "no backbone fits it")
+            f"{key}={given!r} is not of model.backbone={config.model.backbone!r}: "
+            f"{'; '.join(_differences(found, wanted))}. {mend}."
         )
     return Towers(found, _normalization(config, own), variables, recognizer)
+
+
+def _differences(found: ClipConfig, wanted: ClipConfig) -> list[str]:
+    """Returns the sizes that differ, each with both values; activations left out."""
+    fields, others = (
+        traverse_util.flatten_dict(dataclasses.asdict(config), sep=".")
+        for config in (found, wanted)
+    )
+    return [
+        f"{name} {value}, not {others[name]}"
+        for name, value in fields.items()
+        if value != others[name] and not name.endswith("activation")
+    ]
 
 
 def _warn_of_differences(config: Config, file: clip_files.ClipFile) -> None:

@@ -156,6 +156,8 @@ def read_data(config: Config, *, quiet: bool = False) -> sources.LongTailedData:
     data = _data(config).oriented(config.data.orientation)
     if data.left_out and not quiet:
         console.say(picture_folders.describe(data.left_out), stage="data")
+    if data.test_is_val and not quiet:
+        console.warn(sources.TEST_IS_VAL)
     return dataclasses.replace(data, name=config.data.name)
 
 

@@ -58,8 +58,8 @@ def model_facts(workdir: epath.Path) -> dict[str, Any]:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
-            f"{path} cannot be read ({error}); start the run's command again, which "
-            "writes it: finished stages are skipped"
+            f"{path} cannot be read ({error}). Start the run's command again, which "
+            "writes it; a run of an earlier version needs another workdir"
         ) from error
 
 

@@ -33,6 +33,8 @@ _THREADS = "Raise `ulimit -u`, or `ulimit -v`: a thread needs memory"
 _DEVICE_MEMORY = "Take a smaller batch, mesh.accumulation_steps or model.remat"
 # As C++, Linux and zstd say it, through TensorStore.
 _NO_MEMORY = re.compile("bad_alloc|[Cc]annot allocate memory|not enough memory")
+# As safetensors, which is written in Rust, says it.
+_RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 # Lacks of the machine: they say nothing of the file that was being read.
 _LACKS = {
     errno.EACCES: _PERMISSIONS,
@@ -82,6 +84,10 @@ def system_fault(error: BaseException) -> SystemFault | None:
     """Returns a fault of the machine or of a path, with how to mend it, or None."""
     if isinstance(error, OSError):
         return _of_system(error, _MENDS)
+    if said := _RUST_OS_ERROR.search(str(error)):
+        number = int(said[1])
+        if number in _MENDS:
+            return SystemFault(f"{os.strerror(number)}. {_MENDS[number]} ({error})")
     return lack(error)
 
 

@@ -216,6 +216,7 @@ def describe(run: Run) -> dict[str, Any]:
         "train_images": len(data.train.labels),
         "val_images": len(data.val.labels),
         "test_images": len(data.test.labels),
+        "test_is_val": data.test_is_val,
         "largest_class": int(counts.max()),
         "smallest_class": int(counts.min()),
         "sentences": len(run.inputs.corpus.sentences),

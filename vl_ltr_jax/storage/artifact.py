@@ -25,7 +25,10 @@ from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.storage import atomic, paths, strict_json
 
 # What the digest of the inputs stands for; it is no key that could be set back.
-_KINDS = {"inputs": "inputs (lists, labels, sentences or weights)"}
+_KINDS = {
+    "inputs": "inputs (lists, labels, sentences, weights, or how this version reads "
+    "them)"
+}
 _UNFINISHED = ("checkpoints", "views")  # what a stage goes on from
 
 

@@ -7,7 +7,6 @@ arithmetic. NCM, cRT, tau-normalisation, LWS and post-hoc logit adjustment diffe
 """
 
 import abc
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -162,7 +161,6 @@ def job(
     head: nn.Module,
     params: dict[str, Any],
     trainable: Callable[[str], bool] = lambda path: True,
-    learning_rate: float | None = None,
 ) -> stage.Job:
     """Training of a head on the frozen features, by the section `classifier`.
 
@@ -171,11 +169,8 @@ def job(
       head: from features to logits.
       params: its parameters to start from.
       trainable: which of them train, by path.
-      learning_rate: where it is not the section's.
     """
     options = run.config.classifier
-    if learning_rate is not None:
-        options = dataclasses.replace(options, learning_rate=learning_rate)
     mix = functools.partial(
         mixup.mix,
         num_classes=run.inputs.num_classes,

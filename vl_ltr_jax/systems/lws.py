@@ -17,22 +17,24 @@ class Lws(Retrained):
     title = "LWS"
 
     def configure(self, config: Config) -> Config:
-        """Returns the Baseline's configuration with LWS's own number of epochs."""
+        """Returns the Baseline's configuration with LWS's own epochs and rate."""
         options = config.classifier
-        epochs = options.scale_epochs or options.epochs
-        return change(
-            super().configure(config),
-            classifier={"epochs": epochs, "scale_epochs": 0},
-        )
+        own = {
+            "epochs": options.scale_epochs or options.epochs,
+            "learning_rate": options.scale_learning_rate or options.learning_rate,
+        }
+        own |= {f"scale_{key}": 0 for key in own}
+        return change(super().configure(config), classifier=own)
 
     def faults(self, config: Config) -> list[str]:
-        """Returns the Baseline's faults, and a number of epochs without effect."""
+        """Returns the Baseline's faults, and keys without effect."""
         faults = super().faults(config)
-        if config.classifier.scale_epochs:
-            faults.append(
-                f"classifier.scale_epochs={config.classifier.scale_epochs}: "
-                f"method={self.name!r} has its epochs in classifier.epochs. Set that."
-            )
+        for key in ("epochs", "learning_rate"):
+            if value := getattr(config.classifier, f"scale_{key}"):
+                faults.append(
+                    f"classifier.scale_{key}={value}: method={self.name!r} has it in "
+                    f"classifier.{key}. Set that."
+                )
         return faults
 
     def job(self, run: Run) -> stage.Job:
@@ -46,7 +48,6 @@ class Lws(Retrained):
                 "visual_scales": np.ones(len(given.bias), np.float32),
             },
             trainable=lambda path: path.endswith("visual_scales"),
-            learning_rate=run.config.classifier.scale_learning_rate,
         )
 
     def make(self, run: Run) -> Linear:

@@ -5,9 +5,11 @@ from collections import Counter
 import pytest
 from PIL import Image
 
+from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.data.root import Root
 from vl_ltr_jax.data.sources import folders
 from vl_ltr_jax.data.sources.dataset import ListError, Texts
+from vl_ltr_jax.run import inputs
 
 NONE = Texts(absent=True)
 
@@ -131,3 +133,13 @@ def test_a_directory_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path)
     """As `os.walk` does unless it is told otherwise."""
     with pytest.raises(ListError, match="gone cannot be read: No such file"):
         folders.pictures(tmp_path / "gone", Root.of(tmp_path), Counter())
+
+
+def test_validation_images_that_stand_in_for_test_images_are_said(tmp_path, capsys):
+    """Breaks if they pass for test images without a word."""
+    fill(tmp_path, train={"cat": 1, "dog": 1}, val={"cat": 1, "dog": 1})
+    config = configs.default_config()
+    config.data.source, config.data.root = "image_folder", str(tmp_path)
+    config.data.texts, config.data.name = "none", "pets"
+    data = inputs.read_data(configs.resolve(config))
+    assert data.test_is_val and "validation" in capsys.readouterr().err

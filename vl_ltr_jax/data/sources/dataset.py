@@ -33,6 +33,10 @@ from vl_ltr_jax.logs.messages import near_name, nfc, shortened
 from vl_ltr_jax.runtime.errors import UserError
 
 SPLITS = ("train", "val", "test")
+TEST_IS_VAL = (
+    "no test images: the validation images, which also choose, are reported as test, "
+    "as the paper does on iNaturalist 2018"
+)
 
 
 class ListError(UserError):
@@ -120,14 +124,18 @@ class LongTailedData:
     def oriented(self, orientation: Orientation) -> "LongTailedData":
         """Returns the data set with another orientation of its pictures."""
         val = dataclasses.replace(self.val, orientation=orientation)
-        same = self.test is self.val
         test = dataclasses.replace(self.test, orientation=orientation)
         return dataclasses.replace(
             self,
             train=dataclasses.replace(self.train, orientation=orientation),
             val=val,
-            test=val if same else test,
+            test=val if self.test_is_val else test,
         )
+
+    @property
+    def test_is_val(self) -> bool:
+        """True if the validation images stand in for test images, which are absent."""
+        return self.test is self.val
 
     @property
     def train_counts(self) -> Int64[np.ndarray, "C"]:
@@ -208,6 +216,8 @@ def from_rows(
     """
     listings = Listings(root)
     splits = {s: _split(rows[s], root, class_names, listings) for s in SPLITS}
+    if rows["test"] is rows["val"]:
+        splits["test"] = splits["val"]
     _check_overlap(rows["train"], rows["test"])
     return LongTailedData(
         name=name,

@@ -89,7 +89,7 @@ def convert(
         same = config == found.config and FAMILIES[to] is found.names
         # Files of Hugging Face's that are copied below must not get another beside.
         preprocessing = None if same and to == "hf" else found.preprocessing
-        if preprocessing is None and not same:
+        if preprocessing is None and not (same and to == "hf"):
             console.warn(
                 f"{path}: no file beside it says how pixels are normalised; written "
                 "are the numbers of OpenAI's CLIP"
@@ -126,6 +126,15 @@ def write_clip(
     preprocessing: Preprocessing | None,
 ) -> None:
     """Writes a CLIP with the tokenizer files that lie in `beside`."""
+    if to == "openai" and preprocessing is not None:
+        side, shorter_side = preprocessing.image_size, preprocessing.shorter_side
+        if side != shorter_side:
+            console.warn(
+                f"{open_clip.SETTINGS} has no place for a shorter side of "
+                f"{shorter_side} pixels, and open_clip resizes to {side}; for this "
+                f"model's pixels resize to {shorter_side} and cut the centre, or take "
+                "--to hf"
+            )
     clip_files.save_clip(
         directory,
         config,

@@ -233,7 +233,9 @@ def _data(data: Mapping[str, Any]) -> dict[str, str]:
         "Classes": f"{data['num_classes']:,}",
         "Training images": f"{data['train_images']:,}",
         "Validation images": f"{data['val_images']:,}",
-        "Test images": f"{data['test_images']:,}",
+        "Test images": "those of validation"
+        if data.get("test_is_val")
+        else f"{data['test_images']:,}",
         "Largest class": f"{largest:,} images",
         "Smallest class": f"{smallest:,} images",
         "Sentences": f"{data['sentences']:,}",
