@@ -1,7 +1,7 @@
 """How long a checkpoint holds up training, and what share of a run that is.
 
-    python -m vl_ltr_jax.benchmarks.checkpoints --backbone=ViT-B/16 --step_seconds=9.4
-    python -m vl_ltr_jax.benchmarks.checkpoints --run=runs/shapes_lt
+    python tests/processes/checkpoints.py --backbone=ViT-B/16 --step_seconds=9.4
+    python tests/processes/checkpoints.py --run=runs/shapes_lt
 
 Saves the state of pre-training (parameters and both moments of AdamW, float32) as a run
 does; between saves AdamW changes every array, which a step would, and donates them.

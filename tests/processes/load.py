@@ -1,6 +1,6 @@
 """Training that does not end: what the process holds after minutes, or an hour.
 
-    python -m vl_ltr_jax.benchmarks.load --config=configs/shapes_lt.py --minutes=60
+    python tests/processes/load.py --config=configs/shapes_lt.py --minutes=60
 
 Pre-trains as the main job does (its stage, loader, event files and checkpoints),
 evaluates the validation images and saves a checkpoint every minute, and samples memory,
@@ -21,11 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import growth
 import jax
 from absl import flags
 from etils import epath
 
-from vl_ltr_jax.benchmarks import growth
 from vl_ltr_jax.commands import exits
 from vl_ltr_jax.commands import flags as commands_flags
 from vl_ltr_jax.commands import help as usage
@@ -45,7 +45,7 @@ _MINUTES = flags.DEFINE_float(
 _SAMPLES = flags.DEFINE_string("samples", "", "CSV file to keep the samples in.")
 _ENDLESS = 10**6  # epochs
 COMMAND = usage.Command(
-    "vl_ltr_jax.benchmarks.load",
+    "tests/processes/load.py",
     "Measures whether memory, files and threads of a training process grow.",
     (("on the embedded data set", "--config=configs/shapes_lt.py --minutes=5"),),
     ("config", "minutes", "samples", "quiet"),

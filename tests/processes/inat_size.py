@@ -1,6 +1,6 @@
 """A data set of iNaturalist 2018's size: how long it takes to open, and what it holds.
 
-python -m vl_ltr_jax.benchmarks.inat_size [--class_counts=FILE.json]
+python tests/processes/inat_size.py [--class_counts=FILE.json]
 
 8,142 classes, 437,513 training and 24,426 validation rows in the official JSON files,
 with every field of theirs. A class's rows share one tiny picture for each split, so
