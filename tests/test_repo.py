@@ -236,8 +236,12 @@ def readme():
 def test_every_flag_of_a_documented_command_exists():
     importlib.import_module("vl_ltr_jax.commands.train")
     known = set(flags.FLAGS)
-    scripts = [*(ROOT / "launch").iterdir(), ROOT / "README.md"]
-    for path in scripts:
+    documents = [
+        path
+        for folder in (PACKAGE, ROOT / "configs", ROOT / "tests")
+        for path in folder.rglob("README.md")
+    ]
+    for path in [*(ROOT / "launch").iterdir(), ROOT / "README.md", *documents]:
         text = path.read_text().replace("\\\n", " ")
         for command in re.findall(r"-m vl_ltr_jax\.main\b(.*)", text):
             for flag in re.findall(r"--([a-z_]+)", command):

@@ -320,18 +320,26 @@ def test_an_unfinished_run_is_refused(tmp_path):
         vl_ltr_jax.load(tmp_path)
 
 
-def test_the_example_of_the_readme_runs(finished, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("readme", "num_lines"),
+    [
+        ("README.md", 2),  # pictures
+        ("vl_ltr_jax/recognizer/README.md", 2 + 2),  # and sentences of the first
+    ],
+)
+def test_the_example_of_the_readme_runs(
+    finished, tmp_path, monkeypatch, capsys, readme, num_lines
+):
     """Breaks with a name of the library that README does not know."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    [example] = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    text = (Path(__file__).parents[2] / readme).read_text()
+    example = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[0]
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "shapes_lt").symlink_to(finished[1])
     for name, image in zip(("one", "two"), test_images(finished[0]), strict=False):
         Image.open(image).save(tmp_path / f"{name}.png")
     monkeypatch.chdir(tmp_path)
-    exec(compile(example, "README.md", "exec"), {})
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + 2  # pictures, and sentences of the first's class
+    exec(compile(example, readme, "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == num_lines
     assert vl_ltr_jax.load("runs/with_okapi").class_names[-1] == "okapi"
 
 

@@ -36,7 +36,7 @@ examples:
   # classes that were not found, or had another's page: rows `label<TAB>title`
   python -m vl_ltr_jax.data.fetch_text --root=ROOT --titles=titles.txt
 
-README.md says more under "Texts from Wikipedia"."""
+vl_ltr_jax/data/wiki/README.md says more."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -102,7 +102,7 @@ def without_config(command: Command) -> str:
         )
     else:
         parts.append("There are no files configs/*.py here; start where they are.")
-    parts.append("--help says more, and README.md what each file and method is for.")
+    parts.append("--help says more, and README.md what each package is for.")
     return "\n\n".join(parts)
 
 

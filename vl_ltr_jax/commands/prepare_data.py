@@ -32,7 +32,7 @@ examples:
   # CIFAR-100, which is downloaded; configs/cifar100_lt.py trains on it
   python -m vl_ltr_jax.data.tfds_builders cifar100 --data_dir=data/tensorflow_datasets
 
-README.md says more under "Prepared data sets"."""
+vl_ltr_jax/data/README.md says more."""
 
 
 def main(arguments: Sequence[str]) -> None:
