@@ -24,6 +24,7 @@ def loud(monkeypatch):
     """No test leaves quiet mode or an open line to others."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(console.Progress, "shown", [])
     yield
     console.be_quiet(False)
     assert console.Progress.shown == []

@@ -133,7 +133,7 @@ def test_a_file_that_vanishes_leaves_nothing_half_made(places, tmp_path, monkeyp
         (places / "data/im_2.jpg").unlink()
         return data
 
-    monkeypatch.setattr(lists, "read_image_list", read_then_lose)
+    monkeypatch.setattr(tfds_builders, "read_image_list", read_then_lose)
     with pytest.raises(FileNotFoundError, match="im_2.jpg"):
         tfds_builders.prepare("places_lt", tmp_path / "d", root=places)
     assert not list((tmp_path / "d").glob("places_lt/*"))
