@@ -40,7 +40,7 @@ def full_at(monkeypatch):
 def test_training_goes_on_without_its_checkpoints_and_saves_when_it_can(
     tmp_path, full_at
 ):
-    """Breaks if a failed save stops training, counts as saved, or passes for a whole one."""
+    """Breaks if a failed save stops training, or counts as saved."""
     whole, _ = run(tmp_path / "whole", num_steps=14)
     full_at |= {4: 1, 8: 1}
     state, logs = run(tmp_path / "full", num_steps=14)
