@@ -40,7 +40,7 @@ def full_at(monkeypatch):
 def test_training_goes_on_without_its_checkpoints_and_saves_when_it_can(
     tmp_path, full_at
 ):
-    """Breaks if a failed save stops training, or counts as saved."""
+    """Breaks if a failed save stops training, counts as saved, or leaves its files."""
     whole, _ = run(tmp_path / "whole", num_steps=14)
     full_at |= {4: 1, 8: 1}
     state, logs = run(tmp_path / "full", num_steps=14)
@@ -49,9 +49,20 @@ def test_training_goes_on_without_its_checkpoints_and_saves_when_it_can(
     for warning in logs.warnings:
         assert f"cannot write a checkpoint to {tmp_path / 'full'}: File too" in warning
         assert "there is none yet. Training goes on" in warning
-    # Orbax may still hold a failed save's partial directory; the next start removes it.
-    finished = [p.name for p in (tmp_path / "full").iterdir() if p.name.isdecimal()]
-    assert sorted(finished) == ["12", "14"]
+    assert sorted(p.name for p in (tmp_path / "full").iterdir()) == ["12", "14"]
+
+
+def test_what_a_failed_save_writes_late_goes_at_the_end(tmp_path, full_at):
+    """Breaks if the files of a failed save are looked for only once."""
+
+    class Late(Recorder):
+        def warning(self, text):
+            super().warning(text)
+            (tmp_path / "4.orbax-checkpoint-tmp").mkdir()
+
+    full_at |= {4: 1}
+    run(tmp_path, num_steps=6, logs=Late())
+    assert [path.name for path in tmp_path.iterdir()] == ["6"]
 
 
 def test_so_many_failures_in_a_row_stop_it_where_that_is_configured(tmp_path, full_at):
