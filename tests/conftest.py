@@ -17,11 +17,12 @@ os.environ["XLA_FLAGS"] = (
     " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-# What one test has compiled, the others and their processes load; none outlives them.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# Tests and their processes share compiled programs. A directory in the environment
+# outlives the session, a temporary one does not.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _programs = tempfile.TemporaryDirectory(prefix="programs_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # open_clip and transformers import torchvision, which comes with the former. Beside a
 # CPU build of torch this one module of PyPI's torchvision ends the import: "operator
