@@ -12,7 +12,8 @@ from PIL import Image
 
 from vl_ltr_jax.commands import show_data
 from vl_ltr_jax.config import build as configs
-from vl_ltr_jax.run import inputs, run
+from vl_ltr_jax.run import inputs as run_inputs
+from vl_ltr_jax.run import run
 from worlds import image_world
 
 ARGUMENTS = [
@@ -37,9 +38,9 @@ def checked(root, **data):
 
 def batches(config):
     """The host batches of training with text, and the inputs they come from."""
-    read = inputs.read(config)
-    found = inputs.train_batches(
-        read,
+    inputs = run_inputs.read(config)
+    found = run_inputs.train_batches(
+        inputs,
         config,
         sampling=config.pretrain.sampling,
         global_batch_size=config.pretrain.global_batch_size,
@@ -47,23 +48,23 @@ def batches(config):
         with_text=True,
         num_devices=8,
     )
-    return read, found
+    return inputs, found
 
 
 def test_it_shows_the_examples_of_training(root):
     """Draws 5 to 12 of epoch 1 of 36 draws: rows of steps 5 and 6, sentences too."""
     config = checked(root, erase_probability=0.0)
     shown = list(show_data.training_examples(config, 1, 5, 8))
-    read, found = batches(config)
+    inputs, found = batches(config)
     steps = list(itertools.islice(found, 7))
     for number, example in enumerate(shown):
         step, row = divmod(36 + 5 + number, 8)
         pixels = steps[step]["image"][row].astype(int)
         assert np.abs(example.seen.astype(int) - pixels).max() <= 1  # back to bytes
-        sentence = read.corpus.sentences[steps[step]["sentence_id"][row]]
+        sentence = inputs.corpus.sentences[steps[step]["sentence_id"][row]]
         assert example.sentence == sentence
         label = steps[step]["label"][row]
-        count = int(read.data.train_counts[label])
+        count = int(inputs.data.train_counts[label])
         group = "medium" if count >= 20 else "few"
         expected = (
             f"epoch 1, draw {5 + number}: {read.data.class_names[label]} "
@@ -76,7 +77,7 @@ def test_erasing_is_that_of_the_step(root):
     """Broken by another key, or by a row's place on the sheet for its place in B."""
     config = checked(root, erase_probability=1.0, train_recipe="none")
     shown = list(show_data.training_examples(config, 0, 8, 8))
-    read, found = batches(config)
+    inputs, found = batches(config)
     images = list(itertools.islice(found, 2))[1]["image"]
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     prepare = jax.jit(
@@ -84,7 +85,7 @@ def test_erasing_is_that_of_the_step(root):
     )
     stage = run.Run.__new__(run.Run)
     object.__setattr__(stage, "config", config)
-    object.__setattr__(stage, "inputs", read)
+    object.__setattr__(stage, "inputs", inputs)
     expected = np.asarray(prepare(images))
     mean, std = np.array(show_data.transforms.NORMALIZATIONS["clip"], np.float32)
     back = np.round((expected * std + mean) * 255).clip(0, 255).astype(np.uint8)

@@ -19,7 +19,8 @@ from vl_ltr_jax.data.images.decode import ImageReadError, read_image
 from vl_ltr_jax.data.text.tokenizer import Tokenizer
 from vl_ltr_jax.evaluate import split
 from vl_ltr_jax.models.port import clip_files
-from vl_ltr_jax.run import initial, inputs
+from vl_ltr_jax.run import initial
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.depends import artifact
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.stages import pipeline
@@ -36,7 +37,7 @@ def read(root, **init):
     config = image_world.configure(root)
     for key, value in init.items():
         config.init[key] = value
-    return inputs.read(configs.from_config_dict(config))
+    return run_inputs.read(configs.from_config_dict(config))
 
 
 def replace_line(path, number, text):
@@ -78,7 +79,7 @@ def test_a_truncated_jpeg_stops_training_by_the_same_name(world, tmp_path):
     for image in (world / "images").rglob("train_*.jpg"):
         image.write_bytes(image.read_bytes()[:200])
     config = configs.from_config_dict(image_world.configure(world))
-    workdir, data = epath.Path(tmp_path / "run"), inputs.read(config)
+    workdir, data = epath.Path(tmp_path / "run"), run_inputs.read(config)
     pipeline.check(config, workdir, data)
     with pytest.raises(ImageReadError, match=r"world_train.txt:\d+"):
         pipeline.run(config, workdir, data)
@@ -144,7 +145,7 @@ def test_another_models_backbone_is_a_contradiction(world):
     config.model.backbone = "ViT-B/16"
     config.model.image_size = 32
     with pytest.raises(initial.InputError, match="model.backbone='ViT-B/16'"):
-        inputs.read(configs.from_config_dict(config))
+        run_inputs.read(configs.from_config_dict(config))
 
 
 def test_batches_that_do_not_divide_stop_before_any_array(world, tmp_path):
@@ -154,7 +155,7 @@ def test_batches_that_do_not_divide_stop_before_any_array(world, tmp_path):
     gc.collect()  # of what other tests have left
     alive = len(jax.live_arrays())
     with pytest.raises(configs.ConfigError, match="pretrain.global_batch_size=12"):
-        pipeline.run(checked, epath.Path(tmp_path / "run"), inputs.read(checked))
+        pipeline.run(checked, epath.Path(tmp_path / "run"), run_inputs.read(checked))
     assert len(jax.live_arrays()) <= alive
 
 
@@ -197,7 +198,7 @@ def test_a_tokenizer_that_was_cut_off_is_named(clip_directory):
 )
 def test_a_damaged_stage_is_named(world, tmp_path, file, content, words):
     config = configs.from_config_dict(image_world.configure(world))
-    workdir, data = epath.Path(tmp_path / "run"), inputs.read(config)
+    workdir, data = epath.Path(tmp_path / "run"), run_inputs.read(config)
     made = artifact(config, workdir, "pretrain", data)
     made.begin()
     made.finish({"seconds": 1.0, "versions": {}})
@@ -284,7 +285,7 @@ def test_16_bit_pictures_keep_their_range(tmp_path):
 
 def test_a_stage_made_anew_under_a_finished_one_is_refused(world, tmp_path):
     config = configs.from_config_dict(image_world.configure(world))
-    workdir, data = epath.Path(tmp_path / "run"), inputs.read(config)
+    workdir, data = epath.Path(tmp_path / "run"), run_inputs.read(config)
     for stage in ("pretrain", "embed"):
         made = artifact(config, workdir, stage, data)
         made.begin()

@@ -16,7 +16,7 @@ from vl_ltr_jax.data.root import FileError, Root
 from vl_ltr_jax.data.sources import dataset, folders, inat18, lists
 from vl_ltr_jax.data.text import corpus
 from vl_ltr_jax.data.text.class_names import read_class_names
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from worlds import checked_world
 from worlds import data_damage as damage
 
@@ -54,7 +54,7 @@ def opened(monkeypatch):
 
 def read(root, **options):
     options = {"texts": "none"} | options
-    return inputs.read_data(checked_world.config(root, **options))
+    return run_inputs.read_data(checked_world.config(root, **options))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_links_out_are_followed_where_their_owner_says_so(root, tmp_path):
     with pytest.raises(dataset.ListError, match=r"train.txt:1 and 35 more: .*" + OUT):
         read(root)
     given = checked_world.config(root, follow_symlinks=True)
-    data = inputs.read_data(given)
+    data = run_inputs.read_data(given)
     assert data.train.read(0).size == (20, 16)
     assert data.class_texts[0].startswith("A tench")
     assert checked_world.look(root, follow_symlinks=True).findings == []
@@ -220,7 +220,7 @@ def test_pipes_and_devices_in_place_of_files_are_not_opened(root, name, source, 
     layout = "inat18" if source == "inat18" else "plain"
     given = checked_world.config(root, source=source, layout=layout)
     with damage.no_hang(), pytest.raises(ValueError, match=Path(name).name) as raised:
-        inputs.read_data(given)
+        run_inputs.read_data(given)
     assert type(raised.value).__module__.startswith("vl_ltr_jax")
     with damage.no_hang():
         found = checked_world.look(root, source=source, layout=layout)

@@ -32,7 +32,8 @@ from vl_ltr_jax.commands import help as usage
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.evaluate import split
 from vl_ltr_jax.logs import console
-from vl_ltr_jax.run import embedding, head_training, inputs
+from vl_ltr_jax.run import embedding, head_training
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import compilation_cache
 from vl_ltr_jax.runtime import mesh as meshes
@@ -78,32 +79,32 @@ class Evaluation:
 
     def __init__(self, run: Run) -> None:
         """Compiles nothing yet."""
-        self._run, read = run, run.inputs
+        self._run, inputs = run, run.inputs
         scores = split.make_scores(
             run.model,
             None,
             run.normalize,
             run.config.evaluate,
-            read.num_classes,
+            inputs.num_classes,
             run.mesh,
         )
-        self._count = split.make_count(scores, read.num_classes)
+        self._count = split.make_count(scores, inputs.num_classes)
         self._encode_text = jax.jit(run.encode_text)
 
     def __call__(self, state: Any, step: int) -> dict[str, float]:
         """Top-1 of each head, in percent."""
         del step
-        run, read = self._run, self._run.inputs
+        run, inputs = self._run, self._run.inputs
         towers = {"params": state.params}
         sentences = embedding.embed_sentences(
             functools.partial(self._encode_text, towers),
-            read.tokens,
+            inputs.tokens,
             run.mesh,
             run.config.evaluate.batch_size,
         )
         texts = {
             "sentences": sentences,
-            "sentence_labels": read.corpus.labels,
+            "sentence_labels": inputs.corpus.labels,
             "class_texts": run.class_texts(sentences),
         }
         frozen = {
@@ -111,11 +112,11 @@ class Evaluation:
             "anchors": {},
             **{name: run.replicate(array) for name, array in texts.items()},
         }
-        batches = run.eval_batches(read.data.val, "evaluate")
+        batches = run.eval_batches(inputs.data.val, "evaluate")
         sums, _ = split.evaluate_split(self._count, frozen, batches, run.mesh)
         return {
             f"accuracy/{head}": split.summarise(
-                found, read.data.train_counts, "argmax"
+                found, inputs.data.train_counts, "argmax"
             )["top1"]
             for head, found in sums.items()
         }
@@ -141,7 +142,7 @@ def measure(
         saving = dataclasses.replace(config.log, checkpoint_every_steps=interval)
         config = dataclasses.replace(config, pretrain=endless, log=saving)
         mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-        run = Run(config, workdir, inputs.read(config), mesh)
+        run = Run(config, workdir, run_inputs.read(config), mesh)
         watched = _Watched(run, meter, times)
         with contextlib.suppress(_Enough):
             stage.train(

@@ -20,7 +20,7 @@ from vl_ltr_jax.evaluate import accuracy
 from vl_ltr_jax.recognizer import added_classes, head, load
 from vl_ltr_jax.recognizer.card import RecognizerError
 from vl_ltr_jax.report.page import write
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.storage.artifact import ArtifactError
@@ -348,7 +348,7 @@ def test_the_page_of_a_run_shows_what_its_stages_left(finished, loaded, monkeypa
     root, workdir = finished
     config = configs.from_json((workdir / "config.json").read_text())
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-    this = Run(config, epath.Path(workdir), inputs.read(config), mesh)
+    this = Run(config, epath.Path(workdir), run_inputs.read(config), mesh)
     results = json.loads((workdir / "results.json").read_text())
     write.write(this, results)
     html = (workdir / write.NAME).read_text()

@@ -12,7 +12,7 @@ from vl_ltr_jax.checkpoint.restore import load_params
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.data.batches import loader, sampler
 from vl_ltr_jax.run import feature_views as views
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.stages import pipeline
@@ -42,7 +42,7 @@ def configure(root, feature_views, **changes):
 def make_run(config, workdir):
     config = configs.from_config_dict(config)
     mesh = meshes.make_mesh()
-    run = Run(config, epath.Path(workdir), inputs.read(config), mesh)
+    run = Run(config, epath.Path(workdir), run_inputs.read(config), mesh)
     run.artifact("finetune").begin()
     return run
 
@@ -56,8 +56,8 @@ def make_views(run):
 def test_the_whole_road(root, tmp_path, capsys):
     """LGR on two views: a finished run, which another number of views does not fit."""
     config = configs.from_config_dict(configure(root, 2))
-    workdir, read = epath.Path(tmp_path), inputs.read(config)
-    results = pipeline.run(config, workdir, read)
+    workdir, inputs = epath.Path(tmp_path), run_inputs.read(config)
+    results = pipeline.run(config, workdir, inputs)
     assert results["test"].keys() == {"lgr", "knn", "zero_shot"}
     assert results["cost"]["images_seen"] == 3 * 4 * 8
     said = capsys.readouterr().err
@@ -73,7 +73,7 @@ def test_the_whole_road(root, tmp_path, capsys):
         assert re.search(f"^{stage}: {made}$", said, re.MULTILINE), stage
     other = configs.from_config_dict(configure(root, 3))
     with pytest.raises(ArtifactError, match="finetune.feature_views: 2 then, 3 now"):
-        pipeline.check(other, workdir, read)
+        pipeline.check(other, workdir, inputs)
 
 
 def test_an_unaugmented_view_trains_the_head_of_the_usual_road(root, tmp_path):
@@ -140,13 +140,13 @@ def test_only_what_is_missing_is_made(two_views, monkeypatch, capsys, damage):
         path.write_bytes(path.read_bytes().replace(b"{'descr'", b"{((((((("))
     else:
         np.save(path, whole[1][1:])
-    embedded, batches = [], inputs.view_batches
+    embedded, batches = [], run_inputs.view_batches
 
-    def note(read, config, view):
+    def note(inputs, config, view):
         embedded.append(view)
-        return batches(read, config, view)
+        return batches(inputs, config, view)
 
-    monkeypatch.setattr(inputs, "view_batches", note)
+    monkeypatch.setattr(run_inputs, "view_batches", note)
     for found, want in zip(make_views(run), whole, strict=True):
         np.testing.assert_array_equal(found, want)
     assert embedded == [1]

@@ -17,7 +17,8 @@ from vl_ltr_jax.models.port.preprocessing import (
     PreprocessingError,
     from_processor_json,
 )
-from vl_ltr_jax.run import initial, inputs
+from vl_ltr_jax.run import initial
+from vl_ltr_jax.run import inputs as run_inputs
 from worlds import image_world, open_clip_oracle
 from worlds.clip_oracle import hugging_face_clip
 
@@ -211,4 +212,4 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     config.model.backbone, config.model.image_size = "ViT-B/32", 224
     config.init.clip, config.init.tokenizer = "", "tiny_clip"
     with pytest.raises(initial.InputError, match=r"init\.tokenizer.*49408"):
-        inputs.read(configs.resolve(config))
+        run_inputs.read(configs.resolve(config))

@@ -19,7 +19,7 @@ from vl_ltr_jax.checkpoint import restore
 from vl_ltr_jax.commands import replay
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.data.batches import sampler
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.replay import diagnosis
 from vl_ltr_jax.run.replay.array_sizes import ArraySize
 from vl_ltr_jax.run.run import Run
@@ -52,7 +52,9 @@ def configure(root, **changes):
 
 def images_of(root, steps=STEPS):
     """The images of each step of `configure`, by the rule of the sampler."""
-    labels = inputs.read_data(configs.from_config_dict(configure(root))).train.labels
+    labels = run_inputs.read_data(
+        configs.from_config_dict(configure(root))
+    ).train.labels
     draws = sampler.BatchSampler(labels, sampling="sqrt", batch_size=BATCH, seed=0)
     return [draws.draw(step).images for step in range(steps)]
 
@@ -157,13 +159,13 @@ def test_a_pretraining_that_diverges_is_found_by_the_command_it_names(
     kept = workdir / "pretrain" / "non_finite" / "step_2.json"
     assert f"Its batch is kept in {kept}: " in message
     incident = incidents.read(epath.Path(kept))
-    read = inputs.read(configs.from_config_dict(config))
+    inputs = run_inputs.read(configs.from_config_dict(config))
     drawn = sampler.BatchSampler(
-        read.data.train.labels,
+        inputs.data.train.labels,
         sampling="sqrt",
         batch_size=BATCH,
         seed=0,
-        sentence_labels=read.corpus.labels,
+        sentence_labels=inputs.corpus.labels,
     ).draw(1)
     assert incident.images == drawn.images.tolist()
     assert incident.sentences == drawn.sentences.tolist()
@@ -189,8 +191,8 @@ def test_a_pretraining_that_diverges_is_found_by_the_command_it_names(
     assert [one["index"] for one in seen["wrong_rows"]] == incident.images
     first = seen["wrong_rows"][0]
     assert first["not_finite"] == ["image embedding", "sentence embedding"]
-    assert first["sentence"] == read.corpus.sentences[incident.sentences[0]]
-    assert first["image"] == read.data.train.describe(incident.images[0])
+    assert first["sentence"] == inputs.corpus.sentences[incident.sentences[0]]
+    assert first["image"] == inputs.data.train.describe(incident.images[0])
     assert re.search(r"world_train\.txt:\d+", first["image"])
     [advice] = seen["advice"]
     assert "lower pretrain.learning_rate (it is 1e+30" in advice
@@ -219,7 +221,7 @@ def test_a_single_bad_row_is_named_with_its_file_and_line(
     assert [one["row"] for one in seen["wrong_rows"]] == np.flatnonzero(
         drawn == image
     ).tolist()
-    data = inputs.read_data(configs.from_config_dict(configure(root))).train
+    data = run_inputs.read_data(configs.from_config_dict(configure(root))).train
     for one in seen["wrong_rows"]:
         assert one["index"] == image
         assert one["image"] == data.describe(image)
@@ -240,7 +242,7 @@ def test_a_single_bad_row_is_named_with_its_file_and_line(
     [shown, *_] = replay.sheet_of(found, run)
     assert shown.where == data.describe(image) and "image features of" in shown.caption
     np.testing.assert_array_equal(
-        shown.whole, inputs.eval_transform(run.config)(data.read(image))
+        shown.whole, run_inputs.eval_transform(run.config)(data.read(image))
     )
     view = poisoned / "finetune" / "views" / "view_0.npy"
     view.unlink()
@@ -356,7 +358,9 @@ def test_what_to_try_is_chosen_by_what_was_found(root, healthy):
     """Cases that are dear to make, of a look that is at hand."""
     config = configs.from_config_dict(configure(root))
     workdir = epath.Path(healthy)
-    run = Run(config, workdir, inputs.read(config), meshes.make_mesh(), writes=False)
+    run = Run(
+        config, workdir, run_inputs.read(config), meshes.make_mesh(), writes=False
+    )
     seen, _ = replay.replay(workdir, step=2)
     scaled = {"loss/total": np.nan, "logit_scale": 100 * (1 - 1e-6)}
     bad = dataclasses.replace(seen, metrics=scaled)

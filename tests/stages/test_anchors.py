@@ -5,7 +5,7 @@ import numpy as np
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.method import anss
 from vl_ltr_jax.report import tables
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.stages import anchors
 from worlds import image_world
 from worlds.image_world import run
@@ -30,8 +30,8 @@ def test_a_class_without_candidates_takes_its_prompts_and_the_report_says_so(
     config = image_world.configure(root)
     config.pretrain.epochs = config.finetune.epochs = 0
     config.evaluate.zero_shot_text = "anchors"  # nobody else would read them
-    read = inputs.read(configs.from_config_dict(config))
-    counts = read.corpus.counts
+    inputs = run_inputs.read(configs.from_config_dict(config))
+    counts = inputs.corpus.counts
     config.anchors.num_anchors = int(counts[0])
     results = run(config, tmp_path / "run")
     told = results["anchors"]
@@ -52,10 +52,10 @@ def test_a_class_without_candidates_takes_its_prompts_and_the_report_says_so(
     }
     whole = anss.score_sentences(
         left["embed/sentences"],
-        read.corpus.labels,
+        inputs.corpus.labels,
         left["embed/images"],
         left["embed/image_labels"],
-        read.clip["params"]["logit_scale"],
+        inputs.clip["params"]["logit_scale"],
     )
     scores = np.load(tmp_path / "run" / "anchors" / "scores.npy")
     assert len(scores) % 7

@@ -15,7 +15,8 @@ from vl_ltr_jax.commands import export
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.logs.event_files import read_scalars
 from vl_ltr_jax.models.port import convert
-from vl_ltr_jax.run import initial, inputs
+from vl_ltr_jax.run import initial
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.stages import pipeline
 from vl_ltr_jax.storage.artifact import ArtifactError
 from vl_ltr_jax.storage.workdir import WorkdirError
@@ -161,7 +162,7 @@ def test_changed_inputs_are_refused(finished, tmp_path):
 def test_pretraining_moves_the_towers_and_finetuning_leaves_them(finished):
     root, workdir, _ = finished
     config = configs.from_config_dict(image_world.configure(root))
-    before = inputs.read(config).clip["params"]["visual"]
+    before = run_inputs.read(config).clip["params"]["visual"]
     after = restore.load_params(workdir / "pretrain" / "checkpoints")["params"]
     moved = jax.tree.map(
         lambda a, b: float(np.abs(a - b).max()), before, after["visual"]
@@ -289,7 +290,7 @@ def test_an_lgr_of_other_classes_is_refused(finished, left_for_pytorch, tmp_path
     config = image_world.configure(root)
     config.init.vl_ltr = str(tmp_path / "lgr.safetensors")
     with pytest.raises(initial.InputError, match="2 classes, but 'world' has 3"):
-        inputs.read(configs.from_config_dict(config))
+        run_inputs.read(configs.from_config_dict(config))
     config.init.vl_ltr = str(tmp_path / "gone.pth")
     with pytest.raises(configs.ConfigError, match="init.vl_ltr: no file"):
         configs.from_config_dict(config)

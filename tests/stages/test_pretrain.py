@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from vl_ltr_jax.config import build as configs
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.stages import pretrain
@@ -20,7 +20,10 @@ def run(tmp_path):
     root = image_world.write(tmp_path / "world")
     config = configs.from_config_dict(image_world.configure(root))
     return Run(
-        config, epath.Path(tmp_path / "run"), inputs.read(config), meshes.make_mesh()
+        config,
+        epath.Path(tmp_path / "run"),
+        run_inputs.read(config),
+        meshes.make_mesh(),
     )
 
 

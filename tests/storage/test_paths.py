@@ -8,7 +8,7 @@ from etils import epath
 
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config import settings
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.depends import artifact
 from vl_ltr_jax.storage import paths
 from vl_ltr_jax.storage.artifact import ArtifactError
@@ -69,7 +69,7 @@ def test_a_run_goes_on_from_another_directory_and_with_moved_data(
 
     def stage(typed):
         config = configs.from_config_dict(image_world.configure(typed))
-        return artifact(config, workdir, "pretrain", inputs.read(config))
+        return artifact(config, workdir, "pretrain", run_inputs.read(config))
 
     monkeypatch.chdir(tmp_path)
     stage("world").begin()

@@ -11,7 +11,7 @@ import pytest
 from etils import epath
 
 from vl_ltr_jax.config.settings import Config
-from vl_ltr_jax.run.inputs import Inputs
+from vl_ltr_jax.run.inputs import RunInputs
 from vl_ltr_jax.stages import pipeline
 from vl_ltr_jax.storage import lock
 from vl_ltr_jax.storage.lock import InUseError, leased, sole_user
@@ -136,7 +136,9 @@ def test_a_full_disk_is_refused_before_a_run_begins(tmp_path):
 
 def test_what_is_in_the_way_of_a_run_is_refused_before_it_begins(tmp_path, monkeypatch):
     """Breaks if hours of training end at a name that was taken all the time."""
-    monkeypatch.setattr(pipeline, "planned", lambda config, read: ["pretrain", "embed"])
+    monkeypatch.setattr(
+        pipeline, "planned", lambda config, inputs: ["pretrain", "embed"]
+    )
     refused = {
         **dict.fromkeys(("config.json", "results.json", "report.html"), os.mkdir),
         **dict.fromkeys(("teacher", "pretrain/checkpoints", "embed"), Path.touch),
@@ -146,7 +148,7 @@ def test_what_is_in_the_way_of_a_run_is_refused_before_it_begins(tmp_path, monke
         (run / name).parent.mkdir(parents=True)
         make(run / name)
         with pytest.raises(WorkdirError) as caught:
-            pipeline.check(Config(), epath.Path(run), Inputs.__new__(Inputs))
+            pipeline.check(Config(), epath.Path(run), RunInputs.__new__(RunInputs))
         assert str(caught.value).startswith(f"{run / name} is in the way of a ")
 
 

@@ -15,7 +15,8 @@ from vl_ltr_jax.checkpoint.restore import load_params
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config import methods, settings
 from vl_ltr_jax.report import write as report
-from vl_ltr_jax.run import head_training, inputs
+from vl_ltr_jax.run import head_training
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.depends import artifact
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import mesh as meshes
@@ -46,14 +47,14 @@ def configure(root, method, **changes):
 
 
 def make_run(config, workdir):
-    return Run(config, epath.Path(workdir), inputs.read(config), meshes.make_mesh())
+    return Run(config, epath.Path(workdir), run_inputs.read(config), meshes.make_mesh())
 
 
 def run_all(config, workdir):
-    workdir, read = epath.Path(workdir), inputs.read(config)
-    pipeline.check(config, workdir, read)
-    results = pipeline.run(config, workdir, read)
-    run = Run(config, workdir, read, meshes.make_mesh())
+    workdir, inputs = epath.Path(workdir), run_inputs.read(config)
+    pipeline.check(config, workdir, inputs)
+    results = pipeline.run(config, workdir, inputs)
+    run = Run(config, workdir, inputs, meshes.make_mesh())
     report.write(run, results, with_page=False)
     return results
 
@@ -98,7 +99,7 @@ def test_a_classifier_is_measured_beside_the_baseline(root, decoupled_runs, meth
     title = systems.RECIPES[method].title
     assert f"| {title} | ViT-tiny |" in (workdir / "report.md").read_text()
     assert {"images", "sentences"}.isdisjoint(p.name for p in workdir.iterdir())
-    left = artifact(config, workdir, "classifier", inputs.read(config))
+    left = artifact(config, workdir, "classifier", run_inputs.read(config))
     assert left.load_array("kernel").shape[1] == 3
     image_world.check_loaded(root, workdir)
 
@@ -148,7 +149,7 @@ def test_tau_normalisation_has_no_bias(decoupled_runs):
     before = trained_head(decoupled_runs, "tau_normalized")
     after = arrays_of(decoupled_runs, "tau_normalized")
     config, workdir, _ = decoupled_runs["tau_normalized"]
-    left = artifact(config, epath.Path(workdir), "classifier", inputs.read(config))
+    left = artifact(config, epath.Path(workdir), "classifier", run_inputs.read(config))
     tau = left.summary()["tau"]
     lengths = np.linalg.norm(before["kernel"], axis=0)
     np.testing.assert_allclose(
@@ -178,7 +179,10 @@ def test_features_and_pictures_train_the_same_classifier(root, tmp_path):
         )
         run_all(config, tmp_path / str(views))
         left = artifact(
-            config, epath.Path(tmp_path / str(views)), "classifier", inputs.read(config)
+            config,
+            epath.Path(tmp_path / str(views)),
+            "classifier",
+            run_inputs.read(config),
         )
         heads.append(left.load_array("kernel"))
     scale = np.abs(heads[0]).max()
@@ -203,9 +207,9 @@ def test_a_loss_of_the_counts_trains(root, tmp_path, method):
 
 def test_losses_of_the_counts_share_nothing_but_what_is_equal(root, tmp_path):
     """Logit adjustment with tau 1 is balanced softmax; with another tau it is not."""
-    read = inputs.read(configure(root, "baseline"))
+    inputs = run_inputs.read(configure(root, "baseline"))
     made = {
-        name: artifact(configure(root, name), epath.Path(tmp_path), "finetune", read)
+        name: artifact(configure(root, name), epath.Path(tmp_path), "finetune", inputs)
         for name in systems.METHODS
         if not name.startswith("zero_shot")
     }
@@ -214,7 +218,7 @@ def test_losses_of_the_counts_share_nothing_but_what_is_equal(root, tmp_path):
         assert made[name].settings == made["baseline"].settings
     assert groups["logit_adjustment"] == groups["balanced_softmax"]
     other = configure(root, "logit_adjustment", rebalance__logit_adjustment_tau=1.5)
-    kept = artifact(other, epath.Path(tmp_path), "finetune", read).settings
+    kept = artifact(other, epath.Path(tmp_path), "finetune", inputs).settings
     assert kept["method"] == "logit_adjustment"
     assert set(groups.values()) == {
         *("vl_ltr", "baseline", "cb_focal", "ldam_drw", "balanced_softmax")
@@ -223,12 +227,12 @@ def test_losses_of_the_counts_share_nothing_but_what_is_equal(root, tmp_path):
     post_hoc = configure(
         root, "logit_adjustment_post_hoc", rebalance__logit_adjustment_tau=1.5
     )
-    kept = artifact(post_hoc, epath.Path(tmp_path), "finetune", read).settings
+    kept = artifact(post_hoc, epath.Path(tmp_path), "finetune", inputs).settings
     assert kept == made["baseline"].settings  # the loss does not read tau
-    kept = artifact(post_hoc, epath.Path(tmp_path), "classifier", read).settings
+    kept = artifact(post_hoc, epath.Path(tmp_path), "classifier", inputs).settings
     assert kept["rebalance.logit_adjustment_tau"] == 1.5
     beta = configure(root, "cb_focal", rebalance__class_balanced_beta=0.5)
-    kept = artifact(beta, epath.Path(tmp_path), "finetune", read).settings
+    kept = artifact(beta, epath.Path(tmp_path), "finetune", inputs).settings
     assert kept != made["cb_focal"].settings
 
 
@@ -376,5 +380,5 @@ def test_a_heavier_system_fits_without_touching_the_loop(root, tmp_path, monkeyp
     results = run_all(config, tmp_path)
     assert results["test"].keys() == {"heavy"}
     assert results["test"]["heavy"]["top1"] > 50
-    left = artifact(config, epath.Path(tmp_path), "test_time", inputs.read(config))
+    left = artifact(config, epath.Path(tmp_path), "test_time", run_inputs.read(config))
     assert left.summary()["queue"] > 0  # 64 images have passed a queue of 16

@@ -12,7 +12,7 @@ from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config.build import default_config
 from vl_ltr_jax.recognizer.card import RecognizerError
 from vl_ltr_jax.report import write as report
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.stages import pipeline
@@ -87,10 +87,10 @@ def run(config, workdir):
     """What the main job does once its flags are parsed; gives the results."""
     checked = configs.from_config_dict(config)
     workdir = epath.Path(workdir)
-    read = inputs.read(checked)
-    pipeline.check(checked, workdir, read)
-    results = pipeline.run(checked, workdir, read)
-    bound = Run(checked, workdir, read, meshes.make_mesh())
+    inputs = run_inputs.read(checked)
+    pipeline.check(checked, workdir, inputs)
+    results = pipeline.run(checked, workdir, inputs)
+    bound = Run(checked, workdir, inputs, meshes.make_mesh())
     report.write(bound, results, with_page=False)
     return results
 

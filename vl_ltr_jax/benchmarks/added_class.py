@@ -22,7 +22,7 @@ from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.sources.dataset import LongTailedData, Split
 from vl_ltr_jax.recognizer.recognizer import Recognizer
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.stages import pipeline
 
@@ -91,9 +91,9 @@ def measure(config: Config, workdir: epath.Path, label: int) -> dict[str, float]
       Percentages: `added`, top-1 of the class's test images; `old_before` and
       `old_after`, top-1 of all other test images without and with the class.
     """
-    everything = inputs.read(config)
+    everything = run_inputs.read(config)
     data = everything.data
-    left = inputs.read(config, without(data, label))
+    left = run_inputs.read(config, without(data, label))
     pipeline.check(config, workdir, left)
     pipeline.run(config, workdir, left)
     recognizer = vl_ltr_jax.load(workdir)
@@ -130,7 +130,7 @@ def _labels(words: Sequence[str]) -> list[int]:
 
 
 def _measure_all(config: Config, workdir: epath.Path, labels: Sequence[int]) -> None:
-    data = inputs.read_data(config)
+    data = run_inputs.read_data(config)
     for label in labels:
         found = measure(config, workdir / f"without_{label}", label)
         print(

@@ -49,7 +49,7 @@ from vl_ltr_jax.data.sources.dataset import SPLITS, TEST_IS_VAL, LongTailedData
 from vl_ltr_jax.data.text import files
 from vl_ltr_jax.data.text.class_names import read_wnids
 from vl_ltr_jax.logs import console
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.storage.artifact import write_whole
 from vl_ltr_jax.storage.workdir import check_writable
 
@@ -142,7 +142,7 @@ def check_data(
 def _read(config: Config) -> LongTailedData:
     """The data set without the texts that are files: these are looked at apart."""
     data = dataclasses.replace(config.data, texts="none")
-    return inputs.read_data(dataclasses.replace(config, data=data), quiet=True)
+    return run_inputs.read_data(dataclasses.replace(config, data=data), quiet=True)
 
 
 def _place(config: Config) -> Place:
@@ -151,13 +151,13 @@ def _place(config: Config) -> Place:
         split: getattr(options, f"{split}_list") or f"{options.name}_{split}.txt"
         for split in SPLITS
     }
-    root = inputs.data_root(config)
+    root = run_inputs.data_root(config)
     return Place(options.source, root, options.layout, lists, options.orientation)
 
 
 def _wnids(config: Config) -> tuple[str, ...]:
     """ImageNet's names of classes in label order; of others there are none."""
-    root = inputs.data_root(config)
+    root = run_inputs.data_root(config)
     is_there = (root / "labels.txt").is_file()
     return read_wnids(root) if config.data.layout == "imagenet_lt" and is_there else ()
 
@@ -171,7 +171,7 @@ def _num_threads(wanted: int) -> int:
 def _texts(config: Config, parts: open_parts.Parts) -> tuple[list[str], list[Finding]]:
     """What is said of texts, and what is wrong with them."""
     options, names = config.data, parts.class_names
-    root = inputs.text_root(config) or inputs.data_root(config)
+    root = run_inputs.text_root(config) or run_inputs.data_root(config)
     found: list[Finding] = []
     if any(parts.texts):  # the source itself makes them
         texts = [
@@ -201,7 +201,7 @@ def _order_of_label_file(config: Config) -> dict[str, list[int]]:
     if not (wnids := _wnids(config)):
         return {}
     rank = {wnid: label for label, wnid in enumerate(wnids)}
-    file = inputs.data_root(config).check("labels.txt")
+    file = run_inputs.data_root(config).check("labels.txt")
     text = files.read_text_file(file)
     order = [rank[line.split()[0]] for line in text.split("\n") if line.strip()]
     return {"rows of labels.txt, while labels are ranks of wnids": order}

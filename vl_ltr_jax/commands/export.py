@@ -188,7 +188,7 @@ def _lgr(workdir: epath.Path) -> Write:
         card.clip_config.vision,
         card.clip_config.embed_dim,
         arrays["towers"],
-        recognizer=vl_ltr_files.Recognizer(
+        released_head=vl_ltr_files.ReleasedHead(
             arrays["head"], anchors["embeddings"], anchors["padding"]
         ),
     )

@@ -23,7 +23,8 @@ from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.data.images.decode import ImageReadError
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.report import contact_sheet
-from vl_ltr_jax.run import inputs, saved
+from vl_ltr_jax.run import inputs as run_inputs
+from vl_ltr_jax.run import saved
 from vl_ltr_jax.run.head_training import TrainingStage
 from vl_ltr_jax.run.replay import diagnosis, repeat
 from vl_ltr_jax.run.replay.repeat import Repeat, WrongRow
@@ -87,13 +88,13 @@ def replay(
     config = dataclasses.replace(
         config, data=dataclasses.replace(config.data, num_workers=0)
     )
-    read = inputs.read(config)
+    inputs = run_inputs.read(config)
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-    run = Run(config, workdir, read, mesh, writes=False)
+    run = Run(config, workdir, inputs, mesh, writes=False)
     road = pipeline.stages_of(config)
     trained = {
         name: found
-        for name in pipeline.planned(config, read)
+        for name in pipeline.planned(config, inputs)
         if isinstance(found := road[name], TrainingStage)
     }
     name, number = _which(run, list(trained), stage, step)
@@ -143,7 +144,7 @@ def _which(
 
 def sheet_of(seen: Repeat, run: Run) -> list[contact_sheet.Shown]:
     """The first rows that are wrong, as a contact sheet has them."""
-    whole, split = inputs.eval_transform(run.config), run.inputs.data.train
+    whole, split = run_inputs.eval_transform(run.config), run.inputs.data.train
 
     def shown(one: WrongRow) -> contact_sheet.Shown:
         try:

@@ -29,7 +29,7 @@ from vl_ltr_jax.data.images import transforms
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.method import shots
 from vl_ltr_jax.report.contact_sheet import Shown, check_place, contact_sheet, write
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.runtime import mesh as meshes
 
 _OUT = flags.DEFINE_string("out", None, "The picture file to write, such as a.png.")
@@ -72,13 +72,13 @@ def training_examples(
     Raises:
       ValueError: (a subclass) if the data has a fault, or the epoch no such draw.
     """
-    data = inputs.read_data(config)
+    data = run_inputs.read_data(config)
     if draw >= len(data.train):
         raise ConfigError(
             f"--draw={draw}: an epoch has {len(data.train)} draws, from 0; for later "
             "ones set --epoch"
         )
-    corpus = inputs.build_corpus(config, data)
+    corpus = run_inputs.build_corpus(config, data)
     batch_size, seed = config.pretrain.global_batch_size, config.seed
     sampler = BatchSampler(
         data.train.labels,
@@ -87,11 +87,11 @@ def training_examples(
         seed=seed,
         sentence_labels=corpus.labels,
     )
-    transform = inputs.train_transform(config)
+    transform = run_inputs.train_transform(config)
     examples = TrainExamples(
         data.train, transform, sampler, seed, batch_size, range(batch_size)
     )
-    whole, erase = inputs.eval_transform(config), _erasing(config)
+    whole, erase = run_inputs.eval_transform(config), _erasing(config)
     groups = shots.shot_groups(data.train_counts, "standard")
     first = epoch * len(data.train) + draw
     for position in range(first, first + count):

@@ -22,7 +22,7 @@ from vl_ltr_jax.commands.flags import (
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.report import tables, write
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import compilation_cache, preemption
 from vl_ltr_jax.runtime import mesh as meshes
@@ -95,11 +95,11 @@ def main(argv: Sequence[str]) -> None:
         join_processes()
         meshes.devices()
         compilation_cache.write_to(config.mesh.compilation_cache, workdir)
-        read = inputs.read(config)
-        pipeline.check(config, workdir, read)
-        results = pipeline.run(config, workdir, read)
+        inputs = run_inputs.read(config)
+        pipeline.check(config, workdir, inputs)
+        results = pipeline.run(config, workdir, inputs)
         mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-        write.write(Run(config, workdir, read, mesh), results)
+        write.write(Run(config, workdir, inputs, mesh), results)
     tell_end(workdir, config, results)
 
 

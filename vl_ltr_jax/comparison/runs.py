@@ -19,7 +19,8 @@ from vl_ltr_jax.evaluate.split import NonFiniteScoreError
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.logs.messages import nearest
 from vl_ltr_jax.report import write
-from vl_ltr_jax.run import depends, inputs
+from vl_ltr_jax.run import depends
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.feature_views import NonFiniteFeatureError
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import mesh as meshes
@@ -58,7 +59,7 @@ class Comparison:
     def __init__(self, config: Config, workdir: epath.Path) -> None:
         """Binds VL-LTR's configuration to the directory."""
         self.config, self.workdir = config, workdir
-        self._read: dict[Any, inputs.Inputs] = {}
+        self._read: dict[Any, run_inputs.RunInputs] = {}
 
     def check(self, methods: Sequence[str], num_seeds: int) -> None:
         """Checks every run before the first begins.
@@ -148,11 +149,11 @@ class Comparison:
         seeded = dataclasses.replace(self.config, seed=seed)
         return systems.METHODS[name].configure(seeded)
 
-    def read(self, config: Config) -> inputs.Inputs:
+    def read(self, config: Config) -> run_inputs.RunInputs:
         """What a configuration reads; read once for all that read the same."""
         key = (config.data, config.model, config.init)
         if key not in self._read:
-            self._read[key] = inputs.read(config)
+            self._read[key] = run_inputs.read(config)
         return self._read[key]
 
     @property
@@ -179,14 +180,14 @@ class Comparison:
 
     def _run(self, name: str, seed: int) -> None:
         changed, directory = self.configured(name, seed), self._directory(name, seed)
-        read = self.read(changed)
+        inputs = self.read(changed)
         if jax.process_index() == 0:
-            share(changed, directory, self.workdir.glob(f"*/seed_{seed}"), read)
+            share(changed, directory, self.workdir.glob(f"*/seed_{seed}"), inputs)
         multihost_utils.sync_global_devices("stages are shared")
-        pipeline.check(changed, directory, read)
-        results = pipeline.run(changed, directory, read)
+        pipeline.check(changed, directory, inputs)
+        results = pipeline.run(changed, directory, inputs)
         mesh = meshes.make_mesh(changed.mesh.data, changed.mesh.model)
-        write.write(Run(changed, directory, read, mesh), results, with_page=False)
+        write.write(Run(changed, directory, inputs, mesh), results, with_page=False)
         jax.clear_caches()  # programs of a finished run are of no use to the next
 
     def _lines(self) -> list[tables.Line]:
@@ -241,7 +242,7 @@ def share(
     config: Config,
     directory: epath.Path,
     others: Iterable[epath.Path],
-    read: inputs.Inputs,
+    inputs: run_inputs.RunInputs,
 ) -> None:
     """Takes over finished stages that another method ran with the same settings.
 
@@ -252,11 +253,11 @@ def share(
       WorkdirError: if files cannot be copied.
     """
     runs = list(others)
-    for stage in pipeline.planned(config, read):
-        mine = depends.artifact(config, directory, stage, read)
+    for stage in pipeline.planned(config, inputs):
+        mine = depends.artifact(config, directory, stage, inputs)
         if mine.finished:
             continue
-        there = [depends.artifact(config, other, stage, read) for other in runs]
+        there = [depends.artifact(config, other, stage, inputs) for other in runs]
         theirs = next(filter(_is_whole, there), None)
         if theirs is None:
             break

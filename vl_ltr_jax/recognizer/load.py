@@ -97,7 +97,7 @@ def of_run(workdir: epath.Path) -> Recognizer:
         tuned = trained(finished(workdir, "finetune"))["params"]
     towers = authors.variables if authors else towers_of(workdir, config)
     arrays: dict[str, Any] = {"towers": with_tuned_tower(towers, tuned)}
-    recognizer = authors.recognizer if authors else None
+    recognizer = authors.released_head if authors else None
     if own != "lgr":
         arrays["head"] = _linear(workdir, config, own, towers, tuned)
     else:
@@ -168,7 +168,7 @@ def _linear(
 
 
 def _anchored(
-    workdir: epath.Path, recognizer: vl_ltr_files.Recognizer | None
+    workdir: epath.Path, recognizer: vl_ltr_files.ReleasedHead | None
 ) -> dict[str, Any]:
     """The anchors of an LGR, and no class added to them."""
     if recognizer is not None:

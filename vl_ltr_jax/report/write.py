@@ -10,7 +10,7 @@ from vl_ltr_jax.logs import console, messages
 from vl_ltr_jax.logs.event_files import Logs
 from vl_ltr_jax.report import dashboard, tables
 from vl_ltr_jax.report.page import write as page
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.run import Run, anchor_sentences
 from vl_ltr_jax.stages import evaluate
 from vl_ltr_jax.storage.artifact import write_whole
@@ -61,6 +61,6 @@ def _write_dashboard(run: Run, results: Mapping[str, Any]) -> None:
             run.inputs.data,
             results,
             images,
-            inputs.eval_transform(run.config),
+            run_inputs.eval_transform(run.config),
             anchor_sentences(run.workdir),
         )

@@ -9,7 +9,7 @@ from etils import epath
 
 from vl_ltr_jax.config import methods, settings
 from vl_ltr_jax.config.settings import Config
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.storage.artifact import Artifact
 
 # What each stage's artifact depends on, directly or through the artifacts it reads.
@@ -50,11 +50,11 @@ def matters(key: str, sections: Sequence[str] = EVERYTHING) -> bool:
 
 
 def artifact(
-    config: Config, workdir: epath.Path, stage: str, read: inputs.Inputs
+    config: Config, workdir: epath.Path, stage: str, inputs: run_inputs.RunInputs
 ) -> Artifact:
     """A stage's artifact with the configuration and the inputs it depends on."""
     always: tuple[str, ...] = ()
-    if config.pretrain.train_batch_norm and not read.clip_config.vision.patch_size:
+    if config.pretrain.train_batch_norm and not inputs.clip_config.vision.patch_size:
         # Each chunk has statistics of its own.
         always = ("mesh.accumulation_steps",)
     sections = DEPENDS.get(stage, EVERYTHING)
@@ -66,7 +66,7 @@ def artifact(
     }
     return Artifact(
         workdir / stage,
-        {**kept, "inputs": read.digest},
+        {**kept, "inputs": inputs.digest},
         defaults=DEFAULTS,
         matters=matters,
     )

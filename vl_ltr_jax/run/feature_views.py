@@ -25,7 +25,7 @@ from vl_ltr_jax.config.settings import Classifier, Finetune
 from vl_ltr_jax.data.batches import loader
 from vl_ltr_jax.logs import console, messages
 from vl_ltr_jax.models import encode
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.runtime import mesh as meshes
@@ -176,7 +176,7 @@ def embed_view(
     """
     size = (len(run.inputs.data.train), run.inputs.clip_config.embed_dim)
     features, first = np.empty(size, np.float32), 0
-    batches = inputs.view_batches(run.inputs, run.config, view)
+    batches = run_inputs.view_batches(run.inputs, run.config, view)
     each = run.config.evaluate.batch_size
     for batch in console.progress(batches, what, len(features), "images", each=each):
         images = meshes.to_global(run.mesh, {"image": batch["image"]})["image"]

@@ -9,7 +9,8 @@ from flax import linen as nn
 
 from vl_ltr_jax.config.settings import Classifier, Finetune, Training
 from vl_ltr_jax.data.batches import loader
-from vl_ltr_jax.run import feature_views, inputs
+from vl_ltr_jax.run import feature_views
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.train import finetune, optim, row_probe
 from vl_ltr_jax.train import stage as training
@@ -45,7 +46,7 @@ def batches_of(
     run: Run, options: Training, *, with_text: bool
 ) -> Callable[[int], loader.Batches]:
     """From a first step to this process's training batches of a stage."""
-    return lambda first_step: inputs.train_batches(
+    return lambda first_step: run_inputs.train_batches(
         run.inputs,
         run.config,
         sampling=options.sampling,

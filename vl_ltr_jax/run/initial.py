@@ -32,13 +32,13 @@ class Towers(NamedTuple):
       clip_config: sizes at the run's image size, and activations.
       normalization: mean and standard deviation of pixels.
       variables: those of the weights; None where towers start at random.
-      recognizer: the head of an LGR checkpoint.
+      released_head: the head of an LGR checkpoint.
     """
 
     clip_config: ClipConfig
     normalization: transforms.Constants
     variables: dict[str, Any] | None = None
-    recognizer: vl_ltr_files.Recognizer | None = None
+    released_head: vl_ltr_files.ReleasedHead | None = None
 
 
 def model_source(name: str) -> Path:
@@ -99,7 +99,7 @@ def read(config: Config) -> Towers:
     """
     size = config.model.image_size
     wanted = PRESETS[config.model.backbone].at_image_size(size)
-    recognizer, own = None, None
+    released_head, own = None, None
     if config.init.vl_ltr:
         key, given = "init.vl_ltr", config.init.vl_ltr
         checkpoint = released(config)
@@ -108,7 +108,7 @@ def read(config: Config) -> Towers:
                 f"{key}={given}: taken for VL-LTR's own towers, which have QuickGELU; "
                 "init.activation names another"
             )
-        text, recognizer = checkpoint.text or wanted.text, checkpoint.recognizer
+        text, released_head = checkpoint.text or wanted.text, checkpoint.released_head
         found = ClipConfig(checkpoint.vision, text, checkpoint.embed_dim)
         variables = checkpoint.variables
     elif config.init.clip:
@@ -137,7 +137,7 @@ def read(config: Config) -> Towers:
             f"{key}={given!r} is not of model.backbone={config.model.backbone!r}: "
             f"{'; '.join(_differences(found, wanted))}. {mend}."
         )
-    return Towers(found, _normalization(config, own), variables, recognizer)
+    return Towers(found, _normalization(config, own), variables, released_head)
 
 
 def _differences(found: ClipConfig, wanted: ClipConfig) -> list[str]:

@@ -34,7 +34,7 @@ from vl_ltr_jax.run import initial
 
 
 @dataclasses.dataclass(frozen=True)
-class Inputs:
+class RunInputs:
     """Everything a run reads.
 
     Attributes:
@@ -45,7 +45,7 @@ class Inputs:
       normalization: mean and standard deviation of pixels.
       clip: the frozen CLIP's variables, or None when towers start at random; with
         `init.vl_ltr`, those of that checkpoint.
-      recognizer: the head of an LGR checkpoint; its towers have no text branch, so
+      released_head: the head of an LGR checkpoint; its towers have no text branch, so
         there is neither corpus nor tokens then.
       root: directory of the data set; images are told apart by what follows it.
     """
@@ -56,7 +56,7 @@ class Inputs:
     clip_config: ClipConfig
     normalization: transforms.Constants
     clip: dict[str, Any] | None
-    recognizer: vl_ltr_files.Recognizer | None = None
+    released_head: vl_ltr_files.ReleasedHead | None = None
     root: str = ""
 
     @property
@@ -79,8 +79,8 @@ class Inputs:
                 images = images.replace(os.path.join(self.root, ""), "")
             found.update(images.encode())
         weights: list[Any] = [self.clip or {}, self.tokens]
-        if self.recognizer is not None:
-            weights += [self.recognizer.params, self.recognizer.anchors]
+        if self.released_head is not None:
+            weights += [self.released_head.params, self.released_head.anchors]
         for leaf in jax.tree.leaves(weights):
             found.update(np.ascontiguousarray(leaf).tobytes())
         return found.hexdigest()[:16]
@@ -99,7 +99,7 @@ class Inputs:
         return np.arange(len(self.corpus.labels)) - first < num_prompts
 
 
-def read(config: Config, data: sources.LongTailedData | None = None) -> Inputs:
+def read(config: Config, data: sources.LongTailedData | None = None) -> RunInputs:
     """Reads and checks all inputs.
 
     Args:
@@ -109,18 +109,18 @@ def read(config: Config, data: sources.LongTailedData | None = None) -> Inputs:
     Raises:
       ValueError: (a subclass) naming the file and the fault.
     """
-    clip_config, normalization, clip, recognizer = initial.read(config)
-    if recognizer is None:
+    clip_config, normalization, clip, released_head = initial.read(config)
+    if released_head is None:
         _check_text(config, clip_config)
     if data is None:
         data = read_data(config)
-    if recognizer is not None:
-        _check_classes(config, recognizer, len(data.class_names))
+    if released_head is not None:
+        _check_classes(config, released_head, len(data.class_names))
         none = corpora.Corpus((), np.zeros(0, np.int32), data.class_names)
         tokens = np.zeros((0, 1), np.int32)
         root = config.data.root
-        return Inputs(
-            data, none, tokens, clip_config, normalization, clip, recognizer, root
+        return RunInputs(
+            data, none, tokens, clip_config, normalization, clip, released_head, root
         )
     directory = _tokenizer_directory(config)
     tokenizer = Tokenizer.from_directory(directory)
@@ -140,7 +140,7 @@ def read(config: Config, data: sources.LongTailedData | None = None) -> Inputs:
         _cache_directory(config),
     )
     root = config.data.root
-    return Inputs(data, corpus, tokens, clip_config, normalization, clip, root=root)
+    return RunInputs(data, corpus, tokens, clip_config, normalization, clip, root=root)
 
 
 def read_data(config: Config, *, quiet: bool = False) -> sources.LongTailedData:
@@ -188,7 +188,7 @@ def text_root(config: Config) -> Root | None:
 
 
 def train_batches(
-    inputs: Inputs,
+    inputs: RunInputs,
     config: Config,
     *,
     sampling: str,
@@ -232,7 +232,7 @@ def eval_batches(
 
 
 def view_batches(
-    inputs: Inputs, config: Config, view: int
+    inputs: RunInputs, config: Config, view: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """This process's share of a view of all training images, padded and masked."""
     return loader.view_batches(
@@ -331,11 +331,11 @@ def _check_text(config: Config, clip_config: ClipConfig) -> None:
 
 
 def _check_classes(
-    config: Config, recognizer: vl_ltr_files.Recognizer, num_classes: int
+    config: Config, released_head: vl_ltr_files.ReleasedHead, num_classes: int
 ) -> None:
-    if len(recognizer.anchors) != num_classes:
+    if len(released_head.anchors) != num_classes:
         raise initial.InputError(
-            f"init.vl_ltr={config.init.vl_ltr!r} recognises {len(recognizer.anchors)} "
-            f"classes, but {config.data.name!r} has {num_classes}; it was trained on "
-            "another data set"
+            f"init.vl_ltr={config.init.vl_ltr!r} recognises "
+            f"{len(released_head.anchors)} classes, but {config.data.name!r} has "
+            f"{num_classes}; it was trained on another data set"
         )

@@ -24,7 +24,8 @@ from vl_ltr_jax.models import encode, lgr
 from vl_ltr_jax.models.clip import Clip
 from vl_ltr_jax.models.lgr import LanguageGuidedHead
 from vl_ltr_jax.models.linear import LinearHead
-from vl_ltr_jax.run import embedding, inputs
+from vl_ltr_jax.run import embedding
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.depends import artifact
 from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.runtime import mesh as meshes
@@ -40,7 +41,7 @@ class Run:
         self,
         config: Config,
         workdir: epath.Path,
-        read: inputs.Inputs,
+        inputs: run_inputs.RunInputs,
         mesh: jax.sharding.Mesh,
         *,
         writes: bool = True,
@@ -50,15 +51,16 @@ class Run:
         Args:
           config: the checked configuration.
           workdir: of the run.
-          read: its inputs.
+          inputs: returned by `run_inputs.read`.
           mesh: the devices.
           writes: False where a run is looked at: what is computed of it stays in
             memory.
         """
-        self.config, self.workdir, self.inputs, self.mesh = config, workdir, read, mesh
+        self.config, self.workdir = config, workdir
+        self.inputs, self.mesh = inputs, mesh
         self.writes = writes
         self.model = Clip(
-            read.clip_config,
+            inputs.clip_config,
             dtype=jnp.dtype(config.model.compute_dtype),
             remat=config.model.remat,
         )
@@ -117,13 +119,13 @@ class Run:
         return encode.text(self.model, variables, tokens)
 
     def eval_batches(self, split: Split, what: str) -> Iterator[dict[str, np.ndarray]]:
-        """See :func:`inputs.eval_batches`; shows progress while they are taken.
+        """See :func:`run_inputs.eval_batches`; shows progress while they are taken.
 
         Args:
           split: of its data.
           what: is done with the images.
         """
-        batches = inputs.eval_batches(split, self.config)
+        batches = run_inputs.eval_batches(split, self.config)
         each = self.config.evaluate.batch_size
         return console.progress(batches, what, len(split), "images", each=each)
 
@@ -146,7 +148,7 @@ class Run:
     def head(self, towers: dict[str, Any]) -> LanguageGuidedHead | LinearHead:
         """The recognition head named by the configuration."""
         dtype = jnp.dtype(self.config.model.compute_dtype)
-        if self.config.finetune.head == "fc" and self.inputs.recognizer is None:
+        if self.config.finetune.head == "fc" and self.inputs.released_head is None:
             return LinearHead(self.inputs.num_classes, dtype=dtype)
         padded, blocks = self._class_layout()
         return LanguageGuidedHead(
@@ -165,8 +167,8 @@ class Run:
         config, shards = self.config, self.mesh.shape["model"]
         batch_size = max(config.finetune.global_batch_size, config.evaluate.batch_size)
         num_anchors = config.anchors.num_anchors
-        if self.inputs.recognizer is not None:
-            num_anchors = self.inputs.recognizer.padding.shape[1]
+        if self.inputs.released_head is not None:
+            num_anchors = self.inputs.released_head.padding.shape[1]
         blocks = lgr.num_class_blocks(
             batch_size, self.inputs.num_classes, num_anchors, self.mesh.size
         )
@@ -175,9 +177,9 @@ class Run:
 
     def anchors(self) -> dict[str, Any]:
         """What the head reads of the anchors, on the devices; the FC head, nothing."""
-        recognizer = self.inputs.recognizer
-        if recognizer is not None:
-            embeddings, padding = recognizer.anchors, recognizer.padding
+        released = self.inputs.released_head
+        if released is not None:
+            embeddings, padding = released.anchors, released.padding
         elif self.config.finetune.head == "fc":
             return {}
         else:
@@ -204,14 +206,14 @@ class Run:
 
     def class_texts(self, sentences: np.ndarray) -> np.ndarray:
         """The text [C, D] each class is compared with in zero-shot recognition."""
-        choice, read = self.config.evaluate.zero_shot_text, self.inputs
+        choice, inputs = self.config.evaluate.zero_shot_text, self.inputs
         chosen = np.ones(len(sentences), bool)
         prompts = corpora.PROMPTS[self.config.data.prompts]
         if choice == "prompts":
-            chosen = read.is_prompt(len(prompts))
+            chosen = inputs.is_prompt(len(prompts))
         elif choice == "prompt":
             one = prompts.index(ONE_PROMPT)
-            chosen = read.is_prompt(one + 1) & ~read.is_prompt(one)
+            chosen = inputs.is_prompt(one + 1) & ~inputs.is_prompt(one)
         elif choice == "anchors":
             anchors = self.artifact("anchors")
             chosen[:] = False
@@ -219,8 +221,8 @@ class Run:
         return np.asarray(
             scores.class_embeddings(
                 jnp.asarray(sentences[chosen]),
-                jnp.asarray(read.corpus.labels[chosen]),
-                read.num_classes,
+                jnp.asarray(inputs.corpus.labels[chosen]),
+                inputs.num_classes,
             )
         )
 

@@ -29,7 +29,7 @@ def evaluate_heads(run: Run) -> dict[str, Any]:
     each image are written, and the features of the validation images: by them a class
     that is added later is held against the old ones.
     """
-    read = run.inputs
+    inputs = run.inputs
     options = _options(run)
     frozen, head, scorer = _frozen(run, options)
     scores = evaluate.make_scores(
@@ -37,14 +37,14 @@ def evaluate_heads(run: Run) -> dict[str, Any]:
         head,
         run.normalize,
         options,
-        read.num_classes,
+        inputs.num_classes,
         run.mesh,
         scorer=scorer,
     )
-    count = evaluate.make_count(scores, read.num_classes, _probabilities(run.config))
+    count = evaluate.make_count(scores, inputs.num_classes, _probabilities(run.config))
     summary: dict[str, Any] = {}
     for name in ("val", "test"):
-        split = getattr(read.data, name)
+        split = getattr(inputs.data, name)
         keep = (*KEPT, "features") if name == "val" else KEPT
         sums, images = evaluate.evaluate_split(
             count, frozen, run.eval_batches(split, f"evaluate: {name}"), run.mesh, keep
@@ -53,7 +53,7 @@ def evaluate_heads(run: Run) -> dict[str, Any]:
         summary[name] = {
             head_name: evaluate.summarise(
                 head_sums,
-                read.data.train_counts,
+                inputs.data.train_counts,
                 options.prediction if head_name == "lgr" else "argmax",
             )
             for head_name, head_sums in sums.items()
@@ -61,7 +61,7 @@ def evaluate_heads(run: Run) -> dict[str, Any]:
         if jax.process_index() == 0:
             left = run.artifact("evaluate")
             text = evaluate.per_class_csv(
-                sums, read.data.class_names, read.data.train_counts
+                sums, inputs.data.class_names, inputs.data.train_counts
             )
             write_whole(left.directory / f"per_class_{name}.csv", text)
             left.save_arrays(**{f"{name}_{key}": rows for key, rows in images.items()})
@@ -70,7 +70,7 @@ def evaluate_heads(run: Run) -> dict[str, Any]:
 
 def _options(run: Run) -> Evaluate:
     options = run.config.evaluate
-    if run.inputs.recognizer is None:
+    if run.inputs.released_head is None:
         return options
     console.say("an LGR checkpoint has no text tower: no kNN, no zero-shot")
     return dataclasses.replace(options, knn=False, zero_shot=False)
@@ -80,23 +80,23 @@ def _frozen(
     run: Run, options: Evaluate
 ) -> tuple[dict[str, Any], nn.Module | None, evaluate.Scorer | None]:
     """What the scores are made of: arrays on the devices, the head, a scorer."""
-    read, towers = run.inputs, run.towers()
+    inputs, towers = run.inputs, run.towers()
     recipe = systems.recipe_of(run.config)
     frozen: dict[str, Any] = {"towers": towers}
     texts: dict[str, np.ndarray] = {}
     if options.knn or options.zero_shot:
         sentences = run.artifact("embed").load_array("sentences")
     if options.knn:
-        texts |= {"sentences": sentences, "sentence_labels": read.corpus.labels + 1}
+        texts |= {"sentences": sentences, "sentence_labels": inputs.corpus.labels + 1}
     if options.zero_shot:
         texts["class_texts"] = run.class_texts(sentences)
         if jax.process_index() == 0:
             run.artifact("evaluate").save_arrays(class_texts=texts["class_texts"])
     head: nn.Module | None = None
     anchored, own = {}, None
-    if read.recognizer is not None:
+    if inputs.released_head is not None:
         head, anchored = run.head(towers), run.anchors()
-        frozen["head"] = read.recognizer.params
+        frozen["head"] = inputs.released_head.params
     elif run.config.finetune.epochs:
         head, anchored = recipe.head(run, towers), run.anchors()
         if head is not None:

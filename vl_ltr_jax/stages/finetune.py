@@ -14,13 +14,13 @@ from vl_ltr_jax.train import stage as training
 
 def finetuning(run: Run) -> training.Job:
     """The recognition head, and the image tower where the configuration trains it."""
-    config, options, read = run.config, run.config.finetune, run.inputs
+    config, options, inputs = run.config, run.config.finetune, run.inputs
     recipe = systems.recipe_of(config)
     towers, anchored = run.towers(), run.anchors()
     head = recipe.head(run, towers)
     if head is None:
         raise ValueError(f"{recipe.title} has no head, and no fine-tuning of its own")
-    features = np.zeros((1, read.clip_config.embed_dim), np.float32)
+    features = np.zeros((1, inputs.clip_config.embed_dim), np.float32)
     example = (anchored["embeddings"], anchored["padding"]) if anchored else ()
     params = {
         "head": jax.tree.map(
@@ -32,7 +32,7 @@ def finetuning(run: Run) -> training.Job:
         params["visual"] = towers["params"]["visual"]
     mix = functools.partial(
         mixup.mix,
-        num_classes=read.num_classes,
+        num_classes=inputs.num_classes,
         mixup_alpha=options.mixup_alpha,
         cutmix_alpha=options.cutmix_alpha,
         label_smoothing=options.label_smoothing,
@@ -46,5 +46,5 @@ def finetuning(run: Run) -> training.Job:
         towers=towers,
         anchored=anchored,
         mix=mix,
-        make_loss=functools.partial(recipe.make_loss, config, read.data.train_counts),
+        make_loss=functools.partial(recipe.make_loss, config, inputs.data.train_counts),
     )

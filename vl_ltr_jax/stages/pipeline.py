@@ -20,7 +20,8 @@ from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config import settings
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.logs import console
-from vl_ltr_jax.run import head_training, inputs
+from vl_ltr_jax.run import head_training
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.depends import artifact
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import mesh as meshes
@@ -59,9 +60,9 @@ def stages_of(config: Config) -> dict[str, systems.Stage]:
     return {**road, "evaluate": last}
 
 
-def planned(config: Config, read: inputs.Inputs) -> list[str]:
+def planned(config: Config, inputs: run_inputs.RunInputs) -> list[str]:
     """Names of the stages this configuration runs, in order."""
-    if read.recognizer is not None:
+    if inputs.released_head is not None:
         return ["evaluate"]  # the checkpoint holds all that the others make
     evaluated, without = config.evaluate, set()
     if not config.pretrain.epochs:
@@ -77,7 +78,7 @@ def planned(config: Config, read: inputs.Inputs) -> list[str]:
     return [name for name in stages_of(config) if name not in without]
 
 
-def check(config: Config, workdir: epath.Path, read: inputs.Inputs) -> None:
+def check(config: Config, workdir: epath.Path, inputs: run_inputs.RunInputs) -> None:
     """Refuses a workdir that cannot be written or belongs to another run.
 
     Raises:
@@ -86,12 +87,12 @@ def check(config: Config, workdir: epath.Path, read: inputs.Inputs) -> None:
         or inputs, or is finished while one that it was made from is not.
     """
     check_writable(workdir)
-    names = planned(config, read)
+    names = planned(config, inputs)
     own = [f"{stage}/checkpoints" for stage in names]
     check_free(workdir, _FILES, ["teacher", "compiled", *names, *own])
     unfinished = ""
     for stage in names:
-        left = artifact(config, workdir, stage, read)
+        left = artifact(config, workdir, stage, inputs)
         left.check()
         if not left.finished:
             unfinished = unfinished or stage
@@ -106,13 +107,15 @@ def check(config: Config, workdir: epath.Path, read: inputs.Inputs) -> None:
             )
 
 
-def run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, Any]:
+def run(
+    config: Config, workdir: epath.Path, inputs: run_inputs.RunInputs
+) -> dict[str, Any]:
     """Runs all stages that are not finished, and writes results.json.
 
     Args:
       config: the checked configuration.
       workdir: where everything goes; :func:`check` has accepted it.
-      read: what :func:`inputs.read` returned.
+      inputs: returned by :func:`run_inputs.read`.
 
     Returns:
       The results, as in `workdir/results.json`.
@@ -122,21 +125,23 @@ def run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, A
     """
     configs.check_devices(config, jax.device_count())
     with sole_user(workdir):
-        return _run(config, workdir, read)
+        return _run(config, workdir, inputs)
 
 
-def _run(config: Config, workdir: epath.Path, read: inputs.Inputs) -> dict[str, Any]:
+def _run(
+    config: Config, workdir: epath.Path, inputs: run_inputs.RunInputs
+) -> dict[str, Any]:
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-    this = Run(config, workdir, read, mesh)
+    this = Run(config, workdir, inputs, mesh)
     versions = runtime_versions.versions()
     if jax.process_index() == 0:
         write_whole(workdir / "config.json", settings.to_json(config))
         write_whole(workdir / "versions.json", strict_json.to_json(versions))
-        write_whole(workdir / "classes.json", strict_json.to_json(classes(read)))
-        write_whole(workdir / "model.json", strict_json.to_json(read.model_facts()))
+        write_whole(workdir / "classes.json", strict_json.to_json(classes(inputs)))
+        write_whole(workdir / "model.json", strict_json.to_json(inputs.model_facts()))
     costs: dict[str, dict[str, float]] = {}
     told: dict[str, Any] = {}
-    for name in planned(config, read):
+    for name in planned(config, inputs):
         summary = _made(this, name, versions)
         costs[name] = {
             "images_seen": summary.get("images_seen", 0),
@@ -199,11 +204,11 @@ def _make(run: Run, name: str, versions: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def classes(read: inputs.Inputs) -> dict[str, Any]:
+def classes(inputs: run_inputs.RunInputs) -> dict[str, Any]:
     """What a reader of the results must know of the classes, in label order."""
     return {
-        "names": list(read.data.class_names),
-        "train_counts": read.data.train_counts.tolist(),
+        "names": list(inputs.data.class_names),
+        "train_counts": inputs.data.train_counts.tolist(),
     }
 
 

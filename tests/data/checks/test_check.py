@@ -135,7 +135,7 @@ def test_what_is_wrong_and_unknown_is_told_in_the_readers_words(root, monkeypatc
     def fail(config, quiet):
         raise ValueError("the disk is upside down")
 
-    monkeypatch.setattr(check_data.inputs, "read_data", fail)
+    monkeypatch.setattr(check_data.run_inputs, "read_data", fail)
     (finding,) = world.look(root).findings
     assert finding.code == "unopened"
     assert "upside down" in str(finding.offenders[0])

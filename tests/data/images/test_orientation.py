@@ -14,7 +14,7 @@ from vl_ltr_jax.data.images import jpeg, orientation
 from vl_ltr_jax.data.images.decode import as_image, asks_for_turn, decode_image, to_rgb
 from vl_ltr_jax.data.images.transforms import eval_transform, train_transform
 from vl_ltr_jax.recognizer.recognizer import Recognizer
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from worlds.checked_world import config
 from worlds.paper_world import resolved
 from worlds.small_recognizer import make
@@ -220,7 +220,7 @@ def test_a_data_set_is_turned_as_its_key_says_and_the_check_tells(
         (tmp_path / f"{split}.img").write_bytes(content)
         (tmp_path / f"own_{split}.txt").write_text(f"{split}.img 0\n")
     chosen = config(tmp_path, name="own", texts="none", orientation=choice)
-    data = inputs.read_data(chosen)
+    data = run_inputs.read_data(chosen)
     assert data.train.read(0).size == data.val.read(0).size == size
     assert data.train.select(np.array([0])).read(0).size == size
     (fact,) = (f for f in check_data.check_data(chosen).facts if "EXIF" in f)

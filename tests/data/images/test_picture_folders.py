@@ -12,7 +12,7 @@ from vl_ltr_jax.data.root import Root
 from vl_ltr_jax.data.sources import folders
 from vl_ltr_jax.data.sources.dataset import ListError, Texts
 from vl_ltr_jax.recognizer import picture_files
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 from worlds.checked_world import config
 
 # Pillow's, but for floating-point maps, whose range is not known.
@@ -87,7 +87,7 @@ def test_the_check_and_a_run_say_what_was_left_out(tmp_path, capfd):
     (fact,) = (fact for fact in checked.facts if "left out" in fact)
     assert "6 .heic" in fact and "6 .txt" in fact and "13 other files" in fact
     assert capfd.readouterr().err.count("left out") == 0
-    inputs.read_data(chosen)
+    run_inputs.read_data(chosen)
     assert fact in capfd.readouterr().err
 
 

@@ -9,7 +9,7 @@ from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.data.root import Root
 from vl_ltr_jax.data.sources import folders
 from vl_ltr_jax.data.sources.dataset import ListError, Texts
-from vl_ltr_jax.run import inputs
+from vl_ltr_jax.run import inputs as run_inputs
 
 NONE = Texts(absent=True)
 
@@ -141,5 +141,5 @@ def test_validation_images_that_stand_in_for_test_images_are_said(tmp_path, caps
     config = configs.default_config()
     config.data.source, config.data.root = "image_folder", str(tmp_path)
     config.data.texts, config.data.name = "none", "pets"
-    data = inputs.read_data(configs.resolve(config))
+    data = run_inputs.read_data(configs.resolve(config))
     assert data.test_is_val and "validation" in capsys.readouterr().err

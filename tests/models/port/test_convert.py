@@ -324,7 +324,7 @@ def test_authors_lgr_from_its_state_dict():
     """Logits of the first step. Broken by Wq or Wk untransposed, by padding unseen."""
     released = vl_ltr_files.load(TRAIN5 / "lgr_start.safetensors")
     golden = np.load(TRAIN5 / "lgr_hard.npz")
-    recognizer = released.recognizer
+    recognizer = released.released_head
     np.testing.assert_array_equal(recognizer.padding, golden["text_padding_mask"])
     text = PRESETS["ViT-tiny"].text
     model = Clip(ClipConfig(released.vision, text, released.embed_dim))

@@ -27,7 +27,7 @@ from vl_ltr_jax.data.images.transforms import EvalTransform, TrainTransform
 from vl_ltr_jax.data.sources.dataset import Split
 from vl_ltr_jax.runtime.errors import UserError
 
-Batch = dict[str, np.ndarray]
+HostBatch = dict[str, np.ndarray]
 
 _VIEW_STREAM, _CHOICE_STREAM = 3, 4  # of the pixels of views, and of which is drawn
 _ENDLESS = 2**62
@@ -41,12 +41,12 @@ class WorkerDiedError(RuntimeError):
     """A worker process ended, not by an error of its own."""
 
 
-class Batches(Iterator[Batch]):
+class Batches(Iterator[HostBatch]):
     """An iterator over batches of training, with what they cost and are drawn of."""
 
     def __init__(
         self,
-        batches: Iterable[Batch],
+        batches: Iterable[HostBatch],
         account: Account,
         drawn: Callable[[int], BatchDraw],
         close: Callable[[], object] = lambda: None,
@@ -62,7 +62,7 @@ class Batches(Iterator[Batch]):
         self._batches, self.account, self.close = iter(batches), account, close
         self.drawn = drawn
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> HostBatch:
         return next(self._batches)
 
 
@@ -163,7 +163,7 @@ def eval_batches(
     process_count: int = 1,
     num_threads: int = 16,
     num_workers: int = 0,
-) -> Iterator[Batch]:
+) -> Iterator[HostBatch]:
     """Every image once, in order; the last batch is padded.
 
     Args:
@@ -205,7 +205,7 @@ def view_batches(
     process_count: int = 1,
     num_threads: int = 16,
     num_workers: int = 0,
-) -> Iterator[Batch]:
+) -> Iterator[HostBatch]:
     """One augmented view of every image, in order; the last batch is padded.
 
     The pixels of an image depend on the seed, the view and its index alone.
@@ -282,7 +282,7 @@ def feature_batches(
         labels, sampling=sampling, batch_size=global_batch_size, seed=seed
     )
 
-    def batch(step: int) -> Batch:
+    def batch(step: int) -> HostBatch:
         own = slice(rows.start, rows.stop)
         images = sampler.draw(step).images[own]
         rng = np.random.default_rng((seed, _CHOICE_STREAM, step))
@@ -305,7 +305,7 @@ def _in_order(
     process_count: int,
     num_threads: int,
     num_workers: int,
-) -> Iterator[Batch]:
+) -> Iterator[HostBatch]:
     """Every image once, `pixels` made of the picture and its index."""
     rows = _rows(global_batch_size, process_index, process_count)
     examples = OrderedExamples(split, pixels, global_batch_size, rows)
@@ -343,7 +343,7 @@ def _batches(
     batch_size: int,
     num_threads: int,
     num_workers: int,
-) -> Generator[Batch, None, None]:
+) -> Generator[HostBatch, None, None]:
     if num_workers:
         # A worker makes whole batches, one at a time: they travel in shared memory,
         # which those in a buffer of its own would never give back.

@@ -156,7 +156,7 @@ def write_lgr(
     directory: Path, released: vl_ltr_files.Released, dtype: clip_files.Dtype
 ) -> None:
     """Writes an LGR as the authors' state dict, in safetensors."""
-    if released.recognizer is None:
+    if released.released_head is None:
         raise PortError("a CVLP has no recognition head to write")
     vision = released.vision
     # The authors' code builds OpenAI's towers and is told of no other.
@@ -168,7 +168,7 @@ def write_lgr(
             f"{vision.width // vision.heads} wide; the authors' LGR has quick_gelu and "
             "64. --to hf and --to openai keep the tower, --to stablehlo all of it"
         )
-    tensors = vl_ltr_files.lgr_tensors(released.variables, released.recognizer)
+    tensors = vl_ltr_files.lgr_tensors(released.variables, released.released_head)
     save_file(
         {
             name: tensor.astype(jnp.dtype(dtype)) if tensor.dtype != int else tensor

@@ -32,7 +32,7 @@ _HEAD = "text_block."
 
 
 @dataclass(frozen=True)
-class Recognizer:
+class ReleasedHead:
     """The part of an LGR behind its image tower, as float32 numpy arrays.
 
     Attributes:
@@ -55,14 +55,14 @@ class Released:
         embed_dim: D.
         variables: Those of `Clip`; without the branch `text` for an LGR.
         text: Sizes of the text tower, for a CVLP.
-        recognizer: Head and anchors, for an LGR.
+        released_head: Head and anchors, for an LGR.
     """
 
     vision: VisionConfig
     embed_dim: int
     variables: dict[str, Any]
     text: TextConfig | None = None
-    recognizer: Recognizer | None = None
+    released_head: ReleasedHead | None = None
 
     def at_image_size(self, image_size: int) -> "Released":
         """The same with positions interpolated for images of another size."""
@@ -132,8 +132,8 @@ def from_tensors(
     variables = weights.from_tensors(others, expected, weights.VL_LTR, source)
     head = variables["params"].pop("head")
     padding = np.asarray(~anchors.any(axis=-1))
-    recognizer = Recognizer(head, anchors, padding)
-    return Released(vision, embed_dim, variables, recognizer=recognizer)
+    released_head = ReleasedHead(head, anchors, padding)
+    return Released(vision, embed_dim, variables, released_head=released_head)
 
 
 def lgr_shapes(
@@ -148,18 +148,18 @@ def lgr_shapes(
 
 
 def lgr_tensors(
-    variables: Mapping[str, Any], recognizer: Recognizer
+    variables: Mapping[str, Any], released_head: ReleasedHead
 ) -> dict[str, np.ndarray]:
     """An LGR as the authors' state dict, which their code loads strictly.
 
     Args:
         variables: Those of `Clip`; the text tower is left out.
-        recognizer: Head and anchors.
+        released_head: Head and anchors.
     """
-    params = {**variables["params"], "head": recognizer.params}
+    params = {**variables["params"], "head": released_head.params}
     params.pop("text", None)
     tensors = weights.to_tensors({**variables, "params": params}, weights.VL_LTR)
-    anchors = np.array(recognizer.anchors, np.float32)
+    anchors = np.array(released_head.anchors, np.float32)
     # Their key's LayerNorm has a bias, which the softmax cancels.
     tensors[f"{_HEAD}attn.norm1k.bias"] = np.zeros(anchors.shape[-1], np.float32)
     tensors[_TEXT_EMBEDDINGS] = anchors

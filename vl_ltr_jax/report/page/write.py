@@ -46,7 +46,7 @@ def page(run: Run, results: Mapping[str, Any], recognizer: Recognizer | None) ->
       results: as in results.json.
       recognizer: of the run; without one no prediction is explained.
     """
-    recipe, read = systems.recipe_of(run.config), run.inputs
+    recipe, inputs = systems.recipe_of(run.config), run.inputs
     ranked = _ranked(run)
     content = gather.gather(
         results=results,
@@ -56,8 +56,8 @@ def page(run: Run, results: Mapping[str, Any], recognizer: Recognizer | None) ->
             titles.own_head(run.config, results["test"]),
             titles.head_names(run.config),
         ),
-        class_names=read.data.class_names,
-        train_counts=read.data.train_counts,
+        class_names=inputs.data.class_names,
+        train_counts=inputs.data.train_counts,
         ranked=ranked,
         curves=_curves(run, results),
         selection=_selection(run) if "anchors" in results["cost"]["stages"] else None,
