@@ -23,8 +23,8 @@ from vl_ltr_jax.data.images import decode
 from vl_ltr_jax.data.images.picture_folders import Found
 from vl_ltr_jax.data.text import token_cache
 from vl_ltr_jax.recognizer import formats
-from vl_ltr_jax.recognizer.batch import Answer, recognize_files
-from vl_ltr_jax.recognizer.predictions import Explanation, Prediction, Spoken
+from vl_ltr_jax.recognizer.batch import FileResult, recognize_files
+from vl_ltr_jax.recognizer.predictions import AttendedSentence, Explanation, Prediction
 from vl_ltr_jax.runtime import compilation_cache
 from worlds import small_recognizer
 from worlds.sound_images import picture
@@ -147,8 +147,8 @@ HOSTILE = 'comma, "quote"\nline\u2028\u202e=1+1 \x00'
 def test_json_and_csv_carry_any_name_and_any_bytes():
     path = os.fsdecode(b"caf\xe9 \xf0\x9f\x90\xa6.png")
     prediction = Prediction((HOSTILE, "b"), (0.75, 0.25), (1, 0))
-    said = Explanation(prediction, None, 0.5, (Spoken(HOSTILE, 1.0, -0.5),))
-    text = formats.to_json(Answer(path, said))
+    said = Explanation(prediction, None, 0.5, (AttendedSentence(HOSTILE, 1.0, -0.5),))
+    text = formats.to_json(FileResult(path, said))
     assert len(text.splitlines()) == 1 and "\U0001f426" in text
     text.encode()  # half characters are escapes
     content = json.loads(text)
@@ -156,13 +156,13 @@ def test_json_and_csv_carry_any_name_and_any_bytes():
     assert content["predictions"][0]["name"] == HOSTILE
     assert content["sentences"] == [{"text": HOSTILE, "weight": 1.0, "cosine": -0.5}]
 
-    rows = formats.CSV_HEADER + formats.to_csv(Answer(path, said))
+    rows = formats.CSV_HEADER + formats.to_csv(FileResult(path, said))
     rows = list(csv.DictReader(io.StringIO(rows, newline="")))
     assert [row["rank"] for row in rows] == ["1", "2"]
     assert rows[0]["path"] == path and rows[0]["name"] == HOSTILE
     assert (rows[0]["class"], rows[0]["probability"]) == ("1", "0.75")
 
-    shown = formats.to_text(Answer(path, said))
+    shown = formats.to_text(FileResult(path, said))
     assert shown.count("\n") == 4 and "\\udce9 \U0001f426.png" in shown
     assert all(char.isprintable() or char == "\n" for char in shown)
 

@@ -60,7 +60,7 @@ def test_it_shows_the_examples_of_training(root):
     for number, example in enumerate(shown):
         step, row = divmod(36 + 5 + number, 8)
         pixels = steps[step]["image"][row].astype(int)
-        assert np.abs(example.seen.astype(int) - pixels).max() <= 1  # back to bytes
+        assert np.abs(example.model_input.astype(int) - pixels).max() <= 1
         sentence = inputs.corpus.sentences[steps[step]["sentence_id"][row]]
         assert example.sentence == sentence
         label = steps[step]["label"][row]
@@ -89,7 +89,9 @@ def test_erasing_is_that_of_the_step(root):
     expected = np.asarray(prepare(images))
     mean, std = np.array(show_data.transforms.NORMALIZATIONS["clip"], np.float32)
     back = np.round((expected * std + mean) * 255).clip(0, 255).astype(np.uint8)
-    np.testing.assert_array_equal(np.stack([example.seen for example in shown]), back)
+    np.testing.assert_array_equal(
+        np.stack([example.model_input for example in shown]), back
+    )
     assert (images != back).any(axis=(1, 2, 3)).all()
 
 
@@ -102,7 +104,7 @@ def test_the_sheet_has_every_picture_in_its_place(root):
     for number, example in enumerate(shown):
         row, column = divmod(number, 2)
         top, left = 8 + row * cell_height, 8 + column * cell_width
-        for offset, pixels in enumerate((example.seen, example.whole)):
+        for offset, pixels in enumerate((example.model_input, example.eval_picture)):
             enlarged = np.asarray(Image.fromarray(pixels).resize((112, 112)))
             start = left + offset * 120
             there = sheet[top : top + 112, start : start + 112]

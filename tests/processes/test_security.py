@@ -19,7 +19,7 @@ from vl_ltr_jax.commands import fetch_text
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.models.port import hub
 from vl_ltr_jax.recognizer import formats
-from vl_ltr_jax.recognizer.batch import Answer
+from vl_ltr_jax.recognizer.batch import FileResult
 from vl_ltr_jax.recognizer.predictions import Explanation, Prediction
 from vl_ltr_jax.report import tables
 from worlds.fake_wiki import FakeWiki, wiki
@@ -210,7 +210,7 @@ HOSTILE = ("=cmd|'/c calc'!A1", '"<b>, `x` | \r\n', "\x1b]0;x\x07")
 def test_names_in_csv_are_exactly_what_they_are():
     """README: a spreadsheet is to import them as text."""
     prediction = Prediction(HOSTILE, (0.5, 0.3, 0.2), (0, 1, 2))
-    answer = Answer("=1+1.jpg", Explanation(prediction, None, None, ()), None)
+    answer = FileResult("=1+1.jpg", Explanation(prediction, None, None, ()), None)
     rows = list(csv.reader(io.StringIO(formats.to_csv(answer), newline="")))
     assert [row[3] for row in rows] == list(HOSTILE)
     assert {row[0] for row in rows} == {"=1+1.jpg"} and {len(row) for row in rows} == {

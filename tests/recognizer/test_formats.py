@@ -1,4 +1,4 @@
-"""Answers as text for people, by the command that prints them."""
+"""Outputs as text for people, by the command that prints them."""
 
 import itertools
 

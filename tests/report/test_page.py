@@ -220,7 +220,7 @@ def test_a_run_without_training_and_test_images_has_a_page():
             method=Method("Zero-shot", "zero_shot", {"zero_shot": "Ours"}),
         )
     )
-    assert (content.split, content.cards[0].percent) == ("validation", 2.5)
+    assert (content.split, content.tiles[0].percent) == ("validation", 2.5)
     assert "Ours" in Page(render(content)).words
     told["val"] = {"zero_shot": nothing}
     content = gather(

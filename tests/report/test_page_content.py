@@ -10,13 +10,13 @@ from worlds.report_world import COUNTS, HOSTILE, arguments, explained, ranked, s
 
 def test_the_header_has_the_numbers_of_the_runs_own_head():
     content = gather(**arguments())
-    assert [(card.group, card.percent) for card in content.cards] == [
+    assert [(tile.group, tile.percent) for tile in content.tiles] == [
         ("overall", 71.25),
         ("many", 85.5),
         ("medium", 76.25),
         ("few", 56.5),
     ]
-    assert [card.detail for card in content.cards] == [
+    assert [tile.detail for tile in content.tiles] == [
         "6 classes · top-5 95.0",
         "2 classes · over 100 images",
         "2 classes · 20–100 images",

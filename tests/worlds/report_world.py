@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from vl_ltr_jax.evaluate.accuracy import Ranking
-from vl_ltr_jax.recognizer.predictions import Explanation, Prediction, Spoken
+from vl_ltr_jax.recognizer.predictions import AttendedSentence, Explanation, Prediction
 from vl_ltr_jax.report.page.gather import Method
 from vl_ltr_jax.report.page.sentences import Selection
 
@@ -122,8 +122,8 @@ def curves(num_points=30):
 def explained(names=HOSTILE):
     pixels = np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3)
     spoken = (
-        Spoken(f"It looks like {names[0]}", 0.625, 0.31),
-        Spoken("It flies.", 0.25, 0.1),
+        AttendedSentence(f"It looks like {names[0]}", 0.625, 0.31),
+        AttendedSentence("It flies.", 0.25, 0.1),
     )
     prediction = Prediction((names[0], names[1]), (0.75, 0.125), (0, 1))
     return [

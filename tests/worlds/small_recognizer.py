@@ -9,7 +9,7 @@ from vl_ltr_jax.data.images.transforms import NORMALIZATIONS
 from vl_ltr_jax.models.lgr import LanguageGuidedHead
 from vl_ltr_jax.models.port import clip_files
 from vl_ltr_jax.recognizer import added_classes
-from vl_ltr_jax.recognizer.card import Card
+from vl_ltr_jax.recognizer.card import ModelCard
 from vl_ltr_jax.recognizer.recognizer import Recognizer
 from vl_ltr_jax.run import initial
 
@@ -47,8 +47,8 @@ def make(head="lgr"):
         params = jax.tree.map(lambda leaf: normal(*leaf.shape), shapes["params"])
         arrays["head"] = unfreeze(params)
         arrays["anchors"] = {"embeddings": embeddings, "padding": padding}
-        arrays["added"] = added_classes.none(2, width)
-    card = Card(
+        arrays["added"] = added_classes.empty(2, width)
+    card = ModelCard(
         method="vl_ltr" if head == "lgr" else "fc",
         backbone="ViT-tiny",
         image_size=IMAGE_SIZE,

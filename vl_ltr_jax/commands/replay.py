@@ -142,18 +142,18 @@ def _which(
     )
 
 
-def sheet_of(seen: Repeat, run: Run) -> list[contact_sheet.Shown]:
+def sheet_of(seen: Repeat, run: Run) -> list[contact_sheet.SheetExample]:
     """The first rows that are wrong, as a contact sheet has them."""
     whole, split = run_inputs.eval_transform(run.config), run.inputs.data.train
 
-    def shown(one: WrongRow) -> contact_sheet.Shown:
+    def shown(one: WrongRow) -> contact_sheet.SheetExample:
         try:
             picture = whole(split.read(one.index))
         except ImageReadError:  # another of its class was taken
             side = run.config.model.image_size
             picture = np.zeros((side, side, 3), np.uint8)
         name = run.inputs.data.class_names[one.label]
-        return contact_sheet.Shown(
+        return contact_sheet.SheetExample(
             picture if one.pixels is None else one.pixels,
             picture,
             f"row {one.row}: {', '.join(one.found)} of {name} (label {one.label})",

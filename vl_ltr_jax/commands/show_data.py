@@ -28,7 +28,12 @@ from vl_ltr_jax.data.batches.sampler import BatchSampler
 from vl_ltr_jax.data.images import transforms
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.method import shots
-from vl_ltr_jax.report.contact_sheet import Shown, check_place, contact_sheet, write
+from vl_ltr_jax.report.contact_sheet import (
+    SheetExample,
+    check_place,
+    contact_sheet,
+    write,
+)
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.runtime import mesh as meshes
 
@@ -60,7 +65,7 @@ _MOST = 1000  # examples on a sheet
 
 def training_examples(
     config: Config, epoch: int, draw: int, count: int
-) -> Iterator[Shown]:
+) -> Iterator[SheetExample]:
     """Examples of pre-training, from a draw on.
 
     Args:
@@ -101,7 +106,7 @@ def training_examples(
         label = int(made["label"])
         group = next(name for name, members in groups.items() if members[label])
         draw_name = "epoch {}, draw {}".format(*examples.epoch_and_draw(step, row))
-        yield Shown(
+        yield SheetExample(
             erase(made["image"], step, row),
             whole(data.train.read(index)),
             f"{draw_name}: {data.class_names[label]} (label {label}, "

@@ -96,7 +96,7 @@ def choose_offset(
     return float(thresholds[min(int(max_taken * len(best)), len(best) - 1)])
 
 
-def none(num_anchors: int, embed_dim: int) -> dict[str, np.ndarray]:
+def empty(num_anchors: int, embed_dim: int) -> dict[str, np.ndarray]:
     """The arrays of no added class, see `head.apply`."""
     return {
         "embeddings": np.zeros((0, num_anchors, embed_dim), np.float32),

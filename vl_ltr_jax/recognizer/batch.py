@@ -16,7 +16,7 @@ from vl_ltr_jax.recognizer.predictions import Explanation
 from vl_ltr_jax.recognizer.recognizer import Recognizer
 
 
-class Answer(NamedTuple):
+class FileResult(NamedTuple):
     """What became of a file.
 
     Attributes:
@@ -38,7 +38,7 @@ def recognize_files(
     num_sentences: int = 3,
     batch_size: int = 64,
     num_threads: int | None = None,
-) -> Generator[Answer, None, None]:
+) -> Generator[FileResult, None, None]:
     """Recognises files one after the other; threads decode ahead of the device.
 
     Args:
@@ -57,7 +57,7 @@ def recognize_files(
     batch: list[tuple[str, np.ndarray | str]] = []
     limit, pictures = 1, 0
 
-    def answered() -> Iterator[Answer]:
+    def answered() -> Iterator[FileResult]:
         pixels = [made for _, made in batch if not isinstance(made, str)]
         explained = iter(
             recognizer.explain_pixels(np.stack(pixels), top_k, num_sentences)
@@ -66,13 +66,13 @@ def recognize_files(
         )
         for path, made in batch:
             if isinstance(made, str):
-                yield Answer(path, error=made)
+                yield FileResult(path, error=made)
                 continue
             explanation = next(explained)
             if np.isfinite(explanation.prediction.probabilities).all():
-                yield Answer(path, explanation)
+                yield FileResult(path, explanation)
             else:
-                yield Answer(path, error="the model gives no numbers for it")
+                yield FileResult(path, error="the model gives no numbers for it")
 
     ahead = 2 * batch_size + num_threads
     decoded = _decoded(recognizer, files, num_threads, ahead)

@@ -17,7 +17,7 @@ class RecognizerError(UserError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
+class ModelCard:
     """What is known of a recognizer besides its arrays; all of it plain JSON.
 
     Attributes:
@@ -76,7 +76,7 @@ class Card:
         about = f"{self.method}, {classes}, {self.backbone} at {self.image_size} pixels"
         return f"{about}, from {source}" if source else about
 
-    def with_class(self, name: str, sentences: Sequence[str]) -> "Card":
+    def with_class(self, name: str, sentences: Sequence[str]) -> "ModelCard":
         """The card with one more class, known by its sentences.
 
         Raises:

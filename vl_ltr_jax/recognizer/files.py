@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from vl_ltr_jax.models.port import clip_files
 from vl_ltr_jax.models.port.preprocessing import checked_constants
 from vl_ltr_jax.recognizer import validate
-from vl_ltr_jax.recognizer.card import Card
+from vl_ltr_jax.recognizer.card import ModelCard
 from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.storage import atomic, paths, strict_json
 from vl_ltr_jax.storage.artifact import ArtifactError
@@ -30,7 +30,7 @@ _FORMAT = 2
 
 def write(
     directory: Path,
-    card: Card,
+    card: ModelCard,
     arrays: dict[str, Any],
     reference: Float32[np.ndarray, "N D"] | None,
     beside: Path | None,
@@ -73,8 +73,8 @@ def write(
 
 def read(
     directory: Path,
-) -> tuple[Card, dict[str, Any], Float32[np.ndarray, "N D"] | None]:
-    """Card, arrays and reference of what :func:`write` wrote.
+) -> tuple[ModelCard, dict[str, Any], Float32[np.ndarray, "N D"] | None]:
+    """ModelCard, arrays and reference of what :func:`write` wrote.
 
     Raises:
       ArtifactError: if a file is missing, damaged, or does not fit the others.
@@ -92,7 +92,7 @@ def read(
         content["sentences"] = texts(content["sentences"])
         mean, std = content["normalization"]
         content["normalization"] = checked_constants(mean, std, CARD)
-        card = Card(**content)
+        card = ModelCard(**content)
         flat = load_file(directory / WEIGHTS)
         arrays = traverse_util.unflatten_dict(flat, sep="/")
         reference = arrays.pop("reference", None)

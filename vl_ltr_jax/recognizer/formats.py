@@ -12,19 +12,19 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from vl_ltr_jax.logs.messages import printable
-from vl_ltr_jax.recognizer.batch import Answer
+from vl_ltr_jax.recognizer.batch import FileResult
 
 # Half of a character, which UTF-8 has no bytes for, and what some readers of lines
 # take for the end of one.
 _UNSAFE = re.compile("[\ud800-\udfff\x85\u2028\u2029]")
-Format: TypeAlias = Callable[[Answer], str]
+Format: TypeAlias = Callable[[FileResult], str]
 TEXT_HEADER = (
     "# Of each picture the likeliest classes, then the sentences that spoke for the\n"
     "# first, with their weights: shares of the attention, 1 in all.\n\n"
 )
 
 
-def to_text(answer: Answer) -> str:
+def to_text(answer: FileResult) -> str:
     """A block for a person: classes, and the sentences that spoke for the first.
 
     Empty for a file that could not be read: standard error has it.
@@ -46,7 +46,7 @@ def to_text(answer: Answer) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_json(answer: Answer) -> str:
+def to_json(answer: FileResult) -> str:
     """One line of strict JSON."""
     content: dict[str, Any] = {"path": answer.path}
     if answer.explanation is None:
@@ -73,7 +73,7 @@ def to_json(answer: Answer) -> str:
 CSV_HEADER = "path,rank,class,name,probability\n"
 
 
-def to_csv(answer: Answer) -> str:
+def to_csv(answer: FileResult) -> str:
     """A row for each rank; none for a file that could not be read."""
     if answer.explanation is None:
         return ""

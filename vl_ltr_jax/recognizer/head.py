@@ -14,10 +14,10 @@ from vl_ltr_jax.evaluate import accuracy
 from vl_ltr_jax.models import linear
 from vl_ltr_jax.models.lgr import LanguageGuidedHead, anchor_constants
 from vl_ltr_jax.recognizer import added_classes
-from vl_ltr_jax.recognizer.card import Card
+from vl_ltr_jax.recognizer.card import ModelCard
 
 
-class Said(NamedTuple):
+class HeadOutputs(NamedTuple):
     """What a head says of features.
 
     Attributes:
@@ -46,7 +46,9 @@ def with_constants(arrays: dict[str, Any]) -> dict[str, Any]:
     return {**arrays, **computed}
 
 
-def apply(card: Card, arrays: dict[str, Any], features: Float[Array, "b D"]) -> Said:
+def apply(
+    card: ModelCard, arrays: dict[str, Any], features: Float[Array, "b D"]
+) -> HeadOutputs:
     """Applies a head to features; pure.
 
     Args:
@@ -58,16 +60,16 @@ def apply(card: Card, arrays: dict[str, Any], features: Float[Array, "b D"]) -> 
     """
     if card.head == "linear":
         probabilities = jax.nn.softmax(linear.scores(arrays["head"], features))
-        return Said(probabilities, probabilities)
+        return HeadOutputs(probabilities, probabilities)
     visual, language = _lgr(card, arrays["head"], features, arrays["anchors"])
     if card.prediction == "mixture":
         trained = accuracy.mixture(visual, language, card.visual_weight)
     else:
         trained = jax.nn.softmax(accuracy.sum_of_logits(visual, language))
     if not len(arrays["added"]["offsets"]):
-        return Said(trained, trained, visual, language)
+        return HeadOutputs(trained, trained, visual, language)
     added = _added_logits(card, arrays, features)
-    return Said(
+    return HeadOutputs(
         added_classes.join(trained, language, added),
         trained,
         visual,
@@ -76,7 +78,7 @@ def apply(card: Card, arrays: dict[str, Any], features: Float[Array, "b D"]) -> 
 
 
 def _lgr(
-    card: Card,
+    card: ModelCard,
     params: dict[str, Any],
     features: Float[Array, "b D"],
     anchors: dict[str, Any],
@@ -100,7 +102,7 @@ def _lgr(
 
 
 def _added_logits(
-    card: Card, arrays: dict[str, Any], features: Float[Array, "b D"]
+    card: ModelCard, arrays: dict[str, Any], features: Float[Array, "b D"]
 ) -> Float[Array, "b A"]:
     """Language logits of the added classes, with their offsets."""
     offsets, params = arrays["added"]["offsets"], arrays["head"]

@@ -14,7 +14,7 @@ from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.models import linear
 from vl_ltr_jax.models.port import vl_ltr_files
 from vl_ltr_jax.recognizer import added_classes, files, validate
-from vl_ltr_jax.recognizer.card import Card
+from vl_ltr_jax.recognizer.card import ModelCard
 from vl_ltr_jax.recognizer.recognizer import Recognizer
 from vl_ltr_jax.run import initial
 from vl_ltr_jax.run.run import anchor_sentences, with_tuned_tower
@@ -103,7 +103,7 @@ def of_run(workdir: epath.Path) -> Recognizer:
     else:
         arrays["head"] = recognizer.params if recognizer else tuned["head"]
         arrays |= _anchored(workdir, recognizer)
-    card = Card(
+    card = ModelCard(
         method=config.method,
         backbone=config.model.backbone,
         image_size=config.model.image_size,
@@ -181,5 +181,5 @@ def _anchored(
         embeddings = np.where(padding[..., None], 0, rows).astype(np.float32)
     return {
         "anchors": {"embeddings": embeddings, "padding": padding},
-        "added": added_classes.none(*embeddings.shape[1:]),
+        "added": added_classes.empty(*embeddings.shape[1:]),
     }

@@ -33,7 +33,7 @@ class Prediction:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spoken:
+class AttendedSentence:
     """A sentence of a class, as LGR attended to it for a picture.
 
     Attributes:
@@ -61,7 +61,7 @@ class Explanation:
     prediction: Prediction
     visual: float | None
     language: float | None
-    sentences: tuple[Spoken, ...]
+    sentences: tuple[AttendedSentence, ...]
 
 
 def listed(given: Any) -> list[Any]:
@@ -133,13 +133,13 @@ def _from_array(given: Any) -> Image.Image:
     )
 
 
-def spoken(
+def attended_sentences(
     texts: Sequence[str],
     weights: Float32[np.ndarray, "M"],
     anchors: Float32[np.ndarray, "M D"],
     features: Float32[np.ndarray, "D"],
     count: int,
-) -> tuple[Spoken, ...]:
+) -> tuple[AttendedSentence, ...]:
     """The sentences of a class for one picture, the most attended first.
 
     Args:
@@ -153,7 +153,7 @@ def spoken(
     lengths = np.linalg.norm(anchors, axis=1) * np.linalg.norm(features)
     cosines = anchors @ features / np.maximum(lengths, 1e-12)
     return tuple(
-        Spoken(
+        AttendedSentence(
             texts[place] if place < len(texts) else "",
             float(weights[place]),
             float(cosines[place]),

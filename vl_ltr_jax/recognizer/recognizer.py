@@ -22,16 +22,16 @@ from vl_ltr_jax.data.text.tokenizer import Tokenizer
 from vl_ltr_jax.models import encode, lgr
 from vl_ltr_jax.models.clip import Clip
 from vl_ltr_jax.recognizer import added_classes, files, head
-from vl_ltr_jax.recognizer.card import Card, RecognizerError
+from vl_ltr_jax.recognizer.card import ModelCard, RecognizerError
 from vl_ltr_jax.recognizer.predictions import (
     Explanation,
     Picture,
     Prediction,
+    attended_sentences,
     listed,
     one_line,
     opened,
     softmax,
-    spoken,
 )
 
 # Each size is a program of its own.
@@ -49,7 +49,7 @@ class Recognizer:
 
     def __init__(
         self,
-        card: Card,
+        card: ModelCard,
         arrays: dict[str, Any],
         *,
         reference: Float32[np.ndarray, "N D"] | None = None,
@@ -225,7 +225,7 @@ class Recognizer:
                 prediction,
                 float(visual[row, label]) if label < self.card.num_trained else None,
                 float(language[row, label]),
-                spoken(
+                attended_sentences(
                     self.card.sentences[label],
                     weights[row],
                     anchors[row],

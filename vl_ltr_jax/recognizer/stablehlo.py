@@ -33,7 +33,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-5
 COMPARED_SIZES = (1, 3, 17)  # of batches
 
-Answers: TypeAlias = dict[str, Array]
+Outputs: TypeAlias = dict[str, Array]
 Flat: TypeAlias = dict[str, np.ndarray]
 _HOW_TO_CALL = """\
 import jax, jax.export, numpy, pathlib
@@ -118,7 +118,7 @@ def write_arrays(directory: Path, recognizer: Recognizer) -> None:
     _write_json(directory / DESCRIPTION, described)
 
 
-def load_exported(directory: str | Path) -> Callable[[Any], Answers]:
+def load_exported(directory: str | Path) -> Callable[[Any], Outputs]:
     """Loads a program.
 
     Args:
@@ -149,7 +149,7 @@ def load_exported(directory: str | Path) -> Callable[[Any], Answers]:
     return lambda images: call(arrays, images)
 
 
-def compare(exported: Callable[[Any], Answers], recognizer: Recognizer) -> float:
+def compare(exported: Callable[[Any], Outputs], recognizer: Recognizer) -> float:
     """Holds a program against the live model, on random images.
 
     Returns:
@@ -226,7 +226,7 @@ def describe(recognizer: Recognizer) -> dict[str, Any]:
 def _export(recognizer: Recognizer, arrays: Flat) -> export.Exported:
     """Lowers the recognizer for any number of images."""
 
-    def recognize(arrays: dict[str, Array], images: UInt8[Array, "b H W 3"]) -> Answers:
+    def recognize(arrays: dict[str, Array], images: UInt8[Array, "b H W 3"]) -> Outputs:
         nested = traverse_util.unflatten_dict(arrays, sep="/")
         for name in nested.keys() & {"anchors", "added"}:
             constants = lgr.AnchorConstants(**nested[name]["constants"])

@@ -13,7 +13,7 @@ from vl_ltr_jax.data.images.orientation import ORIENTATIONS
 from vl_ltr_jax.models.clip import PRESETS, variable_shapes
 from vl_ltr_jax.models.layers import ACTIVATIONS
 from vl_ltr_jax.models.lgr import head_shapes
-from vl_ltr_jax.recognizer.card import Card
+from vl_ltr_jax.recognizer.card import ModelCard
 
 _CHOICES: dict[str, Collection[str]] = {
     "backbone": PRESETS,
@@ -31,7 +31,7 @@ _LARGEST_LOG = 80.0  # float32 has no larger exponential by far
 
 
 def check(
-    card: Card,
+    card: ModelCard,
     arrays: Mapping[str, Any],
     reference: Float32[np.ndarray, "N D"] | None,
 ) -> None:
@@ -64,8 +64,8 @@ def check(
         raise ValueError("reference has values that are not numbers")
 
 
-def _check_card(card: Card) -> None:
-    hints = get_type_hints(Card)
+def _check_card(card: ModelCard) -> None:
+    hints = get_type_hints(ModelCard)
     for field in dataclasses.fields(card):
         value = getattr(card, field.name)
         kind = _KINDS[hints[field.name]] if hints[field.name] in _KINDS else object
@@ -91,7 +91,7 @@ def _check_card(card: Card) -> None:
         raise ValueError("a linear head has trained classes only")
 
 
-def _expected(card: Card, found: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _expected(card: ModelCard, found: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes by flat name."""
     width, trained = card.clip_config.embed_dim, card.num_trained
     towers: Any = _flat({"towers": variable_shapes(card.clip_config)})

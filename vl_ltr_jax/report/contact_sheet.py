@@ -1,4 +1,4 @@
-"""A contact sheet: examples of training as pictures, with words below."""
+"""A contact sheet: training examples as pictures, with captions."""
 
 import textwrap
 from collections.abc import Sequence
@@ -19,38 +19,38 @@ _PAPER, _INK, _FRAME = (255, 255, 255), (0, 0, 0), (160, 160, 160)
 
 
 class SheetError(UserError):
-    """A file that can hold no picture."""
+    """The file name has no picture format."""
 
 
-class Shown(NamedTuple):
-    """An example as the sheet has it.
+class SheetExample(NamedTuple):
+    """An example on a contact sheet.
 
     Attributes:
-      seen: by the model, [H, W, 3].
-      whole: the evaluation picture of the same image, [H, W, 3].
-      caption: which it is, and of what class.
-      where: the image's file and row.
-      sentence: drawn with it; empty where the run trains without text.
+      model_input: pixels that the model sees.
+      eval_picture: evaluation pixels of the same image.
+      caption: number and class of the example.
+      sentence: sentence of the example; empty if the run trains without text.
+      where: file and row of the image.
     """
 
-    seen: UInt8[np.ndarray, "H W 3"]
-    whole: UInt8[np.ndarray, "H W 3"]
+    model_input: UInt8[np.ndarray, "H W 3"]
+    eval_picture: UInt8[np.ndarray, "H W 3"]
     caption: str
     sentence: str
     where: str
 
 
-def contact_sheet(shown: Sequence[Shown], columns: int) -> Image.Image:
-    """Examples in rows: the picture seen, the whole one, and the words below.
+def contact_sheet(examples: Sequence[SheetExample], columns: int) -> Image.Image:
+    """Returns a picture of examples: input, evaluation picture, caption, sentence.
 
     Args:
-      shown: at least one example, all of one size.
+      examples: at least one, all of one size.
       columns: examples in a row.
     """
-    side = min(max(shown[0].seen.shape[0], _SMALLEST_SIDE), _LARGEST_SIDE)
+    side = min(max(examples[0].model_input.shape[0], _SMALLEST_SIDE), _LARGEST_SIDE)
     width, height = 2 * side + _MARGIN, side + _LINES * _LINE
-    columns = min(columns, len(shown))
-    rows = -(-len(shown) // columns)
+    columns = min(columns, len(examples))
+    rows = -(-len(examples) // columns)
     sheet = Image.new(
         "RGB",
         (columns * (width + _MARGIN) + _MARGIN, rows * (height + _MARGIN) + _MARGIN),
@@ -60,31 +60,31 @@ def contact_sheet(shown: Sequence[Shown], columns: int) -> Image.Image:
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), _FONT_SIZE)
     draw = ImageDraw.Draw(sheet)
     letters = int(width / font.getlength("n"))
-    for number, example in enumerate(shown):
+    for number, example in enumerate(examples):
         row, column = divmod(number, columns)
-        left, top = (
+        x, top = (
             _MARGIN + place * (length + _MARGIN)
             for place, length in ((column, width), (row, height))
         )
-        for offset, pixels in enumerate((example.seen, example.whole)):
+        for offset, pixels in enumerate((example.model_input, example.eval_picture)):
             picture = Image.fromarray(pixels).resize((side, side))
-            sheet.paste(picture, (left + offset * (side + _MARGIN), top))
-            edge = left + offset * (side + _MARGIN)
+            sheet.paste(picture, (x + offset * (side + _MARGIN), top))
+            edge = x + offset * (side + _MARGIN)
             draw.rectangle((edge - 1, top - 1, edge + side, top + side), outline=_FRAME)
         lines = [
             *textwrap.wrap(example.caption, letters, max_lines=2),
             *textwrap.wrap(example.sentence, letters, max_lines=_LINES - 2),
         ]
         for line, words in enumerate(lines):
-            draw.text((left, top + side + line * _LINE), words, _INK, font)
+            draw.text((x, top + side + line * _LINE), words, _INK, font)
     return sheet
 
 
 def check_place(out: Path) -> None:
-    """Refuses a file that :func:`write` could not write.
+    """Checks a file name before the sheet is made.
 
     Raises:
-      SheetError: if it is no picture by its name, or a directory.
+      SheetError: the suffix is not a picture's, or the file is a directory.
     """
     kind = Image.registered_extensions().get(out.suffix.lower())
     if kind not in Image.SAVE or out.is_dir():
@@ -92,11 +92,7 @@ def check_place(out: Path) -> None:
 
 
 def write(sheet: Image.Image, out: Path) -> None:
-    """Writes a sheet, and the directories around it; it appears whole.
-
-    Raises:
-      OSError: if it cannot be written.
-    """
+    """Writes a sheet atomically, and the directories around it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic.write(out) as file:
         sheet.save(file, Image.registered_extensions()[out.suffix.lower()])

@@ -10,7 +10,7 @@ GROUPS = ("many", "medium", "few")
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
+class Tile:
     """A number of the header.
 
     Attributes:
@@ -25,7 +25,7 @@ class Card:
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class Row:
     """A line of the paper's table: cells, which are the best, whether it is ours."""
 
     method: str
@@ -48,7 +48,7 @@ class Table:
 
     split: str
     images: int | None
-    rules: Mapping[str, tuple[Line, ...]]
+    rules: Mapping[str, tuple[Row, ...]]
     notes: tuple[str, ...]
 
 
@@ -166,7 +166,7 @@ class ClassSentences:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class ClassGuess:
     """A class that a picture was taken for, its probability, whether it is right."""
 
     name: str
@@ -203,7 +203,7 @@ class ExplainedPicture:
     enlarged: bool
     name: str
     right: bool
-    answers: tuple[Answer, ...]
+    answers: tuple[ClassGuess, ...]
     branches: Mapping[str, float]
     sentences: tuple[AttendedSentence, ...]
 
@@ -246,7 +246,7 @@ class Content:
       method: name of the system.
       facts: what describes the run, a few words each.
       split: whose accuracies the header shows.
-      cards: overall and each group.
+      tiles: overall and each group.
       tables: of every split.
       notes: on anchors, a sentence each.
       train_counts: of each class.
@@ -271,7 +271,7 @@ class Content:
     method: str
     facts: tuple[str, ...]
     split: str
-    cards: tuple[Card, ...]
+    tiles: tuple[Tile, ...]
     tables: tuple[Table, ...]
     notes: tuple[str, ...]
     train_counts: Int[np.ndarray, "C"]

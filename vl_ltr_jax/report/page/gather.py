@@ -15,13 +15,13 @@ from vl_ltr_jax.report import tables
 from vl_ltr_jax.report.page import learning, per_class, pictures, sentences, text
 from vl_ltr_jax.report.page.content import (
     GROUPS,
-    Card,
     Content,
     DataGroup,
-    Line,
+    Row,
     Setting,
     StageCost,
     Table,
+    Tile,
 )
 from vl_ltr_jax.report.page.per_class import RULE
 from vl_ltr_jax.report.page.sentences import Selection
@@ -88,7 +88,7 @@ def gather(
         method=text.name(method.title),
         facts=_facts(results, configuration),
         split=SPLIT_NAMES[split],
-        cards=_cards(results[split].get(method.head), train_counts),
+        tiles=_tiles(results[split].get(method.head), train_counts),
         tables=tuple(_table(s, results[s], method, backbone, ranked) for s in SPLITS),
         notes=tuple(
             text.line(note, 3000)
@@ -143,22 +143,22 @@ def _facts(
     return tuple(text.line(fact, 60) for fact in facts if fact)
 
 
-def _cards(
+def _tiles(
     head: Mapping[str, Any] | None, train_counts: Int[np.ndarray, "C"]
-) -> tuple[Card, ...]:
+) -> tuple[Tile, ...]:
     """The four numbers of the run's own head."""
     if head is None:
         return ()
     top5 = "" if head["top5"] is None else f" · top-5 {head['top5']:.1f}"
-    cards = [Card("overall", head["top1"], text.of_classes(len(train_counts)) + top5)]
+    tiles = [Tile("overall", head["top1"], text.of_classes(len(train_counts)) + top5)]
     for group, members in shots.shot_groups(train_counts, RULE).items():
         low, high = shots.SHOT_RULES[RULE][group]
         allowed = f"over {low - 1}" if high is None else f"{low}–{high}"
         if not low:
             allowed = f"under {(high or 0) + 1}"
         detail = f"{text.of_classes(int(members.sum()))} · {allowed} images"
-        cards.append(Card(group, head["shots"][RULE][group], detail))
-    return tuple(cards)
+        tiles.append(Tile(group, head["shots"][RULE][group], detail))
+    return tuple(tiles)
 
 
 def _table(
@@ -186,7 +186,7 @@ def _table(
             for column in zip(*cells.values(), strict=True)
         ]
         rules[rule_name] = tuple(
-            Line(
+            Row(
                 row.method,
                 row.backbone,
                 cells[head],

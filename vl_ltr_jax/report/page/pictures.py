@@ -14,8 +14,8 @@ from vl_ltr_jax.recognizer.predictions import Explanation
 from vl_ltr_jax.report.page import text
 from vl_ltr_jax.report.page.content import (
     GROUPS,
-    Answer,
     AttendedSentence,
+    ClassGuess,
     ExplainedPicture,
 )
 from vl_ltr_jax.report.page.per_class import group_names
@@ -83,7 +83,7 @@ def _explained(
 ) -> ExplainedPicture:
     said = explanation.prediction
     answers = tuple(
-        Answer(text.name(name), 100 * share, answer == label)
+        ClassGuess(text.name(name), 100 * share, answer == label)
         for name, share, answer in zip(
             said.names, said.probabilities, said.classes, strict=True
         )
