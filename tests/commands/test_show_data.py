@@ -89,9 +89,7 @@ def test_erasing_is_that_of_the_step(root):
     expected = np.asarray(prepare(images))
     mean, std = np.array(show_data.transforms.NORMALIZATIONS["clip"], np.float32)
     back = np.round((expected * std + mean) * 255).clip(0, 255).astype(np.uint8)
-    np.testing.assert_array_equal(
-        np.stack([example.model_input for example in shown]), back
-    )
+    np.testing.assert_array_equal(np.stack([e.model_input for e in shown]), back)
     assert (images != back).any(axis=(1, 2, 3)).all()
 
 
