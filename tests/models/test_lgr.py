@@ -9,7 +9,6 @@ from jax.extend.core import jaxprs_in_params
 
 from vl_ltr_jax.method import losses
 from vl_ltr_jax.models import lgr
-from vl_ltr_jax.models.linear import LinearHead
 from vl_ltr_jax.runtime import mesh as meshes
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lgr"
@@ -125,36 +124,41 @@ def plain_head(params, image_features, anchors, padding, scale, detach_norm):
     return jnp.exp(scale) * jnp.einsum("bd,bcd->bc", unit, attended) / norm
 
 
-SIZES = {  # batch, classes, anchors, width, blocks
-    "odd": (6, 5, 7, 16, 1),
-    "odd in blocks": (6, 5, 7, 16, 5),
-    "one class": (3, 1, 4, 8, 1),
-    "one anchor": (5, 6, 1, 8, 3),
-    "one of each": (1, 1, 1, 4, 1),
+# Batch, classes, anchors, width, blocks, and whether the norm is a constant.
+CASES = {
+    "odd": (6, 5, 7, 16, 1, True),
+    "odd in blocks": (6, 5, 7, 16, 5, False),
+    "one class": (3, 1, 4, 8, 1, False),
+    "one anchor in blocks": (5, 6, 1, 8, 3, True),
 }
 
 
-@pytest.mark.parametrize("detach_norm", [False, True])
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_identities_equal_the_plain_head(sizes, detach_norm):
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_identities_equal_the_plain_head(case):
     """Breaks when the Gram matrix is not that of the anchors, the fold drops Wq or the
     mean of the query, or blocks come back in another order.
     """
-    keys = jax.random.split(jax.random.key(0), 6)
-    batch, classes, anchors_per_class, dim, blocks = sizes
+    batch, classes, per_class, dim, blocks, detach_norm = case
+    layout = lgr.ClassLayout(classes, blocks=blocks)
     head = lgr.LanguageGuidedHead(
-        classes, dim, 3.0, detach_norm=detach_norm, class_blocks=blocks
+        classes, dim, 3.0, detach_norm=detach_norm, layout=layout
     )
-    image_features = 4 * jax.random.normal(keys[0], (batch, dim))
-    anchors = 3 * jax.random.normal(keys[1], (classes, anchors_per_class, dim)) + 1
-    counts = jax.random.randint(keys[5], (classes,), 1, anchors_per_class + 1)
-    padding = jnp.arange(anchors_per_class)[None] >= counts[:, None]
-    init = jax.jit(head.init)
-    params = init(keys[2], image_features, anchors, padding)["params"]
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    image_features, anchors = (
+        4 * normal(batch, dim),
+        3 * normal(classes, per_class, dim) + 1,
+    )
+    counts = jnp.asarray(rng.integers(1, per_class + 1, classes))
+    padding = jnp.arange(per_class)[None] >= counts[:, None]
     params = jax.tree.map(
-        lambda p: p + 0.3 * jax.random.normal(keys[3], p.shape), params
+        lambda leaf: 0.3 * normal(*leaf.shape) + (leaf.shape == (dim,)),
+        lgr.head_shapes(classes, dim),
     )
-    weights = jax.random.normal(keys[4], (batch, classes))
+    weights = normal(batch, classes)
 
     def ours(params, image_features, anchors):
         variables = {"params": params}
@@ -185,28 +189,22 @@ def test_identities_equal_the_plain_head(sizes, detach_norm):
     close(logits, actual[0][1], 1e-6)
 
 
-@pytest.mark.parametrize("sizes", [(2, 4), (1, 8)], ids=str)
-def test_blocks_of_sharded_classes_equal_the_whole(sizes):
+def test_blocks_of_sharded_classes_equal_the_unsharded_head():
     """Breaks when a block takes its classes from one shard and gives them to another.
 
-    21 classes on a mesh: padded until shards and 3 blocks divide them.
+    21 classes on 2 x 4 devices, padded until 4 shards and 3 blocks divide them.
     """
-    mesh = meshes.make_mesh(*sizes)
+    mesh = meshes.make_mesh(2, 4)
     keys = jax.random.split(jax.random.key(1), 3)
     images = jax.random.normal(keys[0], (8, 16))
     anchors = jax.random.normal(keys[1], (21, 5, 16))
     padding = jnp.arange(5)[None] >= 1 + jnp.arange(21)[:, None] % 5
-    whole = lgr.LanguageGuidedHead(21, 16, 3.0)
-    params = jax.jit(whole.init)(keys[2], images, anchors, padding)["params"]
-    padded = -(-21 // (3 * sizes[1])) * 3 * sizes[1]
-    blocked = lgr.LanguageGuidedHead(
-        21, 16, 3.0, padded_classes=padded, class_shards=sizes[1], class_blocks=3
-    )
-    fill = padded - 21
+    unsharded = lgr.LanguageGuidedHead(21, 16, 3.0)
+    params = jax.jit(unsharded.init)(keys[2], images, anchors, padding)["params"]
+    layout = lgr.ClassLayout(24, shards=4, blocks=3)
+    blocked = lgr.LanguageGuidedHead(21, 16, 3.0, layout=layout)
     split_anchors, present = (
-        meshes.shard_rows(
-            mesh, np.pad(a, [(0, fill)] + [(0, 0)] * (a.ndim - 1)), "model"
-        )
+        meshes.shard_rows(mesh, np.pad(a, [(0, 3)] + [(0, 0)] * (a.ndim - 1)), "model")
         for a in (np.asarray(anchors), ~np.asarray(padding))
     )
     split_images = meshes.shard_rows(mesh, np.asarray(images), "data")
@@ -215,25 +213,28 @@ def test_blocks_of_sharded_classes_equal_the_whole(sizes):
         logits = head.apply({"params": params}, images, anchors, padding)
         return sum(jnp.sum(jnp.sin(branch)) for branch in logits), logits
 
-    (_, expected), wanted = jax.jit(
-        jax.value_and_grad(
-            functools.partial(loss, whole, anchors, padding), (0, 1), True
-        )
-    )(params, images)
-    (_, actual), found = jax.jit(
-        jax.value_and_grad(
-            functools.partial(loss, blocked, split_anchors, ~present), (0, 1), True
-        )
-    )(params, split_images)
+    def run(head, anchors, padding, images):
+        step = functools.partial(loss, head, anchors, padding)
+        return jax.jit(jax.value_and_grad(step, (0, 1), True))(params, images)
+
+    (_, expected), expected_gradients = run(unsharded, anchors, padding, images)
+    (_, actual), gradients = run(blocked, split_anchors, ~present, split_images)
     jax.tree.map(lambda a, b: close(a, b, 1e-5), actual, expected)
-    jax.tree.map(lambda a, b: close(a, b, 1e-4), found, wanted)
+    jax.tree.map(lambda a, b: close(a, b, 1e-4), gradients, expected_gradients)
 
 
-def test_blocks_follow_the_memory_of_a_device():
-    assert lgr.num_class_blocks(1024, 365, 64, 1) == 1
-    assert lgr.num_class_blocks(128, 8142, 64, 1) == 2
-    assert lgr.num_class_blocks(1024, 8142, 64, 8) == 2
-    assert lgr.num_class_blocks(2**40, 3, 64, 1) == 3
+@pytest.mark.parametrize(
+    ("sizes", "mesh_shape", "layout"),
+    [
+        ((365, 64, 1024), {"data": 1, "model": 1}, (365, 1, 1)),
+        ((8142, 64, 128), {"data": 1, "model": 1}, (8142, 1, 2)),
+        ((8142, 64, 1024), {"data": 2, "model": 4}, (8144, 4, 2)),
+        ((3, 64, 2**40), {"data": 1, "model": 1}, (3, 1, 3)),
+    ],
+)
+def test_blocks_follow_the_memory_of_a_device(sizes, mesh_shape, layout):
+    fitted = lgr.ClassLayout.fit(*sizes, mesh_shape)
+    assert (fitted.padded, fitted.shards, fitted.blocks) == layout
 
 
 def equations(jaxpr):
@@ -260,13 +261,13 @@ def test_neither_attended_vectors_nor_keys_are_built():
         arrays["image_features"].shape,
         anchors.shape,
     )
-    found = {True: set(), False: set()}
+    shapes = {True: set(), False: set()}
     for equation in equations(jaxpr.jaxpr):
         product = equation.primitive.name == "dot_general"
-        found[product] |= {tuple(sorted(o.aval.shape)) for o in equation.outvars}
-    assert tuple(sorted((batch, classes, per_class))) in found[True]
-    assert tuple(sorted((batch, classes, dim))) not in found[True] | found[False]
-    assert tuple(sorted((classes, per_class, dim))) not in found[True]
+        shapes[product] |= {tuple(sorted(o.aval.shape)) for o in equation.outvars}
+    assert tuple(sorted((batch, classes, per_class))) in shapes[True]
+    assert tuple(sorted((batch, classes, dim))) not in shapes[True] | shapes[False]
+    assert tuple(sorted((classes, per_class, dim))) not in shapes[True]
 
 
 @pytest.mark.parametrize("detach_norm", [False, True])
@@ -275,7 +276,7 @@ def test_class_without_sentences_is_finite(detach_norm):
     golden, params, arrays = load("zero_sentences")
     head = make_head(golden, detach_norm=detach_norm)
     labels = jnp.asarray(golden["labels"], jnp.int32)
-    # What stands behind the padding must not matter.
+    # Embeddings of padding must not matter.
     padding = arrays["padding_mask"]
     anchors = jnp.where(padding[..., None], 5.0, arrays["text_embeddings"])
     (_, (logits, terms)), gradients = value_and_gradients(
@@ -312,16 +313,9 @@ def test_bfloat16_stays_near_float32():
         close(low, full, 3e-2)
 
 
-def test_linear_head():
-    features = jnp.ones((2, 8))
-    logits, variables = LinearHead(3).init_with_output(jax.random.key(0), features)
-    assert logits.shape == (2, 3)
-    assert list(variables["params"]) == ["visual_fc"]
-
-
-def test_wrong_shapes_say_what_was_expected():
+def test_wrong_shapes_are_refused():
     head = lgr.LanguageGuidedHead(3, 8, 4.6)
-    with pytest.raises(ValueError, match=r"\(4, 2, 8\).*num_classes=3, embed_dim=8"):
+    with pytest.raises(ValueError, match="num_classes=3"):
         head.init(
             jax.random.key(0),
             jnp.ones((1, 8)),

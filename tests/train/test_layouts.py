@@ -13,7 +13,7 @@ from vl_ltr_jax.config.settings import Pretrain
 from vl_ltr_jax.data.images import transforms
 from vl_ltr_jax.method import losses, mixup
 from vl_ltr_jax.models.clip import Clip, ClipConfig, TextConfig, VisionConfig
-from vl_ltr_jax.models.lgr import LanguageGuidedHead, anchor_constants
+from vl_ltr_jax.models.lgr import ClassLayout, LanguageGuidedHead, anchor_constants
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.train import finetune, pretrain
 from vl_ltr_jax.train import state as train_state
@@ -242,7 +242,7 @@ def finetuned(devices=(1, 1), fsdp="none", accumulation_steps=1):
     embeddings = rng.normal(size=(CLASSES, ANCHORS, width)).astype(np.float32)
     present = rng.random((CLASSES, ANCHORS)) < 0.8
     head = LanguageGuidedHead(
-        CLASSES, width, 3.0, padded_classes=-(-CLASSES // shards) * shards
+        CLASSES, width, 3.0, layout=ClassLayout(-(-CLASSES // shards) * shards)
     )
     anchors = {
         "embeddings": meshes.shard_rows(mesh, embeddings, "model"),

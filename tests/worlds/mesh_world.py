@@ -11,7 +11,7 @@ from vl_ltr_jax.evaluate import split as evaluate
 from vl_ltr_jax.method import anss, pair_losses
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import Clip, ClipConfig, TextConfig, VisionConfig
-from vl_ltr_jax.models.lgr import LanguageGuidedHead, anchor_constants
+from vl_ltr_jax.models.lgr import ClassLayout, LanguageGuidedHead, anchor_constants
 from vl_ltr_jax.run import embedding
 from vl_ltr_jax.runtime import mesh as meshes
 
@@ -118,7 +118,7 @@ def everything(mesh):
     )
     shards = mesh.shape["model"]
     head = LanguageGuidedHead(
-        CLASSES, WIDTH, 3.0, padded_classes=-(-CLASSES // shards) * shards
+        CLASSES, WIDTH, 3.0, layout=ClassLayout(-(-CLASSES // shards) * shards)
     )
     anchors = np.where(padding[..., None], 0, world["sentences"][indices])
     params = jax.jit(LanguageGuidedHead(CLASSES, WIDTH, 3.0).init)(

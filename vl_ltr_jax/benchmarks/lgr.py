@@ -38,11 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     anchors = rng.standard_normal((classes, options.anchors, width), np.float32)
     images = rng.standard_normal((size, width), np.float32)
     labels = rng.integers(0, classes, size)
-    blocks = lgr.num_class_blocks(size, classes, options.anchors, 1)
-    padded = -(-classes // blocks) * blocks
-    head = lgr.LanguageGuidedHead(
-        classes, width, LOGIT_SCALE, padded_classes=padded, class_blocks=blocks
-    )
+    layout = lgr.ClassLayout.fit(classes, options.anchors, size, {"model": 1})
+    padded = layout.padded
+    head = lgr.LanguageGuidedHead(classes, width, LOGIT_SCALE, layout=layout)
     table = jax.device_put(np.pad(anchors, [(0, padded - classes), (0, 0), (0, 0)]))
     padding = jnp.broadcast_to(jnp.arange(padded)[:, None] >= classes, table.shape[:2])
     constants = jax.jit(lgr.anchor_constants)(table)
@@ -70,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     keys = 2.0 * classes * options.anchors * width**2
     mlp = 2.0 * size * 4 * width * (width + classes)
     counted = paired.compiled_work(compiled)
-    if blocks > 1:  # the compiler counts a loop's body once
+    if layout.blocks > 1:  # the compiler counts a loop's body once
         counted = paired.Work(5 * comparisons + 3 * mlp)
     # Forward and twice that backward, but for arrays that do not train.
     work = {
@@ -79,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     title = (
         f"LGR, C {classes}, M {options.anchors}, D {width}, B {size}, "
-        f"{blocks} block(s) of classes"
+        f"{layout.blocks} block(s) of classes"
     )
     print(paired.table(title, costs, paired.ceilings(), work))
     memory = compiled.memory_analysis()

@@ -28,7 +28,7 @@ from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.images import transforms
 from vl_ltr_jax.method import mixup
 from vl_ltr_jax.models.clip import PRESETS, Clip, variable_shapes
-from vl_ltr_jax.models.lgr import AnchorConstants, LanguageGuidedHead, num_class_blocks
+from vl_ltr_jax.models.lgr import AnchorConstants, ClassLayout, LanguageGuidedHead
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.train import finetune, optim, pretrain
 from vl_ltr_jax.train import state as train_state
@@ -164,9 +164,8 @@ def lower(case: Case, accumulation_steps: int) -> Any:
     else:
         classes, width = NUM_CLASSES[case.configuration], clip_config.embed_dim
         anchors = config.anchors.num_anchors
-        blocks = num_class_blocks(batch_size, classes, anchors, mesh.size)
-        parts = case.model * blocks
-        num = (-(-classes // parts) * parts,)
+        layout = ClassLayout.fit(classes, anchors, batch_size, mesh.shape)
+        num = (layout.padded,)
         shapes = {
             "embeddings": split((*num, anchors, width), jnp.float32, "model"),
             "padding": split((*num, anchors), jnp.bool_, "model"),
@@ -177,7 +176,7 @@ def lower(case: Case, accumulation_steps: int) -> Any:
         }
         head = LanguageGuidedHead(
             *(classes, width, 4.6, config.finetune.detach_norm, model.dtype),
-            *(*num, case.model, blocks),
+            layout=layout,
         )
         example = jax.ShapeDtypeStruct((1, width), jnp.float32)
         params = {

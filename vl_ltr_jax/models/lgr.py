@@ -15,6 +15,8 @@ which the softmax drops. Both are exact up to rounding: the first costs M/D of b
 G, the second projects B queries in place of C M sentences, and V is the only [C, M, D].
 """
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -97,12 +99,36 @@ def attention(
     return jnp.where(padding, 0.0, jax.nn.softmax(blocked))
 
 
-def num_class_blocks(
-    batch_size: int, num_classes: int, num_anchors: int, num_devices: int
-) -> int:
-    """Blocks of classes that keep [B, C, M] of a device within `MAX_SCORES`."""
-    scores = batch_size * num_classes * num_anchors
-    return min(-(-scores // (MAX_SCORES * num_devices)), num_classes)
+@dataclasses.dataclass(frozen=True)
+class ClassLayout:
+    """Division of the classes of a head over devices and over time.
+
+    Attributes:
+      padded: number of classes in the anchors. Those past C have no sentence and get no
+        logit; they fill up shards and blocks.
+      shards: devices that the classes are split over.
+      blocks: parts of each shard that are visited in turn, and again in the backward
+        pass, so that attention exists for one part at a time.
+    """
+
+    padded: int
+    shards: int = 1
+    blocks: int = 1
+
+    @classmethod
+    def fit(
+        cls,
+        num_classes: int,
+        num_anchors: int,
+        batch_size: int,
+        mesh_shape: Mapping[str, int],
+    ) -> "ClassLayout":
+        """Returns the layout that keeps [B, C, M] of a device within `MAX_SCORES`."""
+        scores = batch_size * num_classes * num_anchors
+        allowed = MAX_SCORES * math.prod(mesh_shape.values())
+        shards, blocks = mesh_shape["model"], min(-(-scores // allowed), num_classes)
+        parts = shards * blocks
+        return cls(-(-num_classes // parts) * parts, shards, blocks)
 
 
 @jax.custom_vjp
@@ -174,11 +200,7 @@ class LanguageGuidedHead(nn.Module):
         do when the image tower trains.
       dtype: compute dtype of the large products; parameters, attention and logits are
         float32.
-      padded_classes: classes of the anchors where some, past C and without a sentence,
-        fill up shards and blocks; they get no logit.
-      class_shards: devices that the classes are split over.
-      class_blocks: parts of each shard that are visited in turn, and again in the
-        backward pass, so that attention is held for one part at a time.
+      layout: division of the classes; by default one shard and one block.
     """
 
     num_classes: int
@@ -186,9 +208,7 @@ class LanguageGuidedHead(nn.Module):
     language_logit_scale: float
     detach_norm: bool = False
     dtype: DTypeLike = jnp.float32
-    padded_classes: int | None = None
-    class_shards: int = 1
-    class_blocks: int = 1
+    layout: ClassLayout | None = None
 
     @nn.compact
     def __call__(
@@ -215,12 +235,12 @@ class LanguageGuidedHead(nn.Module):
         Raises:
           ValueError: if the arrays do not have C classes and width D.
         """
-        given = (anchors.shape[0], anchors.shape[-1], image_features.shape[-1])
-        num_anchored = self.padded_classes or self.num_classes
-        if given != (num_anchored, self.embed_dim, self.embed_dim):
+        layout = self.layout or ClassLayout(self.num_classes)
+        sizes = (anchors.shape[0], anchors.shape[-1], image_features.shape[-1])
+        if sizes != (layout.padded, self.embed_dim, self.embed_dim):
             raise ValueError(
                 f"image features {image_features.shape} and anchors {anchors.shape} do "
-                f"not fit num_classes={num_anchored}, embed_dim={self.embed_dim}"
+                f"not fit num_classes={layout.padded}, embed_dim={self.embed_dim}"
             )
         visual_logits = VisualClassifier(
             self.num_classes, self.dtype, name="visual_fc"
@@ -229,6 +249,7 @@ class LanguageGuidedHead(nn.Module):
             constants = anchor_constants(anchors)
 
         cosines = self._by_blocks(
+            layout,
             self._folded_query(image_features),
             unit(image_features),
             (anchors, padding, constants),
@@ -239,15 +260,18 @@ class LanguageGuidedHead(nn.Module):
 
     def _by_blocks(
         self,
+        layout: ClassLayout,
         query: Float[Array, "B D"],
         direction: Float[Array, "B D"],
         tables: tuple[Array, Array, AnchorConstants],
     ) -> Float[Array, "B C"]:
-        """:meth:`_cosines`, block by block of each shard."""
-        if self.class_blocks == 1:
+        """Returns :meth:`_cosines`, computed block by block of each shard."""
+        shards, blocks = layout.shards, layout.blocks
+        if blocks == 1:
             return self._cosines(query, direction, *tables)
-        layout = (self.class_shards, self.class_blocks, -1)
-        tables = jax.tree.map(lambda t: t.reshape(*layout, *t.shape[1:]), tables)
+        tables = jax.tree.map(
+            lambda table: table.reshape(shards, blocks, -1, *table.shape[1:]), tables
+        )
 
         @jax.checkpoint
         def visit(query: Array, direction: Array, index: Array) -> Array:
@@ -258,9 +282,9 @@ class LanguageGuidedHead(nn.Module):
             return self._cosines(query, direction, *jax.tree.map(block, tables))
 
         parts = jax.lax.map(
-            lambda index: visit(query, direction, index), jnp.arange(self.class_blocks)
+            lambda index: visit(query, direction, index), jnp.arange(blocks)
         )
-        parts = parts.reshape(self.class_blocks, query.shape[0], self.class_shards, -1)
+        parts = parts.reshape(blocks, query.shape[0], shards, -1)
         return parts.transpose(1, 2, 0, 3).reshape(query.shape[0], -1)
 
     def _cosines(

@@ -150,30 +150,25 @@ class Run:
         dtype = jnp.dtype(self.config.model.compute_dtype)
         if self.config.finetune.head == "fc" and self.inputs.released_head is None:
             return LinearHead(self.inputs.num_classes, dtype=dtype)
-        padded, blocks = self._class_layout()
         return LanguageGuidedHead(
             self.inputs.num_classes,
             self.inputs.clip_config.embed_dim,
             language_logit_scale=float(towers["params"]["logit_scale"]),
             detach_norm=self.config.finetune.detach_norm,
             dtype=dtype,
-            padded_classes=padded,
-            class_shards=self.mesh.shape["model"],
-            class_blocks=blocks,
+            layout=self._class_layout(),
         )
 
-    def _class_layout(self) -> tuple[int, int]:
-        """Classes that shards and blocks divide, and the number of blocks."""
-        config, shards = self.config, self.mesh.shape["model"]
+    def _class_layout(self) -> lgr.ClassLayout:
+        """Returns the division of the classes over the mesh."""
+        config = self.config
         batch_size = max(config.finetune.global_batch_size, config.evaluate.batch_size)
         num_anchors = config.anchors.num_anchors
         if self.inputs.released_head is not None:
             num_anchors = self.inputs.released_head.padding.shape[1]
-        blocks = lgr.num_class_blocks(
-            batch_size, self.inputs.num_classes, num_anchors, self.mesh.size
+        return lgr.ClassLayout.fit(
+            self.inputs.num_classes, num_anchors, batch_size, self.mesh.shape
         )
-        parts = shards * blocks
-        return -(-self.inputs.num_classes // parts) * parts, blocks
 
     def anchors(self) -> dict[str, Any]:
         """What the head reads of the anchors, on the devices; the FC head, nothing."""
@@ -189,7 +184,7 @@ class Run:
             sentences = self.artifact("embed").load_array("sentences")
             embeddings = np.where(padding[..., None], 0, sentences[indices])
         # Classes without a text are added until shards and blocks divide them.
-        added = self._class_layout()[0] - len(padding)
+        added = self._class_layout().padded - len(padding)
         anchors, present = (
             meshes.shard_rows(
                 self.mesh,
