@@ -12,6 +12,7 @@ from PIL import Image
 
 from vl_ltr_jax.commands import show_data
 from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.data.batches import loader
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run import run
 from worlds import image_world
@@ -39,16 +40,13 @@ def checked(root, **data):
 def batches(config):
     """The host batches of training with text, and the inputs they come from."""
     inputs = run_inputs.read(config)
-    found = run_inputs.train_batches(
-        inputs,
-        config,
+    feed = run_inputs.feed(config, config.pretrain.global_batch_size)
+    return inputs, feed.train(
+        inputs.data.train,
+        run_inputs.train_transform(config),
         sampling=config.pretrain.sampling,
-        global_batch_size=config.pretrain.global_batch_size,
-        start_step=0,
-        with_text=True,
-        num_devices=8,
+        sentences=loader.Sentences(inputs.corpus.labels, inputs.tokens, 8),
     )
-    return inputs, found
 
 
 def test_it_shows_the_examples_of_training(root):
@@ -67,7 +65,7 @@ def test_it_shows_the_examples_of_training(root):
         count = int(inputs.data.train_counts[label])
         group = "medium" if count >= 20 else "few"
         expected = (
-            f"epoch 1, draw {5 + number}: {read.data.class_names[label]} "
+            f"epoch 1, draw {5 + number}: {inputs.data.class_names[label]} "
             f"(label {label}, {count} images, {group})"
         )
         assert example.caption == expected

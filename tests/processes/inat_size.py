@@ -125,16 +125,11 @@ def measure(root: Path, cache: Path) -> dict[str, float]:
     tokenizer = Tokenizer.from_directory(model_source("tiny_clip"))
     tokens = token_cache.encode(tokenizer, corpus.sentences, 77, cache)
     lap("tokens")
-    batches = loader.train_batches(
+    batches = loader.Feed(_BATCH_SIZE, num_threads=2).train(
         data.train,
-        transform=transforms.train_transform("rand_augment", 224),
-        seed=0,
-        global_batch_size=_BATCH_SIZE,
-        sentence_labels=corpus.labels,
-        tokens=tokens,
+        transforms.train_transform("rand_augment", 224),
+        sentences=loader.Sentences(corpus.labels, tokens, 8),
         start_step=1_000_000,
-        num_threads=2,
-        packing=(8, 1),
     )
     lap("sampler")
     next(batches)

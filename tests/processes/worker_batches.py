@@ -20,39 +20,31 @@ from vl_ltr_jax.data.sources import lists
 BATCHES = 3
 
 
-def arguments():
-    sentence_labels = np.repeat(np.arange(3, dtype=np.int32), [3, 1, 4])
-    return {
-        "transform": transforms.train_transform("rand_augment", 24),
-        "seed": 5,
-        "global_batch_size": 8,
-        "sentence_labels": sentence_labels,
-        "tokens": np.arange(40, dtype=np.uint16).reshape(8, 5),
-        "bad_image_limit": 0.1,
-    }
-
-
-def train(split, *, start_step=0, **options):
-    batches = loader.train_batches(
-        split, **arguments() | options, start_step=start_step
+def start(split, *, start_step=0, **options):
+    return loader.Feed(8, 5, bad_image_limit=0.1, **options).train(
+        split,
+        transforms.train_transform("rand_augment", 24),
+        sentences=loader.Sentences(
+            np.repeat(np.arange(3, dtype=np.int32), [3, 1, 4]),
+            np.arange(40, dtype=np.uint16).reshape(8, 5),
+            num_devices=2,
+        ),
+        start_step=start_step,
     )
-    return list(itertools.islice(batches, BATCHES))
+
+
+def train(split, **options):
+    return list(itertools.islice(start(split, **options), BATCHES))
 
 
 def evaluate(split, **options):
-    return list(
-        loader.eval_batches(
-            split,
-            transform=transforms.eval_transform("clip", 24),
-            global_batch_size=8,
-            **options,
-        )
-    )
+    transform = transforms.eval_transform("clip", 24)
+    return list(loader.Feed(8, **options).evaluate(split, transform))
 
 
 def after_a_kill(split):
     """What is said when the system takes a worker away."""
-    batches = loader.train_batches(split, **arguments(), num_workers=2)
+    batches = start(split, num_workers=2)
     next(batches)
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
     try:
@@ -71,7 +63,7 @@ def world(root):
 
 def wait_with_workers(split):
     """Says which processes are at work, and waits to be killed."""
-    batches = loader.train_batches(split, **arguments(), num_workers=2)
+    batches = start(split, num_workers=2)
     next(batches)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     signal.pause()

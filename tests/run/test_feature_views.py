@@ -78,7 +78,7 @@ def test_the_whole_road(root, tmp_path, capsys):
 
 def test_an_unaugmented_view_trains_the_head_of_the_usual_road(root, tmp_path):
     """Breaks if features are of another image (`table[images[here] - 1]` in
-    `loader.feature_batches`), are normalised (`unit(embedded)` in
+    `Feed.features`), are normalised (`unit(embedded)` in
     `feature_views.embed_view`), or if the images drawn or the smoothing of the targets
     differ."""
     heads = []
@@ -140,13 +140,13 @@ def test_only_what_is_missing_is_made(two_views, monkeypatch, capsys, damage):
         path.write_bytes(path.read_bytes().replace(b"{'descr'", b"{((((((("))
     else:
         np.save(path, whole[1][1:])
-    embedded, batches = [], run_inputs.view_batches
+    embedded, batches = [], loader.Feed.view
 
-    def note(inputs, config, view):
+    def note(feed, split, transform, view):
         embedded.append(view)
-        return batches(inputs, config, view)
+        return batches(feed, split, transform, view)
 
-    monkeypatch.setattr(run_inputs, "view_batches", note)
+    monkeypatch.setattr(loader.Feed, "view", note)
     for found, want in zip(make_views(run), whole, strict=True):
         np.testing.assert_array_equal(found, want)
     assert embedded == [1]
@@ -173,14 +173,15 @@ def test_a_tower_that_has_diverged_is_named(root, tmp_path):
 
 
 def draw(*, num_batches=5, **options):
-    arguments = {"seed": 3, "global_batch_size": 6}
-    batches = loader.feature_batches(TABLES, LABELS, **arguments | options)
+    steps = {k: options.pop(k) for k in ("sampling", "start_step") if k in options}
+    feed = loader.Feed(**{"batch_size": 6, "seed": 3} | options)
+    batches = feed.features(TABLES, LABELS, **steps)
     return list(itertools.islice(batches, num_batches))
 
 
 def test_a_batch_holds_features_of_the_images_that_the_loader_draws():
     """Breaks if a view has a part of the images only, or if images are drawn by
-    another rule than those of `loader.train_batches`."""
+    another rule than those of `Feed.train`."""
     draws = sampler.BatchSampler(LABELS, sampling="sqrt", batch_size=6, seed=3)
     batches = draw(num_batches=100)
     for step, batch in enumerate(batches):

@@ -188,14 +188,9 @@ def whole_loader(
 ) -> float:
     """Images per second of the training loader on some cores, once it is running."""
     os.sched_setaffinity(0, cores)  # threads and processes started from here inherit it
-    batches = loader.train_batches(
-        split_of(paths),
-        transform=transforms.train_transform("rand_augment", SIDE),
-        seed=0,
-        global_batch_size=_BATCH_SIZE,
-        num_threads=threads,
-        num_workers=workers,
-    )
+    feed = loader.Feed(_BATCH_SIZE, num_threads=threads, num_workers=workers)
+    transform = transforms.train_transform("rand_augment", SIDE)
+    batches = feed.train(split_of(paths), transform)
     for _ in range(_BATCHES_AHEAD):
         next(batches)
     start = time.perf_counter()

@@ -48,7 +48,7 @@ def batches_of(
     options: Finetune | Classifier,
     towers: Callable[[], dict[str, Any]],
 ) -> Callable[[int], loader.Batches]:
-    """From a first step to this process's batches, see :func:`loader.feature_batches`.
+    """From a first step to this process's batches, see :meth:`loader.Feed.features`.
 
     Views that do not lie in the workdir yet are embedded first, unless the run writes
     nothing. On a local disk they are mapped into memory; from a bucket each process
@@ -68,14 +68,11 @@ def batches_of(
         make(run, stage, options.feature_views, towers())
     made = run.artifact(stage)
     views = [made.load_array(f"views/view_{v}") for v in range(options.feature_views)]
-    return lambda first_step: loader.feature_batches(
+    feed = run_inputs.feed(run.config, options.global_batch_size)
+    return lambda first_step: feed.features(
         views,
         run.inputs.data.train.labels,
-        seed=run.config.seed,
-        global_batch_size=options.global_batch_size,
         sampling=options.sampling,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
         start_step=first_step,
     )
 
@@ -176,8 +173,10 @@ def embed_view(
     """
     size = (len(run.inputs.data.train), run.inputs.clip_config.embed_dim)
     features, first = np.empty(size, np.float32), 0
-    batches = run_inputs.view_batches(run.inputs, run.config, view)
     each = run.config.evaluate.batch_size
+    transform = run_inputs.train_transform(run.config)
+    feed = run_inputs.feed(run.config, each)
+    batches = feed.view(run.inputs.data.train, transform, view)
     for batch in console.progress(batches, what, len(features), "images", each=each):
         images = meshes.to_global(run.mesh, {"image": batch["image"]})["image"]
         embedded = meshes.to_host(

@@ -46,14 +46,22 @@ def batches_of(
     run: Run, options: Training, *, with_text: bool
 ) -> Callable[[int], loader.Batches]:
     """From a first step to this process's training batches of a stage."""
-    return lambda first_step: run_inputs.train_batches(
-        run.inputs,
-        run.config,
+    sentences = None
+    if with_text:
+        sentences = loader.Sentences(
+            run.inputs.corpus.labels,
+            run.inputs.tokens,
+            run.mesh.size,
+            run.config.mesh.accumulation_steps,
+        )
+    return lambda first_step: run_inputs.feed(
+        run.config, options.global_batch_size
+    ).train(
+        run.inputs.data.train,
+        run_inputs.train_transform(run.config),
         sampling=options.sampling,
-        global_batch_size=options.global_batch_size,
+        sentences=sentences,
         start_step=first_step,
-        with_text=with_text,
-        num_devices=run.mesh.size,
     )
 
 

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -187,64 +186,16 @@ def text_root(config: Config) -> Root | None:
     return Root(Path(config.data.text_root), config.data.follow_symlinks)
 
 
-def train_batches(
-    inputs: RunInputs,
-    config: Config,
-    *,
-    sampling: str,
-    global_batch_size: int,
-    start_step: int,
-    with_text: bool,
-    num_devices: int,
-) -> loader.Batches:
-    """This process's share of the endless training batches, from `start_step` on."""
-    return loader.train_batches(
-        inputs.data.train,
-        transform=train_transform(config),
-        sampling=sampling,
-        seed=config.seed,
-        global_batch_size=global_batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        start_step=start_step,
-        num_threads=_num_threads(config),
-        num_workers=config.data.num_workers,
-        sentence_labels=inputs.corpus.labels if with_text else None,
-        tokens=inputs.tokens if with_text else None,
-        bad_image_limit=config.data.bad_image_limit,
-        packing=(num_devices, config.mesh.accumulation_steps) if with_text else None,
-    )
-
-
-def eval_batches(
-    split: sources.Split, config: Config
-) -> Iterator[dict[str, np.ndarray]]:
-    """This process's share of a split's batches, padded and masked."""
-    return loader.eval_batches(
-        split,
-        transform=eval_transform(config),
-        global_batch_size=config.evaluate.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        num_threads=_num_threads(config),
-        num_workers=config.data.num_workers,
-    )
-
-
-def view_batches(
-    inputs: RunInputs, config: Config, view: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """This process's share of a view of all training images, padded and masked."""
-    return loader.view_batches(
-        inputs.data.train,
-        transform=train_transform(config),
-        seed=config.seed,
-        view=view,
-        global_batch_size=config.evaluate.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        num_threads=_num_threads(config),
-        num_workers=config.data.num_workers,
+def feed(config: Config, batch_size: int) -> loader.Feed:
+    """Returns this process's share of batches, `batch_size` images over all."""
+    return loader.Feed(
+        batch_size,
+        config.seed,
+        jax.process_index(),
+        jax.process_count(),
+        config.data.num_threads or len(os.sched_getaffinity(0)),
+        config.data.num_workers,
+        config.data.bad_image_limit,
     )
 
 
@@ -272,11 +223,6 @@ def _cache_directory(config: Config) -> Path | str:
     if config.data.cache == "default":
         return token_cache.default_directory()
     return config.data.cache
-
-
-def _num_threads(config: Config) -> int:
-    """0: as many as this process has cores; more of them only get in their way."""
-    return config.data.num_threads or len(os.sched_getaffinity(0))
 
 
 def _data(config: Config) -> sources.LongTailedData:

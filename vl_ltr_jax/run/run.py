@@ -119,14 +119,15 @@ class Run:
         return encode.text(self.model, variables, tokens)
 
     def eval_batches(self, split: Split, what: str) -> Iterator[dict[str, np.ndarray]]:
-        """See :func:`run_inputs.eval_batches`; shows progress while they are taken.
+        """Returns batches of `loader.Feed.evaluate`, and shows progress.
 
         Args:
           split: of its data.
           what: is done with the images.
         """
-        batches = run_inputs.eval_batches(split, self.config)
         each = self.config.evaluate.batch_size
+        feed = run_inputs.feed(self.config, each)
+        batches = feed.evaluate(split, run_inputs.eval_transform(self.config))
         return console.progress(batches, what, len(split), "images", each=each)
 
     def embed_sentences(self, variables: dict[str, Any], what: str) -> np.ndarray:

@@ -1,23 +1,21 @@
-"""From a position in the stream of examples to pixels, label and sentence.
+"""Examples: pixels, label and sentence at each position of the stream.
 
-The callables here travel to worker processes. An example tells, beside what the model
-sees, what it cost and which images could not be read: :class:`Account` adds that up in
-the process that trains.
+The callables here travel to worker processes. An example carries its cost and its
+unreadable images next to the model's input; :class:`Account` adds them up.
 
-An unreadable image of training is tried again, for storage may have hiccups, and then
-replaced by another image of its class: the class keeps its share of the batch. The
-replacement depends on (seed, epoch, draw) alone. Evaluation stops instead. Not in the
-paper; VL-LTR's loader stops.
+An unreadable training image is tried again, then replaced by another of its class: the
+class keeps its share of the batch. The replacement depends on (seed, epoch, draw)
+alone. Evaluation stops instead. Not in the paper; VL-LTR's loader stops.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from absl import logging
-from jaxtyping import Float32, Int64, Integer, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from PIL import Image
 
 from vl_ltr_jax.data.batches.sampler import BatchSampler
@@ -26,11 +24,12 @@ from vl_ltr_jax.data.images.transforms import TrainTransform
 from vl_ltr_jax.data.sources.dataset import Split
 
 Pixels = UInt8[np.ndarray, "H W 3"]
+Timed = tuple[Pixels, Float32[np.ndarray, "2"]]  # seconds: fetching, the rest
 
-_PIXEL_STREAM, _REPLACEMENT_STREAM = 2, 5  # apart from those of the sampler
+_PIXEL_STREAM, _REPLACEMENT_STREAM = 2, 5  # differ from those of the sampler
 _RETRY_AFTER_SECONDS = (0.1, 1.0)
-_MOST_REPLACEMENTS = 7
-_TOLD_AT_MOST = 20
+_MAX_REPLACEMENTS = 7
+_MAX_LISTED = 20
 COST, UNREADABLE = "host_seconds", "unreadable"
 _WORK = ("fetching files", "decoding and augmenting them")
 _REMEDIES = (
@@ -41,49 +40,47 @@ _REMEDIES = (
 
 
 class BadImagesError(ImageReadError):
-    """More images of training cannot be read than the run allows."""
+    """More unreadable training images than the run allows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainExamples:
-    """Examples of this process's rows of the global batches.
+    """Training examples of one process's rows of the global batches.
 
     Attributes:
       split: N images; an epoch is N draws.
       transform: see `transforms.train_transform`.
       sampler: draws the global batches.
       seed: of the augmentation.
-      global_batch_size: B, over all processes.
+      batch_size: B, over all processes.
       rows: this process's rows of a global batch.
-      tokens: ids of each sentence, where rows have one each.
-      known_bad: images that this process need not try again; fills itself.
+      known_bad: images that this process does not try again; fills itself.
     """
 
     split: Split
     transform: TrainTransform
     sampler: BatchSampler
     seed: int
-    global_batch_size: int
+    batch_size: int
     rows: range
-    tokens: Integer[np.ndarray, "S L"] | None = None
     known_bad: set[int] = dataclasses.field(default_factory=set)
 
     def __call__(self, position: int) -> dict[str, Any]:
-        """The example of a position: row `position % b` of step `position // b`."""
+        """Returns row `position % b` of step `position // b`."""
         step, row = divmod(position, len(self.rows))
         return self.example(step, self.rows[row])
 
     def epoch_and_draw(self, step: int, row: int) -> tuple[int, int]:
-        """Where a row of a global batch stands in the epochs of N draws."""
-        return divmod(step * self.global_batch_size + row, len(self.split))
+        """Returns epoch and draw, of N an epoch, of a row of a global batch."""
+        return divmod(step * self.batch_size + row, len(self.split))
 
     def example(self, step: int, row: int) -> dict[str, Any]:
-        """A row of a global batch."""
+        """Returns a row of a global batch."""
         drawn = self.sampler.draw(step)
         index = int(drawn.images[row])
-        where = self.epoch_and_draw(step, row)
-        unreadable = np.full(1 + _MOST_REPLACEMENTS, -1)
-        pixels, seconds = self._readable(index, where, unreadable)
+        draw = self.epoch_and_draw(step, row)
+        unreadable = np.full(1 + _MAX_REPLACEMENTS, -1)
+        pixels, seconds = self._readable(index, draw, unreadable)
         features = {
             "image": pixels,
             "label": self.split.labels[index],
@@ -91,51 +88,37 @@ class TrainExamples:
             UNREADABLE: unreadable,
         }
         if drawn.sentences is not None:
-            sentence = drawn.sentences[row]
-            features["sentence_id"] = sentence.astype(np.int32)
-            if self.tokens is not None:
-                features["tokens"] = self.tokens[sentence].astype(np.int32)
+            features["sentence_id"] = drawn.sentences[row].astype(np.int32)
         return features
 
     def _readable(
-        self,
-        index: int,
-        where: tuple[int, int],
-        unreadable: Int64[np.ndarray, " K"],
-    ) -> tuple[Pixels, Float32[np.ndarray, "2"]]:
-        """Pixels of the image, or of another of its class; notes those that failed."""
+        self, index: int, draw: tuple[int, int], unreadable: Int64[np.ndarray, " K"]
+    ) -> Timed:
+        """Returns pixels of the image or of a replacement; notes unreadable images."""
 
         def transform(picture: Picture) -> Pixels:
-            # The generator of an example is that of its draw: (seed, epoch, draw).
-            rng = np.random.default_rng((self.seed, _PIXEL_STREAM, *where))
+            rng = np.random.default_rng((self.seed, _PIXEL_STREAM, *draw))
             return self.transform(picture, rng)
 
-        def attempt(image: int) -> tuple[Pixels, Float32[np.ndarray, "2"]]:
-            if image in self.known_bad:  # waiting at each draw would cost days
-                return _made(self.split, image, transform)
-            try:
-                return _patiently(self.split, image, transform)
-            except ImageReadError:
-                self.known_bad.add(image)
-                raise
+        def attempts() -> Iterator[int]:
+            yield index
+            members = np.flatnonzero(self.split.labels == self.split.labels[index])
+            rng = np.random.default_rng((self.seed, _REPLACEMENT_STREAM, *draw))
+            candidates = rng.permutation(members[members != index])
+            yield from candidates[:_MAX_REPLACEMENTS].tolist()
 
-        try:
-            return attempt(index)
-        except ImageReadError as error:
-            last = error
-        unreadable[0] = index
-        members = np.flatnonzero(self.split.labels == self.split.labels[index])
-        rng = np.random.default_rng((self.seed, _REPLACEMENT_STREAM, *where))
-        others = rng.permutation(members[members != index])[:_MOST_REPLACEMENTS]
-        for number, other in enumerate(others.tolist(), 1):
+        for number, image in enumerate(attempts()):
+            # Waiting for a known bad image at each of its draws would cost days.
+            load = _load if image in self.known_bad else _load_patiently
             try:
-                return attempt(other)
+                return load(self.split, image, transform)
             except ImageReadError as error:
-                last = error
-            unreadable[number] = other
+                self.known_bad.add(image)
+                unreadable[number], last = image, error
         raise BadImagesError(
-            f"none of {1 + len(others)} images of class {self.split.labels[index]} can "
-            f"be read, so a batch lacks a row; the last: {last}"
+            f"none of {(unreadable >= 0).sum()} images of class "
+            f"{self.split.labels[index]} can be read, so a batch lacks a row. Mend the "
+            f"last: {last}"
         )
 
 
@@ -145,64 +128,59 @@ class OrderedExamples:
 
     Attributes:
       split: N images.
-      pixels: makes model input of a picture and its index.
-      global_batch_size: B, over all processes.
+      pixels: from a picture and its index to model input.
+      batch_size: B, over all processes.
       rows: this process's rows of a global batch.
     """
 
     split: Split
     pixels: Callable[[Picture, int], Pixels]
-    global_batch_size: int
+    batch_size: int
     rows: range
 
     def __call__(self, position: int) -> dict[str, Any]:
-        """The example of a position, of which those past the end are masked."""
+        """Returns the example of a position; positions past the end are masked."""
         step, row = divmod(position, len(self.rows))
-        index = step * self.global_batch_size + self.rows[row]
+        index = step * self.batch_size + self.rows[row]
         if index >= len(self.split):
             blank = self.pixels(Image.new("RGB", (1, 1)), 0)
             return {"image": blank, "label": np.int32(0), "mask": np.bool_(False)}
-        pixels, _ = _patiently(
+        pixels, _ = _load_patiently(
             self.split, index, lambda picture: self.pixels(picture, index)
         )
-        return {
-            "image": pixels,
-            "label": self.split.labels[index],
-            "mask": np.bool_(True),
-        }
+        label = self.split.labels[index]
+        return {"image": pixels, "label": label, "mask": np.bool_(True)}
 
 
-def _patiently(
+def _load_patiently(
     split: Split, index: int, pixels: Callable[[Picture], Pixels]
-) -> tuple[Pixels, Float32[np.ndarray, "2"]]:
-    """Pixels of an image, and the seconds that fetching it and the rest took."""
+) -> Timed:
+    """Returns pixels and seconds; storage gets time to recover."""
     for pause in _RETRY_AFTER_SECONDS:
         try:
-            return _made(split, index, pixels)
+            return _load(split, index, pixels)
         except ImageReadError:
             time.sleep(pause)
-    return _made(split, index, pixels)
+    return _load(split, index, pixels)
 
 
-def _made(
-    split: Split, index: int, pixels: Callable[[Picture], Pixels]
-) -> tuple[Pixels, Float32[np.ndarray, "2"]]:
+def _load(split: Split, index: int, pixels: Callable[[Picture], Pixels]) -> Timed:
     start = time.perf_counter()
     content = split.fetch(index)
     fetched = time.perf_counter()
-    made = pixels(split.decode(index, content))
+    result = pixels(split.decode(index, content))
     seconds = fetched - start, time.perf_counter() - fetched
-    return made, np.array(seconds, np.float32)
+    return result, np.array(seconds, np.float32)
 
 
 class Account:
-    """What the examples of this process cost, and which images could not be read."""
+    """Costs and unreadable images of this process's examples."""
 
     def __init__(self, split: Split | None = None, limit: float = 0.0) -> None:
-        """Starts at nothing.
+        """Starts at zero.
 
         Args:
-          split: the images of training; None where none are read.
+          split: training images; None if no image is read.
           limit: share of them that may be unreadable.
         """
         self._split, self._limit = split, limit
@@ -210,25 +188,25 @@ class Account:
         self._bad: dict[int, str] = {}
 
     def take(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Adds up a batch, and leaves what the model sees.
+        """Adds up a batch, and returns the model's input.
 
         Raises:
-          BadImagesError: if more images are unreadable than the limit allows.
+          BadImagesError: more images are unreadable than the limit allows.
         """
         seconds: Float32[np.ndarray, "b 2"] = batch[COST]
         self._seconds += seconds.sum(axis=0)
-        found = np.unique(batch[UNREADABLE])
-        for index in found[found >= 0].tolist():
-            if index not in self._bad:
-                self._note(index)
+        indices = np.unique(batch[UNREADABLE])
+        for index in indices[indices >= 0].tolist():
+            if self._split is not None and index not in self._bad:
+                self._note(self._split, index)
         return {k: v for k, v in batch.items() if k not in (COST, UNREADABLE)}
 
     def metrics(self) -> dict[str, float]:
-        """`data/bad_images`: how many different images were replaced so far."""
+        """Returns `data/bad_images`, the number of different images replaced so far."""
         return {"data/bad_images": float(len(self._bad))}
 
     def explain(self) -> str:
-        """Where the time to prepare images goes, the most first, and what helps."""
+        """Returns shares of the work on images, largest first, and a remedy."""
         if not self._seconds.any():
             return "no picture is read"
         shares = self._seconds / self._seconds.sum()
@@ -236,23 +214,21 @@ class Account:
         parts = ", ".join(f"{_WORK[i]} {shares[i]:.0%}" for i in order)
         return f"the work on images is {parts}; {_REMEDIES[order[0]]}"
 
-    def _note(self, index: int) -> None:
-        if self._split is None:
-            raise ValueError("an account without images was given an unreadable one")
+    def _note(self, split: Split, index: int) -> None:
         try:
-            self._split.read(index)
-            reason = f"{self._split.describe(index)} could not be read, and now can"
+            split.read(index)
+            reason = f"{split.describe(index)} could not be read, and now can"
         except ImageReadError as error:
             reason = str(error)
         self._bad[index] = reason
         logging.warning("another image of its class is taken: %s", reason)
-        if len(self._bad) / len(self._split) > self._limit:
+        if len(self._bad) / len(split) > self._limit:
             listed = list(self._bad.values())
-            more = len(listed) - _TOLD_AT_MOST
+            more = len(listed) - _MAX_LISTED
             raise BadImagesError(
-                f"{len(listed)} of {len(self._split)} images of training cannot be "
-                f"read, more than data.bad_image_limit={self._limit:g} allows; "
-                "`python -m vl_ltr_jax.data.check` finds all of them:\n  "
-                + "\n  ".join(listed[:_TOLD_AT_MOST])
+                f"data.bad_image_limit={self._limit:g}: {len(listed)} of {len(split)} "
+                "training images cannot be read. Mend them; `python -m "
+                "vl_ltr_jax.data.check` finds all:\n  "
+                + "\n  ".join(listed[:_MAX_LISTED])
                 + (f"\n  and {more} more" if more > 0 else "")
             )

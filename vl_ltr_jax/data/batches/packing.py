@@ -1,11 +1,11 @@
 """Several sentences to a row: the text tower's batch without its padding.
 
-A sentence of an encyclopaedia has about a third of CLIP's 77 tokens. Sentences that
-follow each other in a row see only themselves and count positions from 0, so their
-embeddings are those of sentences alone. Not in the paper.
+A sentence of an encyclopaedia has about a third of CLIP's 77 tokens. Sentences of a
+packed row see only themselves and count positions from 0, so their embeddings are those
+of single sentences. Not in the paper.
 
-Rows come in groups, one for each device and chunk of its batch, each with the sentences
-of its own images: nothing about text has to cross devices.
+Rows come in groups, one for each device and chunk of its batch, with the sentences of
+its own images: no text crosses devices.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jaxtyping import Int, Integer
 
 _TRIED_STEPS = 32
 _GROWTH = 1.25
-# By then a run is more than a trial, and few data sets are through their first epoch.
+# A run of 16 steps is more than a trial, and few data sets have ended an epoch.
 _SECOND_SHAPE_STEP = 16
 
 
@@ -32,9 +32,8 @@ class Packer:
     ) -> None:
         """Chooses the numbers of rows by the first steps of training.
 
-        One of them has the second shape, needed or not, so that both are compiled
-        early on: few steps of a long run need it, and none should wait for a compiler
-        days later.
+        One of them always has the second shape, so that both are compiled early. Few
+        steps of a long run need it, and none should wait for a compiler days later.
 
         Args:
           tokens: zero-padded ids of every sentence; the end of text is the largest.
@@ -44,7 +43,7 @@ class Packer:
           draw: from a step to the sentences of the global batch.
 
         Raises:
-          ValueError: if B does not divide into devices and chunks.
+          ValueError: B is not a multiple of devices times chunks.
         """
         if batch_size % (num_devices * num_chunks):
             raise ValueError(
@@ -65,11 +64,11 @@ class Packer:
     def pack(
         self, step: int, process_index: int = 0, process_count: int = 1
     ) -> dict[str, np.ndarray]:
-        """This process's groups of a step, in the shape that all processes choose.
+        """Returns this process's groups of a step; all processes choose one shape.
 
         Returns:
-          int32 arrays: `tokens`, `segments` and `positions` [g, R, L], where segments
-          count the sentences of a row from 1 and padding is 0; and `ends` [g, b], the
+          int32 arrays. `tokens`, `segments` and `positions` are [g, R, L]; segments
+          count the sentences of a row from 1, and padding is 0. `ends` [g, b] is the
           place of each sentence's end of text among the R L positions of its group.
         """
         groups, plans, needed = self._plan(step)
@@ -84,7 +83,7 @@ class Packer:
     def _plan(
         self, step: int
     ) -> tuple[Int[np.ndarray, "G b"], list[tuple[np.ndarray, np.ndarray]], int]:
-        """The sentences of each group, their places, and the rows these take."""
+        """Returns sentences and places of each group, and the number of rows."""
         drawn = self._draw(step).reshape(self._layout)
         groups = drawn.swapaxes(1, 2).reshape(self._num_groups, -1)
         width = self._tokens.shape[1]
@@ -112,35 +111,30 @@ class Packer:
             segments[row, span] = count[row]
             positions[row, span] = np.arange(length)
         ends = (rows * width + starts + lengths - 1).astype(np.int32)
-        return {
-            "tokens": tokens,
-            "segments": segments,
-            "positions": positions,
-            "ends": ends,
-        }
+        return dict(tokens=tokens, segments=segments, positions=positions, ends=ends)
 
 
 def place(
     lengths: Int[np.ndarray, " b"], row_length: int
 ) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
-    """Rows and first columns: the longest sentence first, each where least is left.
+    """Returns rows and first columns: longest first, each into the fullest row.
 
     Args:
       lengths: tokens of each sentence, at most `row_length`.
       row_length: tokens in a row.
     """
     rows, starts = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
-    with_left: list[list[int]] = [[] for _ in range(row_length + 1)]
+    by_space: list[list[int]] = [[] for _ in range(row_length + 1)]
     num_rows = 0
     for index in np.argsort(-lengths, kind="stable"):
         length = int(lengths[index])
-        for left in range(length, row_length + 1):
-            if with_left[left]:
-                row = with_left[left].pop()
+        for space in range(length, row_length + 1):
+            if by_space[space]:
+                row = by_space[space].pop()
                 break
         else:
-            row, left = num_rows, row_length
+            row, space = num_rows, row_length
             num_rows += 1
-        rows[index], starts[index] = row, row_length - left
-        with_left[left - length].append(row)
+        rows[index], starts[index] = row, row_length - space
+        by_space[space - length].append(row)
     return rows, starts

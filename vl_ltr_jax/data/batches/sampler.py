@@ -1,7 +1,7 @@
-"""Which images and sentences make up a training batch.
+"""Images and sentences of each training batch.
 
-VL-LTR draws images with replacement, N draws to an epoch, with a class's mass growing
-as the square root of its count, and for each image a sentence uniformly from those of
+VL-LTR draws images with replacement, N draws to an epoch. The mass of a class grows as
+the square root of its count. Each image gets a sentence drawn uniformly from those of
 its class, prompts and encyclopaedia alike. `class_aware` is the sampler that cRT and
 LWS train classifiers with (Kang et al., 2020): classes in turn, without replacement.
 Their epoch is N draws as well.
@@ -22,8 +22,7 @@ SAMPLINGS = (*POWERS, "class_aware")
 IMAGES_PER_VISIT = 4  # of a class, by the class-aware sampler, as in its authors' code
 # Threads that prepare rows of a batch may be at different steps.
 _STEPS_AT_ONCE = 16
-_STREAM = 1  # sets these random numbers apart from those of the augmentation
-_CYCLE_STREAM = 6  # of the orders of the class-aware sampler
+_STREAM, _CYCLE_STREAM = 1, 6  # differ from those of the augmentation
 
 
 class SamplerError(UserError):
@@ -31,7 +30,7 @@ class SamplerError(UserError):
 
 
 class BatchDraw(NamedTuple):
-    """Rows of one global batch: images, and a sentence of the class of each."""
+    """Images of a global batch, and a sentence of the class of each."""
 
     images: Int64[np.ndarray, "B"]
     sentences: Int64[np.ndarray, "B"] | None
@@ -40,7 +39,7 @@ class BatchDraw(NamedTuple):
 def sample_probabilities(
     labels: Int[np.ndarray, "N"], sampling: str = "sqrt"
 ) -> Float64[np.ndarray, "N"]:
-    """Probability of each image to be drawn.
+    """Returns the probability of each image to be drawn.
 
     Args:
       labels: class of each image.
@@ -48,7 +47,7 @@ def sample_probabilities(
         `class_balanced` (1 / n_c).
 
     Raises:
-      ValueError: for an unknown rule.
+      ValueError: the rule is unknown.
     """
     if sampling not in POWERS:
         raise unknown_name("the sampling", sampling, POWERS)
@@ -57,10 +56,10 @@ def sample_probabilities(
 
 
 class ClassAwareDraws:
-    """Classes in an order drawn anew for each cycle, `IMAGES_PER_VISIT` images of each.
+    """Classes in a random order for each cycle, `IMAGES_PER_VISIT` images of each.
 
-    The images of a class come in an order drawn anew each time it is used up. A draw
-    depends on the seed and its number alone, so that any step can be the first.
+    The images of a class get a new random order each time it is used up. A draw depends
+    on the seed and its number alone, so any step can be the first.
     """
 
     def __init__(self, labels: Int[np.ndarray, "N"], seed: int) -> None:
@@ -72,7 +71,7 @@ class ClassAwareDraws:
         self._seed = seed
 
     def images(self, first: int, count: int) -> Int64[np.ndarray, "{count}"]:
-        """The images of draws `first` to `first + count`."""
+        """Returns the images of draws `first` to `first + count`."""
         draws = np.arange(first, first + count)
         visits, places = np.divmod(draws, IMAGES_PER_VISIT)
         cycles, turns = np.divmod(visits, len(self._classes))
@@ -121,7 +120,7 @@ class BatchSampler:
           sentence_labels: class of each sentence, ascending; None draws images alone.
 
         Raises:
-          SamplerError: there is no image, or a class with images has no sentence.
+          SamplerError: no image is listed, or a class with images has no sentence.
           ValueError: the sentences are not in the order of their classes.
         """
         if not len(labels):
@@ -142,7 +141,7 @@ class BatchSampler:
         self._recent = functools.lru_cache(_STEPS_AT_ONCE)(self._draw)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What travels to a worker process: all but the recent draws."""
+        """Returns the state for a worker process, without the recent draws."""
         return {k: v for k, v in self.__dict__.items() if k != "_recent"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -150,7 +149,7 @@ class BatchSampler:
         self._recent = functools.lru_cache(_STEPS_AT_ONCE)(self._draw)
 
     def draw(self, step: int) -> BatchDraw:
-        """The global batch of a step; recent ones are remembered."""
+        """Returns the global batch of a step; recent ones are cached."""
         return self._recent(step)
 
     def _draw(self, step: int) -> BatchDraw:
@@ -170,7 +169,7 @@ class BatchSampler:
 def _offsets(
     labels: Int[np.ndarray, "N"], sentence_labels: Int[np.ndarray, "S"]
 ) -> Int64[np.ndarray, "C_plus_1"]:
-    """Where the sentences of each class start, and where the last ones end."""
+    """Returns the first sentence of each class, and the number of sentences."""
     if (np.diff(sentence_labels) < 0).any():
         raise ValueError(
             "the sentences are not in ascending order of their classes; sort them"
