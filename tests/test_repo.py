@@ -36,7 +36,7 @@ ENTRIES = (
     *("data.check", "data.show", "data.fetch_text", "data.tfds_builders"),
     "models.port.__main__",
 )
-LIBRARIES_OF_COMMANDS = ("flags", "help", "exits")
+LIBRARIES_OF_COMMANDS = ("flags", "command", "exits", "process")
 DOORS = {
     "orbax": "checkpoint",
     "clu": "logs.event_files",

@@ -1,4 +1,4 @@
-"""Models out of this package: a program for JAX alone, plain arrays, other names."""
+"""Exported models: a program for JAX alone, plain arrays, names of other packages."""
 
 import dataclasses
 import json
@@ -144,17 +144,16 @@ def test_a_program_that_differs_is_refused_and_nothing_left(
 
     monkeypatch.setattr(stablehlo, "load_exported", worse)
     made = tmp_path / "program"
-    with pytest.raises(SystemExit) as raised:
-        export.main(["--workdir", str(saved), "--to=stablehlo", f"--out={made}"])
-    assert raised.value.code == 2
-    assert "other probabilities than the model" in capsys.readouterr().err
+    arguments = ["--workdir", str(saved), "--to=stablehlo", f"--out={made}"]
+    assert export.main(arguments) == 2
+    assert "probabilities" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
 
 
 def test_a_damaged_program_is_named(program, tmp_path):
     for name in (stablehlo.PROGRAM, stablehlo.ARRAYS):
         (tmp_path / name).write_bytes((program / name).read_bytes()[:1000])
-    with pytest.raises(ArtifactError, match="holds no exported program"):
+    with pytest.raises(ArtifactError, match=os.fspath(tmp_path)):
         stablehlo.load_exported(tmp_path)
 
 
@@ -216,51 +215,44 @@ def test_transformers_sees_the_pixels_and_gives_the_logits(saved, live, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "name"),
     [
-        (["--workdir=absent", "--to=stablehlo"], "no such directory"),
+        (["--workdir=absent", "--to=stablehlo"], "absent"),
         (["--workdir=absent", "--to=hf"], "absent"),
-        (["--workdir=gs://bucket/run", "--to=npz"], "name a local directory"),
-        (["--workdir=SAVED", "--to=vl_ltr"], "1 class of .* added"),
-        (["--workdir=LINEAR", "--to=vl_ltr"], "no language-guided head"),
-        (["--workdir=SAVED", "--to=npz", "--out=SAVED"], "is in use"),
-        (["--workdir=SAVED", "--to=npz", "--out=FILE/npz"], "cannot be written: Not a"),
-        (["--workdir=SAVED", "--to=onnx"], "invalid choice: 'onnx'"),
+        (["--workdir=gs://bucket/run", "--to=npz"], "--out"),
+        (["--workdir=SAVED", "--to=vl_ltr"], "--to=stablehlo"),
+        (["--workdir=LINEAR", "--to=vl_ltr"], "--to=stablehlo"),
+        (["--workdir=SAVED", "--to=npz", "--out=SAVED"], "SAVED"),
+        (["--workdir=SAVED", "--to=npz", "--out=FILE/npz"], "FILE"),
+        (["--workdir=SAVED", "--to=onnx"], "onnx"),
         (["SAVED", "DEST", "--to=hf"], "--workdir"),
     ],
 )
-def test_what_cannot_be_exported_is_told(
-    saved, tmp_path, capsys, monkeypatch, arguments, words
+def test_an_impossible_export_ends_with_two(
+    saved, tmp_path, capsys, monkeypatch, arguments, name
 ):
     monkeypatch.chdir(tmp_path)
     linear = tmp_path / "linear"
     small_recognizer.make("linear").save(linear)
     file = str(saved / "recognizer.json")
-    names = {"SAVED": str(saved), "LINEAR": str(linear), "FILE": file}
-    for name, path in names.items():
-        arguments = [argument.replace(name, path) for argument in arguments]
-    with pytest.raises(SystemExit) as raised:
-        export.main(arguments)
-    assert raised.value.code == 2
-    told = capsys.readouterr().err
-    assert re.search(words, told), told
+    for word, path in (("SAVED", str(saved)), ("LINEAR", str(linear)), ("FILE", file)):
+        arguments = [argument.replace(word, path) for argument in arguments]
+        name = name.replace(word, path)
+    try:
+        code = export.main(arguments)
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    assert name in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["linear"]
-
-
-def test_a_link_to_nowhere_is_in_use(saved, tmp_path, capsys):
-    (tmp_path / "link").symlink_to(tmp_path / "gone")
-    with pytest.raises(SystemExit):
-        export.main(["--workdir", str(saved), "--to=npz", f"--out={tmp_path / 'link'}"])
-    assert "link is in use; nothing is overwritten" in capsys.readouterr().err
 
 
 def test_an_lgr_without_text_tower_has_no_clip_to_write(tmp_path, capsys):
     recognizer = small_recognizer.make()
     del recognizer.arrays["towers"]["params"]["text"]
     recognizer.save(tmp_path / "saved")
-    with pytest.raises(SystemExit):
-        export.main(["--workdir", str(tmp_path / "saved"), "--to=hf"])
-    assert "no text tower" in capsys.readouterr().err
+    assert export.main(["--workdir", str(tmp_path / "saved"), "--to=hf"]) == 2
+    assert "text tower" in capsys.readouterr().err
     export.main(["--workdir", str(tmp_path / "saved"), "--to=vl_ltr"])
     made = tmp_path / "saved" / "export" / "vl_ltr"
     assert (made / convert.LGR_FILE).is_file()
@@ -279,8 +271,7 @@ def of_other_pixels(tmp_path):
 
 def test_the_authors_form_has_the_authors_pixels_alone(of_other_pixels, capsys):
     """Breaks if another mean is dropped: the authors' code has CLIP's."""
-    with pytest.raises(SystemExit):
-        export.main(["--workdir", str(of_other_pixels), "--to=vl_ltr"])
+    assert export.main(["--workdir", str(of_other_pixels), "--to=vl_ltr"]) == 2
     assert "0.25" in capsys.readouterr().err
 
 

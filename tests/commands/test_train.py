@@ -1,4 +1,4 @@
-"""What main sets before anything runs."""
+"""Workdirs and exits of commands that read a configuration."""
 
 import os
 import types
@@ -8,58 +8,40 @@ import pytest
 from etils import epath
 
 from vl_ltr_jax.commands import exits, flags, train
-from vl_ltr_jax.config import settings
-from vl_ltr_jax.runtime import compilation_cache
+from vl_ltr_jax.config import build, settings
 from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.storage.lock import InUseError
 from vl_ltr_jax.storage.workdir import WorkdirError
 
 
 @pytest.fixture
-def cache_directory(jax_cache):
-    """Reads JAX's setting, which is none to begin with."""
-    return lambda: jax.config.jax_compilation_cache_dir
+def workdir_of(monkeypatch):
+    """Returns the workdir that `--workdir` names."""
+    monkeypatch.setattr(flags, "checked_config", lambda command: settings.Config())
 
+    def checked(value):
+        monkeypatch.setattr(flags, "_WORKDIR", types.SimpleNamespace(value=value))
+        return flags.checked_flags(train.COMMAND)[1]
 
-@pytest.mark.parametrize(
-    ("named", "expected"),
-    [("workdir", "gs://b/run/compiled"), ("gs://b/all", "gs://b/all"), ("", None)],
-)
-def test_compiled_programs_are_kept_where_the_configuration_says(
-    named, expected, cache_directory
-):
-    compilation_cache.write_to(named, epath.Path("gs://b/run"))
-    assert cache_directory() == expected
-
-
-def test_the_variable_of_jax_goes_first(cache_directory, monkeypatch):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
-    compilation_cache.write_to("workdir", epath.Path(os.sep) / "run")
-    assert cache_directory() is None
+    return checked
 
 
 @pytest.mark.parametrize("character", "[]*?")
-def test_a_workdir_that_reads_as_a_pattern_is_refused(monkeypatch, tmp_path, character):
-    """Its checkpoints would be lost, without a word."""
-    monkeypatch.setattr(flags, "checked_config", lambda command: settings.Config())
-
-    def checked(workdir):
-        monkeypatch.setattr(flags, "_WORKDIR", types.SimpleNamespace(value=workdir))
-        return flags.checked_flags(train.COMMAND)[1]
-
-    with pytest.raises(WorkdirError) as told:
-        checked(f"{tmp_path}/run{character}1")
-    assert f"/run{character}1 has {character} in its path: Orbax" in str(told.value)
+def test_a_workdir_that_reads_as_a_pattern_is_refused(workdir_of, tmp_path, character):
+    """Its checkpoints would be lost in silence."""
+    with pytest.raises(WorkdirError, match="Orbax"):
+        workdir_of(f"{tmp_path}/run{character}1")
     for workdir in (f"{tmp_path}/run-1", f"gs://b/run{character}"):
-        assert checked(workdir) == epath.Path(workdir)
-    (tmp_path / character).mkdir()
-    monkeypatch.chdir(tmp_path / character)
-    with pytest.raises(WorkdirError, match="--workdir=run, which is /"):
-        checked("run")
+        assert workdir_of(workdir) == epath.Path(workdir)
+
+
+def test_a_missing_workdir_is_named(workdir_of):
+    with pytest.raises(build.ConfigError, match="--workdir"):
+        workdir_of(None)
 
 
 def test_one_of_many_processes_does_not_wait_for_the_others(monkeypatch, capsys):
-    """An orderly exit meets a barrier that they, waiting for it, never reach."""
+    """An orderly exit meets a barrier that the others, waiting for it, never reach."""
 
     class Ended(BaseException):
         pass
@@ -67,14 +49,12 @@ def test_one_of_many_processes_does_not_wait_for_the_others(monkeypatch, capsys)
     def end(code):
         raise Ended(code)
 
-    monkeypatch.setattr(exits.os, "_exit", end)
+    monkeypatch.setattr(os, "_exit", end)
     with pytest.raises(SystemExit):
         exits.refuse(UserError("bad list"))
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
-    with pytest.raises(Ended) as ended:
-        exits.refuse(UserError("bad list"))
-    assert ended.value.args == (2,)
-    assert capsys.readouterr().err == "error: bad list\n" * 2
-    with pytest.raises(Ended) as ended:
-        exits.refuse(InUseError("in use"))
-    assert ended.value.args == (1,)  # the run there may be one that is ending
+    for error, code in ((UserError("bad list"), 2), (InUseError("in use"), 1)):
+        with pytest.raises(Ended) as ended:
+            exits.refuse(error)
+        assert ended.value.args == (code,)
+    assert capsys.readouterr().err.count("error: ") == 3

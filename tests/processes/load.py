@@ -28,7 +28,7 @@ from etils import epath
 
 from vl_ltr_jax.commands import exits
 from vl_ltr_jax.commands import flags as commands_flags
-from vl_ltr_jax.commands import help as usage
+from vl_ltr_jax.commands.command import Command
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.evaluate import split
 from vl_ltr_jax.logs import console
@@ -45,11 +45,10 @@ _MINUTES = flags.DEFINE_float(
 )
 _SAMPLES = flags.DEFINE_string("samples", "", "CSV file to keep the samples in.")
 _ENDLESS = 10**6  # epochs
-COMMAND = usage.Command(
+COMMAND = Command(
     "tests/processes/load.py",
     "Measures whether memory, files and threads of a training process grow.",
     (("on the embedded data set", "--config=configs/shapes_lt.py --minutes=5"),),
-    ("config", "minutes", "samples", "quiet"),
 )
 
 

@@ -74,7 +74,7 @@ def workdir(tmp_path):
 
 def test_a_run_ends_with_the_papers_table_and_where_the_rest_is(workdir, capsys):
     """Breaks if the whole report scrolls by, or columns do not stand in line."""
-    train.tell_end(workdir, CONFIG, {**EVALUATED, "val": {}})
+    train.print_summary(workdir, CONFIG, {**EVALUATED, "val": {}})
     said = capsys.readouterr()
     assert said.out.splitlines() == [
         "",
@@ -106,7 +106,7 @@ def test_without_labelled_test_images_those_of_validation_are_told():
 def test_a_quiet_run_ends_with_one_line(workdir, capsys):
     console.be_quiet()
     try:
-        train.tell_end(workdir, CONFIG, {**EVALUATED, "val": {}})
+        train.print_summary(workdir, CONFIG, {**EVALUATED, "val": {}})
     finally:
         console.be_quiet(False)
     said = capsys.readouterr()

@@ -111,8 +111,7 @@ def test_a_recognizer_keeps_activation_and_pixels(tmp_path):
         arguments = ["--workdir", str(tmp_path / "saved"), f"--to={form}"]
         out = f"--out={tmp_path / form}"
         if form == "openai":  # one activation for both towers is all it can say
-            with pytest.raises(SystemExit):
-                export.main([*arguments, out])
+            assert export.main([*arguments, out]) == 2
             continue
         export.main([*arguments, out])
     found = clip_files.find_clip(tmp_path / "hf")
@@ -196,8 +195,7 @@ def test_towers_that_the_authors_lgr_lacks_are_not_written_as_one(tmp_path, caps
     made = small_recognizer.make()
     made.card = dataclasses.replace(made.card, vision_activation="gelu")
     made.save(tmp_path / "saved")
-    with pytest.raises(SystemExit):
-        export.main(["--workdir", str(tmp_path / "saved"), "--to=vl_ltr"])
+    assert export.main(["--workdir", str(tmp_path / "saved"), "--to=vl_ltr"]) == 2
     assert "has gelu" in capsys.readouterr().err
     open_clip_oracle.save(tmp_path / "theirs", open_clip_oracle.model_cfg())
     path = tmp_path / "theirs" / "open_clip_model.safetensors"

@@ -1,10 +1,9 @@
-"""A class that no image was seen of: trained without it, then added by its sentences.
+"""Accuracy on a class without training images, added by its sentences.
 
     python -m vl_ltr_jax.benchmarks.added_class --config=configs/shapes_lt.py --workdir=DIR --classes=3,17
 
-For each of the classes it trains a run on everything but that class, adds the class by
-its sentences, and prints top-1 on the class's own test images and on those of all
-others, before and after. Beside it, the same class with its images.
+Trains a run without each class, then adds the class by its sentences. Prints top-1 on
+the test images of the class, and on all other test images before and after.
 """  # noqa: E501
 
 import dataclasses
@@ -17,7 +16,7 @@ from etils import epath
 import vl_ltr_jax
 from vl_ltr_jax.commands import exits
 from vl_ltr_jax.commands import flags as commands_flags
-from vl_ltr_jax.commands import help as usage
+from vl_ltr_jax.commands.command import Command
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.sources.dataset import LongTailedData, Split
@@ -27,7 +26,7 @@ from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.stages import pipeline
 
 _CLASSES = flags.DEFINE_list("classes", ["0"], "Labels of the classes to leave out.")
-COMMAND = usage.Command(
+COMMAND = Command(
     "vl_ltr_jax.benchmarks.added_class",
     "Trains without a class, adds it by its sentences, and prints its top-1.",
     (
@@ -36,56 +35,50 @@ COMMAND = usage.Command(
             "--config=configs/shapes_lt.py --workdir=runs/added --classes=3,17",
         ),
     ),
-    ("config", "workdir", "classes", "quiet"),
 )
 
 
 def without(data: LongTailedData, label: int) -> LongTailedData:
-    """The data set without a class; labels above it move down by one.
+    """Returns the data set without a class; labels above it move down by one."""
 
-    Args:
-      data: of C classes.
-      label: of the class.
-    """
+    def select(split: Split) -> Split:
+        selected = split.select(np.flatnonzero(split.labels != label))
+        labels = selected.labels - (selected.labels > label).astype(np.int32)
+        return dataclasses.replace(selected, labels=labels)
 
-    def rest(split: Split) -> Split:
-        left = split.select(np.flatnonzero(split.labels != label))
-        labels = left.labels - (left.labels > label).astype(np.int32)
-        return dataclasses.replace(left, labels=labels)
-
-    def others(names: tuple[str, ...]) -> tuple[str, ...]:
+    def drop(names: tuple[str, ...]) -> tuple[str, ...]:
         return names[:label] + names[label + 1 :]
 
     return LongTailedData(
         data.name,
-        others(data.class_names),
-        others(data.class_texts),
-        rest(data.train),
-        rest(data.val),
-        rest(data.test),
+        drop(data.class_names),
+        drop(data.class_texts),
+        select(data.train),
+        select(data.val),
+        select(data.test),
     )
 
 
 def top1(recognizer: Recognizer, split: Split, labels: np.ndarray) -> float:
-    """Percentage of a split's images that are recognised.
+    """Returns the percentage of a split's images that are recognised.
 
     Args:
-      recognizer: to be asked.
+      recognizer: model to evaluate.
       split: N images.
-      labels: by which the recognizer knows their classes.
+      labels: the recognizer's labels of the images, [N].
     """
     images = [split.read(index) for index in range(len(split))]
-    found = recognizer.probabilities(images).argmax(axis=1)
-    return 100 * float((found == labels).mean())
+    predictions = recognizer.probabilities(images).argmax(axis=1)
+    return 100 * float((predictions == labels).mean())
 
 
 def measure(config: Config, workdir: epath.Path, label: int) -> dict[str, float]:
-    """Trains without a class, adds it, and says what that does.
+    """Trains without a class, adds it, and measures the accuracies.
 
     Args:
-      config: of the run.
-      workdir: of the run without the class; what is finished there is not run again.
-      label: of the class.
+      config: configuration of the run.
+      workdir: directory of the run without the class; finished stages stay.
+      label: label of the class.
 
     Returns:
       Percentages: `added`, top-1 of the class's test images; `old_before` and
@@ -93,12 +86,12 @@ def measure(config: Config, workdir: epath.Path, label: int) -> dict[str, float]
     """
     everything = run_inputs.read(config)
     data = everything.data
-    left = run_inputs.read(config, without(data, label))
-    pipeline.check(config, workdir, left)
-    pipeline.run(config, workdir, left)
+    reduced = run_inputs.read(config, without(data, label))
+    pipeline.check(config, workdir, reduced)
+    pipeline.run(config, workdir, reduced)
     recognizer = vl_ltr_jax.load(workdir)
-    others = left.data.test
-    before = top1(recognizer, others, others.labels)
+    other = reduced.data.test
+    before = top1(recognizer, other, other.labels)
     corpus = everything.corpus
     sentences = [corpus.sentences[i] for i in np.flatnonzero(corpus.labels == label)]
     recognizer.add_class(data.class_names[label], sentences)
@@ -107,7 +100,7 @@ def measure(config: Config, workdir: epath.Path, label: int) -> dict[str, float]
     return {
         "added": top1(recognizer, own, last),
         "old_before": before,
-        "old_after": top1(recognizer, others, others.labels),
+        "old_after": top1(recognizer, other, other.labels),
     }
 
 
@@ -124,7 +117,7 @@ def run(argv: Sequence[str]) -> None:
 def _labels(words: Sequence[str]) -> list[int]:
     if odd := [word for word in words if not word.isdecimal()]:
         raise configs.ConfigError(
-            f"--{_CLASSES.name}={odd[0]}: a class is named by its number, from 0"
+            f"--{_CLASSES.name}={odd[0]}: not a label. Labels are numbers from 0."
         )
     return [int(word) for word in words]
 
@@ -132,12 +125,12 @@ def _labels(words: Sequence[str]) -> list[int]:
 def _measure_all(config: Config, workdir: epath.Path, labels: Sequence[int]) -> None:
     data = run_inputs.read_data(config)
     for label in labels:
-        found = measure(config, workdir / f"without_{label}", label)
+        percent = measure(config, workdir / f"without_{label}", label)
         print(
             f"{data.class_names[label]} ({data.train_counts[label]} training images "
-            f"left out): top-1 {found['added']:.1f} by sentences alone (chance "
+            f"left out): top-1 {percent['added']:.1f} by sentences alone (chance "
             f"{100 / len(data.class_names):.1f}); the other classes "
-            f"{found['old_before']:.1f} before, {found['old_after']:.1f} after",
+            f"{percent['old_before']:.1f} before, {percent['old_after']:.1f} after",
             flush=True,
         )
 

@@ -1,10 +1,10 @@
-"""AnSS: all sentences against all images, streamed, beside PyTorch one by one.
+"""AnSS, all sentences against all images: streamed, and one by one in PyTorch.
 
     python -m vl_ltr_jax.benchmarks.anss --sentences=20000 --images=20000
 
-PyTorch scores a sentence as the paper's formula reads: its logits to all images, their
-log softmax, the mean over the images of its class. A second PyTorch program does so for
-512 sentences at a time. `--growth` runs ours alone, from a quarter of the size to four
+PyTorch scores a sentence by the paper's formula: its logits to all images, their log
+softmax, the mean over the images of its class. A second PyTorch program takes 512
+sentences at a time. `--growth` runs ours only, from a quarter of the size to four
 times.
 """
 

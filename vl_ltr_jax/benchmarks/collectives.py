@@ -55,7 +55,7 @@ def collectives(hlo_text: str) -> dict[str, Collective]:
         or a collective its devices.
     """
     bodies, entry = _computations(hlo_text)
-    found: dict[str, list[float]] = defaultdict(lambda: [0, 0, 0])
+    counts: dict[str, list[float]] = defaultdict(lambda: [0, 0, 0])
 
     def visit(computation: str, times: int) -> None:
         for line in bodies[computation]:
@@ -70,7 +70,7 @@ def collectives(hlo_text: str) -> dict[str, Collective]:
                 for index, value in enumerate(
                     (1, size, _wire_bytes(name, size, devices))
                 ):
-                    found[name][index] += times * value
+                    counts[name][index] += times * value
                 continue
             trips = 1
             if opcode == "while":
@@ -87,7 +87,7 @@ def collectives(hlo_text: str) -> dict[str, Collective]:
     visit(entry, 1)
     return {
         name: Collective(int(count), int(size), wire)
-        for name, (count, size, wire) in sorted(found.items())
+        for name, (count, size, wire) in sorted(counts.items())
     }
 
 

@@ -1,4 +1,4 @@
-"""The training pipeline beside a plain Pillow one and beside tf.data.
+"""The training pipeline, a plain Pillow one, and tf.data.
 
 python -m vl_ltr_jax.benchmarks.data --rounds=5
 
@@ -69,7 +69,7 @@ def ours(paths: list[Path], recipe: str) -> Callable[[int], object]:
     sampler = BatchSampler(
         split.labels, sampling="uniform", batch_size=_BATCH_SIZE, seed=0
     )
-    made = examples.TrainExamples(
+    train_examples = examples.TrainExamples(
         split,
         transforms.train_transform(recipe, SIDE, strengths=STRENGTHS[recipe]),
         sampler,
@@ -77,7 +77,7 @@ def ours(paths: list[Path], recipe: str) -> Callable[[int], object]:
         _BATCH_SIZE,
         range(_BATCH_SIZE),
     )
-    return lambda position: made(position)["image"]
+    return lambda position: train_examples(position)["image"]
 
 
 # The gentle recipe is crop and flip; with 8 % it is VL-LTR's without RandAugment.
@@ -180,7 +180,7 @@ def in_turn(
             for position in range(turn * number, (turn + 1) * number):
                 example(position)
             rates[name].append(number / (time.perf_counter() - start))
-    return {name: given[1:] for name, given in rates.items()}
+    return {name: measured[1:] for name, measured in rates.items()}
 
 
 def whole_loader(
@@ -201,24 +201,24 @@ def whole_loader(
 
 def on_two_cores(paths: list[Path], number: int, rounds: int) -> dict[str, list[float]]:
     """Images per second of the loader on one core and on two, in turn."""
-    both = set(sorted(os.sched_getaffinity(0))[:2])
-    one = {min(both)}
+    two_cores = set(sorted(os.sched_getaffinity(0))[:2])
+    one_core = {min(two_cores)}
     kinds = {
-        "two cores, two threads": (both, 2, 0),
-        "one core, one thread": (one, 1, 0),
-        "two cores, two workers": (both, 1, 2),
-        "one core, one worker": (one, 1, 1),
+        "two cores, two threads": (two_cores, 2, 0),
+        "one core, one thread": (one_core, 1, 0),
+        "two cores, two workers": (two_cores, 1, 2),
+        "one core, one worker": (one_core, 1, 1),
     }
     rates: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(rounds):
-        for name, given in kinds.items():
-            rates[name].append(whole_loader(paths, number, *given))
-    os.sched_setaffinity(0, both)
+        for name, kind in kinds.items():
+            rates[name].append(whole_loader(paths, number, *kind))
+    os.sched_setaffinity(0, two_cores)
     return rates
 
 
 def compared(rates: dict[str, list[float]]) -> str:
-    """The first side beside the second, and the third beside the fourth."""
+    """Returns the rates as text, and the ratios of sides 1 to 2 and 3 to 4."""
     lines = [
         f"  {name:24} {statistics.median(measured):5.0f} images/s"
         for name, measured in rates.items()
@@ -238,9 +238,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument("--images", type=count, default=256, help="in each round")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     # Worker processes are started under absl only.
-    app.run(lambda argv: measure(given.images, given.rounds), argv=sys.argv[:1])
+    app.run(lambda argv: measure(options.images, options.rounds), argv=sys.argv[:1])
 
 
 def measure(number: int, rounds: int) -> None:

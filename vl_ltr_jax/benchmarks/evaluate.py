@@ -1,9 +1,9 @@
-"""kNN over sentences and zero-shot recognition, streamed, beside PyTorch at once.
+"""kNN over sentences and zero-shot recognition: streamed, and at once in PyTorch.
 
     python -m vl_ltr_jax.benchmarks.evaluate --sentences=100000 --images=1024
 
-Both score image embeddings against every sentence (the vote of the five nearest, as the
-authors count it) and every class text, and count hits. PyTorch holds the cosines of a
+Both score image embeddings against every sentence and every class text, and count hits.
+The five nearest sentences vote, as in the authors' code. PyTorch holds the cosines of a
 batch and all sentences; ours visits the sentences in blocks.
 """
 
@@ -87,9 +87,9 @@ def ours(
         votes = evaluate_scores.knn_scores(
             images, sentences, owners, num_classes, NEIGHBOURS
         )
-        none = accuracy.AccuracySums.zeros(num_classes)
+        zeros = accuracy.AccuracySums.zeros(num_classes)
         sums = (
-            accuracy.update(none, scores, labels, mask).top1_correct.sum()
+            accuracy.update(zeros, scores, labels, mask).top1_correct.sum()
             for scores in (votes, evaluate_scores.zero_shot_scores(images, texts))
         )
         return jnp.stack(list(sums))

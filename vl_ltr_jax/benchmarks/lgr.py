@@ -1,9 +1,9 @@
-"""The LGR head, forward and backward, beside PyTorch as the paper writes it.
+"""The LGR head, forward and backward, against PyTorch by the paper's formula.
 
     python -m vl_ltr_jax.benchmarks.lgr --classes=1000 --batch_size=64
 
 PyTorch projects every anchor to a key and builds the attended text of every image and
-class. `--alone` leaves it out, for sizes that it has no memory for.
+class. `--alone` skips it, for sizes beyond its memory.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     counted = paired.compiled_work(compiled)
     if layout.blocks > 1:  # the compiler counts a loop's body once
         counted = paired.Work(5 * comparisons + 3 * mlp)
-    # Forward and twice that backward, but for arrays that do not train.
+    # Backward takes twice forward, without the arrays that do not train.
     work = {
         "ours": counted,
         "PyTorch": paired.Work(3 * keys + 8 * comparisons + 3 * mlp),

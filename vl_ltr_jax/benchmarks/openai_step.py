@@ -59,10 +59,10 @@ class AuthorsStep:
         self.targets = targets * (1 - smooth) + smooth / len(labels)
         trained: list[torch.Tensor] = list(self.student.parameters())
         decayed = [p for p in trained if p.ndim != 1]
-        others = [p for p in trained if p.ndim == 1]
+        vectors = [p for p in trained if p.ndim == 1]
         groups: list[dict[str, Any]] = [
             {"params": decayed},
-            {"params": others, "weight_decay": 0.0},
+            {"params": vectors, "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(
             groups,
@@ -74,7 +74,7 @@ class AuthorsStep:
         """The step, and the parts of it that take time."""
         student, teacher = self.student, self.teacher
         calls = {
-            paired.WHOLE: self._step,
+            paired.STEP: self._step,
             "student's images": self._gradient(student.encode_image, self.images),
             "student's sentences": self._gradient(student.encode_text, self.tokens),
             "teacher's images": _frozen(teacher.encode_image, self.images),
@@ -82,7 +82,7 @@ class AuthorsStep:
             "AdamW": self._adamw,
         }
         return {
-            name: functools.partial(paired.Program.of_torch, call)
+            name: functools.partial(paired.Program.from_torch, call)
             for name, call in calls.items()
         }
 

@@ -1,4 +1,4 @@
-"""Programs that do the same work, run in turn: in one process, or each in its own.
+"""Timing of programs that do the same work, in one process or each in its own.
 
 Times are compared round by round, so that a machine whose speed drifts slows all.
 Needs Linux, for the peak of resident memory.
@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vl_ltr_jax.runtime.errors import UserError
 
-WHOLE = "whole step"  # the program that has the others for parts
+STEP = "whole step"  # the program whose parts the other programs are
 _MATRIX = 4096
 _COPIED_BYTES = 2**28
 
@@ -31,7 +31,7 @@ class SideError(UserError):
 
 
 class Ceilings(NamedTuple):
-    """What this machine reaches at best, by either library.
+    """Highest rates of this machine, by either library.
 
     Attributes:
       operations_per_second: of a float32 product of two square matrices.
@@ -43,7 +43,7 @@ class Ceilings(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a program does in a round; 0 where it is not known.
+    """Work of a program in a round; 0 if unknown.
 
     Attributes:
       operations: floating-point operations.
@@ -91,12 +91,12 @@ def count(text: str) -> int:
       ArgumentTypeError: if it is not.
     """
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a number from 1 is needed, given {text!r}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
 
 
 def compiled_work(compiled: Any) -> Work:
-    """What XLA counts in a compiled program; the body of a loop counts once."""
+    """Returns XLA's count for a compiled program; the body of a loop counts once."""
     counted = compiled.cost_analysis()
     return Work(counted["flops"], counted["bytes accessed"])
 
@@ -130,12 +130,12 @@ class Program(NamedTuple):
     counted: Callable[[], tuple[Any, Work]]
 
     @classmethod
-    def of_compiled(cls, call: Callable[[], Any], compiled: Any) -> "Program":
+    def from_compiled(cls, call: Callable[[], Any], compiled: Any) -> "Program":
         """A call of a compiled JAX program."""
         return cls(call, lambda: (call(), compiled_work(compiled)))
 
     @classmethod
-    def of_torch(cls, call: Callable[[], Any]) -> "Program":
+    def from_torch(cls, call: Callable[[], Any]) -> "Program":
         """A call of PyTorch; its matrix products and convolutions are counted."""
 
         def count() -> tuple[Any, Work]:
@@ -164,12 +164,12 @@ class Sides:
         """
         self._processes = {
             side: subprocess.Popen(
-                [sys.executable, *given],
+                [sys.executable, *words],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            for side, given in arguments.items()
+            for side, words in arguments.items()
         }
 
     def __enter__(self) -> "Sides":
@@ -195,16 +195,16 @@ class Sides:
         first = {side: self._ask(side, program) for side in self._processes}
         answers = {side: [answer] for side, answer in first.items() if answer}
         for _ in range(1 + rounds):
-            for side, given in answers.items():
-                given.append(self._ask(side, program))
+            for side, replies in answers.items():
+                replies.append(self._ask(side, program))
         costs = {
-            side: Cost([a["seconds"] for a in given[2:]], given[-1]["peak_bytes"])
-            for side, given in answers.items()
+            side: Cost([a["seconds"] for a in replies[2:]], replies[-1]["peak_bytes"])
+            for side, replies in answers.items()
         }
-        work = {side: Work(*given[0]["work"]) for side, given in answers.items()}
+        work = {side: Work(*replies[0]["work"]) for side, replies in answers.items()}
         results = {
-            side: [answer["result"] for answer in given]
-            for side, given in answers.items()
+            side: [answer["result"] for answer in replies]
+            for side, replies in answers.items()
         }
         return costs, work, results
 
@@ -259,7 +259,7 @@ def table(
     machine: Ceilings,
     work: dict[str, Work],
 ) -> str:
-    """The first program beside the others, as text.
+    """Returns the costs as a table, the first program against each other.
 
     Args:
       title: of the table.
@@ -267,7 +267,7 @@ def table(
       machine: from :func:`ceilings`.
       work: of each program.
     """
-    first, *others = costs
+    first, *alternatives = costs
     lines = [
         f"{title}; ceilings {machine.operations_per_second / 1e9:.0f} GFLOP/s, "
         f"{machine.bytes_per_second / 1e9:.1f} GB/s",
@@ -290,7 +290,7 @@ def table(
             f"{name:24} {statistics.median(cost.seconds):9.3f} {best:9.3f} "
             f"{' '.join(counts)} {cost.peak_bytes / 2**20:9.0f}"
         )
-    for name in others:
+    for name in alternatives:
         ratios = [
             theirs / ours
             for ours, theirs in zip(

@@ -1,11 +1,11 @@
-"""The text tower on sentences as long as Wikipedia's, beside one sentence to a row.
+"""The text tower on sentences of Wikipedia's lengths, packed and one to a row.
 
     python -m vl_ltr_jax.benchmarks.sentences --backbone=ViT-B/16 --sentences=512
 
-Twice: embedding a corpus, in batches of like length; and the text side of a training
-step, forward and backward, with several sentences to a row. The others pad every
-sentence to 77 tokens, as the authors do: our own tower, and OpenAI's in PyTorch with
-the same weights.
+Two comparisons: embedding a corpus in batches of similar length, and the text side of a
+training step, forward and backward, with several sentences in a row. The alternatives
+pad every sentence to 77 tokens as the authors do: our own tower, and OpenAI's in
+PyTorch with the same weights.
 """
 
 import argparse
@@ -78,11 +78,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             3 * corpus_work / len(lengths) * options.batch_size,
         ),
     ):
-        ours, *others = (np.asarray(program()) for program in programs.values())
+        ours, *alternatives = (np.asarray(program()) for program in programs.values())
         costs = paired.run(programs, options.rounds)
         useful = dict.fromkeys(programs, paired.Work(work))
         print(paired.table(f"{title} (GFLOP: of real tokens)", costs, machine, useful))
-        error = max(np.abs(ours - other).max() for other in others)
+        error = max(np.abs(ours - other).max() for other in alternatives)
         print(f"largest difference, of the largest: {error / np.abs(ours).max():.1e}")
 
 

@@ -129,22 +129,22 @@ class TextSide:
         write_tokenizer(scratch / "clip", merges, vocab_size=_VOCAB_SIZE)
         self.tokenizer = Tokenizer.from_directory(scratch / "clip")
         self.theirs = openai_module("simple_tokenizer.py").SimpleTokenizer()
-        made = (left + right for left, right in merges)
-        words = (token[: -len("</w>")] for token in made if token.endswith("</w>"))
+        tokens = (first + second for first, second in merges)
+        words = (token[: -len("</w>")] for token in tokens if token.endswith("</w>"))
         common = [word for word in words if word.isascii() and word.isalpha()]
         rng = np.random.default_rng(0)
         self.names = binomials(rng, max(int(num_sentences * _CLASSES), 1))
-        rest = num_sentences - len(self.names) * len(PROMPTS["imagenet80"])
+        num_prose = num_sentences - len(self.names) * len(PROMPTS["imagenet80"])
         self.root, self.cache = scratch, scratch / "cache"
         text_path(scratch, 0).parent.mkdir()
-        for label, text in enumerate(articles(rng, common, len(self.names), rest)):
+        for label, text in enumerate(articles(rng, common, len(self.names), num_prose)):
             text_path(scratch, label).write_text(text, encoding="utf-8")
         self.texts = read_texts(scratch, len(self.names))
         self.sentences = build_corpus(self.names, self.texts).sentences
         self.sample = self.sentences[:: max(len(self.sentences) // sample, 1)][:sample]
 
     def summary(self) -> str:
-        """How many of what."""
+        """Returns the numbers of classes, characters, sentences and ids as text."""
         lengths = np.argmax(self.tokenizer.encode(self.sample), axis=1) + 1
         return (
             f"{len(self.names)} classes, {sum(map(len, self.texts)) / 1e6:.1f} million "
@@ -154,21 +154,21 @@ class TextSide:
     def steps(self) -> dict[str, Callable[[], object]]:
         """The text side of a run, step by step, and what a second run does."""
 
-        def kept() -> Integer[np.ndarray, "S L"]:
+        def cached() -> Integer[np.ndarray, "S L"]:
             return token_cache.encode(
                 self.tokenizer, self.sentences, CONTEXT_LENGTH, self.cache
             )
 
-        def kept_anew() -> Integer[np.ndarray, "S L"]:
+        def encoded_and_cached() -> Integer[np.ndarray, "S L"]:
             shutil.rmtree(self.cache, ignore_errors=True)
-            return kept()
+            return cached()
 
         return {  # not the sentences: their million would be looked through for arrays
             "texts read": lambda: len(read_texts(self.root, len(self.names))),
-            "corpus made": lambda: len(build_corpus(self.names, self.texts).labels),
+            "corpus built": lambda: len(build_corpus(self.names, self.texts).labels),
             "tokenised": lambda: trim(self.tokenizer.encode(self.sentences)),
-            "tokenised, cache written": kept_anew,
-            "read from the cache": kept,
+            "tokenised, cache written": encoded_and_cached,
+            "read from the cache": cached,
         }
 
     def comparison(self, rounds: int) -> str:

@@ -1,13 +1,12 @@
-"""A whole pre-training step at full size, beside the authors' job in PyTorch.
+"""A pre-training step at full size, against the authors' step in PyTorch.
 
     python -m vl_ltr_jax.benchmarks.train_step --backbone=ViT-B/16 --batch_size=8
 
-Both embed the same images and sentences with the student, and with the frozen teacher,
-take the class-wise contrastive loss and the full distillation, and update every weight
-with AdamW. PyTorch runs OpenAI's modules with the same weights as the authors do:
-sentences padded to 77 tokens, the teacher's text tower in every step; a ResNet in
-channels-last. Each side has a process of its own. `--parts` also times the parts: where
-the time goes.
+Both embed the same images and sentences with the student and with the frozen teacher.
+Both take the class-wise contrastive loss and the distillation, and update every weight
+with AdamW. PyTorch runs OpenAI's modules with the same weights, as the authors do:
+sentences padded to 77 tokens, the teacher's text tower in every step, a ResNet in
+channels-last. Each side has its own process. `--parts` also times the parts.
 """
 
 import argparse
@@ -36,7 +35,7 @@ OPTIONS = Pretrain()
 
 
 class Job(NamedTuple):
-    """What both sides are given.
+    """Inputs of both sides.
 
     Attributes:
       config: sizes of the towers.
@@ -55,7 +54,7 @@ class Job(NamedTuple):
     sentence_ids: Int[np.ndarray, " B"]
 
     @classmethod
-    def of(cls, backbone: str, batch_size: int, num_sentences: int = 512) -> "Job":
+    def random(cls, backbone: str, batch_size: int, num_sentences: int = 512) -> "Job":
         """Random images, sentences and weights."""
         rng, config = np.random.default_rng(0), PRESETS[backbone]
         size = config.vision.image_size
@@ -105,7 +104,7 @@ class Ours:
     def programs(self) -> dict[str, paired.Build]:
         """The step, and the parts of it that take time."""
         return {
-            paired.WHOLE: self._whole,
+            paired.STEP: self._step,
             "student's images": lambda: self._gradient(
                 "encode_image", "visual", self._pixels()
             ),
@@ -125,7 +124,7 @@ class Ours:
 
         return _compiled(jax.jit(embed), self.variables, self._pixels())
 
-    def _whole(self) -> paired.Program:
+    def _step(self) -> paired.Program:
         """The step; gives its loss."""
         teacher = self._teacher()
         state, shardings = first_state(
@@ -155,7 +154,7 @@ class Ours:
             state, metrics = compiled(teacher, state, self.batch)
             return jax.block_until_ready(metrics)["loss/total"]
 
-        return paired.Program.of_compiled(run, compiled)
+        return paired.Program.from_compiled(run, compiled)
 
     def _teacher(self) -> dict[str, Any]:
         """The frozen CLIP, its sentences embedded before the first step."""
@@ -196,7 +195,7 @@ class Ours:
             held = jax.block_until_ready(compiled(*held, params))
             return held[0]["logit_scale"]
 
-        return paired.Program.of_compiled(run, compiled)
+        return paired.Program.from_compiled(run, compiled)
 
 
 def _compiled(function: Any, *arguments: Any) -> paired.Program:
@@ -206,7 +205,7 @@ def _compiled(function: Any, *arguments: Any) -> paired.Program:
     def run() -> Any:
         return jax.tree.leaves(jax.block_until_ready(compiled(*arguments)))[0]
 
-    return paired.Program.of_compiled(run, compiled)
+    return paired.Program.from_compiled(run, compiled)
 
 
 PARTS = (
@@ -240,7 +239,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.side:
         if options.side == "ours":
             cpu_memory.keep()  # as the main job does, before JAX runs
-        paired.serve(side(options.side, Job.of(options.backbone, options.batch_size)))
+        paired.serve(
+            side(options.side, Job.random(options.backbone, options.batch_size))
+        )
         return
     arguments = (
         *("-m", "vl_ltr_jax.benchmarks.train_step", f"--backbone={options.backbone}"),
@@ -248,12 +249,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     machine = paired.ceilings()
     sides = {side: (*arguments, f"--side={side}") for side in ("ours", "PyTorch")}
-    with paired.Sides(sides) as both:
-        for program in (paired.WHOLE, *(PARTS if options.parts else ())):
-            costs, work, results = both.run(program, options.rounds)
+    with paired.Sides(sides) as processes:
+        for program in (paired.STEP, *(PARTS if options.parts else ())):
+            costs, work, results = processes.run(program, options.rounds)
             title = f"{options.backbone}, batch {options.batch_size}: {program}"
             print(paired.table(title, costs, machine, work), flush=True)
-            if program == paired.WHOLE:
+            if program == paired.STEP:
                 for step in (0, options.rounds):
                     losses = " and ".join(f"{r[step]:.6f}" for r in results.values())
                     print(f"losses of step {step + 1}: {losses}")

@@ -23,7 +23,7 @@ from etils import epath
 
 from vl_ltr_jax.commands import exits
 from vl_ltr_jax.commands import flags as commands_flags
-from vl_ltr_jax.commands import help as usage
+from vl_ltr_jax.commands.command import Command
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.checks import (
@@ -57,12 +57,11 @@ LEDGER = "images.jsonl"
 _SKIP_IMAGES = flags.DEFINE_bool(
     "skip_images", False, "Look at lists and texts only; decode no image."
 )
-COMMAND = usage.Command(
+COMMAND = Command(
     "vl_ltr_jax.data.check",
-    "Looks through a data set before a model is trained on it: damaged images, images "
-    "in two splits, texts of other classes and more, each with where it is and how to "
-    "mend it. A check that was stopped goes on. The exit code is 1 if there is an "
-    "error.",
+    "Checks a data set before training: damaged images, images in two splits, texts "
+    "of other classes and more, each with its place and a remedy. A stopped check goes "
+    "on. The exit code is 1 if there is an error.",
     (
         (
             "your own pictures",
@@ -74,8 +73,6 @@ COMMAND = usage.Command(
             "--config=configs/places_lt.py --config.data.root=ROOT --skip_images",
         ),
     ),
-    ("config", "workdir", "skip_images", "quiet"),
-    workdir="runs/check/{name}",
 )
 
 

@@ -1,11 +1,10 @@
-"""The systems of the paper's tables on one data set, over several seeds.
+"""Comparison of the systems of the paper's tables on one data set, over seeds.
 
 python -m vl_ltr_jax.compare --config=configs/shapes_lt.py --workdir=DIR --seeds=3
 
-Each method is a change of VL-LTR's configuration (see systems/); a stage that two
-have in common is run once. What is finished is not run again, and the tables hold all
-that is finished in the workdir: `compare.md` and `compare.csv`, written anew after each
-run, and the figure `compare.svg`, after each seed.
+Each system is a change of VL-LTR's configuration. Systems share stages, and finished
+stages are not run again. `compare.md` and `compare.csv` are written after each run, the
+figure `compare.svg` after each seed.
 """
 
 import os
@@ -15,21 +14,23 @@ from absl import flags
 
 from vl_ltr_jax.commands import exits
 from vl_ltr_jax.commands import flags as commands_flags
-from vl_ltr_jax.commands import help as usage
+from vl_ltr_jax.commands.command import Command
 from vl_ltr_jax.comparison.runs import Comparison, methods_of
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.runtime import compilation_cache, preemption
 from vl_ltr_jax.runtime import mesh as meshes
 
-_SEEDS = flags.DEFINE_integer("seeds", 3, "How many seeds, from 0.")
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds, from 0.")
 _METHODS = flags.DEFINE_list(
-    "methods", ["all"], "Names of methods; 'all', 'systems' or 'ablations' are groups."
+    "methods",
+    ["all"],
+    "Names of systems, or the groups 'all', 'systems' and 'ablations'.",
 )
-COMMAND = usage.Command(
+COMMAND = Command(
     "vl_ltr_jax.compare",
     "Runs several systems on one data set over several seeds, and writes their table: "
-    "compare.md, compare.csv and compare.svg. What is finished is not run again, and a "
-    "stage that systems have in common is run once.",
+    "compare.md, compare.csv and compare.svg. Systems share stages, and finished "
+    "stages are not run again.",
     (
         (
             "two systems in minutes on a CPU, nothing to download",
@@ -42,8 +43,6 @@ COMMAND = usage.Command(
             "--methods=systems --config.data.root=ROOT --config.data.name=NAME",
         ),
     ),
-    ("config", "workdir", "methods", "seeds", *commands_flags.RUN_FLAGS[2:]),
-    workdir="runs/compare_{name}",
 )
 
 
@@ -60,9 +59,9 @@ def main(argv: Sequence[str]) -> None:
         commands_flags.join_processes()
         meshes.devices()
         compilation_cache.write_to(config.mesh.compilation_cache, directory)
-        methods = Comparison(config, directory)
-        methods.check(names, _SEEDS.value)
-        table = methods.run(names, _SEEDS.value)
+        comparison = Comparison(config, directory)
+        comparison.check(names, _SEEDS.value)
+        table = comparison.run(names, _SEEDS.value)
     console.result(table, os.fspath(directory / "compare.md"))
 
 

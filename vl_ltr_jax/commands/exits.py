@@ -1,14 +1,18 @@
-"""The end of a command that a user's mistake has stopped: one message and a code."""
+"""Exit codes of commands: one message for a mistake that the user can mend."""
 
 import contextlib
+import functools
 import os
+import signal
 import sys
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn, TypeAlias
 
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.runtime.errors import UserError
+
+Main: TypeAlias = Callable[[Sequence[str]], int]
 
 
 def report(error: UserError) -> int:
@@ -32,9 +36,30 @@ def refuse(error: UserError) -> NoReturn:
 
 @contextlib.contextmanager
 def refusing() -> Iterator[None]:
-    """Ends the process by :func:`refuse` after what a user can mend, and only then."""
+    """Ends the process by :func:`refuse` after an error that a user can mend."""
     try:
         with errors.system_faults():
             yield
     except UserError as error:
         refuse(error)
+
+
+def with_codes(main: Main) -> Main:
+    """Returns a command whose user errors, Ctrl-C and closed pipes are exit codes."""
+
+    @functools.wraps(main)
+    def command(arguments: Sequence[str]) -> int:
+        try:
+            with errors.system_faults():
+                return main(arguments)
+        except UserError as error:
+            return report(error)
+        except KeyboardInterrupt:
+            console.error("interrupted")
+            return 128 + signal.SIGINT
+        except BrokenPipeError:  # `| head` has read enough
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+
+    return command

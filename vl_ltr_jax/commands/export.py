@@ -14,9 +14,7 @@
 DEST, by default DIR/export/FORM, must not exist yet, and appears whole or not at all.
 """
 
-import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,7 +22,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from etils import epath
 
-from vl_ltr_jax.commands import exits
+from vl_ltr_jax.commands import exits, process
+from vl_ltr_jax.commands.command import Command, parse
 from vl_ltr_jax.data.images import transforms
 from vl_ltr_jax.logs import messages
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig
@@ -35,26 +34,31 @@ from vl_ltr_jax.run import initial, saved
 from vl_ltr_jax.run.run import with_tuned_tower
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.runtime.errors import UserError
-from vl_ltr_jax.storage import atomic, paths
+from vl_ltr_jax.storage import atomic
 from vl_ltr_jax.train.stage import trained
 
 Write: TypeAlias = Callable[[Path], None]
 FORMS = ("stablehlo", *listing.FAMILIES, "npz")
-_HELP = """\
-Writes the model that a run has trained for others to use: as a program, as arrays, or
-under the names that PyTorch's models have."""
+COMMAND = Command(
+    "vl_ltr_jax.export",
+    "Writes the model of a finished run in another form: as a program, as arrays, or "
+    "under the names of PyTorch models.",
+    (
+        (
+            "a program that needs only JAX, under runs/shapes_lt/export/stablehlo",
+            "--workdir=runs/shapes_lt --to=stablehlo",
+        ),
+        (
+            'transformers.CLIPModel.from_pretrained("shapes_clip")',
+            "--workdir=runs/shapes_lt --to=hf --out=shapes_clip",
+        ),
+    ),
+)
 _FORM_HELP = (
-    "stablehlo: a program for JAX, any number of pictures; npz: all arrays; hf: "
+    "stablehlo: a program for JAX, for any number of pictures; npz: all arrays; hf: "
     "transformers.CLIPModel and CLIPProcessor; openai: OpenAI's CLIP; vl_ltr: the "
     "authors' LGR"
 )
-_EXAMPLES = """\
-examples:
-  # a program that needs no more than JAX, under runs/shapes_lt/export/stablehlo
-  python -m vl_ltr_jax.export --workdir=runs/shapes_lt --to=stablehlo
-
-  # for CLIPModel and CLIPProcessor.from_pretrained("shapes_clip") of transformers
-  python -m vl_ltr_jax.export --workdir=runs/shapes_lt --to=hf --out=shapes_clip"""
 
 
 class ExportError(UserError):
@@ -199,41 +203,34 @@ def _lgr(workdir: epath.Path) -> Write:
     return write
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vl_ltr_jax.export",
-        description=_HELP,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+@exits.with_codes
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command line and returns its exit code."""
+    parser = COMMAND.parser()
     parser.add_argument(
         "--workdir",
         type=epath.Path,
         required=True,
-        help="of a finished run, or where a recognizer was saved",
+        help="directory of a finished run, or of a saved recognizer",
     )
     parser.add_argument("--to", choices=FORMS, required=True, help=_FORM_HELP)
     parser.add_argument(
         "--out", type=Path, help="a new directory; by default DIR/export/FORM"
     )
-    given = parser.parse_args(paths.expand_arguments(arguments))
-    with exits.refusing():
-        meshes.devices()
-        destination = given.out or _default(given.workdir, given.to)
-        made = export(given.workdir, destination, to=given.to)
-    print(f"{made}: {', '.join(sorted(file.name for file in made.iterdir()))}")
+    parsed = parse(parser, arguments)
+    meshes.devices()
+    destination = parsed.out or _default(parsed.workdir, parsed.to)
+    directory = export(parsed.workdir, destination, to=parsed.to)
+    print(f"{directory}: {', '.join(sorted(f.name for f in directory.iterdir()))}")
+    return 0
 
 
 def _default(workdir: epath.Path, to: str) -> Path:
     if "://" in os.fspath(workdir):
-        raise ExportError(
-            f"--workdir={workdir} is a bucket: name a local directory by --out"
-        )
+        raise ExportError(f"--workdir={workdir}: a bucket. Set --out=DIRECTORY.")
     return Path(workdir) / "export" / to
 
 
 def run() -> None:
     """Runs the command in this process."""
-    main(sys.argv[1:])
+    process.run(main)

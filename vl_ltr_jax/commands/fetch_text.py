@@ -1,98 +1,92 @@
-"""Fetches the text of every class from Wikipedia, or from any other MediaWiki.
+"""Download of the text of every class from Wikipedia, or from another MediaWiki.
 
     python -m vl_ltr_jax.data.fetch_text --root=ROOT --contact=name@example.org
 
-The texts and the file that says where each came from are those of
-:mod:`vl_ltr_jax.data.wiki.fetch`.
+:mod:`vl_ltr_jax.data.wiki.fetch` describes the files.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vl_ltr_jax.commands import exits
+from vl_ltr_jax.commands import exits, process
+from vl_ltr_jax.commands.command import Command, parse
 from vl_ltr_jax.data.text.class_names import LAYOUTS
 from vl_ltr_jax.data.text.files import text_path
 from vl_ltr_jax.data.wiki.class_pages import read_titles, searchable_names
 from vl_ltr_jax.data.wiki.fetch import fetch_texts, summary
 from vl_ltr_jax.data.wiki.mediawiki import WIKIPEDIA, MediaWiki, WikiError
 from vl_ltr_jax.logs import console, messages
-from vl_ltr_jax.runtime.errors import UserError
-from vl_ltr_jax.storage import paths
 
-_HELP = """\
-Fetches a text for every class from Wikipedia, into ROOT/wiki/desc_LABEL.txt. A class
-that has a text is left alone: a stopped run goes on when it is started again. The exit
-code is 1 if a class has no text in the end."""
-_EXAMPLES = """\
-examples:
-  # classes are those of ROOT/labels.txt, rows `class name label`
-  python -m vl_ltr_jax.data.fetch_text --root=ROOT --contact=name@example.org
+COMMAND = Command(
+    "vl_ltr_jax.data.fetch_text",
+    "Fetches a text for every class from Wikipedia, into ROOT/wiki/desc_LABEL.txt. "
+    "Texts that exist stay, so a stopped command goes on when it is started again. The "
+    "exit code is 1 if a class lacks a text at the end. vl_ltr_jax/data/wiki/README.md "
+    "has more.",
+    (
+        (
+            "classes of ROOT/labels.txt, rows `class name label`",
+            "--root=ROOT --contact=name@example.org",
+        ),
+        (
+            "species of iNaturalist 2018, from ROOT/categories.json",
+            "--root=ROOT --layout=inat18 --hint=species",
+        ),
+        (
+            "classes without a page, or with a wrong one: rows `label<TAB>title`",
+            "--root=ROOT --titles=titles.txt",
+        ),
+    ),
+)
 
-  # species of iNaturalist 2018, from ROOT/categories.json
-  python -m vl_ltr_jax.data.fetch_text --root=ROOT --layout=inat18 --hint=species
 
-  # classes that were not found, or had another's page: rows `label<TAB>title`
-  python -m vl_ltr_jax.data.fetch_text --root=ROOT --titles=titles.txt
+@exits.with_codes
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command line and returns its exit code.
 
-vl_ltr_jax/data/wiki/README.md says more."""
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs the command line.
-
-    Exits with 0 if every class has a text in the end, 1 if not, 2 after a mistake in
-    what was given, and 130 when interrupted.
+    It is 0 if every class has a text at the end, 1 if not, 2 after a user's mistake
+    and 130 after an interrupt.
     """
-    given = _parser().parse_args(paths.expand_arguments(arguments))
-    console.be_quiet(given.quiet)
-    names: tuple[str, ...] = ()
+    parsed = parse(_parser(), arguments)
+    names = searchable_names(parsed.root, parsed.layout)
+    titles = read_titles(parsed.titles, len(names)) if parsed.titles else {}
+    wiki = MediaWiki(
+        parsed.api,
+        requests_per_second=parsed.requests_per_second,
+        contact=parsed.contact,
+    )
     try:
-        names = searchable_names(given.root, given.layout)
-        titles = read_titles(given.titles, len(names)) if given.titles else {}
-        wiki = MediaWiki(
-            given.api,
-            requests_per_second=given.requests_per_second,
-            contact=given.contact,
-        )
         outcome = fetch_texts(
-            given.root,
+            parsed.root,
             names,
             wiki,
             titles=titles,
-            hint=given.hint,
-            overwrite=given.overwrite,
-            empty_where_missing=given.missing == "empty",
+            hint=parsed.hint,
+            overwrite=parsed.overwrite,
+            empty_where_missing=parsed.missing == "empty",
         )
-    except UserError as error:
-        exits.refuse(error)
     except (WikiError, OSError, KeyboardInterrupt) as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         console.error(
             f"{'interrupted' if interrupted else error}\n"
-            f"{_number_of_texts(given.root, names)} of {len(names)} classes have a "
-            "text; start the same command again to go on (--overwrite starts over)"
+            f"{_number_of_texts(parsed.root, names)} of {len(names)} classes have a "
+            "text. Start the same command again to go on (--overwrite starts over)."
         )
-        sys.exit(130 if interrupted else 1)
+        return 130 if interrupted else 1
     print(messages.printable(summary(outcome, names), "\n\t"))
-    sys.exit(0 if _number_of_texts(given.root, names) == len(names) else 1)
+    return 0 if _number_of_texts(parsed.root, names) == len(names) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m vl_ltr_jax.data.fetch_text",
-        description=_HELP,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = COMMAND.parser(quiet=True)
     option = parser.add_argument
     option("--root", required=True, metavar="DIR", help="the data set's directory")
     option(
         "--layout",
         choices=LAYOUTS,
         default="plain",
-        help="whose file of class names it has (%(default)s: labels.txt)",
+        help="form of its class names (%(default)s: labels.txt)",
     )
     option(
         "--api",
@@ -104,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "--hint",
         default="",
         metavar="WORDS",
-        help="what searches are given besides the name, such as species",
+        help="words added to each search, such as species",
     )
     option("--titles", metavar="FILE", help="pages of classes: rows label<TAB>title")
     option(
@@ -118,17 +112,16 @@ def _parser() -> argparse.ArgumentParser:
         "--contact",
         default="",
         metavar="WHO",
-        help="a mail address or URL of yours, for the wiki's people",
+        help="your mail address or URL, for the wiki's operators",
     )
-    option("--overwrite", action="store_true", help="fetch all texts anew")
+    option("--overwrite", action="store_true", help="fetch all texts again")
     option(
         "--missing",
         choices=("stop", "empty"),
         default="stop",
-        help="where no page is found, have no text, which stops a training from "
-        "starting (%(default)s); or an empty one, which leaves prompts alone",
+        help="for a class without a page: write no text, so that training refuses to "
+        "start, or an empty one, so that it has prompts only (%(default)s)",
     )
-    option("--quiet", action="store_true", help="show no progress")
     return parser
 
 
@@ -138,4 +131,4 @@ def _number_of_texts(root: str | Path, names: Sequence[str]) -> int:
 
 def run() -> None:
     """Runs the command in this process."""
-    main(sys.argv[1:])
+    process.run(main)

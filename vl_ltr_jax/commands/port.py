@@ -1,68 +1,65 @@
-"""Inspects weights, and converts them between families.
+"""Inspection of weights, and conversion between families.
 
     python -m vl_ltr_jax.models.port inspect SOURCE
     python -m vl_ltr_jax.models.port convert SOURCE DEST --to hf|openai|vl_ltr
 
 A file alone does not say the activation: `convert` asks for --activation.
 
-SOURCE is a directory, a file or a hub id, as `clip_files` describes; DEST a directory
-that does not exist yet, which appears whole or not at all.
+SOURCE is a directory, a file or a hub id, as `clip_files` describes. DEST is a new
+directory, which appears whole or not at all.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
 from typing import get_args
 
-from vl_ltr_jax.commands import exits
+from vl_ltr_jax.commands import exits, process
+from vl_ltr_jax.commands.command import Command, parse
 from vl_ltr_jax.logs import messages
 from vl_ltr_jax.models.layers import ACTIVATIONS
 from vl_ltr_jax.models.port import clip_files
 from vl_ltr_jax.models.port.convert import convert
 from vl_ltr_jax.models.port.listing import FAMILIES, inspect
-from vl_ltr_jax.storage import paths
 
-_HELP = """\
-Looks into weights of CLIP or of an LGR, and writes them under other names."""
-_EXAMPLES = """\
-examples:
-  # every tensor and its place in the model
-  python -m vl_ltr_jax.models.port inspect openai/clip-vit-base-patch16
+COMMAND = Command(
+    "vl_ltr_jax.models.port",
+    "Lists the weights of a CLIP or an LGR, or writes them under other names.",
+    (
+        (
+            "every tensor and its place in the model",
+            "inspect openai/clip-vit-base-patch16",
+        ),
+        (
+            "a checkpoint of OpenAI's for transformers.CLIPModel",
+            "convert ViT-B-16.pt clip_vit_b16 --to hf",
+        ),
+    ),
+)
 
-  # a checkpoint of OpenAI's for transformers.CLIPModel
-  python -m vl_ltr_jax.models.port convert ViT-B-16.pt clip_vit_b16 --to hf
 
-`convert --help` lists what it takes."""
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vl_ltr_jax.models.port",
-        description=_HELP,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+@exits.with_codes
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command line and returns its exit code."""
+    parser = COMMAND.parser()
     commands = parser.add_subparsers(dest="command", required=True)
-    looking = commands.add_parser("inspect", help="list the tensors and their places")
+    inspecting = commands.add_parser("inspect", help="list tensors and their places")
     converting = commands.add_parser("convert", help="write under other names")
-    for command in (looking, converting):
-        command.add_argument(
+    for subparser in (inspecting, converting):
+        subparser.add_argument(
             "source",
             metavar="SOURCE",
             help="a directory, a file, or a hub id such as "
             "openai/clip-vit-base-patch16",
         )
-        command.add_argument(
+        subparser.add_argument(
             "--activation",
             choices=ACTIVATIONS,
-            help="of the MLPs, where no file beside the weights says it",
+            help="of the MLPs, if no file next to the weights says it",
         )
-        command.add_argument(
+        subparser.add_argument(
             "--head_width",
             type=int,
             metavar="N",
-            help="of the image tower, where no file says it; 64 up to ViT-L",
+            help="of the image tower, if no file says it; 64 up to ViT-L",
         )
     converting.add_argument(
         "destination",
@@ -79,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
     converting.add_argument(
         "--dtype",
         choices=get_args(clip_files.Dtype),
-        help="of the weights; by default what they have",
+        help="of the weights; by default unchanged",
     )
     converting.add_argument(
         "--image_size",
@@ -87,26 +84,23 @@ def main(arguments: Sequence[str]) -> None:
         metavar="N",
         help="side in pixels; position embeddings are interpolated",
     )
-    given = parser.parse_args(paths.expand_arguments(arguments))
-    with exits.refusing():
-        if given.command == "inspect":
-            listed = inspect(
-                given.source, activation=given.activation, head_width=given.head_width
-            )
-            print(messages.printable(listed, "\n"))
-            return
-        made = convert(
-            given.source,
-            given.destination,
-            to=given.to,
-            dtype=given.dtype,
-            image_size=given.image_size,
-            activation=given.activation,
-            head_width=given.head_width,
-        )
-        print(f"{made}: {', '.join(sorted(file.name for file in made.iterdir()))}")
+    parsed = parse(parser, arguments)
+    options = {"activation": parsed.activation, "head_width": parsed.head_width}
+    if parsed.command == "inspect":
+        print(messages.printable(inspect(parsed.source, **options), "\n"))
+        return 0
+    directory = convert(
+        parsed.source,
+        parsed.destination,
+        to=parsed.to,
+        dtype=parsed.dtype,
+        image_size=parsed.image_size,
+        **options,
+    )
+    print(f"{directory}: {', '.join(sorted(f.name for f in directory.iterdir()))}")
+    return 0
 
 
 def run() -> None:
     """Runs the command in this process."""
-    main(sys.argv[1:])
+    process.run(main)

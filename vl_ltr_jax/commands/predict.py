@@ -1,32 +1,26 @@
-"""Pictures recognised from the command line.
+"""Recognition of pictures from the command line.
 
     python -m vl_ltr_jax.predict --workdir=DIR a.jpg FOLDER 'pictures/**/*.png'
-    find /pictures -name '*.jpg' -print0 | python -m vl_ltr_jax.predict --workdir=DIR -
+    find /pictures -name '*.jpg' | python -m vl_ltr_jax.predict --workdir=DIR -
 
-The likeliest classes of each picture, and the sentences that spoke for the first. A
-file that cannot be read is told on standard error and the rest is done; the exit code
-is 0 if all were recognised, 1 if some were not, 2 if there was nothing to do it with.
+Prints the likeliest classes of each picture, and the sentences with the largest weight
+for the first class. Unreadable files are reported on standard error, and the others are
+still recognised. The exit code is 0 if every file was recognised, 1 if some were not, 2
+for a mistake in the command line.
 """
 
 import argparse
 import collections
 import contextlib
-import errno
-import functools
 import io
-import itertools
 import os
-import signal
 import sys
-import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO
 
 from etils import epath
-from PIL import Image
 
-from vl_ltr_jax.commands import exits
+from vl_ltr_jax.commands import exits, process
+from vl_ltr_jax.commands.command import Command, parse
 from vl_ltr_jax.data.images import picture_folders
 from vl_ltr_jax.data.images.picture_folders import Found
 from vl_ltr_jax.data.text import token_cache
@@ -34,20 +28,25 @@ from vl_ltr_jax.logs import console, messages
 from vl_ltr_jax.recognizer import formats, load, picture_files
 from vl_ltr_jax.recognizer.batch import recognize_files
 from vl_ltr_jax.recognizer.recognizer import Recognizer
-from vl_ltr_jax.runtime import compilation_cache, cpu_memory, errors
+from vl_ltr_jax.runtime import compilation_cache
 from vl_ltr_jax.runtime.errors import UserError
-from vl_ltr_jax.storage import atomic, paths
+from vl_ltr_jax.storage import atomic
 
-_EXAMPLES = """\
-examples:
-  # the five likeliest classes of each picture, and why the first
-  python -m vl_ltr_jax.predict --workdir=runs/shapes_lt a.jpg FOLDER
-
-  # a table of many, for other programs
-  python -m vl_ltr_jax.predict --workdir=runs/shapes_lt --csv --out=answers.csv FOLDER
-
-The exit code is 0 if every picture was recognised, 1 if some were not, 2 if there
-is no run or no picture is named."""
+COMMAND = Command(
+    "vl_ltr_jax.predict",
+    "Recognises pictures by the model of a finished run. The exit code is 0 if every "
+    "picture was recognised, 1 if some were not, 2 without a run or a picture.",
+    (
+        (
+            "the five likeliest classes of each picture, with sentences for the first",
+            "--workdir=runs/shapes_lt a.jpg FOLDER",
+        ),
+        (
+            "a table of many pictures, for other programs",
+            "--workdir=runs/shapes_lt --csv --out=answers.csv FOLDER",
+        ),
+    ),
+)
 _FORMATS: dict[str, formats.Format] = {
     "text": formats.to_text,
     "json": formats.to_json,
@@ -56,71 +55,48 @@ _FORMATS: dict[str, formats.Format] = {
 
 
 class UsageError(UserError):
-    """A command without anything to do, or without a place for its answers."""
+    """A command line without pictures, or without a writable output file."""
 
 
+@exits.with_codes
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command line.
-
-    Returns:
-      The exit code.
-    """
-    _open_closed_streams()
-    given = _parse(arguments)
-    console.be_quiet(given.quiet)
-    # Pillow warns of what it decodes all the same, and refuses twice as much.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    left_out: collections.Counter[str] = collections.Counter()
-    try:
-        found = _not_empty(_files(given.pictures, left_out))
-        with errors.system_faults(), _output(given.out) as write:
-            compilation_cache.write_beside(
-                given.workdir, token_cache.default_directory()
-            )
-            recognizer = load.load(given.workdir)
-            counts = _answer(recognizer, found, write, given)
-    except BrokenPipeError:  # `| head` has seen enough
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except KeyboardInterrupt:
-        console.error("interrupted")
-        return 128 + signal.SIGINT
-    except UserError as error:
-        return exits.report(error)
-    _tell(counts, left_out)
-    return 1 if counts["bad"] else 0
+    """Runs the command line and returns its exit code."""
+    parsed = parse(_parser(), arguments)
+    skipped: collections.Counter[str] = collections.Counter()
+    files = list(_files(parsed.pictures, skipped))
+    if not files:
+        raise UsageError(
+            "PICTURE=-: the list on standard input is empty. Write a path on each line."
+        )
+    with _output(parsed.out) as write:
+        compilation_cache.write_beside(parsed.workdir, token_cache.default_directory())
+        recognizer = load.load(parsed.workdir)
+        counts = _recognize(recognizer, files, write, parsed)
+    if counts["unreadable"]:
+        console.warn(
+            f"{messages.counted(counts['recognised'], 'picture')} recognised, "
+            f"{counts['unreadable']:,} could not be"
+        )
+    if skipped:
+        console.say(picture_folders.describe(skipped))
+    return 1 if counts["unreadable"] else 0
 
 
-def _open_closed_streams() -> None:
-    """Of a process that was started without some: what is said there goes nowhere."""
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:
-            mode = "r" if name == "stdin" else "w"
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m vl_ltr_jax.predict",
-        allow_abbrev=False,
-        description=__doc__.split("\n")[0],
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> argparse.ArgumentParser:
+    parser = COMMAND.parser(quiet=True)
     parser.add_argument(
         "pictures",
         metavar="PICTURE",
         nargs="+",
         help="files; folders, searched to any depth; patterns in quotes, with ** for "
-        "any depth; - for paths on standard input, one a line or each ended by a NUL",
+        "any depth; - for paths on standard input, one a line",
     )
     parser.add_argument(
         "--workdir",
         metavar="DIR",
         type=epath.Path,
         required=True,
-        help="of a finished run, or where a recognizer was saved",
+        help="directory of a finished run, or of a saved recognizer",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
@@ -130,8 +106,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         const="json",
         default="text",
         help="JSON Lines, one object for each file: path, predictions (class, name, "
-        "probability) and sentences (text, weight, cosine), or path and error; by "
-        "default text for people",
+        "probability) and sentences (text, weight, cosine), or path and error",
     )
     form.add_argument(
         "--csv",
@@ -140,156 +115,108 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         const="csv",
         help="a row for each picture and rank: " + formats.CSV_HEADER.strip(),
     )
-    positive = _at_least(1)
-    for name, kind, default, text in (
-        ("top_k", positive, 5, "classes of each picture"),
-        ("sentences", _at_least(0), 3, "that spoke for the first class"),
-        ("batch_size", positive, 64, "pictures recognised together"),
+    for name, least, default, text in (
+        ("top_k", 1, 5, "classes of each picture"),
+        ("sentences", 0, 3, "sentences for the first class"),
+        ("batch_size", 1, 64, "pictures recognised together"),
     ):
         parser.add_argument(
             f"--{name}",
             metavar="N",
-            type=kind,
+            type=_at_least(least),
             default=default,
-            help=f"{text}; default {default}",
+            help=f"{text} (%(default)s)",
         )
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="where the answers go; it appears whole; default standard output",
+        help="file of the answers, which appears whole; default standard output",
     )
-    parser.add_argument(
-        "--quiet", action="store_true", help="show no progress; default: shown"
-    )
-    return parser.parse_args(paths.expand_arguments(arguments))
+    return parser
 
 
-def _at_least(smallest: int) -> Callable[[str], int]:
+def _at_least(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        if (value := int(text)) < smallest:
-            raise argparse.ArgumentTypeError(f"{value} is less than {smallest}")
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
         return value
 
-    number.__name__ = "whole number"  # as argparse calls it in its messages
+    number.__name__ = "whole number"  # argparse names the type in its messages
     return number
 
 
-def _files(names: Sequence[str], left_out: collections.Counter[str]) -> Iterator[Found]:
+def _files(names: Sequence[str], skipped: collections.Counter[str]) -> Iterator[Found]:
+    """Yields the files of each argument; `-` reads names from standard input."""
     for name in names:
         if name != "-":
-            yield from picture_files.find(name, left_out)
+            yield from picture_files.find(name, skipped)
             continue
-        stdin = sys.stdin.buffer
-        # What a pipe has, and not as much as was asked for.
-        for line in picture_files.read_list(getattr(stdin, "read1", stdin.read)):
-            path = paths.expand(line)
-            yield from picture_files.find(path, left_out, patterns=False)
-
-
-def _not_empty(found: Iterator[Found]) -> Iterator[Found]:
-    first = next(found, None)
-    if first is None:
-        raise UsageError(
-            "no picture is named: the list on standard input is empty; it has a path "
-            "on each line"
-        )
-    return itertools.chain([first], found)
-
-
-def _opened(path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-    """A file that appears whole; a device or a pipe, which must stay what it is."""
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if os.path.exists(path) and not os.path.isfile(path):
-        return open(path, "wb", buffering=0)
-    return atomic.write(path, own_partial=True)
+        for line in sys.stdin.buffer:
+            if path := os.path.expanduser(os.fsdecode(line.rstrip(b"\r\n"))):
+                yield from picture_files.find(path, skipped, patterns=False)
 
 
 @contextlib.contextmanager
 def _output(path: str | None) -> Iterator[Callable[[str], object]]:
-    """Writes UTF-8 that gives back the bytes of paths, into a file or to be seen."""
-    if path is not None:
-        with contextlib.ExitStack() as opened:
-            try:
-                file = opened.enter_context(_opened(os.path.realpath(path)))
-            except OSError as error:
-                raise UsageError(
-                    f"--out={path} cannot be written: {error.strerror or error}; name "
-                    "a file in a directory that you may write to"
-                ) from error
-            yield lambda text: file.write(text.encode("utf-8", "surrogateescape"))
+    """Yields a function that writes to a file or to standard output.
+
+    Paths that are not UTF-8 come out as the bytes they are.
+    """
+    if path is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+        yield lambda text: print(text, end="", flush=True)
         return
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    with contextlib.ExitStack() as stack:
+        try:
+            # A link stays one.
+            file = stack.enter_context(atomic.write(os.path.realpath(path)))
+        except OSError as error:
+            raise UsageError(
+                f"--out={path}: {error.strerror or error}. Name a file in a directory "
+                "that you may write to."
+            ) from error
+        yield lambda text: file.write(text.encode("utf-8", "surrogateescape"))
 
-    def show(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
 
-    yield show
-
-
-def _answer(
+def _recognize(
     recognizer: Recognizer,
-    found: Iterator[Found],
+    files: Sequence[Found],
     write: Callable[[str], object],
-    given: argparse.Namespace,
+    parsed: argparse.Namespace,
 ) -> collections.Counter[str]:
-    """Writes answers as they come; counts those that are `good` and `bad`."""
+    """Writes the answer for each file, and counts `recognised` and `unreadable`."""
     counts: collections.Counter[str] = collections.Counter()
-    form = _FORMATS[given.format]
-    head = between = ""
-    if given.format == "csv":
+    to_text = _FORMATS[parsed.format]
+    separator = "\n" if parsed.format == "text" else ""
+    if parsed.format == "csv":
         write(formats.CSV_HEADER)
-    elif given.format == "text":
-        between = "\n"
-        if given.sentences and recognizer.card.head == "lgr":
-            head = formats.TEXT_HEADER
-    answered = recognize_files(
+    elif parsed.format == "text" and parsed.sentences and recognizer.card.head == "lgr":
+        write(formats.TEXT_HEADER)
+    answers = recognize_files(
         recognizer,
-        found,
-        top_k=given.top_k,
-        num_sentences=given.sentences,
-        batch_size=given.batch_size,
+        files,
+        top_k=parsed.top_k,
+        num_sentences=parsed.sentences,
+        batch_size=parsed.batch_size,
     )
     # Answers that scroll by on the same screen are progress enough.
-    seen = given.out is None and sys.stdout.isatty()
+    hidden = parsed.out is None and sys.stdout.isatty()
     with (
-        contextlib.closing(answered),
-        console.Progress("predict", None, "pictures", hidden=seen) as line,
+        contextlib.closing(answers),
+        console.Progress("predict", len(files), "pictures", hidden=hidden) as line,
     ):
-        if not line.disable and "-" not in given.pictures:
-            count = functools.partial(_count, given.pictures, line)
-            threading.Thread(target=count, daemon=True).start()
-        for answer in answered:
-            text = form(answer)
-            write((between if counts["good"] else head) + text if text else text)
+        for answer in answers:
+            text = to_text(answer)
+            write(separator + text if text and counts["recognised"] else text)
             if answer.error:
                 path, reason = map(messages.printable, (answer.path, answer.error))
                 console.warn(f"cannot read {path}: {reason}")
-            counts["bad" if answer.error else "good"] += 1
+            counts["unreadable" if answer.error else "recognised"] += 1
             line.update()
     return counts
 
 
-def _count(names: Sequence[str], line: console.Progress) -> None:
-    """Looks how long the way is, while others are on it."""
-    line.total = sum(1 for _ in _files(names, collections.Counter()))
-
-
-def _tell(counts: collections.Counter[str], left_out: collections.Counter[str]) -> None:
-    """Ends with how many were bad, and what was left out of folders."""
-    if counts["bad"]:
-        console.warn(
-            f"{messages.counted(counts['good'], 'picture')} recognised, "
-            f"{counts['bad']:,} could not be"
-        )
-    if left_out:
-        console.say(picture_folders.describe(left_out))
-
-
 def run() -> None:
     """Runs the command in this process."""
-    if cpu_memory.runs_on_cpu():
-        cpu_memory.keep()
-    sys.exit(main(sys.argv[1:]))
+    process.run(main)

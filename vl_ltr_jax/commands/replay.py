@@ -11,14 +11,14 @@ at.
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from etils import epath
 
-from vl_ltr_jax.commands import exits
+from vl_ltr_jax.commands import exits, process
+from vl_ltr_jax.commands.command import Command, parse
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.data.images.decode import ImageReadError
 from vl_ltr_jax.logs import console
@@ -29,30 +29,32 @@ from vl_ltr_jax.run.head_training import TrainingStage
 from vl_ltr_jax.run.replay import diagnosis, repeat
 from vl_ltr_jax.run.replay.repeat import Repeat, WrongRow
 from vl_ltr_jax.run.run import Run
-from vl_ltr_jax.runtime import compilation_cache, cpu_memory, errors
+from vl_ltr_jax.runtime import compilation_cache
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.stages import pipeline
-from vl_ltr_jax.storage import paths
 from vl_ltr_jax.storage.workdir import path_of
 from vl_ltr_jax.train import incidents
 from vl_ltr_jax.train.incidents import Incident
 
-_HELP = """\
-Looks again at a training step whose loss or gradient was not finite: makes it again
-from the checkpoint before it, and tells what is wrong in it and what to try. Any other
-step can be looked at too. Nothing is written into the workdir."""
-_EXAMPLES = """\
-examples:
-  # the newest step of a run that was not finite
-  python -m vl_ltr_jax.replay --workdir=runs/mine
-
-  # a step that was, but whose loss spiked; and rows that are wrong as pictures
-  python -m vl_ltr_jax.replay --workdir=runs/mine --stage=pretrain --step=1200
-  python -m vl_ltr_jax.replay --workdir=runs/mine --out=sheet.png
-
-The repeat is equal to the run to the last bit on the same kind and number of devices.
-The exit code is 0 if it could look, 2 if there was nothing to look at."""
+COMMAND = Command(
+    "vl_ltr_jax.replay",
+    "Repeats a training step whose loss or gradient was not finite, or any other, from "
+    "the checkpoint before it. Prints norms of parameters, gradients and examples. The "
+    "workdir stays as it is. On the same kind and number of devices the repeat equals "
+    "the run to the last bit. The exit code is 2 without such a step.",
+    (
+        ("the newest step that was not finite", "--workdir=runs/mine"),
+        (
+            "a step whose loss spiked",
+            "--workdir=runs/mine --stage=pretrain --step=1200",
+        ),
+        (
+            "examples that are not finite, as pictures",
+            "--workdir=runs/mine --out=sheet.png",
+        ),
+    ),
+)
 _MOST, _COLUMNS = 24, 3  # rows on a sheet
 
 
@@ -164,28 +166,19 @@ def sheet_of(seen: Repeat, run: Run) -> list[contact_sheet.SheetExample]:
     return [shown(one) for one in seen.wrong[:_MOST]]
 
 
+@exits.with_codes
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command line.
-
-    Returns:
-      The exit code.
-    """
-    given = _parse(arguments)
-    try:
-        if given.out is not None:
-            contact_sheet.check_place(given.out)
-        workdir = path_of(given.workdir)
-        with errors.system_faults():
-            meshes.devices()
-            compilation_cache.read_from(workdir)
-            seen, run = replay(
-                workdir, given.stage, given.step, from_start=given.from_start
-            )
-            print((diagnosis.to_json if given.json else diagnosis.to_text)(seen, run))
-            if given.out is not None:
-                _write_sheet(seen, run, given.out)
-    except UserError as error:
-        return exits.report(error)
+    """Runs the command line and returns its exit code."""
+    parsed = parse(_parser(), arguments)
+    if parsed.out is not None:
+        contact_sheet.check_place(parsed.out)
+    workdir = path_of(parsed.workdir)
+    meshes.devices()
+    compilation_cache.read_from(workdir)
+    seen, run = replay(workdir, parsed.stage, parsed.step, from_start=parsed.from_start)
+    print((diagnosis.to_json if parsed.json else diagnosis.to_text)(seen, run))
+    if parsed.out is not None:
+        _write_sheet(seen, run, parsed.out)
     return 0
 
 
@@ -198,15 +191,9 @@ def _write_sheet(seen: Repeat, run: Run, out: Path) -> None:
     console.say(f"{len(examples)} of {len(seen.wrong)} rows are on {out}")
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m vl_ltr_jax.replay",
-        description=_HELP,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--workdir", required=True, help="of a run, finished or not")
+def _parser() -> argparse.ArgumentParser:
+    parser = COMMAND.parser()
+    parser.add_argument("--workdir", required=True, help="directory of a run")
     parser.add_argument("--stage", help="pretrain, finetune or classifier")
     parser.add_argument(
         "--step", type=int, help="from 1; by default the newest that was not finite"
@@ -214,17 +201,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--from_start",
         action="store_true",
-        help="make all steps again, not those since a checkpoint",
+        help="repeat all steps from the first, not from a checkpoint",
     )
-    parser.add_argument("--json", action="store_true", help="one object for machines")
-    parser.add_argument(
-        "--out", type=Path, help="picture file of the rows that are wrong"
-    )
-    return parser.parse_args(paths.expand_arguments(arguments))
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--out", type=Path, help="picture file of the wrong examples")
+    return parser
 
 
 def run() -> None:
     """Runs the command in this process."""
-    if cpu_memory.runs_on_cpu():
-        cpu_memory.keep()
-    sys.exit(main(sys.argv[1:]))
+    process.run(main)

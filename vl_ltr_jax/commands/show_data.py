@@ -1,11 +1,10 @@
-"""A contact sheet of what training sees: augmented pictures with their sentences.
+"""Contact sheet of training examples: augmented pictures with their sentences.
 
 python -m vl_ltr_jax.data.show --config=FILE --out=sheet.png [--epoch=0 --draw=0]
 
-An example depends on the seed, the epoch and its draw alone, so any of a run can be
-looked at again. Beside each is the evaluation picture of the same image. Pictures are
-those of pre-training, with random erasing; mixup and CutMix of fine-tuning, which
-mix two of them, are not shown.
+An example depends on seed, epoch and draw only, so any example of a run can be shown.
+Each has the evaluation picture of the same image next to it. The pictures are those of
+pre-training, with random erasing, without mixup and CutMix of fine-tuning.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from jaxtyping import UInt8
 
 from vl_ltr_jax.commands import exits
 from vl_ltr_jax.commands import flags as commands_flags
-from vl_ltr_jax.commands import help as usage
+from vl_ltr_jax.commands.command import Command
 from vl_ltr_jax.config.build import ConfigError
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.batches.examples import TrainExamples
@@ -37,51 +36,50 @@ from vl_ltr_jax.report.contact_sheet import (
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.runtime import mesh as meshes
 
-_OUT = flags.DEFINE_string("out", None, "The picture file to write, such as a.png.")
+_OUT = flags.DEFINE_string("out", None, "Picture file to write, for example a.png.")
 _EPOCH = flags.DEFINE_integer("epoch", 0, "Epoch of the first example.")
-_DRAW = flags.DEFINE_integer("draw", 0, "Its draw in that epoch, from 0.")
-_COUNT = flags.DEFINE_integer("count", 24, "Examples on the sheet.")
+_DRAW = flags.DEFINE_integer("draw", 0, "Draw of the first example in its epoch.")
+_COUNT = flags.DEFINE_integer("count", 24, "Number of examples.")
 _COLUMNS = flags.DEFINE_integer("columns", 3, "Examples in a row.")
-COMMAND = usage.Command(
+COMMAND = Command(
     "vl_ltr_jax.data.show",
-    "Draws training examples as the model sees them, beside the evaluation picture of "
-    "the same image and with their sentences, and prints which files they are.",
+    "Draws training examples as the model sees them, each with the evaluation picture "
+    "of the same image and its sentence, and prints their files.",
     (
         (
             "the first examples of the embedded data set",
             "--config=configs/shapes_lt.py --out=sheet.png",
         ),
         (
-            "later ones of your own pictures",
+            "later examples of your own pictures",
             "--config=configs/image_list.py --config.data.root=ROOT "
             "--config.data.name=NAME --out=sheet.png --epoch=3 --draw=512",
         ),
     ),
-    ("config", "out", "epoch", "draw", "count", "columns", "quiet"),
 )
 
-_MOST = 1000  # examples on a sheet
+_MAX_EXAMPLES = 1000
 
 
 def training_examples(
     config: Config, epoch: int, draw: int, count: int
 ) -> Iterator[SheetExample]:
-    """Examples of pre-training, from a draw on.
+    """Yields examples of pre-training, from a draw on.
 
     Args:
-      config: of the run.
-      epoch: of N draws, from 0.
-      draw: in that epoch, from 0.
-      count: how many.
+      config: configuration of the run.
+      epoch: epoch of N draws, from 0.
+      draw: draw in that epoch, from 0.
+      count: number of examples.
 
     Raises:
-      ValueError: (a subclass) if the data has a fault, or the epoch no such draw.
+      UserError: the data has a fault, or the epoch has no such draw.
     """
     data = run_inputs.read_data(config)
     if draw >= len(data.train):
         raise ConfigError(
-            f"--draw={draw}: an epoch has {len(data.train)} draws, from 0; for later "
-            "ones set --epoch"
+            f"--draw={draw}: an epoch has {len(data.train)} draws, from 0. Set --epoch "
+            "for later ones."
         )
     corpus = run_inputs.build_corpus(config, data)
     batch_size, seed = config.pretrain.global_batch_size, config.seed
@@ -101,17 +99,17 @@ def training_examples(
     first = epoch * len(data.train) + draw
     for position in range(first, first + count):
         step, row = divmod(position, batch_size)
-        made = examples.example(step, row)
+        example = examples.example(step, row)
         index = int(sampler.draw(step).images[row])
-        label = int(made["label"])
+        label = int(example["label"])
         group = next(name for name, members in groups.items() if members[label])
         draw_name = "epoch {}, draw {}".format(*examples.epoch_and_draw(step, row))
         yield SheetExample(
-            erase(made["image"], step, row),
+            erase(example["image"], step, row),
             whole(data.train.read(index)),
             f"{draw_name}: {data.class_names[label]} (label {label}, "
             f"{data.train_counts[label]} images, {group})",
-            corpus.sentences[int(made["sentence_id"])],
+            corpus.sentences[int(example["sentence_id"])],
             data.train.describe(index),
         )
 
@@ -119,8 +117,8 @@ def training_examples(
 def _erasing(
     config: Config,
 ) -> Callable[[UInt8[np.ndarray, "H W 3"], int, int], UInt8[np.ndarray, "H W 3"]]:
-    """What the pre-training step does to a row's pixels, shown as bytes."""
-    # A model's own numbers would colour the noise a little, and may be a download away.
+    """Returns the random erasing of the pre-training step, for pixels as bytes."""
+    # A model's own constants would only tint the noise, and may need a download.
     name = config.data.normalization
     constants = transforms.NORMALIZATIONS["clip" if name == "model" else name]
     mean, std = np.array(constants, np.float32)
@@ -132,32 +130,30 @@ def _erasing(
         rows, probability = jnp.array([row]), config.data.erase_probability
         return transforms.random_erase(key, normal, probability, rows)[0]
 
-    def shown(
+    def erase(
         pixels: UInt8[np.ndarray, "H W 3"], step: int, row: int
     ) -> UInt8[np.ndarray, "H W 3"]:
         result = np.asarray(erased(pixels, step, row)) * std + mean
         return np.round(result * 255).clip(0, 255).astype(np.uint8)
 
-    return shown
+    return erase
 
 
 def _checked_flags() -> tuple[Config, Path]:
-    """The configuration, and the file to write."""
+    """Returns the configuration and the file to write."""
     config = commands_flags.checked_config(COMMAND)
     if not _OUT.value:
-        raise ConfigError("--out=FILE.png is needed")
+        raise ConfigError("--out=FILE.png: missing. Name a picture file.")
     out = Path(_OUT.value)
     check_place(out)
-    for flag, least, most in (
+    for flag, low, high in (
         (_EPOCH, 0, 10**6),
         (_DRAW, 0, 2**31),
-        (_COUNT, 1, _MOST),
-        (_COLUMNS, 1, _MOST),
+        (_COUNT, 1, _MAX_EXAMPLES),
+        (_COLUMNS, 1, _MAX_EXAMPLES),
     ):
-        if not least <= flag.value <= most:
-            raise ConfigError(
-                f"--{flag.name}={flag.value}: a number from {least} to {most} is needed"
-            )
+        if not low <= flag.value <= high:
+            raise ConfigError(f"--{flag.name}={flag.value}: not from {low} to {high}.")
     return config, out
 
 
@@ -167,11 +163,12 @@ def main(argv: Sequence[str]) -> None:
     with exits.refusing():
         config, out = _checked_flags()
         meshes.devices()
-        shown = training_examples(config, _EPOCH.value, _DRAW.value, _COUNT.value)
-        examples = list(shown)
+        examples = list(
+            training_examples(config, _EPOCH.value, _DRAW.value, _COUNT.value)
+        )
         write(contact_sheet(examples, _COLUMNS.value), out)
-    told = [f"{one.caption.split(':')[0]}: {one.where}" for one in examples]
-    console.result("\n".join([*told, str(out)]), str(out))
+    lines = [f"{item.caption.split(':')[0]}: {item.where}" for item in examples]
+    console.result("\n".join([*lines, str(out)]), str(out))
     console.say(f"data.orientation={config.data.orientation!r}, for all pictures")
 
 

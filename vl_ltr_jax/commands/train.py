@@ -1,4 +1,4 @@
-"""The main job: flags to configuration to stages.
+"""Main job: trains and evaluates a system from a configuration.
 
 python -m vl_ltr_jax.main --config=configs/shapes_lt.py --workdir=DIR
 """
@@ -10,9 +10,8 @@ from typing import Any
 from etils import epath
 
 from vl_ltr_jax.commands import exits
-from vl_ltr_jax.commands import help as usage
+from vl_ltr_jax.commands.command import Command, program
 from vl_ltr_jax.commands.flags import (
-    RUN_FLAGS,
     SHOW_CONFIG,
     checked_flags,
     join_processes,
@@ -30,42 +29,42 @@ from vl_ltr_jax.stages import pipeline
 from vl_ltr_jax.stages.summary import of_head
 from vl_ltr_jax.systems.titles import head_names, title
 
-COMMAND = usage.Command(
+COMMAND = Command(
     "vl_ltr_jax.main",
-    "Trains and evaluates VL-LTR, or another system, on a long-tailed data set: from "
-    "images and texts to a report. The same command goes on where it was stopped.",
+    "Trains and evaluates VL-LTR, or another system, on a long-tailed data set, and "
+    "writes a report. A run that was stopped goes on by the same command.",
     (
         (
             "a first run: minutes on a CPU, nothing to download",
             "--config=configs/shapes_lt.py --workdir=runs/shapes_lt",
         ),
         (
-            "your own pictures; the head of the file says how they must lie under ROOT",
+            "your own pictures in the layout described in configs/image_list.py",
             "--config=configs/image_list.py --workdir=runs/mine "
             "--config.data.root=ROOT --config.data.name=NAME",
         ),
         (
-            "a benchmark by another system; prints all settings and ends",
+            "settings of another system on a benchmark, printed",
             "--config=configs/places_lt.py:backbone=RN50,method=crt --show_config",
         ),
     ),
-    RUN_FLAGS,
 )
-# What a run leaves for people to read.
 _REPORTS = {
-    "report.html": "figures, sentences and pictures: open it in a browser",
+    "report.html": "figures, sentences and pictures, for a browser",
     "report.md": "test and validation under both shot rules, top-5, versions",
-    "results.json": "all of its numbers",
+    "results.json": "all numbers",
 }
 
 
-def tell_end(workdir: epath.Path, config: Config, results: Mapping[str, Any]) -> None:
-    """Prints the result of a run, which files have the rest, and what comes next.
+def print_summary(
+    workdir: epath.Path, config: Config, results: Mapping[str, Any]
+) -> None:
+    """Prints the result of a finished run, its files, and commands to go on with.
 
     Args:
-      workdir: of a finished run.
-      config: of it.
-      results: as in results.json.
+      workdir: of the run.
+      config: of the run.
+      results: content of results.json.
     """
     if not console.is_first_process():
         return
@@ -73,13 +72,16 @@ def tell_end(workdir: epath.Path, config: Config, results: Mapping[str, Any]) ->
     text = tables.screen(results, title(config), config.model.backbone, names)
     brief = f"{of_head(results, names)}: {workdir / 'report.md'}"
     console.result(text, brief)
-    left = {name: what for name, what in _REPORTS.items() if (workdir / name).exists()}
-    listed = [f"  {name:<14}{what}" for name, what in left.items()]
-    console.say("\n".join([f"{workdir} has", *listed]))
-    where = shlex.quote(str(workdir))
+    files = [
+        f"  {name:<14}{content}"
+        for name, content in _REPORTS.items()
+        if (workdir / name).exists()
+    ]
+    console.say("\n".join([f"{workdir} has", *files]))
+    directory = shlex.quote(str(workdir))
     console.say(
-        f"next: {usage.program('python')} -m vl_ltr_jax.predict --workdir={where} "
-        f"PICTURE.jpg\n      {usage.program('tensorboard')} --logdir {where}"
+        f"next: {program('python')} -m vl_ltr_jax.predict --workdir={directory} "
+        f"PICTURE.jpg\n      {program('tensorboard')} --logdir {directory}"
     )
 
 
@@ -100,7 +102,7 @@ def main(argv: Sequence[str]) -> None:
         results = pipeline.run(config, workdir, inputs)
         mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
         write.write(Run(config, workdir, inputs, mesh), results)
-    tell_end(workdir, config, results)
+    print_summary(workdir, config, results)
 
 
 def run() -> None:

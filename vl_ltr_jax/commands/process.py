@@ -1,0 +1,28 @@
+"""Process-wide settings of commands; libraries change none of them."""
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from absl import logging
+from PIL import Image
+
+from vl_ltr_jax.logs import console
+from vl_ltr_jax.runtime import cpu_memory
+
+
+def prepare() -> None:
+    """Sets up memory, warnings and log records of this process, before JAX starts."""
+    if cpu_memory.runs_on_cpu():
+        cpu_memory.keep()
+    # Pillow warns of large pictures that it decodes, and refuses twice as large ones.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    # At INFO, Orbax reports every file.
+    logging.set_verbosity(logging.WARNING)
+    logging.get_absl_handler().addFilter(console.make_room)
+
+
+def run(main: Callable[[Sequence[str]], int]) -> None:
+    """Runs a command that reads no configuration, and exits with its code."""
+    prepare()
+    sys.exit(main(sys.argv[1:]))
