@@ -2,9 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -98,6 +96,10 @@ def image(root: Path, name: str = "violin/train_1.jpg") -> Path:
     return root / "images" / name
 
 
+def cut_image(root: Path, size: int) -> None:
+    image(root).write_bytes(image(root).read_bytes()[:size])
+
+
 def set_row(root: Path, row: str, number: int = 5, split: str = "train") -> None:
     lines = (root / f"world_{split}.txt").read_text().splitlines()
     lines[number - 1] = row
@@ -158,25 +160,3 @@ def annotate_twice(root: Path) -> None:
     content = json.loads((root / "train2018.json").read_text())
     content["annotations"].insert(0, {"image_id": 104, "category_id": 7})
     (root / "train2018.json").write_text(json.dumps(content))
-
-
-class Damage(NamedTuple):
-    """A fault made on purpose.
-
-    Attributes:
-      name: of the test.
-      make: damages a copy.
-      code: of the finding that it must give, and no other.
-      words: what the offenders must name.
-      severity: 'error' or 'warning'.
-      options: of the section `data`.
-      also: codes of findings that the same damage may give.
-    """
-
-    name: str
-    make: Callable[[Path], object]
-    code: str
-    words: tuple[str, ...]
-    severity: str = "error"
-    options: dict[str, str] = {}
-    also: frozenset[str] = frozenset()

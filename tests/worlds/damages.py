@@ -1,400 +1,226 @@
-"""Each damage that a check has to find, and by which name."""
+"""Each damage that a check of a data set must find: the finding, and its words."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from worlds import checked_world as world
-from worlds.checked_world import COUNTS, Damage
+from worlds.checked_world import COUNTS, NAMES
 
-VIOLIN = "[class 2 'violin']"
+
+class Damage(NamedTuple):
+    """A fault made on purpose.
+
+    Attributes:
+      code: of the finding that it must give, and no other.
+      make: damages a copy.
+      words: names in the finding.
+      severity: 'error' or 'warning'.
+      options: of the section `data`.
+      also: codes of findings that the same damage may give.
+    """
+
+    code: str
+    make: Callable[[Path], object]
+    words: tuple[str, ...]
+    severity: str = "error"
+    options: dict[str, str] = {}
+    also: frozenset[str] = frozenset()
+
+
+def warning(code, make, *words, also=(), **options):
+    return Damage(code, make, words, "warning", options, frozenset(also))
+
+
+def error(code, make, *words, also=(), **options):
+    return Damage(code, make, words, "error", options, frozenset(also))
+
+
+def set_row(row):
+    return lambda root: world.set_row(root, row)
+
+
+def add_row(row, split="train"):
+    return lambda root: world.add_row(root, row, split)
+
+
+def without(split):
+    return lambda root: world.without(root, split, "violin")
+
+
+def edit(file, old, new):
+    return lambda root: world.edit(root / file, old, new)
+
+
+def remove(file):
+    return lambda root: (root / file).unlink()
+
+
+def rename(old, new):
+    return lambda root: (root / old).rename(root / new)
+
+
+def write(content, file="wiki/desc_2.txt"):
+    data = content.encode() if isinstance(content, str) else content
+    return lambda root: (root / file).write_bytes(data)
+
+
+def copy_image(name, label, split, source="violin/train_1.jpg"):
+    return lambda root: world.copy_image(root, source, name, label, split)
+
+
+def picture(*size, **options):
+    return lambda root: world.picture(root, *size, **options)
+
+
+def renumber(order):
+    order = list(order)
+    return lambda root: world.renumber(root, order)
+
+
+TRAIN, VAL, TEST = (f"world_{split}.txt" for split in COUNTS)
+ACORN, VIOLIN = "images/acorn/train_1.jpg", "images/violin/train_1.jpg"
+CLASS, ROW8 = "[class 2 'violin']", f"{TRAIN}:8"
+SEEN = ("violin/train_1.jpg", ROW8, CLASS)
 PAGE = "<!DOCTYPE html>\n<html><body><p>The violin.</p></body></html>"
 INAT = {"source": "inat18", "layout": "inat18"}
-PLACES = {
-    "name": "Places_LT",
-    **{f"{split}_list": f"world_{split}.txt" for split in COUNTS},
-}
+PLACES = {"name": "Places_LT"}
+PLACES |= {f"{split}_list": f"world_{split}.txt" for split in COUNTS}
+FOLDERS = {"source": "image_folder"}
+BY_NAME = "".join(f"{name} {n}\n" for n, name in enumerate(sorted(NAMES)))
 LISTS = (
-    Damage(
-        "list missing",
-        lambda root: (root / "world_val.txt").rename(root / "world_valid.txt"),
-        "split-unreadable",
-        ("world_val.txt", "did you mean 'world_valid.txt'"),
-    ),
-    Damage(
-        "list empty",
-        lambda root: (root / "world_test.txt").write_text(""),
-        "list-row",
-        ("world_test.txt:1",),
-    ),
-    Damage(
-        "list of bytes",
-        lambda root: (root / "world_test.txt").write_bytes(b"a.jpg 0\n\xff\xff 1\n"),
-        "split-unreadable",
-        ("world_test.txt:2",),
-    ),
-    Damage(
-        "malformed row",
-        lambda root: world.set_row(root, "images/acorn/train_1.jpg"),
-        "list-row",
-        ("world_train.txt:5", "images/acorn/train_1.jpg"),
-    ),
-    Damage(
-        "label out of range",
-        lambda root: world.set_row(root, "images/acorn/train_1.jpg 12"),
-        "label-range",
-        ("world_train.txt:5", "[class 12]"),
-    ),
-    Damage(
-        "negative label",
-        lambda root: world.set_row(root, "images/acorn/train_1.jpg -1"),
-        "label-range",
-        ("world_train.txt:5", "[class -1]"),
-    ),
-    Damage(
-        "missing image",
-        lambda root: world.image(root).unlink(),
-        "image-missing",
-        ("world_train.txt:8", VIOLIN, "violin/train_1.jpg"),
-    ),
-    Damage(
-        "path that leaves the root",
-        lambda root: world.set_row(root, "../../../etc/passwd 1"),
-        "path-outside",
-        ("world_train.txt:5", "[class 1 'acorn']", "passwd"),
-    ),
-    Damage(
-        "path in train and test",
-        lambda root: world.add_row(root, "images/violin/train_1.jpg 2", "test"),
-        "split-overlap",
-        ("world_train.txt:8", VIOLIN, "world_test.txt:25"),
-    ),
-    Damage(
-        "path in train and val",
-        lambda root: world.add_row(root, "/images/violin/train_1.jpg 2", "val"),
-        "split-overlap",
-        ("world_train.txt:8", VIOLIN, "world_val.txt:13"),
-    ),
-    Damage(
-        "path in val and test",
-        lambda root: world.add_row(root, "images/violin/val_0.jpg 2", "test"),
+    error("split-unreadable", rename(VAL, "world_valid.txt"), VAL, "world_valid.txt"),
+    error("list-row", write("", TEST), f"{TEST}:1"),
+    error("split-unreadable", write(b"a.jpg 0\n\xff\xff 1\n", TEST), f"{TEST}:2"),
+    error("list-row", set_row(ACORN), f"{TRAIN}:5", ACORN),
+    error("label-range", set_row(f"{ACORN} 12"), f"{TRAIN}:5", "[class 12]"),
+    error("label-range", set_row(f"{ACORN} -1"), f"{TRAIN}:5", "[class -1]"),
+    error("image-missing", remove(VIOLIN), *SEEN),
+    error("path-outside", set_row("../../etc/passwd 1"), f"{TRAIN}:5", "passwd"),
+    error("split-overlap", add_row(f"{VIOLIN} 2", "test"), ROW8, CLASS, f"{TEST}:25"),
+    error("split-overlap", add_row(f"/{VIOLIN} 2", "val"), ROW8, CLASS, f"{VAL}:13"),
+    warning(
         "val-test-overlap",
-        ("world_val.txt:3", VIOLIN, "world_test.txt:25"),
-        "warning",
+        add_row("images/violin/val_0.jpg 2", "test"),
+        *(f"{VAL}:3", CLASS, f"{TEST}:25"),
     ),
-    Damage(
-        "duplicate row",
-        lambda root: world.add_row(root, "images/violin/train_1.jpg 2"),
-        "duplicate-row",
-        ("world_train.txt:8", VIOLIN, "world_train.txt:37"),
-        "warning",
-    ),
-    Damage(
-        "image with two labels",
-        lambda root: world.add_row(root, "images/violin/train_1.jpg 3"),
+    warning("duplicate-row", add_row(f"{VIOLIN} 2"), ROW8, CLASS, f"{TRAIN}:37"),
+    error(
         "two-labels",
-        ("world_train.txt:8", VIOLIN, "world_train.txt:37", "[class 3 'castle']"),
-        also=frozenset({"folder-of-other-class"}),
+        add_row(f"{VIOLIN} 3"),
+        *(ROW8, CLASS, f"{TRAIN}:37", "[class 3 'castle']"),
+        also=["folder-of-other-class"],
     ),
-    Damage(
-        "class without training images",
-        lambda root: world.without(root, "train", "violin"),
-        "class-without-train",
-        (VIOLIN,),
-    ),
-    Damage(
-        "class without validation images",
-        lambda root: world.without(root, "val", "violin"),
-        "class-without-val",
-        (VIOLIN,),
-        "warning",
-    ),
-    Damage(
-        "class without test images",
-        lambda root: world.without(root, "test", "violin"),
-        "class-without-test",
-        (VIOLIN,),
-        "warning",
-    ),
-    Damage(
-        "label file missing",
-        lambda root: (root / "labels.txt").unlink(),
+    error("class-without-train", without("train"), CLASS),
+    warning("class-without-val", without("val"), CLASS),
+    warning("class-without-test", without("test"), CLASS),
+    error("class-names", remove("labels.txt"), "labels.txt"),
+    error("class-names", edit("labels.txt", "anvil 11", "anvil 12"), "labels.txt:12"),
+    error(
         "class-names",
-        ("labels.txt does not exist",),
+        edit("labels.txt", "zebra", "violin"),
+        *("labels.txt:8", "'violin'", "labels.txt:3"),
     ),
-    Damage(
-        "label gap",
-        lambda root: world.edit(root / "labels.txt", "anvil 11", "anvil 12"),
-        "class-names",
-        ("labels.txt:12", "'anvil'", "no class has the label 11"),
-    ),
-    Damage(
-        "class name twice",
-        lambda root: world.edit(root / "labels.txt", "zebra", "violin"),
-        "class-names",
-        ("labels.txt:8", "'violin'", "labels.txt:3"),
-    ),
-    Damage(
-        "published numbers",
-        lambda root: None,
-        "published-counts",
-        ("36 train images here, 62,500 published", "131 published"),
-        options=PLACES,
-    ),
-    Damage(
-        "lists numbered otherwise than the label file",
-        lambda root: (root / "labels.txt").write_text(
-            "".join(f"{name} {n}\n" for n, name in enumerate(sorted(world.NAMES)))
-        ),
+    error("published-counts", lambda root: None, "62,500", "131", **PLACES),
+    error(
         "folder-of-other-class",
-        ("tench/train_0.jpg", "[class 0 'acorn']", "class 8 'tench'"),
-        also=frozenset({"text-of-other-class"}),
+        write(BY_NAME, "labels.txt"),
+        *("tench/train_0.jpg", "[class 0 'acorn']", "class 8 'tench'"),
+        also=["text-of-other-class"],
     ),
-    Damage(
-        "categories shifted against folders",
-        world.shift_categories,
+    error(
         "category-folder",
-        ("train2018.json image id 100", "[class 1 'Acorn']", "Aves/0/"),
-        options=INAT,
+        world.shift_categories,
+        *("train2018.json image id 100", "[class 1 'Acorn']", "Aves/0/"),
+        **INAT,
     ),
-    Damage(
-        "two annotations",
-        world.annotate_twice,
+    error(
         "two-labels",
-        ("train2018.json image id 104", "categories 7 and 1"),
-        options=INAT,
+        world.annotate_twice,
+        *("train2018.json image id 104", "categories 7 and 1"),
+        **INAT,
     ),
-    Damage(
-        "JSON cut off",
-        lambda root: (root / "val2018.json").write_text('{"images": ['),
-        "split-unreadable",
-        ("val2018.json", "download it again"),
-        options=INAT,
-    ),
-    Damage(
-        "folder of no class",
-        lambda root: (root / "train/violin").rename(root / "train/violins"),
+    error("split-unreadable", write('{"im', "val2018.json"), "val2018.json", **INAT),
+    error(
         "folder-unknown",
-        ("train/violins", "did you mean 'violin'"),
-        options={"source": "image_folder"},
-        also=frozenset({"class-without-train"}),
+        rename("train/violin", "train/violins"),
+        *("train/violins", "'violin'"),
+        also=["class-without-train"],
+        **FOLDERS,
     ),
-    Damage(
-        "no folder",
-        lambda root: shutil.rmtree(root / "val"),
-        "split-unreadable",
-        ("no directory", "val"),
-        options={"source": "image_folder"},
+    error(
+        "split-unreadable", lambda root: shutil.rmtree(root / "val"), "val", **FOLDERS
     ),
 )
 IMAGES = (
-    Damage(
-        "truncated JPEG",
-        lambda root: world.image(root).write_bytes(
-            world.image(root).read_bytes()[:-200]
-        ),
-        "image-unreadable",
-        ("violin/train_1.jpg", "world_train.txt:8", VIOLIN, "truncated"),
-    ),
-    Damage(
-        "empty file",
-        lambda root: world.image(root).write_bytes(b""),
-        "image-unreadable",
-        ("violin/train_1.jpg", "world_train.txt:8", VIOLIN),
-    ),
-    Damage(
-        "HTML named jpg",
-        lambda root: world.image(root).write_text(PAGE),
-        "image-unreadable",
-        ("violin/train_1.jpg", "world_train.txt:8", VIOLIN, "not an image"),
-    ),
-    Damage(
-        "the same picture in train and test",
-        lambda root: world.copy_image(
-            root, "violin/train_1.jpg", "violin/other.jpg", 2, "test"
-        ),
+    error("image-unreadable", lambda root: world.cut_image(root, -200), *SEEN),
+    error("image-unreadable", write(b"", VIOLIN), *SEEN),
+    error("image-unreadable", write(PAGE, VIOLIN), *SEEN),
+    error(
         "leak",
-        ("violin/train_1.jpg", VIOLIN, "violin/other.jpg", "world_test.txt:25"),
+        copy_image("violin/other.jpg", 2, "test"),
+        *("violin/train_1.jpg", CLASS, "violin/other.jpg", f"{TEST}:25"),
     ),
-    Damage(
-        "the same picture with two labels",
-        lambda root: world.copy_image(
-            root, "violin/train_1.jpg", "castle/other.jpg", 3, "train"
-        ),
+    error(
         "contradictory-content",
-        ("violin/train_1.jpg", VIOLIN, "castle/other.jpg", "[class 3 'castle']"),
+        copy_image("castle/other.jpg", 3, "train"),
+        *("violin/train_1.jpg", CLASS, "castle/other.jpg", "[class 3 'castle']"),
     ),
-    Damage(
-        "the same picture twice",
-        lambda root: world.copy_image(
-            root, "violin/train_1.jpg", "violin/other.jpg", 2, "train"
-        ),
+    warning(
         "duplicate-content",
-        ("violin/train_1.jpg", VIOLIN, "violin/other.jpg"),
-        "warning",
+        copy_image("violin/other.jpg", 2, "train"),
+        *("violin/train_1.jpg", CLASS, "violin/other.jpg"),
     ),
-    Damage(
-        "the same picture in val and test",
-        lambda root: world.copy_image(
-            root, "violin/val_0.jpg", "violin/other.jpg", 2, "test"
-        ),
+    warning(
         "val-test-content",
-        ("violin/val_0.jpg", VIOLIN, "violin/other.jpg"),
-        "warning",
+        copy_image("violin/other.jpg", 2, "test", source="violin/val_0.jpg"),
+        *("violin/val_0.jpg", CLASS, "violin/other.jpg"),
     ),
-    Damage(
-        "tiny picture",
-        lambda root: world.picture(root, 7, 20),
-        "image-tiny",
-        ("violin/train_1.jpg", "world_train.txt:8", VIOLIN, "7 x 20"),
-        "warning",
-    ),
-    Damage(
-        "narrow picture",
-        lambda root: world.picture(root, 330, 10),
-        "image-narrow",
-        ("violin/train_1.jpg", VIOLIN, "330 x 10"),
-        "warning",
-    ),
-    Damage(
-        "picture of one colour",
-        lambda root: world.picture(root, 20, 16, colour=True),
-        "image-one-colour",
-        ("violin/train_1.jpg", VIOLIN),
-        "warning",
-    ),
+    warning("image-tiny", picture(7, 20), *SEEN, "7 x 20"),
+    warning("image-narrow", picture(330, 10), *SEEN, "330 x 10"),
+    warning("image-one-colour", picture(20, 16, colour=True), *SEEN),
 )
-
-
-def write_text(content: str | bytes):
-    def make(root: Path) -> None:
-        data = content.encode() if isinstance(content, str) else content
-        world.text(root, 2).write_bytes(data)
-
-    return make
-
-
 LONG = world.PROSE.format("violin")
-TEXT = ("wiki/desc_2.txt", VIOLIN)
+TEXT = ("wiki/desc_2.txt", CLASS)
+TAGS = "".join(f"<p class='x'>A violin has {n}.</p>" for n in range(9))
+API_ERROR = '{"error": {"code": "ratelimited", "info": "Too many. Wait."}}'
+MARKUP = f"{{{{Infobox}}}} [[Violin]] [[Bow]] [[String]]. {LONG}"
+MOJIBAKE = f"{LONG} Café, “naïve”.".encode().decode("latin-1")
 TEXTS = (
-    Damage(
-        "missing text",
-        lambda root: world.text(root, 2).unlink(),
-        "text-missing",
-        TEXT,
-    ),
-    Damage("empty text", write_text(" \n"), "text-empty", TEXT, "warning"),
-    Damage(
-        "empty text without prompts",
-        write_text(""),
-        "text-empty",
-        TEXT,
-        options={"prompts": "none"},
-    ),
-    Damage("short text", write_text("A violin."), "text-short", TEXT, "warning"),
-    Damage("bytes", write_text(b"violin\n\xff\xff"), "text-unreadable", TEXT),
-    Damage(
-        "GBK among UTF-8",
-        write_text(f"{LONG} 小提琴。".encode("gbk")),
-        "text-encoding",
-        TEXT,
-        "warning",
-    ),
-    Damage(
-        "UTF-8 read as Latin-1",
-        write_text(f"{LONG} Café, “naïve”.".encode().decode("latin-1")),
-        "text-mojibake",
-        (*TEXT, "Ã©"),
-        "warning",
-    ),
-    Damage(
-        "replacement character",
-        write_text(f"{LONG} Caf\ufffd."),
-        "text-mojibake",
-        TEXT,
-        "warning",
-    ),
-    Damage("HTML", write_text(PAGE), "text-not-prose", (*TEXT, "HTML")),
-    Damage(
-        "parts of HTML",
-        write_text("".join(f"<p class='x'>A violin has {n}.</p>" for n in range(9))),
-        "text-not-prose",
-        (*TEXT, "18 tags"),
-    ),
-    Damage(
-        "an error of an API",
-        write_text('{"error": {"code": "ratelimited", "info": "Too many. Wait."}}'),
-        "text-not-prose",
-        (*TEXT, "JSON"),
-    ),
-    Damage(
-        "markup of a wiki",
-        write_text(f"{{{{Infobox}}}} [[Violin]] [[Bow]] [[String]]. {LONG}"),
-        "text-markup",
-        TEXT,
-        "warning",
-    ),
-    Damage(
-        "an open heading",
-        write_text(f"{LONG}\n== Bow: it is long. Of wood."),
-        "text-open-heading",
-        (*TEXT, "Bow"),
-        "warning",
-    ),
-    Damage(
-        "disambiguation page",
-        write_text(f"Violin may refer to:\n\n{LONG}"),
-        "text-disambiguation",
-        (*TEXT, "may refer to"),
-        "warning",
-    ),
-    Damage(
-        "references alone",
-        write_text(f"== References ==\n{LONG}"),
-        "text-no-sentence",
-        TEXT,
-        "warning",
-    ),
-    Damage(
-        "the same text for two classes",
-        lambda root: world.repeat_text(root, 7, 2),
+    error("text-missing", remove("wiki/desc_2.txt"), *TEXT),
+    warning("text-empty", write(" \n"), *TEXT),
+    error("text-empty", write(""), *TEXT, prompts="none"),
+    warning("text-short", write("A violin."), *TEXT),
+    error("text-unreadable", write(b"violin\n\xff\xff"), *TEXT),
+    warning("text-encoding", write(f"{LONG} 小提琴。".encode("gbk")), *TEXT),
+    warning("text-mojibake", write(MOJIBAKE), *TEXT, "Ã©"),
+    warning("text-mojibake", write(f"{LONG} Caf\ufffd."), *TEXT),
+    error("text-not-prose", write(PAGE), *TEXT, "HTML"),
+    error("text-not-prose", write(TAGS), *TEXT, "18 tags"),
+    error("text-not-prose", write(API_ERROR), *TEXT, "JSON"),
+    warning("text-markup", write(MARKUP), *TEXT),
+    warning("text-open-heading", write(f"{LONG}\n== Bow: long."), *TEXT, "Bow"),
+    warning("text-disambiguation", write(f"Violin may refer to:\n\n{LONG}"), *TEXT),
+    warning("text-no-sentence", write(f"== References ==\n{LONG}"), *TEXT),
+    warning(
         "text-shared",
-        (*TEXT, "class 7"),
-        "warning",
-        also=frozenset({"text-of-other-class"}),
+        lambda root: world.repeat_text(root, 7, 2),
+        *(*TEXT, "class 7"),
+        also=["text-of-other-class"],
     ),
-    Damage(
-        "text of no class",
-        lambda root: world.text(root, 12).write_text(LONG),
-        "text-left-over",
-        ("desc_12.txt",),
-        "warning",
-    ),
-    Damage(
-        "texts in the order of strings",
-        lambda root: world.renumber(root, sorted(range(12), key=str)),
+    warning("text-left-over", write(LONG, "wiki/desc_12.txt"), "desc_12.txt"),
+    error("text-order", renumber(sorted(range(12), key=str)), *TEXT, "'sea lion'"),
+    error(
         "text-order",
-        (*TEXT, "class 10 'sea lion'"),
+        renumber([-1, *range(12)]),
+        *(*TEXT, "class 1 'acorn'"),
+        also=["text-missing", "text-left-over"],
     ),
-    Damage(
-        "texts numbered from 1",
-        lambda root: world.renumber(root, [-1, *range(12)]),
-        "text-order",
-        (*TEXT, "class 1 'acorn'"),
-        also=frozenset({"text-missing", "text-left-over"}),
-    ),
-    Damage(
-        "texts in the order of names",
-        lambda root: world.renumber(
-            root, sorted(range(12), key=lambda label: world.NAMES[label])
-        ),
-        "text-order",
-        (*TEXT, "class 5 'banjo'"),
-    ),
-    Damage(
-        "two texts exchanged",
-        lambda root: world.renumber(root, [0, 1, 7, 3, 4, 5, 6, 2, 8, 9, 10, 11]),
+    error("text-order", renumber(map(NAMES.index, sorted(NAMES))), *TEXT, "'banjo'"),
+    warning(
         "text-of-other-class",
-        (*TEXT, "class 7 'zebra'", "desc_7.txt"),
-        "warning",
+        renumber([0, 1, 7, 3, 4, 5, 6, 2, 8, 9, 10, 11]),
+        *(*TEXT, "class 7 'zebra'", "desc_7.txt"),
     ),
 )

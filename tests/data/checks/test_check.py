@@ -56,7 +56,7 @@ def test_a_sound_data_set_has_no_finding(sound, options):
 
 
 @pytest.mark.parametrize(
-    "damage", [*LISTS, *IMAGES, *TEXTS], ids=lambda damage: damage.name
+    "damage", [*LISTS, *IMAGES, *TEXTS], ids=lambda damage: damage.code
 )
 def test_each_damage_is_named_and_nothing_else(sound, tmp_path, damage):
     """Broken by: leaving a check out, or two findings for one cause."""
