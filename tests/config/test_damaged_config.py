@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config import settings
-from vl_ltr_jax.run import initial, inputs
+from vl_ltr_jax.run import initial
+from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.stages import pipeline
 from worlds import image_world
@@ -141,7 +142,7 @@ def test_another_models_backbone_is_refused_by_key(world):
     config = image_world.configure(world)
     config.model.backbone, config.model.image_size = "ViT-B/16", 32
     with pytest.raises(initial.InputError, match="model.backbone='ViT-B/16'"):
-        inputs.read(configs.from_config_dict(config))
+        run_inputs.read(configs.from_config_dict(config))
 
 
 def test_batches_that_do_not_divide_stop_before_any_array(world, tmp_path):
@@ -151,5 +152,5 @@ def test_batches_that_do_not_divide_stop_before_any_array(world, tmp_path):
     gc.collect()
     arrays = len(jax.live_arrays())
     with pytest.raises(configs.ConfigError, match="pretrain.global_batch_size=12"):
-        pipeline.run(checked, epath.Path(tmp_path / "run"), inputs.read(checked))
+        pipeline.run(checked, epath.Path(tmp_path / "run"), run_inputs.read(checked))
     assert len(jax.live_arrays()) <= arrays
