@@ -4,6 +4,9 @@ import dataclasses
 import gc
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import ml_collections
@@ -121,7 +124,6 @@ def test_a_broken_configuration_file_is_named_by_line(tmp_path, text, words):
 @pytest.mark.parametrize(
     ("argument", "word"),
     [
-        ("config.seed=3", "config.seed=3"),
         ("--config.seed=x", "seed"),
         ("--config.seed.x=1", "seed"),
         ("--config.anchors.num_anchors=3.5", "num_anchors"),
@@ -131,6 +133,18 @@ def test_a_broken_configuration_file_is_named_by_line(tmp_path, text, words):
 def test_a_wrong_argument_is_named(argument, word):
     with pytest.raises(UserError, match=word):
         parse("--config=configs/shapes_lt.py", argument)
+
+
+def test_a_stray_argument_ends_the_command_with_one_message():
+    command = [sys.executable, "-m", "vl_ltr_jax.main", "--config=configs/shapes_lt.py"]
+    run = subprocess.run(
+        [*command, "--workdir=unused", "config.seed=3"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2 and run.stderr.startswith("error: ")
+    assert "config.seed=3" in run.stderr and "Traceback" not in run.stderr
 
 
 @pytest.fixture(scope="module")

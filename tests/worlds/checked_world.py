@@ -24,7 +24,7 @@ PROSE = (
 
 
 def write(root: Path) -> Path:
-    """List files, label file, texts and pictures; none of it has any fault."""
+    """Writes list files, a label file, texts and pictures, all sound."""
     rng = np.random.default_rng(0)
     (root / "wiki").mkdir(parents=True)
     rows = (f"{name} {label}\n" for label, name in enumerate(NAMES))
@@ -45,7 +45,7 @@ def write(root: Path) -> Path:
 
 
 def write_inat(root: Path) -> Path:
-    """The same as iNaturalist 2018 has it; the test is the validation split."""
+    """Writes the same as iNaturalist 2018; the test is the validation split."""
     write(root)
     names = [name.replace("_", " ").capitalize() for name in NAMES]
     categories = [{"id": label, "name": name} for label, name in enumerate(names)]
@@ -66,7 +66,7 @@ def write_inat(root: Path) -> Path:
 
 
 def write_folders(root: Path) -> Path:
-    """The same as directories of classes."""
+    """Writes the same as directories of classes."""
     write(root)
     for split in COUNTS:
         for line in (root / f"world_{split}.txt").read_text().splitlines():
@@ -78,13 +78,13 @@ def write_folders(root: Path) -> Path:
 
 
 def config(root: Path, **options: str | bool) -> Config:
-    """Of a run on it; `options` are those of the section `data`."""
-    given = {"source": "image_list", "name": "world", "prompts": "plain", **options}
-    return Config(data=Data(root=str(root), num_threads=2, **given))
+    """Returns a run's configuration; `options` are of the section `data`."""
+    section = {"source": "image_list", "name": "world", "prompts": "plain", **options}
+    return Config(data=Data(root=str(root), num_threads=2, **section))
 
 
 def look(root: Path, **options: str | bool) -> check_data.Checked:
-    """What a check finds that remembers nothing."""
+    """Checks the data set with these options of the section `data`."""
     return check_data.check_data(config(root, **options))
 
 
@@ -129,7 +129,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def renumber(root: Path, order: list[int]) -> None:
-    """Text N becomes that of class order[N]."""
+    """Writes the text of class order[N] as text N."""
     texts = [text(root, label).read_text() for label in range(len(NAMES))]
     for path in (root / "wiki").iterdir():
         path.unlink()

@@ -1,7 +1,6 @@
-"""What the model tests compare with: the authors' tiny models, and random HF ones."""
+"""Oracles of the model tests: the authors' tiny models, and random HF ones."""
 
 import json
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -10,8 +9,9 @@ import torch
 from safetensors.numpy import load_file
 
 from vl_ltr_jax.models.clip import ClipConfig, TextConfig, VisionConfig
+from worlds.golden import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+__all__ = ["GOLDEN"]
 
 
 class TinyClip(NamedTuple):
@@ -26,7 +26,7 @@ class TinyClip(NamedTuple):
 
 
 def tiny_clip(kind: str) -> TinyClip:
-    """The authors' tiny model of a kind, 'vit' or 'resnet', with their numbers."""
+    """Returns the authors' tiny 'vit' or 'resnet', and their numbers."""
     folder, name = GOLDEN / "clip_tiny", {"vit": "vit", "resnet": "rn"}[kind]
     description = json.loads((folder / f"{name}.json").read_text())
     sizes = description["config"]
@@ -60,7 +60,7 @@ def hugging_face_clip(
     vision_changes: dict[str, Any] | None = None,
     text_changes: dict[str, Any] | None = None,
 ) -> Any:
-    """A small `transformers.CLIPModel` in which no parameter is zero or one."""
+    """Returns a small `transformers.CLIPModel` with no parameter zero or one."""
     from transformers import CLIPConfig, CLIPModel
 
     text = dict(
@@ -95,7 +95,7 @@ def hugging_face_clip(
 
 
 def hugging_face_batch(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Images [5, 32, 32, 3] and sentences [5, 14] of lengths 14, 3, 6, 9, 12."""
+    """Returns images [5, 32, 32, 3] and sentences [5, 14] of 3 to 14 tokens."""
     rng = np.random.default_rng(seed)
     images = rng.standard_normal((5, 32, 32, 3), dtype=np.float32)
     tokens = np.zeros((5, 14), np.int32)
@@ -105,7 +105,7 @@ def hugging_face_batch(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def relative_error(ours: Any, theirs: Any) -> float:
-    """Largest difference over largest magnitude."""
+    """Returns the largest difference over the largest magnitude."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     assert ours.shape == theirs.shape
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())

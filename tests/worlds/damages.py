@@ -82,7 +82,7 @@ def renumber(order):
 TRAIN, VAL, TEST = (f"world_{split}.txt" for split in COUNTS)
 ACORN, VIOLIN = "images/acorn/train_1.jpg", "images/violin/train_1.jpg"
 CLASS, ROW8 = "[class 2 'violin']", f"{TRAIN}:8"
-SEEN = ("violin/train_1.jpg", ROW8, CLASS)
+IMAGE = ("violin/train_1.jpg", ROW8, CLASS)
 PAGE = "<!DOCTYPE html>\n<html><body><p>The violin.</p></body></html>"
 INAT = {"source": "inat18", "layout": "inat18"}
 PLACES = {"name": "Places_LT"}
@@ -96,7 +96,7 @@ LISTS = (
     error("list-row", set_row(ACORN), f"{TRAIN}:5", ACORN),
     error("label-range", set_row(f"{ACORN} 12"), f"{TRAIN}:5", "[class 12]"),
     error("label-range", set_row(f"{ACORN} -1"), f"{TRAIN}:5", "[class -1]"),
-    error("image-missing", remove(VIOLIN), *SEEN),
+    error("image-missing", remove(VIOLIN), *IMAGE),
     error("path-outside", set_row("../../etc/passwd 1"), f"{TRAIN}:5", "passwd"),
     error("split-overlap", add_row(f"{VIOLIN} 2", "test"), ROW8, CLASS, f"{TEST}:25"),
     error("split-overlap", add_row(f"/{VIOLIN} 2", "val"), ROW8, CLASS, f"{VAL}:13"),
@@ -154,9 +154,9 @@ LISTS = (
     ),
 )
 IMAGES = (
-    error("image-unreadable", lambda root: world.cut_image(root, -200), *SEEN),
-    error("image-unreadable", write(b"", VIOLIN), *SEEN),
-    error("image-unreadable", write(PAGE, VIOLIN), *SEEN),
+    error("image-unreadable", lambda root: world.cut_image(root, -200), *IMAGE),
+    error("image-unreadable", write(b"", VIOLIN), *IMAGE),
+    error("image-unreadable", write(PAGE, VIOLIN), *IMAGE),
     error(
         "leak",
         copy_image("violin/other.jpg", 2, "test"),
@@ -177,9 +177,9 @@ IMAGES = (
         copy_image("violin/other.jpg", 2, "test", source="violin/val_0.jpg"),
         *("violin/val_0.jpg", CLASS, "violin/other.jpg"),
     ),
-    warning("image-tiny", picture(7, 20), *SEEN, "7 x 20"),
-    warning("image-narrow", picture(330, 10), *SEEN, "330 x 10"),
-    warning("image-one-colour", picture(20, 16, colour=True), *SEEN),
+    warning("image-tiny", picture(7, 20), *IMAGE, "7 x 20"),
+    warning("image-narrow", picture(330, 10), *IMAGE, "330 x 10"),
+    warning("image-one-colour", picture(20, 16, colour=True), *IMAGE),
 )
 LONG = world.PROSE.format("violin")
 TEXT = ("wiki/desc_2.txt", CLASS)

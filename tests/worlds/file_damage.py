@@ -44,7 +44,7 @@ def examples(count):
 
 @st.composite
 def damaged_bytes(draw, data):
-    """Bytes of which a few are flipped, cut, repeated, blank or put in."""
+    """Bytes, a few flipped, cut, repeated, blank or put in."""
     data = bytearray(data)
     for _ in range(draw(st.sampled_from((1, 1, 1, 2, 5)))):
         place = st.integers(0, max(len(data) - 1, 0))

@@ -23,7 +23,7 @@ COUNTS = {"train": (24, 9, 3), "val": (3, 3, 3), "test": (5, 5, 5)}
 
 
 def write(root: Path) -> Path:
-    """Three classes in the authors' layout, told apart by colour."""
+    """Writes three classes of unlike colours in the authors' layout."""
     rng = np.random.default_rng(0)
     (root / "wiki").mkdir(parents=True)
     for label, name in enumerate(COLOURS):
@@ -46,7 +46,7 @@ def write(root: Path) -> Path:
 
 
 def configure(root: Path):
-    """The shipped tiny CLIP on it: 9 steps of pre-training, 9 of fine-tuning."""
+    """Returns the tiny CLIP's configuration: 9 steps in each training stage."""
     config = default_config()
     config.data.source = "image_list"
     config.data.root = str(root)
@@ -84,7 +84,7 @@ def change(config, **changes):
 
 
 def run(config, workdir):
-    """What the main job does once its flags are parsed; gives the results."""
+    """Runs all stages and writes the report; returns the results."""
     checked = configs.from_config_dict(config)
     workdir = epath.Path(workdir)
     inputs = run_inputs.read(checked)
@@ -96,15 +96,15 @@ def run(config, workdir):
 
 
 def check_loaded(root, workdir):
-    """A head without language, loaded, says what evaluation saw.
+    """Asserts that a loaded head without language predicts as in evaluation.
 
     Breaks if another head is loaded, or one uncentred or of another scale.
     """
     rows = (root / "world_test.txt").read_text().splitlines()
     recognizer = vl_ltr_jax.load(workdir)
-    found = recognizer.predict([root / row.rpartition(" ")[0] for row in rows])
+    predictions = recognizer.predict([root / row.rpartition(" ")[0] for row in rows])
     expected = np.load(Path(workdir) / "evaluate" / "test_probabilities.npy")
-    probabilities = [one.probabilities for one in found]
+    probabilities = [prediction.probabilities for prediction in predictions]
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-6)
     with pytest.raises(RecognizerError, match="language branch"):
         recognizer.add_class("jade", ["A jade thing."])

@@ -26,7 +26,7 @@ class State:
 
 
 class Recorder(Logs):
-    """Keeps what it is told."""
+    """Records of everything that is logged."""
 
     def __init__(self):
         self.written, self.progressed, self.warnings = {}, [], []
@@ -76,7 +76,7 @@ def batches(first_step=0, poisoned=()):
 
 
 def run(directory, *, num_steps, poisoned=(), step=None, logs=None, **options):
-    """Starts or resumes, as a stage would."""
+    """Starts or resumes training, as a stage does."""
     logs = logs or Recorder()
     step = step or jax.jit(step_fn, donate_argnums=0)
     every = options.pop("checkpoint_every_steps", 4)

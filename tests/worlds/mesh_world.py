@@ -22,7 +22,7 @@ CONFIG = ClipConfig(
 
 
 def draw():
-    """The same numbers in every process."""
+    """Draws the same numbers in every process."""
     rng = np.random.default_rng(11)
 
     def normal(*shape):
@@ -43,7 +43,7 @@ def draw():
 
 
 def losses_of(mesh, world, form):
-    """Value and gradients, each device with its rows."""
+    """Returns value and gradients, each device with its rows."""
     share = PAIRS // jax.process_count()
     rows = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
     arrays = {**world["pairs"], "labels": world["pair_labels"]}
@@ -69,7 +69,7 @@ def losses_of(mesh, world, form):
 
 
 def batches(world):
-    """This process's rows of padded batches of 16 images."""
+    """Yields this process's rows of padded batches of 16 images."""
     share = 16 // jax.process_count()
     for start in range(0, IMAGES, 16):
         index = np.arange(16)[jax.process_index() * share :][:share] + start
@@ -83,7 +83,7 @@ def batches(world):
 
 
 def everything(mesh):
-    """What a run computes with the mesh, on the host of every process."""
+    """Returns all that a run computes with the mesh, on the host of each process."""
     world, model = draw(), Clip(CONFIG)
     result = {
         f"{form}/{name}": value
@@ -138,9 +138,9 @@ def everything(mesh):
     )
     scores_of = evaluate.make_scores(model, head, prepare, Evaluate(), CLASSES, mesh)
     count = evaluate.make_count(scores_of, CLASSES, lambda frozen, heads: heads["lgr"])
-    kept = ("labels", "classes", "probabilities", "margins", "features")
-    sums, told = evaluate.evaluate_split(count, frozen, batches(world), mesh, kept)
+    names = ("labels", "classes", "probabilities", "margins", "features")
+    sums, arrays = evaluate.evaluate_split(count, frozen, batches(world), mesh, names)
     counts = {f"{name}/counts": np.stack(s) for name, s in sums.items()}
     result |= {"anchors": indices, "padding": padding, "images": images}
-    result |= counts | told
+    result |= counts | arrays
     return meshes.to_host(result)

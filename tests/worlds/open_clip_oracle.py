@@ -1,6 +1,6 @@
 """open_clip's own PyTorch models, small and with made-up weights.
 
-`conftest` has made its torchvision importable beside a CPU build of torch.
+`conftest` has made its torchvision importable with a CPU build of torch.
 """
 
 import json
@@ -59,7 +59,7 @@ def save(directory: Path, model: dict[str, Any], **preprocess: Any) -> CLIP:
 def embeddings(
     model: CLIP, images: np.ndarray, tokens: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of both towers, not normalised."""
+    """Returns the embeddings of both towers, not normalised."""
     with torch.no_grad():
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
         texts = model.encode_text(torch.from_numpy(tokens).long())

@@ -1,4 +1,4 @@
-"""What a run leaves, made up: arguments of `gather` for tests of the report's page."""
+"""Made-up results of a run: arguments of `gather` for tests of the page."""
 
 import numpy as np
 from PIL import Image
@@ -71,7 +71,7 @@ def configuration():
 
 
 def ranked(num_classes=6, per_class=10, k=5):
-    """Of each class l, l images are taken for the class before, the rest is right."""
+    """Ranks classes; of class l, l images are taken for the class before."""
     labels = np.repeat(np.arange(num_classes, dtype=np.int32), per_class)
     place = np.tile(np.arange(per_class), num_classes)
     answers = np.where(place < labels, labels - 1, labels)
@@ -121,7 +121,7 @@ def curves(num_points=30):
 
 def explained(names=HOSTILE):
     pixels = np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3)
-    spoken = (
+    sentences = (
         AttendedSentence(f"It looks like {names[0]}", 0.625, 0.31),
         AttendedSentence("It flies.", 0.25, 0.1),
     )
@@ -130,7 +130,7 @@ def explained(names=HOSTILE):
         (
             Image.fromarray(pixels),
             0,
-            Explanation(prediction, 0.5, 0.875, spoken),
+            Explanation(prediction, 0.5, 0.875, sentences),
         ),
         (
             Image.new("RGB", (400, 300)),
