@@ -7,23 +7,25 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import ml_collections
 import numpy as np
 import pytest
+from absl import flags
 from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config import flags as config_flags
 from vl_ltr_jax.config import settings
 from vl_ltr_jax.run import initial
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.stages import pipeline
 from worlds import image_world
-from worlds.config_world import parse
 from worlds.file_damage import VALUES, examples
 
 # ml_collections loads configuration files as Python 3.12 does not like.
@@ -95,6 +97,17 @@ def test_an_unknown_key_is_refused_by_name(section, name):
 def test_nan_is_refused_by_key(key):
     with pytest.raises(configs.ConfigError, match=key):
         build({key: float("nan")})
+
+
+def parse(*arguments):
+    """Returns the configuration of a command with these arguments."""
+    values = flags.FlagValues()
+    holder = config_flags.define_flag(values)
+    config_flags.check_flag_names(arguments)
+    # The library reads `sys.argv`.
+    with mock.patch.object(sys, "argv", ["main", *arguments]):
+        assert config_flags.parse_flags(values, sys.argv) == ["main"]
+    return configs.from_config_dict(holder.value)
 
 
 BEGIN = "from vl_ltr_jax.config import default_config\n\ndef get_config():\n"

@@ -3,7 +3,7 @@
 import numpy as np
 
 from damage.reader import Reader
-from vl_ltr_jax.data.images.decode import as_image, decode_image
+from vl_ltr_jax.data.images.decode import as_image, decode_image, read_content
 from vl_ltr_jax.data.images.transforms import (
     eval_transform,
     train_transform,
@@ -51,7 +51,7 @@ def write_images(folder):
 
 
 def open_image(folder, file):
-    image = decode_image(file.read_bytes(), str(file))
+    image = decode_image(read_content(file, str(file)), str(file))
     pixels = eval_transform("vl_ltr", 16)(image)
     cropped = train_transform("plain", 16)(image, np.random.default_rng(0))
     return as_image(image), pixels, cropped

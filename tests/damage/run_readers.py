@@ -27,7 +27,6 @@ from vl_ltr_jax.recognizer import files, stablehlo
 from vl_ltr_jax.storage import atomic
 from vl_ltr_jax.storage.artifact import Artifact, write_array
 from worlds import small_recognizer
-from worlds.config_world import parse
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
 SUMMARY = {"seconds": 1.5, "versions": {"jax": "1"}, "predicted_by": "zero_shot"}
@@ -156,25 +155,6 @@ def write_program(folder):
     (folder / stablehlo.DESCRIPTION).write_text(json.dumps(content))
 
 
-CONFIG = """from vl_ltr_jax.config import default_config
-
-
-def get_config():
-    config = default_config()
-    config.data.source = "shapes"
-    config.data.name = "x"
-    config.init.clip = "tiny_clip"
-    config.pretrain.epochs = 3
-    config.pretrain.warmup_epochs = 1
-    config.seed = 7
-    return config
-"""
-
-
-def check_config(config, sound):
-    assert configs.from_json(settings.to_json(config)) == config
-
-
 RUN_READERS = {
     "stage": Reader(
         write_stage,
@@ -216,11 +196,5 @@ RUN_READERS = {
         lambda folder, file: stablehlo.load_exported(folder),
         {stablehlo.PROGRAM: "bytes", stablehlo.ARRAYS: "safetensors"}
         | {stablehlo.DESCRIPTION: "json"},
-    ),
-    "configuration": Reader(
-        lambda folder: (folder / "config.py").write_text(CONFIG),
-        lambda folder, file: parse(f"--config={file}"),
-        {"config.py": "text"},
-        check_config,
     ),
 }

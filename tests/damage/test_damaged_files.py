@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import gc
 import os
 import shutil
 
@@ -11,34 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from damage.readers import CASES, READERS
-from vl_ltr_jax.data.text import token_cache
-from vl_ltr_jax.models.clip import variable_shapes
-from vl_ltr_jax.models.port import clip_files
-from vl_ltr_jax.recognizer import validate
 from vl_ltr_jax.runtime.errors import UserError
 from worlds.file_damage import DAMAGES, examples
-
-# ml_collections loads configuration files as Python 3.12 does not like.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Lays out the same models once, and caches few tokens as many."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clip_files, "variable_shapes", functools.cache(variable_shapes))
-        for name in ("variable_shapes", "head_shapes"):
-            cached = functools.cache(getattr(validate, name))
-            patch.setattr(validate, name, cached)
-        patch.setattr(token_cache, "SMALLEST", 1)
-        yield
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    """Lets Orbax warn now of arrays that it still reads, not in another test."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module")

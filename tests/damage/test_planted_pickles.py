@@ -59,9 +59,7 @@ def archive(trace):
     return file.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("name", "pattern"), [case for case in CASES if case[0] != "configuration"]
-)
+@pytest.mark.parametrize(("name", "pattern"), CASES)
 def test_a_planted_pickle_is_not_run(tmp_path, trace, name, pattern):
     reader, folder = READERS[name], tmp_path / "files"
     folder.mkdir()
