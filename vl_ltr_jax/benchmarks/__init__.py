@@ -1,1 +1,1 @@
-"""Ours beside the alternative, printing ratios; and what a compiled step will need."""
+"""Comparisons of programs with their alternatives, which print ratios."""

@@ -128,9 +128,9 @@ def erase(
         aspect = np.exp(rng.uniform(np.log(0.3), -np.log(0.3)))
         height, width = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
         if height < SIDE and width < SIDE:
-            top, left = rng.integers(SIDE - height + 1), rng.integers(SIDE - width + 1)
+            y, x = rng.integers(SIDE - height + 1), rng.integers(SIDE - width + 1)
             noise = rng.standard_normal((3, height, width), np.float32)
-            pixels[:, top : top + height, left : left + width] = noise
+            pixels[:, y : y + height, x : x + width] = noise
             break
     return pixels
 

@@ -69,9 +69,9 @@ class Case(NamedTuple):
 
 CASES = (
     *(
-        Case(name, "pretrain", *rest)
+        Case(name, "pretrain", *sizes)
         for name in NUM_CLASSES
-        for rest in (
+        for sizes in (
             ("v5e", 8, 1024, 4),
             ("v5e", 256, 1024, 1),
             ("v5e", 256, 8192, 2),
@@ -79,12 +79,12 @@ CASES = (
         )
     ),
     *(
-        Case("places_lt", "finetune", *rest)
-        for rest in (("v5e", 8, 1024, 1), ("v5e", 256, 1024, 1), ("H100", 8, 1024, 1))
+        Case("places_lt", "finetune", *sizes)
+        for sizes in (("v5e", 8, 1024, 1), ("v5e", 256, 1024, 1), ("H100", 8, 1024, 1))
     ),
     *(
-        Case("inat18", "finetune", *rest)
-        for rest in (
+        Case("inat18", "finetune", *sizes)
+        for sizes in (
             ("v5e", 8, 1024, 4, 8),
             ("v5e", 256, 1024, 1, 8),
             ("H100", 8, 1024, 1, 8),
@@ -217,11 +217,11 @@ def lower(case: Case, accumulation_steps: int) -> Any:
 
 def measure(case: Case) -> dict[str, float]:
     """Numbers of one device, from the compiled step."""
-    whole = lower(case, 1)
+    program = lower(case, 1)
     # A loop's body is counted once, so operations are those of the undivided batch.
-    counted = collectives(whole.as_text())
-    flops = whole.cost_analysis()["flops"]
-    chunked = whole
+    counted = collectives(program.as_text())
+    flops = program.cost_analysis()["flops"]
+    chunked = program
     if case.accumulation_steps > 1:
         chunked = lower(case, case.accumulation_steps)
         counted = collectives(chunked.as_text())
@@ -235,16 +235,16 @@ def measure(case: Case) -> dict[str, float]:
     }
 
 
-def row(case: Case, found: dict[str, float]) -> str:
+def row(case: Case, costs: dict[str, float]) -> str:
     """One line of the table."""
     chip = HARDWARE[case.chip]
-    compute_seconds = found["flops"] / (chip.flops_per_second * UTILISATION)
-    # Embedding again, chunk by chunk, is a third forward pass beside two backward.
+    compute_seconds = costs["flops"] / (chip.flops_per_second * UTILISATION)
+    # Embedding again, chunk by chunk, adds a forward pass to the three of a step.
     if case.accumulation_steps > 1:
         compute_seconds *= 4 / 3
-    wire_seconds = found["wire_bytes"] / chip.link_bytes_per_second
+    wire_seconds = costs["wire_bytes"] / chip.link_bytes_per_second
     seconds = compute_seconds + wire_seconds
-    held = found["argument_bytes"] + found["temporary_bytes"]
+    held = costs["argument_bytes"] + costs["temporary_bytes"]
     cells = (
         case.configuration,
         case.stage,
@@ -252,10 +252,10 @@ def row(case: Case, found: dict[str, float]) -> str:
         f"{case.global_batch_size:,}",
         str(case.accumulation_steps),
         str(case.model),
-        f"{found['argument_bytes'] / GIB:.1f} + {found['temporary_bytes'] / GIB:.1f}"
+        f"{costs['argument_bytes'] / GIB:.1f} + {costs['temporary_bytes'] / GIB:.1f}"
         + ("" if held < chip.memory_bytes else " (!)"),
-        f"{found['output_bytes'] / 2**20:,.0f}",
-        f"{found['flops'] / 1e12:.2f}",
+        f"{costs['output_bytes'] / 2**20:,.0f}",
+        f"{costs['flops'] / 1e12:.2f}",
         f"{case.global_batch_size / seconds:,.0f}",
         f"{compute_seconds / seconds:.0%}",
     )

@@ -2,9 +2,9 @@
 
     python -m vl_ltr_jax.benchmarks.text --sentences=1000000
 
-The texts are made up, as long as an encyclopaedia's and with as many different words.
-A sample of the sentences also goes through OpenAI's tokenizer, which the authors use;
-the ids must be equal. Both meet every word anew in each round.
+The texts are artificial, with the length and vocabulary of an encyclopaedia. A sample of
+the sentences also goes through OpenAI's tokenizer, which the authors use; the ids must
+be equal. Neither tokenizer remembers words between rounds.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""A data set looked through before a model is trained on it.
+"""Check of a data set before training.
 
 python -m vl_ltr_jax.data.check --config=FILE --config.data.root=ROOT [--workdir=DIR]
 
-Opens what a run opens, decodes every image, and looks for what makes a run worthless
-without stopping it: leaks between splits, texts of other classes, pages of markup in
-place of prose. The report goes to standard output, and with `findings.json` into the
-workdir. An interrupted check goes on where it was. The exit code is 0 without errors, 1
-with errors in the data, and 2 if the check itself was called wrongly.
+Opens the files of a run, decodes every image, and looks for faults that would spoil a
+run without stopping it: leaks between splits, texts of other classes, markup instead of
+prose. The report goes to standard output, and with `findings.json` into the workdir. A
+stopped check goes on. The exit code is 0 without errors, 1 with errors in the data, and
+2 for a mistake in the command line.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ from vl_ltr_jax.storage.workdir import check_writable
 
 LEDGER = "images.jsonl"
 _SKIP_IMAGES = flags.DEFINE_bool(
-    "skip_images", False, "Look at lists and texts only; decode no image."
+    "skip_images", False, "Check lists and texts only; decode no image."
 )
 COMMAND = Command(
     "vl_ltr_jax.data.check",
@@ -78,10 +78,10 @@ COMMAND = Command(
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """The outcome of a check.
+    """Outcome of a check.
 
     Attributes:
-      facts: what was looked at, a line each.
+      facts: sizes of the checked parts, a line each.
       findings: errors before warnings.
     """
 
@@ -90,23 +90,23 @@ class Checked:
 
     @property
     def sound(self) -> bool:
-        """Whether there is no error."""
+        """Returns True if there is no error."""
         return not has_errors(self.findings)
 
 
 def check_data(
     config: Config, *, ledger: Path | None = None, skip_images: bool = False
 ) -> Checked:
-    """Looks through the data set of a configuration.
+    """Returns the findings in the data set of a configuration.
 
     Args:
-      config: of a run.
-      ledger: remembers images between checks, see `inspection`; None: nothing does.
-      skip_images: leaves out what needs their pixels.
+      config: configuration of a run.
+      ledger: file of images that earlier checks decoded, see `inspection`.
+      skip_images: leaves out findings that need pixels.
     """
     options = config.data
-    parts = open_parts.open_parts(lambda: _read(config), _place(config))
-    classes, found = Classes(parts.class_names), list(parts.findings)
+    parts = open_parts.open_parts(lambda: _without_texts(config), _place(config))
+    classes, findings = Classes(parts.class_names), list(parts.findings)
     labels = {name: split.labels for name, split in parts.splits.items()}
     sizes = {name: len(split) for name, split in parts.splits.items()}
     counts = np.zeros(parts.num_classes, np.int64)
@@ -119,25 +119,25 @@ def check_data(
         facts.append(TEST_IS_VAL)
 
     numbers = (options.name, options.layout, parts.num_classes, sizes, counts)
-    found += published.findings(*numbers)
-    found += membership.coverage(labels, classes)
-    found += membership.repeated_rows(parts.splits, classes)
+    findings += published.findings(*numbers)
+    findings += membership.coverage(labels, classes)
+    findings += membership.repeated_rows(parts.splits, classes)
     if parts.class_names:
-        found += misfiled.findings(parts.splits, parts.class_names, _wnids(config))
+        findings += misfiled.findings(parts.splits, parts.class_names, _wnids(config))
     if not skip_images:
         threads = _num_threads(options.num_threads)
-        seen = inspection.inspect(parts.splits, num_threads=threads, ledger=ledger)
-        found += inspection.findings(parts.splits, seen, classes)
-        found += membership.repeated_content(
-            parts.splits, seen, classes, published=published.is_published(*numbers)
+        inspected = inspection.inspect(parts.splits, num_threads=threads, ledger=ledger)
+        findings += inspection.findings(parts.splits, inspected, classes)
+        findings += membership.repeated_content(
+            parts.splits, inspected, classes, published=published.is_published(*numbers)
         )
-        facts += overview.pictures(seen, options.orientation)
+        facts += overview.pictures(inspected, options.orientation)
     text_facts, text_findings = _texts(config, parts)
-    return Checked(facts + text_facts, worst_first(found + text_findings))
+    return Checked(facts + text_facts, worst_first(findings + text_findings))
 
 
-def _read(config: Config) -> LongTailedData:
-    """The data set without the texts that are files: these are looked at apart."""
+def _without_texts(config: Config) -> LongTailedData:
+    """Returns the data set without its text files, which have a check of their own."""
     data = dataclasses.replace(config.data, texts="none")
     return run_inputs.read_data(dataclasses.replace(config, data=data), quiet=True)
 
@@ -153,48 +153,48 @@ def _place(config: Config) -> Place:
 
 
 def _wnids(config: Config) -> tuple[str, ...]:
-    """ImageNet's names of classes in label order; of others there are none."""
+    """Returns ImageNet's class ids in label order; empty for other data sets."""
     root = run_inputs.data_root(config)
     is_there = (root / "labels.txt").is_file()
     return read_wnids(root) if config.data.layout == "imagenet_lt" and is_there else ()
 
 
-def _num_threads(wanted: int) -> int:
-    """0: as many as there are cores; more than twice as many only wait."""
+def _num_threads(setting: int) -> int:
+    """Returns the number of threads: one a core for 0, at most two a core."""
     cores = len(os.sched_getaffinity(0))
-    return min(wanted or cores, 2 * cores)
+    return min(setting or cores, 2 * cores)
 
 
 def _texts(config: Config, parts: open_parts.Parts) -> tuple[list[str], list[Finding]]:
-    """What is said of texts, and what is wrong with them."""
+    """Returns facts and findings about texts."""
     options, names = config.data, parts.class_names
     root = run_inputs.text_root(config) or run_inputs.data_root(config)
-    found: list[Finding] = []
-    if any(parts.texts):  # the source itself makes them
+    findings: list[Finding] = []
+    if any(parts.texts):  # made by the source
         texts = [
             prose.ClassText(f"text of {name!r}", text, "utf-8")
             for name, text in zip(names, parts.texts, strict=True)
         ]
     elif options.texts == "none":
-        return ["texts: none, prompts are all that a class has"], found
+        return ["texts: none, so a class has only prompts"], findings
     elif not parts.num_classes:
-        return ["texts: not looked at, as no class is known"], found
+        return ["texts: not checked, since the classes are unknown"], findings
     else:
-        texts, found = prose.read(root, parts.num_classes, options.text_encoding)
-        found += prose.left_over(root, len(names))
+        texts, findings = prose.read(root, parts.num_classes, options.text_encoding)
+        findings += prose.left_over(root, len(names))
     with_prompts = options.prompts != "none"
-    found += prose.findings(texts, Classes(names), with_prompts=with_prompts)
+    findings += prose.findings(texts, Classes(names), with_prompts=with_prompts)
     facts = overview.texts(texts)
     if names and texts:
         contents, where = [t.text for t in texts], [t.where for t in texts]
         order = _order_of_label_file(config)
-        found += pairing.findings(names, contents, where, order)
+        findings += pairing.findings(names, contents, where, order)
         facts += overview.sentences(names, texts, options.prompts, options.corpus_rule)
-    return facts, found
+    return facts, findings
 
 
 def _order_of_label_file(config: Config) -> dict[str, list[int]]:
-    """With ImageNet, the label of each row of labels.txt, which is not its number."""
+    """Returns the label of each row of ImageNet's labels.txt."""
     if not (wnids := _wnids(config)):
         return {}
     rank = {wnid: label for label, wnid in enumerate(wnids)}
@@ -205,19 +205,18 @@ def _order_of_label_file(config: Config) -> dict[str, list[int]]:
 
 
 def _checked_flags() -> tuple[Config, Path, bool]:
-    """The configuration, the workdir, and whether images are left out."""
-    given = flags.FLAGS
+    """Returns the configuration, the workdir, and True to skip images."""
     config = commands_flags.checked_config(COMMAND)
     name = re.sub(r"[^\w.-]+", "_", config.data.name)
-    workdir = given.workdir or os.path.join("runs", "check", name)
+    workdir = flags.FLAGS.workdir or os.path.join("runs", "check", name)
     if "://" in workdir:
         raise configs.ConfigError(
-            f"--workdir={workdir}: a check needs a local directory, to which it "
-            "appends what it knows of each image"
+            f"--workdir={workdir}: a check appends a line for each image. Name a local "
+            "directory."
         )
     files.check_encoding(config.data.text_encoding)
     check_writable(epath.Path(workdir))
-    return config, Path(workdir), given.skip_images
+    return config, Path(workdir), _SKIP_IMAGES.value
 
 
 def main(argv: Sequence[str]) -> None:

@@ -73,7 +73,7 @@ def parse(
 
 
 def program(name: str) -> str:
-    """Returns the name or path that calls a program installed beside this Python."""
+    """Returns the name or path that calls a program installed next to this Python."""
     place = Path(sys.executable).parent / name
     if shutil.which(name) == str(place) or not place.exists():
         return name

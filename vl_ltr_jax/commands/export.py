@@ -1,17 +1,16 @@
-"""Trained models leave a workdir.
+"""Export of trained models to other forms.
 
     python -m vl_ltr_jax.export --workdir=DIR --to=FORM [--out=DEST]
 
-- `stablehlo`: the recognizer as a program that JAX alone runs, its arrays beside it.
-- `npz`: all arrays in one file of NumPy's.
-- `hf`, `openai`: both towers, the image tower as fine-tuned where it was, for
-  `transformers.CLIPModel` (with what `CLIPProcessor` reads, which gives the pixels that
-  the run saw; where half a pixel is cut off, it may cut at the other side, and where
-  torchvision is installed, its resize is a level off in a pixel of a hundred) and
-  open_clip.
+- `stablehlo`: the recognizer as a program for JAX, with its arrays next to it.
+- `npz`: all arrays in one NumPy file.
+- `hf`: both towers for `transformers.CLIPModel`, and the run's pixels for
+  `CLIPProcessor`. The image tower is the fine-tuned one. At a half pixel the crop may
+  differ by one; with torchvision, the resize differs by a level in 1 % of the pixels.
+- `openai`: both towers for open_clip.
 - `vl_ltr`: the LGR as the state dict of the authors' model.
 
-DEST, by default DIR/export/FORM, must not exist yet, and appears whole or not at all.
+DEST, by default DIR/export/FORM, is a new directory. It appears whole or not at all.
 """
 
 import os
@@ -62,15 +61,15 @@ _FORM_HELP = (
 
 
 class ExportError(UserError):
-    """A model without the form asked for, or no place to put it."""
+    """The model has no such form, or the destination is unusable."""
 
 
 def export(workdir: epath.Path, destination: Path, *, to: str) -> Path:
     """Writes the model of a finished run.
 
     Args:
-      workdir: of a run, or a directory that a recognizer was saved into.
-      destination: a directory that does not exist, or is empty.
+      workdir: directory of a run, or of a saved recognizer.
+      destination: a new or empty directory.
       to: one of `FORMS`.
 
     Returns:

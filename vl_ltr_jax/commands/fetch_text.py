@@ -45,8 +45,8 @@ COMMAND = Command(
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line and returns its exit code.
 
-    It is 0 if every class has a text at the end, 1 if not, 2 after a user's mistake
-    and 130 after an interrupt.
+    It is 0 if every class has a text at the end, else 1. A user's mistake gives 2, an
+    interrupt 130.
     """
     parsed = parse(_parser(), arguments)
     names = searchable_names(parsed.root, parsed.layout)

@@ -91,7 +91,7 @@ def show_config(systems_shown: Sequence[str] = (), *, command: Command) -> None:
     """Prints the resolved configuration; its paths may be absent.
 
     Args:
-      systems_shown: systems to print it for; none prints that of the file.
+      systems_shown: systems to print it for; empty for the file's own.
       command: description of the running command.
 
     Raises:
@@ -155,10 +155,10 @@ def start(main: Callable[[Sequence[str]], None], command: Command) -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parses the flags, and runs the configuration file on the way."""
     with exits.refusing():
-        rest = config_flags.parse_flags(flags.FLAGS, argv)
-        if rest[1:]:
+        arguments = config_flags.parse_flags(flags.FLAGS, argv)
+        if arguments[1:]:
             raise configs.ConfigError(
-                f"{rest[1]!r} is no flag. Write settings as --config.KEY=VALUE."
+                f"{arguments[1]!r} is no flag. Write settings as --config.KEY=VALUE."
             )
     console.be_quiet(_QUIET.value)
-    return rest
+    return arguments

@@ -5,8 +5,8 @@
 
 Prints the likeliest classes of each picture, and the sentences with the largest weight
 for the first class. Unreadable files are reported on standard error, and the others are
-still recognised. The exit code is 0 if every file was recognised, 1 if some were not, 2
-for a mistake in the command line.
+still recognised. The exit code is 0 if every file was recognised, else 1. A mistake in
+the command line gives 2.
 """
 
 import argparse

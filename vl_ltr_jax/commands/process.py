@@ -1,4 +1,4 @@
-"""Process-wide settings of commands; libraries change none of them."""
+"""Process-wide settings, which commands make and libraries leave alone."""
 
 import sys
 import warnings

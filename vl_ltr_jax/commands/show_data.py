@@ -94,7 +94,7 @@ def training_examples(
     examples = TrainExamples(
         data.train, transform, sampler, seed, batch_size, range(batch_size)
     )
-    whole, erase = run_inputs.eval_transform(config), _erasing(config)
+    evaluate, erase = run_inputs.eval_transform(config), _erasing(config)
     groups = shots.shot_groups(data.train_counts, "standard")
     first = epoch * len(data.train) + draw
     for position in range(first, first + count):
@@ -106,7 +106,7 @@ def training_examples(
         draw_name = "epoch {}, draw {}".format(*examples.epoch_and_draw(step, row))
         yield SheetExample(
             erase(example["image"], step, row),
-            whole(data.train.read(index)),
+            evaluate(data.train.read(index)),
             f"{draw_name}: {data.class_names[label]} (label {label}, "
             f"{data.train_counts[label]} images, {group})",
             corpus.sentences[int(example["sentence_id"])],

@@ -1,11 +1,10 @@
-"""Trains the CLIP that ships with the package, on pictures of random compositions.
+"""Training of the CLIP that ships with the package, on random compositions of shapes.
 
 python -m vl_ltr_jax.commands.train_tiny_clip --out=DIR --steps=2000 --seed=0
 
-The tiny CLIP plays the part that OpenAI's plays in VL-LTR: it knows looks and the
-words for them, learned elsewhere, and has never met a class of the embedded set, its
-name or its article. Its pictures are calmer and its words plainer than those of the
-set, so there is something left to learn from long-tailed data, and to forget.
+The tiny CLIP stands for OpenAI's: it knows looks and their words, and has met no class
+of the embedded data set, no name and no article. Its pictures are calmer and its
+captions plainer than those of the set.
 """
 
 import argparse
@@ -50,23 +49,23 @@ Step = Callable[[Any, Any, Batch], tuple[Any, Any, Float[Array, ""]]]
 def training_batch(
     tokenizer: Tokenizer, *, seed: int, step: int, batch_size: int, image_size: int
 ) -> Batch:
-    """Fresh pictures with captions, a function of (seed, step).
+    """Returns new pictures with captions, a function of (seed, step).
 
     Returns:
-        `image` uint8 [B, H, W, 3], `tokens` int32 [B, L] of one caption per picture,
-        `truth` bool [B, B], whether a caption holds for a picture, `looks` int32
-        [B, 7], the value of every attribute, and `mentioned` float32 [B, 7], 1 for
-        those that the caption speaks of.
+      `image` uint8 [B, H, W, 3]; `tokens` int32 [B, L], a caption for each picture;
+      `truth` bool [B, B], True if a caption holds for a picture; `looks` int32 [B, 7],
+      the value of each attribute; `mentioned` float32 [B, 7], 1 for attributes in the
+      caption.
     """
     rng = np.random.default_rng([seed, step])
     looks = [random_looks(rng) for _ in range(batch_size)]
-    images = [render(seen, STUDIO_STYLE, rng, image_size) for seen in looks]
-    captions, mentioned = zip(*(caption(seen, rng) for seen in looks), strict=True)
+    images = [render(look, STUDIO_STYLE, rng, image_size) for look in looks]
+    captions, mentioned = zip(*(caption(look, rng) for look in looks), strict=True)
     return {
         "image": np.stack(images),
         "tokens": trim(tokenizer.encode(captions, CONTEXT_LENGTH)),
         "truth": truth(looks, np.stack(mentioned)),
-        "looks": np.array([_values(seen) for seen in looks], np.int32),
+        "looks": np.array([_values(look) for look in looks], np.int32),
         "mentioned": np.stack(mentioned).astype(np.float32),
     }
 
@@ -81,7 +80,7 @@ def _attribute_loss(
     looks: Int[Array | np.ndarray, "B 7"],
     weights: Float[Array | np.ndarray, "B 7"],
 ) -> Float[Array, ""]:
-    """Cross entropy of each attribute, read off the embedding by a linear head."""
+    """Returns the cross entropy of the attributes, predicted by a linear head."""
     logits = 10.0 * unit(embeddings) @ heads
     splits = np.cumsum([len(values) for values in WORDS.values()])[:-1]
     total = jnp.zeros(())
@@ -104,12 +103,11 @@ def _prefetched(make: Callable[[int], Batch], steps: int) -> Iterator[Batch]:
 
 
 def make_step(config: ClipConfig, optimizer: optax.GradientTransformation) -> Step:
-    """The compiled training step: a symmetric cross entropy and an update.
+    """Returns the compiled training step: CLIP's loss with shared targets.
 
-    CLIP's, but for the targets: all captions that hold for a picture share its target,
-    since short captions hold for many, as texts of a class do in VL-LTR. A linear head
-    that both towers share also names the attributes, pictured or mentioned; without it
-    the towers stay at chance for most of the few minutes they have.
+    All captions that hold for a picture share its target, as texts of a class do in
+    VL-LTR. A linear head of both towers also predicts the attributes. Without it the
+    towers stay at chance for most of the training.
     """
     model = Clip(config)
 
@@ -152,26 +150,25 @@ def train(
     learning_rate: float = 1e-3,
     config: ClipConfig = PRESETS["ViT-tiny"],
 ) -> list[float]:
-    """Trains and writes a Hugging Face CLIP directory, also at every tenth of the way.
+    """Trains, and writes a Hugging Face CLIP directory after every tenth of the steps.
 
     Args:
-        out: directory to write; its tokenizer is the shipped one.
-        steps: number of updates.
-        seed: of parameters, pictures and captions.
-        batch_size: pairs per update, B.
-        learning_rate: peak; warm-up over a twentieth of the steps, then a cosine.
-        config: sizes of the model.
+      out: directory to write, with the shipped tokenizer.
+      steps: number of updates.
+      seed: seed of parameters, pictures and captions.
+      batch_size: pairs of an update, B.
+      learning_rate: peak; warm-up over a twentieth of the steps, then a cosine.
+      config: sizes of the model.
 
     Returns:
-        The loss of every step.
+      The loss of every step.
 
     Raises:
-        ValueError: if `steps` is below 1 or `batch_size` below 2.
+      ValueError: `steps` is below 1 or `batch_size` below 2.
     """
     if steps < 1 or batch_size < 2:
         raise ValueError(
-            f"steps is {steps} and batch_size {batch_size}: training takes at least "
-            "1 step, and a contrast at least 2 pairs"
+            f"steps={steps}, batch_size={batch_size}: take at least 1 and 2"
         )
     merges = read_merges(SHIPPED / "merges.txt")
     write_tokenizer(out, merges, vocab_size=config.text.vocab_size)
@@ -217,7 +214,7 @@ def train(
 
 
 def main() -> None:
-    """Reads the flags and trains."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, help="directory to write")
     parser.add_argument("--steps", type=int, default=2000)
