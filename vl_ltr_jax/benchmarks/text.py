@@ -2,9 +2,9 @@
 
     python -m vl_ltr_jax.benchmarks.text --sentences=1000000
 
-The texts are artificial, with the length and vocabulary of an encyclopaedia. A sample of
-the sentences also goes through OpenAI's tokenizer, which the authors use; the ids must
-be equal. Neither tokenizer remembers words between rounds.
+The texts are artificial, with the length and vocabulary of an encyclopaedia. A sample
+also goes through OpenAI's tokenizer, which the authors use; the ids must be equal.
+Neither tokenizer remembers words between rounds.
 """
 
 import argparse

@@ -4,8 +4,8 @@
 
 NAME is `places_lt` or `inaturalist2018_lt`, built from the authors' files under ROOT.
 Or it is a data set of the catalogue, such as `imagenet_lt` or `cifar100`, with its
-manual downloads under ROOT. DIR/NAME/VERSION appears whole or not at all. The source `tfds`
-reads it. Not in the paper.
+manual downloads under ROOT. DIR/NAME/VERSION appears whole or not at all. The source
+`tfds` reads it. Not in the paper.
 """
 
 import argparse
