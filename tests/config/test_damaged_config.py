@@ -23,6 +23,7 @@ from vl_ltr_jax.config import flags as config_flags
 from vl_ltr_jax.config import settings
 from vl_ltr_jax.run import initial
 from vl_ltr_jax.run import inputs as run_inputs
+from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.stages import pipeline
 from worlds import image_world
@@ -179,5 +180,7 @@ def test_batches_that_do_not_divide_stop_before_any_array(world, tmp_path):
     gc.collect()
     arrays = len(jax.live_arrays())
     with pytest.raises(configs.ConfigError, match="pretrain.global_batch_size=12"):
-        pipeline.run(checked, epath.Path(tmp_path / "run"), run_inputs.read(checked))
+        pipeline.run(
+            Run(checked, epath.Path(tmp_path / "run"), run_inputs.read(checked))
+        )
     assert len(jax.live_arrays()) <= arrays

@@ -99,7 +99,9 @@ def augmentation(case: Case) -> str:
 
 def drops_the_remainder(case: Case) -> bool:
     draws = 2 * case.options.global_batch_size - 1
-    return training.Plan.of(case.options, draws).num_steps == case.options.epochs
+    return (
+        training.Plan.from_section(case.options, draws).num_steps == case.options.epochs
+    )
 
 
 # The same fact in their words and in ours.

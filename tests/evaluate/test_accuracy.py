@@ -34,6 +34,11 @@ def sums_of(scores, labels, batch_size):
     return jax.tree.map(np.asarray, sums)
 
 
+def votes(images, sentences, labels, num_classes, k=5, **options):
+    nearest = evaluate_scores.nearest_sentences(images, sentences, labels, k, **options)
+    return evaluate_scores.knn_votes(*nearest, num_classes)
+
+
 def check(sums, expected, train_counts, prefix=""):
     accuracies = shots.shot_accuracies(
         sums.top1_correct, sums.total, train_counts, "vl_ltr"
@@ -52,8 +57,8 @@ def top(sums, k=1):
     ("name", "alpha"), [("IMNET_LT", 0.2), ("PLACES_LT", 0.2), ("INAT", 0.7)]
 )
 def test_two_branches_match_vl_ltr(name, alpha, batch_size):
-    """Breaks when alpha weighs the language branch, when the padding of the last batch
-    is counted, or when shot accuracies come from the mixture (42.0 becomes 44.0).
+    """Breaks when alpha weighs the language branch, when padding is counted, or when
+    shot accuracies come from the mixture (42.0 becomes 44.0).
     """
     expected = EXPECTED[f"{name}_batch{batch_size}"]
     labels, counts = TWO_BRANCH["labels"], TWO_BRANCH["train_class_count"]
@@ -86,9 +91,8 @@ def test_single_branch_matches_vl_ltr():
 def test_towers_match_vl_ltr(case, texts):
     """Zero-shot, nearest neighbours and text retrieval of the pre-trained towers.
 
-    Breaks when class means are compared at their own length, when ties of votes go to
-    the lowest class, or when a block of sentences forgets the neighbours of earlier
-    ones.
+    Breaks when class means are not of length 1, when ties of votes go to the lowest
+    class, or when a block of sentences forgets earlier neighbours.
     """
     arrays = np.load(GOLDEN / f"pretrain_case{case}.npz")
     expected = PRETRAIN[f"case{case}_{texts}"]
@@ -110,9 +114,7 @@ def test_towers_match_vl_ltr(case, texts):
         check(sums, expected, counts)
 
     def vote(queries, keys, key_labels, k):
-        return evaluate_scores.knn_scores(
-            queries, keys, key_labels, len(counts), k, block_size=16
-        )
+        return votes(queries, keys, key_labels, len(counts), k, block_size=16)
 
     nearest = sums_of(vote(images, sentences, sentence_labels, 1), labels, 50)
     assert top(nearest) == pytest.approx(expected["image_acc1"], rel=1e-6)
@@ -120,8 +122,8 @@ def test_towers_match_vl_ltr(case, texts):
     five = sums_of(vote(images, sentences, sentence_labels, 5), labels, 50)
     assert top(five) == pytest.approx(expected["knn_5"], rel=1e-6)
     check(five, expected, counts, "knn_")
-    found = vote(sentences, images, jnp.asarray(labels, jnp.int32), 1)
-    retrieved = sums_of(found, np.asarray(sentence_labels), 50)
+    scores = vote(sentences, images, jnp.asarray(labels, jnp.int32), 1)
+    retrieved = sums_of(scores, np.asarray(sentence_labels), 50)
     assert top(retrieved) == pytest.approx(expected["text_acc1"], rel=1e-6)
 
 
@@ -149,9 +151,8 @@ def test_votes_tie_towards_the_most_similar_sentence():
     sentences = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
     labels = jnp.array([2, 0, 0, 2, 1, 3])
     for block_size in (4, 100):
-        scores = evaluate_scores.knn_scores(
-            jnp.array([[2.0, 0.0]]), sentences, labels, 4, block_size=block_size
-        )
+        image = jnp.array([[2.0, 0.0]])
+        scores = votes(image, sentences, labels, 4, block_size=block_size)
         assert jnp.argsort(-scores[0]).tolist() == [2, 0, 1, 3]
         assert jnp.floor(scores[0]).tolist() == [2.0, 1.0, 2.0, 0.0]
 
@@ -167,14 +168,13 @@ def test_class_without_sentences_scores_zero():
     ("num_sentences", "k", "block_size"),
     [(1, 5, 8192), (3, 5, 2), (37, 5, 16), (100, 7, 48), (100, 5, 7), (64, 5, 64)],
 )
-def test_neighbours_found_in_blocks_and_groups_are_those_of_a_sort(
+def test_neighbours_by_blocks_and_groups_are_those_of_a_sort(
     num_sentences, k, block_size
 ):
-    """Equal cosines included: many sentences stand twice, some are padding.
+    """Many sentences stand twice, some are padding.
 
-    Breaks when a block that begins early counts a sentence twice, when a group's
-    maximum decides between groups by another order than the sentences', or when what
-    is masked keeps its class.
+    Breaks when a block that begins early counts a sentence twice, when groups of equal
+    maximum lose the sentences' order, or when padding keeps its class.
     """
     rng = np.random.default_rng(num_sentences)
     different = rng.standard_normal((num_sentences // 2 + 1, 6), np.float32)
@@ -202,7 +202,7 @@ def test_an_embedding_that_is_not_a_number_is_no_prediction():
     """Breaks when votes forget the cosines they come from."""
     images = jnp.eye(3, 4).at[1].set(jnp.nan)
     labels = jnp.arange(3)
-    votes = evaluate_scores.knn_scores(images, jnp.eye(3, 4), labels, 3, 2)
-    none = accuracy.AccuracySums.zeros(3)
-    sums = accuracy.update(none, votes, labels, jnp.ones(3, bool))
+    scores = votes(images, jnp.eye(3, 4), labels, 3, 2)
+    empty = accuracy.AccuracySums.zeros(3)
+    sums = accuracy.update(empty, scores, labels, jnp.ones(3, bool))
     assert sums.invalid.tolist() == [0, 1, 0]

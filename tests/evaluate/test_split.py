@@ -20,4 +20,4 @@ def test_scores_that_are_not_finite_are_refused_with_their_head():
     }
     count = split.make_count(scores, 3)
     with pytest.raises(split.NonFiniteScoreError, match="3 of 7 images .* 'lgr'"):
-        split.evaluate_split(count, {}, [batch], meshes.make_mesh())
+        split.evaluate_split(count, split.Frozen({}), [batch], meshes.make_mesh())

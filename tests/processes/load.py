@@ -106,11 +106,9 @@ class Evaluation:
             "sentence_labels": inputs.corpus.labels,
             "class_texts": run.class_texts(sentences),
         }
-        frozen = {
-            "towers": towers,
-            "anchors": {},
-            **{name: run.replicate(array) for name, array in texts.items()},
-        }
+        frozen = split.Frozen(
+            towers, **{name: run.replicate(array) for name, array in texts.items()}
+        )
         batches = run.eval_batches(inputs.data.val, "evaluate")
         sums, _ = split.evaluate_split(self._count, frozen, batches, run.mesh)
         return {
@@ -140,13 +138,12 @@ def measure(
         endless = dataclasses.replace(config.pretrain, epochs=_ENDLESS)
         saving = dataclasses.replace(config.log, checkpoint_every_steps=interval)
         config = dataclasses.replace(config, pretrain=endless, log=saving)
-        mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-        run = Run(config, workdir, run_inputs.read(config), mesh)
+        run = Run(config, workdir, run_inputs.read(config))
         watched = _Watched(run, meter, times)
         with contextlib.suppress(_Enough):
-            stage.train(
-                pretrain.pretraining(run), mesh, config, watched.evaluate, interval
-            )
+            job = _WatchedJob(**vars(pretrain.pretraining(run)))
+            job.watch(watched, interval)
+            stage.train(job, run.mesh, config)
     return [sample for sample in meter.samples if sample.seconds >= watched.warm_at]
 
 
@@ -177,6 +174,33 @@ class _Interval(int):
         return int(step != self._step)
 
 
+class _WatchedJob(stage.Job):
+    """A job that evaluates between its steps."""
+
+    def watch(self, watched: "_Watched", interval: int) -> None:
+        """Sets what evaluates, and how often."""
+        object.__setattr__(self, "_watched", (watched, interval))
+
+    def compiled(self, *arguments: Any) -> Any:
+        step = super().compiled(*arguments)
+        return _WatchedStep(step, *self._watched)  # type: ignore[attr-defined]
+
+
+class _WatchedStep:
+    """A compiled step that evaluates the state it gets, when that is due."""
+
+    def __init__(self, step: Any, watched: "_Watched", interval: int) -> None:
+        self._step, self._watched, self._interval = step, watched, interval
+        self._number, self.rates = 0, step.rates
+
+    def __call__(self, state: Any, batch: Any) -> Any:
+        if self._number and self._number % self._interval == 0:
+            with jax.transfer_guard("allow"):
+                self._watched.evaluate(state, self._number)
+        self._number += 1
+        return self._step(state, batch)
+
+
 class _Watched:
     """An evaluation that counts itself, and ends training when the time is up."""
 
@@ -186,8 +210,8 @@ class _Watched:
         plan = head_training.plan_of(run, run.config.pretrain)
         self._epoch = plan.num_steps // run.config.pretrain.epochs  # in steps
 
-    def evaluate(self, state: Any, step: int) -> dict[str, float]:
-        found = self._evaluation(state, step)
+    def evaluate(self, state: Any, step: int) -> None:
+        self._evaluation(state, step)
         self._meter.evaluations += 1
         now = self._meter.seconds()
         held = self._meter.rest()
@@ -201,7 +225,6 @@ class _Watched:
             self.warm_at = min(self.warm_at, now)
         if now >= self.warm_at + self._times.measured:
             raise _Enough
-        return found
 
 
 def run(argv: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from vl_ltr_jax.checkpoint.restore import load_params  # noqa: E402
 from vl_ltr_jax.logs.event_files import Logs  # noqa: E402
 from vl_ltr_jax.runtime import mesh as meshes  # noqa: E402
 from vl_ltr_jax.train.loop import train  # noqa: E402
+from vl_ltr_jax.train.metrics import Span  # noqa: E402
 from worlds import loop_world  # noqa: E402
 
 
@@ -52,12 +53,9 @@ with (
         state,
         jax.jit(loop_world.step_fn, donate_argnums=0),
         batches(mesh, first_step),
-        first_step=first_step,
-        num_steps=int(num_steps),
+        Span(first_step, int(num_steps), 8, 1),
         checkpoints=checkpoints,
         logs=logs,
-        log_every_steps=1,
-        images_per_step=8,
     )
 kernel = meshes.to_host(state.params)["kernel"]
 saved = load_params(f"{directory}/checkpoints")["params"]["kernel"]

@@ -1,4 +1,4 @@
-"""The whole road on a small data set, by the function that the main job calls."""
+"""All stages on a small data set, by the functions of the main job."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ from worlds.image_world import run
 
 @pytest.fixture(scope="module")
 def listened():
-    """Sockets that the run below has listened on."""
+    """Sockets that the run of `finished` listens on."""
     return set()
 
 
@@ -46,8 +46,8 @@ def test_a_run_keeps_secrets_and_listens_to_nobody(finished, listened):
 def test_results_have_the_documented_shape(finished):
     _, workdir, results = finished
     assert json.loads((workdir / "results.json").read_text()) == results
-    known = {"test", "val", "predicted_by", "data", "anchors", "cost", "versions"}
-    assert results.keys() == known
+    keys = {"test", "val", "predicted_by", "data", "anchors", "cost", "versions"}
+    assert results.keys() == keys
     for split in ("test", "val"):
         assert results[split].keys() == {"lgr", "knn", "zero_shot"}
         for head in results[split].values():
@@ -81,7 +81,7 @@ def test_the_report_is_the_papers_table(finished):
     assert f"| VL-LTR (LGR) | ViT-tiny | {top1:.1f} | - |" in text
 
 
-def test_event_files_tell_speed_operations_and_accuracies(finished):
+def test_event_files_have_speed_operations_and_accuracies(finished):
     _, workdir, results = finished
     for stage in ("pretrain", "finetune"):
         curves = read_scalars(workdir / stage)
@@ -89,14 +89,14 @@ def test_event_files_tell_speed_operations_and_accuracies(finished):
         assert steps[-1] == 12 and (rates > 0).all()
         assert curves.keys() >= {"loss/total", "step_time/data_ms"}
     top1 = results["test"]["lgr"]["top1"]
-    (told,) = read_scalars(workdir / "evaluate" / "result")["accuracy/top1"][1]
-    assert told == pytest.approx(top1)
+    (logged,) = read_scalars(workdir / "evaluate" / "result")["accuracy/top1"][1]
+    assert logged == pytest.approx(top1)
 
 
 def test_finished_stages_are_skipped(finished, monkeypatch):
     root, workdir, results = finished
 
-    def fail(this):
+    def fail(run):
         raise AssertionError("a finished stage ran again")
 
     monkeypatch.setattr(pipeline, "STAGES", dict.fromkeys(pipeline.STAGES, fail))
@@ -110,39 +110,39 @@ def test_a_changed_configuration_is_refused_by_key(finished):
     config = image_world.configure(root)
     config.pretrain.learning_rate = 5e-5
     config.finetune.epochs = 4
-    with pytest.raises(ArtifactError) as raised:
+    with pytest.raises(ArtifactError, match="pretrain.learning_rate"):
         run(config, workdir)
-    assert "pretrain.learning_rate: 0.0001 then, 5e-05 now" in str(raised.value)
     config.pretrain.learning_rate = 1e-4
-    with pytest.raises(ArtifactError, match="'finetune'.*\n.*finetune.epochs"):
+    with pytest.raises(ArtifactError, match="finetune.epochs"):
         run(config, workdir)
 
 
-def test_what_changes_speed_only_is_not_refused(finished):
+def test_keys_of_speed_may_change(finished):
     root, workdir, results = finished
-    config = image_world.configure(root)
-    config.data.num_threads = 1
-    config.data.num_workers = 1
-    config.data.bad_image_limit = 0.5
-    config.data.cache = ""
-    config.log.every_steps = 7
+    config = image_world.change(
+        image_world.configure(root),
+        data__num_threads=1,
+        data__num_workers=1,
+        data__bad_image_limit=0.5,
+        data__cache="",
+        log__every_steps=7,
+    )
     assert run(config, workdir)["test"] == results["test"]
 
 
-def test_a_key_that_did_not_exist_then_counts_as_its_default(finished, tmp_path):
-    """Breaks when an older workdir is refused for what it could not know."""
+def test_a_key_that_settings_lack_counts_as_its_default(finished, tmp_path):
     root, workdir, results = finished
     copy = tmp_path / "older"
     shutil.copytree(workdir, copy)
     for stage in ("finetune", "evaluate"):
         path = copy / stage / "settings.json"
-        kept = json.loads(path.read_text())
-        del kept["finetune.feature_views"]
-        path.write_text(json.dumps(kept))
+        keys = json.loads(path.read_text())
+        del keys["finetune.feature_views"]
+        path.write_text(json.dumps(keys))
     config = image_world.configure(root)
     assert run(config, copy)["test"] == results["test"]
     config.finetune.feature_views = 1
-    with pytest.raises(ArtifactError, match="feature_views: 0 then, 1 now"):
+    with pytest.raises(ArtifactError, match="feature_views"):
         run(config, copy)
 
 
@@ -152,14 +152,13 @@ def test_changed_inputs_are_refused(finished, tmp_path):
     before = text.read_text()
     text.write_text(before + "It was drawn in 1802.\n")
     try:
-        told = r"inputs \(lists, .*\): '.*' then, '.*' now"
-        with pytest.raises(ArtifactError, match=told):
+        with pytest.raises(ArtifactError, match="inputs"):
             run(image_world.configure(root), workdir)
     finally:
         text.write_text(before)
 
 
-def test_pretraining_moves_the_towers_and_finetuning_leaves_them(finished):
+def test_pretraining_moves_the_towers_and_finetuning_does_not(finished):
     root, workdir, _ = finished
     config = configs.from_config_dict(image_world.configure(root))
     before = run_inputs.read(config).clip["params"]["visual"]
@@ -173,13 +172,16 @@ def test_pretraining_moves_the_towers_and_finetuning_leaves_them(finished):
 
 
 def test_the_baseline_runs_by_configuration_alone(finished, tmp_path):
-    config = image_world.configure(finished[0])
-    config.pretrain.epochs = 0
-    config.finetune.head = "fc"
-    config.finetune.train_image_tower = True
-    config.finetune.mixup_alpha, config.finetune.cutmix_alpha = 0.8, 1.0
-    config.evaluate.knn = False
-    config.evaluate.zero_shot = False
+    config = image_world.change(
+        image_world.configure(finished[0]),
+        pretrain__epochs=0,
+        finetune__head="fc",
+        finetune__train_image_tower=True,
+        finetune__mixup_alpha=0.8,
+        finetune__cutmix_alpha=1.0,
+        evaluate__knn=False,
+        evaluate__zero_shot=False,
+    )
     results = run(config, tmp_path)
     assert results["test"].keys() == {"fc"}
     assert results["cost"]["images_seen"] == 3 * 4 * 8
@@ -199,32 +201,32 @@ def test_zero_shot_alone_trains_nothing(finished, tmp_path):
 def test_a_workdir_that_cannot_be_written_is_named(finished, tmp_path):
     # Root may write anywhere, but nobody makes a directory under a file.
     (tmp_path / "file").write_text("")
-    with pytest.raises(WorkdirError, match="file/run cannot be written"):
+    with pytest.raises(WorkdirError, match="file/run"):
         run(image_world.configure(finished[0]), tmp_path / "file" / "run")
 
 
 @pytest.fixture(scope="module")
-def left_for_pytorch(finished, tmp_path_factory):
+def exported(finished, tmp_path_factory):
     """The finished run under every family of names."""
     _, workdir, _ = finished
     out = tmp_path_factory.mktemp("out")
     for family in ("hf", "openai", "vl_ltr"):
-        made = str(out / family)
-        export.main(["--workdir", str(workdir), "--to", family, "--out", made])
+        arguments = ["--to", family, "--out", str(out / family)]
+        export.main(["--workdir", str(workdir), *arguments])
     return out
 
 
 @pytest.mark.parametrize("form", ["safetensors", "pth"])
 def test_an_lgr_checkpoint_is_evaluated_without_training(
-    finished, left_for_pytorch, tmp_path, form, capsys
+    finished, exported, tmp_path, form, capsys
 ):
-    """The run's own LGR, out under the authors' names and in again: the same figures.
+    """The run's own LGR under the authors' names has the same accuracies.
 
-    Breaks if the head's matrices are transposed on one way only, if padding is lost,
-    or if the image tower is not the fine-tuned one.
+    Breaks if the head's matrices are transposed only once, if padding is lost, or if
+    the image tower is not the fine-tuned one.
     """
     root, _, results = finished
-    path = left_for_pytorch / "vl_ltr" / convert.LGR_FILE
+    path = exported / "vl_ltr" / convert.LGR_FILE
     if form == "pth":
         state = {name: torch.from_numpy(a) for name, a in load_file(path).items()}
         path = tmp_path / "checkpoint.pth"
@@ -232,74 +234,71 @@ def test_an_lgr_checkpoint_is_evaluated_without_training(
     config = image_world.configure(root)
     config.init.vl_ltr = str(path)
     config.init.clip = config.init.tokenizer = ""
-    found = run(config, tmp_path / "run")
+    again = run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "pretrain").exists()
     for split in ("test", "val"):
-        assert found[split].keys() == {"lgr"}
-        assert found[split]["lgr"] == results[split]["lgr"]
-    assert found["cost"]["images_seen"] == 0
+        assert again[split] == {"lgr": results[split]["lgr"]}
+    assert again["cost"]["images_seen"] == 0
     assert export.main(["--workdir", str(tmp_path / "run"), "--to=hf"]) == 2
     assert "no text tower" in capsys.readouterr().err
 
 
-def test_a_cvlp_checkpoint_is_evaluated_without_training(
-    finished, left_for_pytorch, tmp_path
-):
+def test_a_cvlp_checkpoint_is_evaluated_without_training(finished, exported, tmp_path):
     root, _, results = finished
     config = image_world.configure(root)
     openai = tmp_path / "open_clip_model.safetensors"
-    shutil.copy(left_for_pytorch / "openai" / openai.name, openai)
+    shutil.copy(exported / "openai" / openai.name, openai)
     config.init.vl_ltr = str(openai)
     config.init.clip = ""
     config.init.tokenizer = ""
-    with pytest.raises(initial.InputError, match="is a CVLP.*set init.tokenizer"):
+    with pytest.raises(initial.InputError, match="init.tokenizer"):
         run(config, tmp_path / "no_vocabulary")
     config.init.tokenizer = "tiny_clip"
-    found = run(config, tmp_path / "run")
-    assert found["test"].keys() == {"knn", "zero_shot"}
-    assert found["test"] == {name: results["test"][name] for name in found["test"]}
+    again = run(config, tmp_path / "run")
+    assert again["test"] == {name: results["test"][name] for name in again["test"]}
+    assert again["test"].keys() == {"knn", "zero_shot"}
     out = tmp_path / "out"
     export.main(["--workdir", str(tmp_path / "run"), "--to=openai", f"--out={out}"])
-    wanted, again = load_file(openai), load_file(out / openai.name)
-    assert again.keys() == wanted.keys()
-    for name, tensor in again.items():
-        np.testing.assert_array_equal(tensor, wanted[name])
+    expected, tensors = load_file(openai), load_file(out / openai.name)
+    assert tensors.keys() == expected.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(tensor, expected[name])
 
 
-def test_a_trained_tower_opens_in_transformers(finished, left_for_pytorch):
+def test_a_trained_tower_opens_in_transformers(finished, exported):
     from transformers import CLIPModel, CLIPTokenizer
 
     _, workdir, _ = finished
     towers = restore.load_params(workdir / "pretrain" / "checkpoints")["params"]
-    model = CLIPModel.from_pretrained(left_for_pytorch / "hf")
+    model = CLIPModel.from_pretrained(exported / "hf")
     np.testing.assert_array_equal(
         model.visual_projection.weight.detach(), towers["visual"]["proj"]["kernel"].T
     )
     assert model.config.vision_config.image_size == 16
-    assert CLIPTokenizer.from_pretrained(left_for_pytorch / "hf").model_max_length == 77
+    assert CLIPTokenizer.from_pretrained(exported / "hf").model_max_length == 77
 
 
-def test_an_lgr_of_other_classes_is_refused(finished, left_for_pytorch, tmp_path):
+def test_an_lgr_of_other_classes_is_refused(finished, exported, tmp_path):
     root, _, _ = finished
-    tensors = load_file(left_for_pytorch / "vl_ltr" / convert.LGR_FILE)
+    tensors = load_file(exported / "vl_ltr" / convert.LGR_FILE)
     for name in ("text_embeddings", "text_block.visual_fc.2.weight"):
         tensors[name] = tensors[name][:2]
     tensors["text_block.visual_fc.2.bias"] = tensors["text_block.visual_fc.2.bias"][:2]
     save_file(tensors, tmp_path / "lgr.safetensors")
     config = image_world.configure(root)
     config.init.vl_ltr = str(tmp_path / "lgr.safetensors")
-    with pytest.raises(initial.InputError, match="2 classes, but 'world' has 3"):
+    with pytest.raises(initial.InputError, match="init.vl_ltr"):
         run_inputs.read(configs.from_config_dict(config))
     config.init.vl_ltr = str(tmp_path / "gone.pth")
-    with pytest.raises(configs.ConfigError, match="init.vl_ltr: no file"):
+    with pytest.raises(configs.ConfigError, match="init.vl_ltr"):
         configs.from_config_dict(config)
 
 
-def test_exporting_what_is_not_there(finished, tmp_path, capsys):
+def test_export_refuses_a_missing_run_and_a_used_directory(finished, tmp_path, capsys):
     _, workdir, _ = finished
     for arguments, words in (
-        (["--workdir", str(tmp_path)], "config.json cannot be read"),
-        (["--workdir", str(workdir), "--out", str(workdir)], "is in use"),
+        (["--workdir", str(tmp_path)], "config.json"),
+        (["--workdir", str(workdir), "--out", str(workdir)], str(workdir)),
     ):
         assert export.main([*arguments, "--to", "hf"]) == 2
         assert words in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The frozen CLIP's sentences are embedded once, and its text tower never steps."""
+"""The frozen CLIP embeds each sentence once, outside the step."""
 
 import dataclasses
 
@@ -10,7 +10,6 @@ from etils import epath
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.run import Run
-from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.stages import pretrain
 from worlds import image_world
 
@@ -19,16 +18,11 @@ from worlds import image_world
 def run(tmp_path):
     root = image_world.write(tmp_path / "world")
     config = configs.from_config_dict(image_world.configure(root))
-    return Run(
-        config,
-        epath.Path(tmp_path / "run"),
-        run_inputs.read(config),
-        meshes.make_mesh(),
-    )
+    return Run(config, epath.Path(tmp_path / "run"), run_inputs.read(config))
 
 
 def counted(run, monkeypatch):
-    """How often the corpus is embedded from here on."""
+    """Returns a list that grows with each embedding of the corpus."""
     calls, embed = [], run.embed_sentences
 
     def count(variables, what):
@@ -40,8 +34,8 @@ def counted(run, monkeypatch):
 
 
 def test_the_corpus_is_embedded_once_for_each_tower_and_text(run, monkeypatch):
-    """Breaks if a restart, which pays for it in every process, embeds again; or if
-    other weights or sentences find the embeddings of these."""
+    """Breaks if a restart embeds again, or if other weights or sentences get the
+    embeddings of these."""
     calls = counted(run, monkeypatch)
     clip = run.initial_towers()
     first = pretrain.sentence_embeddings(run, clip)
@@ -50,9 +44,8 @@ def test_the_corpus_is_embedded_once_for_each_tower_and_text(run, monkeypatch):
     np.testing.assert_array_equal(first, again)
 
     other = jax.tree.map(lambda leaf: leaf, clip)
-    other["params"]["text"]["ln_final"]["bias"] = (
-        clip["params"]["text"]["ln_final"]["bias"] + 1
-    )
+    norm = other["params"]["text"]["ln_final"]
+    norm["bias"] = norm["bias"] + 1
     assert not np.array_equal(pretrain.sentence_embeddings(run, other), first)
     changed = run.inputs.tokens.copy()
     changed[0, 1] += 1
@@ -62,7 +55,7 @@ def test_the_corpus_is_embedded_once_for_each_tower_and_text(run, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "other shape", "no array"])
-def test_damaged_embeddings_are_made_again(run, monkeypatch, capsys, damage):
+def test_damaged_embeddings_are_replaced(run, monkeypatch, capsys, damage):
     calls = counted(run, monkeypatch)
     clip = run.initial_towers()
     first = np.array(pretrain.sentence_embeddings(run, clip))
@@ -77,12 +70,12 @@ def test_damaged_embeddings_are_made_again(run, monkeypatch, capsys, damage):
     capsys.readouterr()
     np.testing.assert_array_equal(pretrain.sentence_embeddings(run, clip), first)
     assert len(calls) == 2
-    assert f"{path} is made again: " in capsys.readouterr().err
+    assert str(path) in capsys.readouterr().err
 
 
-def test_the_step_gets_a_table_over_all_devices_and_no_text_tower(run):
-    frozen = pretrain.frozen(run)
-    assert frozen["towers"]["params"].keys() == {"visual", "logit_scale"}
+def test_the_teacher_is_a_table_over_all_devices_and_no_text_tower(run):
+    teacher = pretrain.teacher(run)
+    assert teacher.towers["params"].keys() == {"visual", "logit_scale"}
     rows = -(-len(run.inputs.tokens) // 8)
-    shapes = {shard.data.shape for shard in frozen["texts"].addressable_shards}
+    shapes = {shard.data.shape for shard in teacher.texts.addressable_shards}
     assert shapes == {(rows, run.inputs.clip_config.embed_dim)}

@@ -29,7 +29,7 @@ def test_images_that_crt_and_lws_see_on_the_benchmarks(file, method):
     path = GOLDEN / "class_counts" / f"{file}.json"
     assert sum(json.loads(path.read_text())) == IMAGES[file]
     options = resolved(file, method=method).classifier
-    plan = stage.Plan.of(options, IMAGES[file])
+    plan = stage.Plan.from_section(options, IMAGES[file])
     epochs, batch_size = CLASSIFIER_EPOCHS[file][method], options.global_batch_size
     assert options.sampling == "class_aware"
     assert plan.num_steps == epochs * (IMAGES[file] // batch_size)
@@ -58,5 +58,5 @@ def test_the_epochs_of_lws_can_be_changed():
 
 def test_an_epoch_has_a_step_at_least():
     options = settings.Classifier(epochs=3, global_batch_size=512)
-    assert stage.Plan.of(options, 1023).num_steps == 3
-    assert stage.Plan.of(options, 60).num_steps == 3
+    assert stage.Plan.from_section(options, 1023).num_steps == 3
+    assert stage.Plan.from_section(options, 60).num_steps == 3

@@ -53,7 +53,7 @@ def make_run(config, workdir):
 def run_all(config, workdir):
     workdir, inputs = epath.Path(workdir), run_inputs.read(config)
     pipeline.check(config, workdir, inputs)
-    results = pipeline.run(config, workdir, inputs)
+    results = pipeline.run(Run(config, workdir, inputs))
     run = Run(config, workdir, inputs, meshes.make_mesh())
     report.write(run, results, with_page=False)
     return results

@@ -25,19 +25,19 @@ def on_one_device():
     return everything(meshes.make_mesh(devices=jax.devices()[:1]))
 
 
-def compare(found):
+def compare(actual):
     expected = on_one_device()
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
         if name.endswith("/loss"):
-            np.testing.assert_allclose(found[name], value, rtol=1e-6)
+            np.testing.assert_allclose(actual[name], value, rtol=1e-6)
         elif np.issubdtype(value.dtype, np.floating):
-            close(found[name], value, 1e-5)
+            close(actual[name], value, 1e-5)
         else:
-            np.testing.assert_array_equal(found[name], value, err_msg=name)
+            np.testing.assert_array_equal(actual[name], value, err_msg=name)
 
 
-def test_what_is_compared_says_something():
+def test_the_expected_numbers_are_no_extremes():
     expected = on_one_device()
     close(expected["rows/loss"], expected["streaming/loss"], 1e-6)
     assert expected["padding"].any() and not expected["padding"].all()
@@ -54,8 +54,8 @@ def test_any_mesh_gives_the_numbers_of_one_device(shape):
     compare(everything(meshes.make_mesh(*shape, devices=devices)))
 
 
-def test_so_do_two_processes_of_four_devices(tmp_path):
-    """Breaks if a process answers for rows that another has read."""
+def test_two_processes_give_the_numbers_of_one_device(tmp_path):
+    """Breaks if a process answers for rows that the other process has read."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -75,16 +75,16 @@ def test_so_do_two_processes_of_four_devices(tmp_path):
         for index in range(2)
     ]
     try:
-        said = [process.communicate(timeout=600)[1] for process in processes]
+        errors = [process.communicate(timeout=600)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], said
+    assert [process.returncode for process in processes] == [0, 0], errors
     for index in range(2):
         compare(dict(np.load(tmp_path / f"{index}.npz")))
 
 
-def test_embeddings_are_float32_whatever_they_were_computed_in():
+def test_embeddings_are_float32_for_every_compute_dtype():
     """Breaks when bfloat16 reaches an artifact: a .npy of it cannot be read back."""
     narrow = jax.jit(lambda pixels: pixels.mean((1, 2)).astype(jnp.bfloat16))
     images, _ = embedding.embed_images(narrow, batches(draw()), meshes.make_mesh())

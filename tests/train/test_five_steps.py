@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 from safetensors.numpy import load_file
 
 from vl_ltr_jax.config.settings import Pretrain
@@ -17,39 +18,34 @@ from vl_ltr_jax.models.port import names
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.train import finetune, optim, pretrain
 from vl_ltr_jax.train import state as train_state
+from vl_ltr_jax.train.embedder import Embedder
 from worlds.clip_oracle import tiny_clip
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "train5"
 ONE_DEVICE = meshes.make_mesh(devices=jax.devices()[:1])
 
 
-def keep(key, images, rows):
+def unchanged(key, images, rows):
     return images
 
 
 def vit(sizes, text):
-    width, patch = sizes["vision_width"], sizes["vision_patch_size"]
-    vision = VisionConfig(
-        "vit",
-        sizes["image_resolution"],
-        width,
-        sizes["vision_layers"],
-        width // 64,
-        patch,
-    )
+    width, layers = sizes["vision_width"], sizes["vision_layers"]
+    size, patch = sizes["image_resolution"], sizes["vision_patch_size"]
+    vision = VisionConfig("vit", size, width, layers, width // 64, patch)
     return ClipConfig(vision, text, sizes["embed_dim"])
 
 
 def check_parameters(golden, ours):
-    """Ends agree to 2e-6, a hundredth of what five steps of the smallest rate move.
+    """Compares to 2e-6, a hundredth of five steps at the smallest rate.
 
-    AdamW divides by the root of the second moment: where a gradient is rounding noise
-    an update has an arbitrary sign. Those entries, attention key biases, are left out.
+    AdamW divides by the root of the second moment, so an update by rounding noise has
+    an arbitrary sign. Attention key biases, which have such gradients, are left out.
     """
     for key in (key for key in golden if key.startswith("final/")):
         name = key.removeprefix("final/")
         if name == "text_block.attn.norm1k.bias":
-            continue  # ours has none: its gradient is zero
+            continue  # its gradient is zero, so our head lacks it
         difference = np.abs(ours[name] - golden[key])
         if name.endswith("in_proj_bias"):
             third = len(difference) // 3
@@ -63,17 +59,11 @@ def test_pretraining_follows_the_authors_for_five_steps(rate):
     out, if the teacher uses the student's scale, or if AdamW's epsilon moves."""
     golden = dict(np.load(GOLDEN / f"cvlp_vit_lr{rate}.npz"))
     images = np.load(GOLDEN / "cvlp_vit_lr1e-3.npz")
-    sizes = json.loads((GOLDEN / f"cvlp_vit_lr{rate}.json").read_text())[
-        "teacher_config"
-    ]
+    facts = json.loads((GOLDEN / f"cvlp_vit_lr{rate}.json").read_text())
+    sizes = facts["teacher_config"]
     tiny = tiny_clip("vit")
-    text = TextConfig(
-        sizes["transformer_width"],
-        sizes["transformer_layers"],
-        sizes["transformer_heads"],
-        sizes["context_length"],
-        sizes["vocab_size"],
-    )
+    keys = ("transformer_width", "transformer_layers", "transformer_heads")
+    text = TextConfig(*map(sizes.get, (*keys, "context_length", "vocab_size")))
     teacher_config = vit(sizes, text)
     teacher = jax.tree.map(
         jnp.asarray,
@@ -85,18 +75,8 @@ def test_pretraining_follows_the_authors_for_five_steps(rate):
     )
     schedule = optax.constant_schedule(float(rate))
     optimizer = optim.make_optimizer(params, schedule=schedule, weight_decay=0.05)
-    step = jax.jit(
-        pretrain.make_step(
-            student,
-            optimizer,
-            schedule,
-            keep,
-            Pretrain(),
-            0,
-            ONE_DEVICE,
-            teacher_model=teacher_model,
-        )
-    )
+    embedder = Embedder(student, unchanged, 0, ONE_DEVICE, teacher_model=teacher_model)
+    step = jax.jit(pretrain.make_step(embedder, optimizer, schedule, Pretrain()))
     state = train_state.create(params, optimizer)
     for index in range(5):
         tokens = jnp.asarray(golden[f"step{index}/tokens"], jnp.int32)
@@ -107,7 +87,7 @@ def test_pretraining_follows_the_authors_for_five_steps(rate):
             "sentence_id": jnp.arange(len(tokens)),
         }
         texts = teacher_model.apply(teacher, tokens, method="encode_text")
-        state, metrics = step({"towers": teacher, "texts": texts}, state, batch)
+        state, metrics = step(pretrain.Teacher(teacher, texts), state, batch)
         assert metrics["loss/total"] == pytest.approx(golden["loss"][index], rel=1e-4)
         assert metrics["loss/distillation"] == pytest.approx(
             golden["distill_loss"][index], rel=1e-4
@@ -116,42 +96,34 @@ def test_pretraining_follows_the_authors_for_five_steps(rate):
     check_parameters(golden, ours)
 
 
-def head_params(state):
-    def block(name):
-        return jnp.asarray(state[f"text_block.{name}"])
+# Our parameter of the head, the authors' name, and whether a kernel is transposed.
+HEAD = (
+    (("norm1q", "scale"), "attn.norm1q.weight", False),
+    (("norm1q", "bias"), "attn.norm1q.bias", False),
+    (("norm1k",), "attn.norm1k.weight", False),
+    (("wq",), "attn.wq.weight", True),
+    (("wk",), "attn.wk.weight", True),
+    (("visual_fc", "fc1", "kernel"), "visual_fc.0.weight", True),
+    (("visual_fc", "fc1", "bias"), "visual_fc.0.bias", False),
+    (("visual_fc", "fc2", "kernel"), "visual_fc.2.weight", True),
+    (("visual_fc", "fc2", "bias"), "visual_fc.2.bias", False),
+)
 
-    return {
-        "norm1q": {
-            "scale": block("attn.norm1q.weight"),
-            "bias": block("attn.norm1q.bias"),
-        },
-        "norm1k": block("attn.norm1k.weight"),
-        "wq": block("attn.wq.weight").T,
-        "wk": block("attn.wk.weight").T,
-        "visual_fc": {
-            ours: {
-                "kernel": block(f"visual_fc.{theirs}.weight").T,
-                "bias": block(f"visual_fc.{theirs}.bias"),
-            }
-            for ours, theirs in (("fc1", 0), ("fc2", 2))
-        },
-    }
+
+def head_params(state):
+    arrays = {}
+    for path, name, transposed in HEAD:
+        array = jnp.asarray(state[f"text_block.{name}"])
+        arrays[path] = array.T if transposed else array
+    return traverse_util.unflatten_dict(arrays)
 
 
 def authors_names(params):
-    visual = params["visual_fc"]
-    named = {
-        "attn.norm1q.weight": params["norm1q"]["scale"],
-        "attn.norm1q.bias": params["norm1q"]["bias"],
-        "attn.norm1k.weight": params["norm1k"],
-        "attn.wq.weight": params["wq"].T,
-        "attn.wk.weight": params["wk"].T,
-        "visual_fc.0.weight": visual["fc1"]["kernel"].T,
-        "visual_fc.0.bias": visual["fc1"]["bias"],
-        "visual_fc.2.weight": visual["fc2"]["kernel"].T,
-        "visual_fc.2.bias": visual["fc2"]["bias"],
+    arrays = traverse_util.flatten_dict(params)
+    return {
+        f"text_block.{name}": np.asarray(arrays[path].T if transposed else arrays[path])
+        for path, name, transposed in HEAD
     }
-    return {f"text_block.{name}": np.asarray(a) for name, a in named.items()}
 
 
 @pytest.mark.parametrize("case", ["lgr_hard", "lgr_soft", "lgr_v_detach_img_grad"])
@@ -182,14 +154,11 @@ def test_finetuning_follows_the_authors_for_five_steps(case):
         detach_norm=sizes["v_detach"],
     )
     embeddings = jnp.asarray(start["text_embeddings"])
-    frozen = {
-        "towers": towers,
-        "anchors": {
-            "embeddings": embeddings,
-            "padding": jnp.asarray(golden["text_padding_mask"]),
-            "constants": lgr.anchor_constants(embeddings),
-        },
-    }
+    anchors = finetune.PlacedAnchors(
+        embeddings,
+        jnp.asarray(golden["text_padding_mask"]),
+        lgr.anchor_constants(embeddings),
+    )
     params = {"head": head_params(start)}
     if sizes["img_grad"]:
         params["visual"] = towers["params"]["visual"]
@@ -204,9 +173,8 @@ def test_finetuning_follows_the_authors_for_five_steps(case):
     def mix(key, images, targets):
         return images, targets
 
-    step = jax.jit(
-        finetune.make_step(model, head, optimizer, {}, keep, mix, 0, ONE_DEVICE)
-    )
+    embedder = Embedder(model, unchanged, 0, ONE_DEVICE)
+    step = jax.jit(finetune.make_step(embedder, head, optimizer, {}, mix))
     state = train_state.create(params, optimizer)
     for index in range(5):
         targets = jnp.asarray(golden[f"step{index}/targets"])
@@ -214,6 +182,7 @@ def test_finetuning_follows_the_authors_for_five_steps(case):
             targets = jax.nn.one_hot(targets, sizes["C"])
         pixels = images[f"step{index}/images"].transpose(0, 2, 3, 1)
         batch = {"image": jnp.asarray(pixels), "label": targets}
+        frozen = finetune.Frozen(towers, anchors)
         state, metrics = step(frozen, state, batch)
         for branch, name in (("visual", "loss0"), ("language", "loss1")):
             assert metrics[f"loss/{branch}"] == pytest.approx(

@@ -17,6 +17,7 @@ from vl_ltr_jax.models.lgr import ClassLayout, LanguageGuidedHead, anchor_consta
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.train import finetune, pretrain
 from vl_ltr_jax.train import state as train_state
+from vl_ltr_jax.train.embedder import Embedder
 
 # Plain gradient descent at rate 1: the update is the gradient.
 DESCENT = optax.sgd(1.0)
@@ -62,14 +63,13 @@ def world(kind):
 
 
 def prepare(key, images, rows):
-    """Like erasing it depends on the place in the batch, but compiles at once."""
-    return (
-        transforms.normalize(images, "clip") * (1 + rows / BATCH)[:, None, None, None]
-    )
+    """Depends on the place in the batch, as erasing does."""
+    scale = (1 + rows / BATCH)[:, None, None, None]
+    return transforms.normalize(images, "clip") * scale
 
 
 def mix(key, images, labels):
-    """Like mixup it blends with the reversed batch."""
+    """Blends with the reversed batch, as mixup does."""
     targets = losses.one_hot_smooth(labels, CLASSES, 0.1)
     weight = jnp.full((1, 1), 0.7)
     return mixup.blend(images, weight[..., None, None]), mixup.blend(targets, weight)
@@ -94,37 +94,26 @@ def run(step, frozen, state, shardings, batch, mesh):
     return gradients, meshes.to_host(after.batch_stats), jax.device_get(metrics)
 
 
-def pretraining_step(kind, mesh, accumulation_steps, **options):
-    return pretrain.make_step(
-        world(kind).model,
-        DESCENT,
-        optax.constant_schedule(1.0),
-        prepare,
-        Pretrain(**options),
-        0,
-        mesh,
-        accumulation_steps=accumulation_steps,
-    )
+def pretraining_step(kind, mesh, accumulation_steps, **section):
+    embedder = Embedder(world(kind).model, prepare, 0, mesh, accumulation_steps)
+    schedule = optax.constant_schedule(1.0)
+    return pretrain.make_step(embedder, DESCENT, schedule, Pretrain(**section))
 
 
-def pretrained(kind, devices=(1, 1), fsdp="none", accumulation_steps=1, **options):
+def pretrained(kind, devices=(1, 1), fsdp="none", accumulation_steps=1, **section):
     """Gradients, statistics and metrics of one step."""
     this = world(kind)
     mesh = meshes.make_mesh(*devices, devices=jax.devices()[: np.prod(devices)])
-    step = pretraining_step(kind, mesh, accumulation_steps, **options)
-    towers = {
-        **this.variables,
-        # No text tower: sentences are looked up.
-        "params": {k: v for k, v in this.variables["params"].items() if k != "text"},
-    }
-    frozen = {
-        "towers": meshes.place(towers, meshes.replicated(mesh)),
-        "texts": meshes.shard_rows(mesh, this.texts),
-    }
+    step = pretraining_step(kind, mesh, accumulation_steps, **section)
+    params = {k: v for k, v in this.variables["params"].items() if k != "text"}
+    teacher = pretrain.Teacher(
+        meshes.place({**this.variables, "params": params}, meshes.replicated(mesh)),
+        meshes.shard_rows(mesh, this.texts),
+    )
     state, shardings = place_state(
         this.variables["params"], this.variables.get("batch_stats"), mesh, fsdp
     )
-    return run(step, frozen, state, shardings, this.batch, mesh)
+    return run(step, teacher, state, shardings, this.batch, mesh)
 
 
 @functools.cache
@@ -154,30 +143,23 @@ def compare(actual, expected, gradient_tolerance=1e-5):
 
 
 @pytest.mark.parametrize(
-    "layout",
+    ("kind", "layout"),
     [
-        {"devices": (8, 1), "fsdp": "data"},
-        {"devices": (2, 4), "fsdp": "model"},
-        {"devices": (4, 1), "accumulation_steps": 2, "fsdp": "data"},
+        ("vit", {"devices": (8, 1), "fsdp": "data"}),
+        ("vit", {"devices": (2, 4), "fsdp": "model"}),
+        ("vit", {"devices": (4, 1), "accumulation_steps": 2, "fsdp": "data"}),
+        ("resnet", {"devices": (4, 2), "fsdp": "data", "accumulation_steps": 2}),
     ],
     ids=str,
 )
-def test_a_pretraining_step_is_the_same_on_any_layout(layout):
-    """Breaks if a loss sees a part of the batch, if chunks are averaged instead of
-    joined, or if erasing follows the place in a chunk."""
-    compare(pretrained("vit", **layout), on_one_device("vit"))
-
-
-@pytest.mark.parametrize(
-    "layout", [{"devices": (4, 2), "fsdp": "data", "accumulation_steps": 2}], ids=str
-)
-def test_so_it_is_for_a_resnet_with_frozen_statistics(layout):
-    compare(pretrained("resnet", **layout), on_one_device("resnet"))
+def test_a_pretraining_step_is_the_same_on_any_layout(kind, layout):
+    """The ResNet has frozen statistics. Breaks if a loss sees a part of the batch, if
+    chunks are averaged, or if erasing follows the place in a chunk."""
+    compare(pretrained(kind, **layout), on_one_device(kind))
 
 
 def test_training_statistics_are_those_of_each_chunk():
-    """BatchNorm in training mode under accumulation: chunks are normalised by their
-    own statistics, and update the running ones in turn; the losses see all of them.
+    """Each chunk uses its own statistics and updates the running ones in turn.
 
     Breaks if statistics are carried wrongly, or updated twice by the backward pass.
     """
@@ -207,14 +189,9 @@ def test_training_statistics_are_those_of_each_chunk():
 
     differentiate = jax.jit(jax.grad(reference, has_aux=True))
     gradients, stats = differentiate(this.variables["params"])
-    found, found_stats, _ = pretrained(
-        "resnet",
-        (2, 1),
-        accumulation_steps=chunks,
-        train_batch_norm=True,
-        distillation_weight=0.0,
-    )
-    compare((found, found_stats, {}), (gradients, stats, {}), 1e-4)
+    options = {"train_batch_norm": True, "distillation_weight": 0.0}
+    actual = pretrained("resnet", (2, 1), accumulation_steps=chunks, **options)
+    compare((*actual[:2], {}), (gradients, stats, {}), 1e-4)
 
 
 def test_a_chunked_step_needs_less_memory():
@@ -227,7 +204,7 @@ def test_a_chunked_step_needs_less_memory():
 
     def temporary_bytes(accumulation_steps):
         step = pretraining_step("vit", mesh, accumulation_steps)
-        program = jax.jit(step).lower({}, state, batch).compile()
+        program = jax.jit(step).lower(None, state, batch).compile()
         return program.memory_analysis().temp_size_in_bytes
 
     assert temporary_bytes(8) < temporary_bytes(1) / 3
@@ -244,35 +221,24 @@ def finetuned(devices=(1, 1), fsdp="none", accumulation_steps=1):
     head = LanguageGuidedHead(
         CLASSES, width, 3.0, layout=ClassLayout(-(-CLASSES // shards) * shards)
     )
-    anchors = {
-        "embeddings": meshes.shard_rows(mesh, embeddings, "model"),
-        "padding": ~meshes.shard_rows(mesh, present, "model"),
-    }
+    placed = meshes.shard_rows(mesh, embeddings, "model")
     if shards > 1:
-        assert anchors["embeddings"].addressable_shards[0].data.shape[0] < CLASSES
-    anchors["constants"] = jax.jit(anchor_constants)(anchors["embeddings"])
+        assert placed.addressable_shards[0].data.shape[0] < CLASSES
+    anchors = finetune.PlacedAnchors(
+        placed,
+        ~meshes.shard_rows(mesh, present, "model"),
+        jax.jit(anchor_constants)(placed),
+    )
     init = LanguageGuidedHead(CLASSES, width, 3.0).init
     example = (np.zeros((1, width), np.float32), embeddings, ~present)
     params = {
         "head": jax.jit(init)(jax.random.key(1), *example)["params"],
         "visual": this.variables["params"]["visual"],
     }
-    step = finetune.make_step(
-        this.model,
-        head,
-        DESCENT,
-        {},
-        prepare,
-        mix,
-        0,
-        mesh,
-        accumulation_steps=accumulation_steps,
-    )
+    embedder = Embedder(this.model, prepare, 0, mesh, accumulation_steps)
+    step = finetune.make_step(embedder, head, DESCENT, {}, mix)
     towers = {"params": {"logit_scale": this.variables["params"]["logit_scale"]}}
-    frozen = {
-        "towers": meshes.place(towers, meshes.replicated(mesh)),
-        "anchors": anchors,
-    }
+    frozen = finetune.Frozen(meshes.place(towers, meshes.replicated(mesh)), anchors)
     state, shardings = place_state(params, None, mesh, fsdp)
     batch = {name: this.batch[name] for name in ("image", "label")}
     return run(step, frozen, state, shardings, batch, mesh)

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+from flax import traverse_util
 
 from vl_ltr_jax.train import optim
 from vl_ltr_jax.train import state as train_state
@@ -58,21 +59,9 @@ def test_step_schedule_reaches_both_ends_smoothly():
     assert np.abs(np.diff(rates)).max() < 3e-5
 
 
-def nested(names):
-    """A tree with one parameter of ones per dotted name, of its rank."""
-    tree = {}
-    for name in names:
-        *path, last = name.split(".")
-        leaf = tree
-        for key in path:
-            leaf = leaf.setdefault(key, {})
-        leaf[last] = jnp.ones((1,) * RANKS[name])
-    return tree
-
-
 @pytest.mark.parametrize("model", OPTIMIZERS)
 def test_groups_match_vl_ltr(model):
-    """Rate and decay of every parameter, read off one update, and the frozen ones.
+    """Rate and decay of every parameter by one update.
 
     Breaks when the 0-d logit scale is not decayed, class_embedding is, `visual_fc` gets
     the text rate, or attention the visual one.
@@ -80,7 +69,9 @@ def test_groups_match_vl_ltr(model):
     golden = OPTIMIZERS[model]
     frozen = set(golden["not_in_optimizer"])
     names = [name for group in golden["groups"] for name in group["params"]]
-    params = nested([*names, *frozen])
+    params = traverse_util.unflatten_dict(
+        {name: jnp.ones((1,) * RANKS[name]) for name in (*names, *frozen)}, sep="."
+    )
     optimizer = optim.make_optimizer(
         params,
         schedule=optax.constant_schedule(golden["lr"]),
@@ -101,22 +92,14 @@ def test_groups_match_vl_ltr(model):
         both = optimizer.update(ones, state, params)[0]
         return jax.tree.map(lambda b, d: (d - b, -d), both, decay)
 
-    found = rate_and_decay(params)
-
-    def look_up(name):
-        leaf = found
-        for key in name.split("."):
-            leaf = leaf[key]
-        return np.array(leaf, float).ravel()
-
+    measured = traverse_util.flatten_dict(rate_and_decay(params), sep=".")
     for group in golden["groups"]:
+        expected = group["lr"], group["lr"] * group["weight_decay"]
         for name in group["params"]:
-            rate, decay = look_up(name)
-            assert rate == pytest.approx(group["lr"], rel=1e-4), name
-            expected = group["lr"] * group["weight_decay"]
-            assert decay == pytest.approx(expected, rel=1e-4), name
+            actual = np.array(measured[name]).ravel()
+            assert actual == pytest.approx(expected, rel=1e-4), name
     for name in frozen:
-        assert not look_up(name).any(), name
+        assert not np.array(measured[name]).any(), name
 
 
 def test_updates_match_torch():
@@ -173,18 +156,11 @@ def test_state_is_plain_arrays():
         params, schedule=optax.constant_schedule(1.0), weight_decay=0.0
     )
     state = train_state.create(params, optimizer)
-    assert state.batch_stats == {}
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
-    shapes = jax.eval_shape(lambda: train_state.create(params, optimizer))
-    assert jax.tree.structure(shapes) == jax.tree.structure(state)
 
 
-def test_errors_name_what_is_wrong():
-    with pytest.raises(ValueError, match="'batch'.*'epoch', 'step'"):
-        optim.cosine_schedule(1.0, epochs=2, steps_per_epoch=1, per="batch")
-    with pytest.raises(ValueError, match="warmup_epochs=5 leaves nothing of epochs=5"):
-        optim.cosine_schedule(1.0, epochs=5, steps_per_epoch=1, warmup_epochs=5)
-    with pytest.raises(ValueError, match="none of the 1 parameters trains"):
+def test_an_optimizer_without_trained_parameters_is_refused():
+    with pytest.raises(ValueError, match="trainable"):
         optim.make_optimizer(
             {"a": jnp.ones(1)},
             schedule=optax.constant_schedule(1.0),

@@ -14,7 +14,6 @@ from vl_ltr_jax.recognizer.card import RecognizerError
 from vl_ltr_jax.report import write as report
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.run import Run
-from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.stages import pipeline
 
 COLOURS = {"crimson": (200, 20, 40), "azure": (20, 90, 220), "moss": (60, 120, 30)}
@@ -89,8 +88,8 @@ def run(config, workdir):
     workdir = epath.Path(workdir)
     inputs = run_inputs.read(checked)
     pipeline.check(checked, workdir, inputs)
-    results = pipeline.run(checked, workdir, inputs)
-    bound = Run(checked, workdir, inputs, meshes.make_mesh())
+    bound = Run(checked, workdir, inputs)
+    results = pipeline.run(bound)
     report.write(bound, results, with_page=False)
     return results
 

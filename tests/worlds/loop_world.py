@@ -13,6 +13,7 @@ from vl_ltr_jax.checkpoint.manager import Checkpoints
 from vl_ltr_jax.logs.event_files import Logs
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.train.loop import train
+from vl_ltr_jax.train.metrics import Span
 
 OPTIMIZER = optax.adamw(optax.cosine_decay_schedule(1e-2, 40))
 
@@ -88,12 +89,9 @@ def run(directory, *, num_steps, poisoned=(), step=None, logs=None, **options):
             state,
             step,
             batches(first_step, poisoned),
-            first_step=first_step,
-            num_steps=num_steps,
+            Span(first_step, num_steps, 8, options.pop("log_every_steps", 3)),
             checkpoints=checkpoints,
             logs=logs,
-            log_every_steps=options.pop("log_every_steps", 3),
-            images_per_step=8,
             meta=lambda: {"starts": meta.get("starts", 0) + 1},
             **options,
         )

@@ -14,6 +14,7 @@ from vl_ltr_jax.models.clip import Clip, ClipConfig, TextConfig, VisionConfig
 from vl_ltr_jax.models.lgr import ClassLayout, LanguageGuidedHead, anchor_constants
 from vl_ltr_jax.run import embedding
 from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.train.finetune import PlacedAnchors
 
 CLASSES, IMAGES, SENTENCES, PAIRS, WIDTH, ANCHORS = 11, 37, 90, 64, 24, 8
 CONFIG = ClipConfig(
@@ -125,16 +126,15 @@ def everything(mesh):
         jax.random.key(1), np.zeros((1, WIDTH), np.float32), anchors, padding
     )["params"]
     split = functools.partial(meshes.shard_rows, mesh, axes="model")
-    frozen = {
-        "towers": towers,
-        "head": meshes.place(jax.tree.map(np.asarray, params), meshes.replicated(mesh)),
-        "anchors": {"embeddings": split(anchors), "padding": ~split(~padding)},
-        "sentences": split(world["sentences"]),
-        "sentence_labels": split(world["sentence_labels"] + 1) - 1,
-        "class_texts": split(world["sentences"][:CLASSES]),
-    }
-    frozen["anchors"]["constants"] = jax.jit(anchor_constants)(
-        frozen["anchors"]["embeddings"]
+    embeddings = split(anchors)
+    constants = jax.jit(anchor_constants)(embeddings)
+    frozen = evaluate.Frozen(
+        towers,
+        head=meshes.place(jax.tree.map(np.asarray, params), meshes.replicated(mesh)),
+        anchors=PlacedAnchors(embeddings, ~split(~padding), constants),
+        sentences=split(world["sentences"]),
+        sentence_labels=split(world["sentence_labels"] + 1) - 1,
+        class_texts=split(world["sentences"][:CLASSES]),
     )
     scores_of = evaluate.make_scores(model, head, prepare, Evaluate(), CLASSES, mesh)
     count = evaluate.make_count(scores_of, CLASSES, lambda frozen, heads: heads["lgr"])

@@ -22,6 +22,7 @@ from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.sources.dataset import LongTailedData, Split
 from vl_ltr_jax.recognizer.recognizer import Recognizer
 from vl_ltr_jax.run import inputs as run_inputs
+from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.stages import pipeline
 
@@ -88,7 +89,7 @@ def measure(config: Config, workdir: epath.Path, label: int) -> dict[str, float]
     data = everything.data
     reduced = run_inputs.read(config, without(data, label))
     pipeline.check(config, workdir, reduced)
-    pipeline.run(config, workdir, reduced)
+    pipeline.run(Run(config, workdir, reduced))
     recognizer = vl_ltr_jax.load(workdir)
     other = reduced.data.test
     before = top1(recognizer, other, other.labels)

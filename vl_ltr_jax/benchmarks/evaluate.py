@@ -84,9 +84,10 @@ def ours(
     @jax.jit
     def count(frozen: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
         sentences, owners, texts = frozen
-        votes = evaluate_scores.knn_scores(
-            images, sentences, owners, num_classes, NEIGHBOURS
+        nearest = evaluate_scores.nearest_sentences(
+            images, sentences, owners, NEIGHBOURS
         )
+        votes = evaluate_scores.knn_votes(*nearest, num_classes)
         zeros = accuracy.AccuracySums.zeros(num_classes)
         sums = (
             accuracy.update(zeros, scores, labels, mask).top1_correct.sum()

@@ -32,6 +32,7 @@ from vl_ltr_jax.models.lgr import AnchorConstants, ClassLayout, LanguageGuidedHe
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.train import finetune, optim, pretrain
 from vl_ltr_jax.train import state as train_state
+from vl_ltr_jax.train.embedder import Embedder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GIB = 2**30
@@ -137,6 +138,7 @@ def lower(case: Case, accumulation_steps: int) -> Any:
         pixels = transforms.normalize(images)  # any numbers cost the same
         return transforms.random_erase(key, pixels, config.data.erase_probability, rows)
 
+    embedder = Embedder(model, prepare, 0, mesh, accumulation_steps)
     batch_size, size = case.global_batch_size, config.model.image_size
     batch = {
         "image": split((batch_size, size, size, 3), jnp.uint8),
@@ -152,28 +154,25 @@ def lower(case: Case, accumulation_steps: int) -> Any:
             "sentence_id": split((batch_size,), jnp.int32),
         }
         rows = -(-SENTENCES // mesh.size) * mesh.size
-        frozen = {
-            "towers": place({"params": visual}, case.fsdp),
-            "texts": split((rows, clip_config.embed_dim), jnp.float32),
-        }
-        optimizer = optim.make_optimizer(params, schedule=schedule, weight_decay=0.05)
-        step = pretrain.make_step(
-            *(model, optimizer, schedule, prepare, config.pretrain, 0, mesh),
-            accumulation_steps=accumulation_steps,
+        frozen: Any = pretrain.Teacher(
+            place({"params": visual}, case.fsdp),
+            split((rows, clip_config.embed_dim), jnp.float32),
         )
+        optimizer = optim.make_optimizer(params, schedule=schedule, weight_decay=0.05)
+        step = pretrain.make_step(embedder, optimizer, schedule, config.pretrain)
     else:
         classes, width = NUM_CLASSES[case.configuration], clip_config.embed_dim
         anchors = config.anchors.num_anchors
         layout = ClassLayout.fit(classes, anchors, batch_size, mesh.shape)
         num = (layout.padded,)
-        shapes = {
-            "embeddings": split((*num, anchors, width), jnp.float32, "model"),
-            "padding": split((*num, anchors), jnp.bool_, "model"),
-            "constants": AnchorConstants(
+        shapes = finetune.PlacedAnchors(
+            split((*num, anchors, width), jnp.float32, "model"),
+            split((*num, anchors), jnp.bool_, "model"),
+            AnchorConstants(
                 split((*num, anchors), jnp.float32, "model"),
                 split((*num, anchors, anchors), jnp.float32, "model"),
             ),
-        }
+        )
         head = LanguageGuidedHead(
             *(classes, width, 4.6, config.finetune.detach_norm, model.dtype),
             layout=layout,
@@ -184,13 +183,13 @@ def lower(case: Case, accumulation_steps: int) -> Any:
                 head.init,
                 jax.eval_shape(lambda: jax.random.key(0)),
                 example,
-                shapes["embeddings"],
-                shapes["padding"],
+                shapes.embeddings,
+                shapes.padding,
             )["params"]
         }
         if config.finetune.train_image_tower:
             params["visual"] = visual.pop("visual")
-        frozen = {"towers": place({"params": visual}, case.fsdp), "anchors": shapes}
+        frozen = finetune.Frozen(place({"params": visual}, case.fsdp), shapes)
         optimizer = optim.make_optimizer(
             params, schedule=schedule, text_schedule=schedule, weight_decay=0.05
         )
@@ -198,10 +197,7 @@ def lower(case: Case, accumulation_steps: int) -> Any:
         def mix(key: Any, images: Any, labels: Any) -> Any:
             return mixup.mix(key, images, labels, classes)
 
-        step = finetune.make_step(
-            *(model, head, optimizer, {}, prepare, mix, 0, mesh),
-            accumulation_steps=accumulation_steps,
-        )
+        step = finetune.make_step(embedder, head, optimizer, {}, mix)
     state = jax.eval_shape(lambda p: train_state.create(p, optimizer), params)
     shardings = meshes.shard_largest_axis(mesh, state, axis=case.fsdp)
     return (

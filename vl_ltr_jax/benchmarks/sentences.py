@@ -26,7 +26,7 @@ from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import PRESETS, Clip, ClipConfig
 from vl_ltr_jax.run import embedding
 from vl_ltr_jax.runtime import mesh as meshes
-from vl_ltr_jax.train.pretrain import text_of
+from vl_ltr_jax.train.embedder import text_of
 
 
 def tokens_like_wikipedia(

@@ -29,6 +29,7 @@ from vl_ltr_jax.models.clip import PRESETS, Clip, ClipConfig
 from vl_ltr_jax.runtime import cpu_memory
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.train import optim, pretrain
+from vl_ltr_jax.train.embedder import Embedder, text_of
 from vl_ltr_jax.train.stage import first_state
 
 OPTIONS = Pretrain()
@@ -109,7 +110,7 @@ class Ours:
                 "encode_image", "visual", self._pixels()
             ),
             "student's sentences": lambda: self._gradient(
-                "encode_text", "text", pretrain.text_of(self.batch)
+                "encode_text", "text", text_of(self.batch)
             ),
             "teacher's images": self._frozen,
             "AdamW": self._adamw,
@@ -130,15 +131,13 @@ class Ours:
         state, shardings = first_state(
             self.variables, self.optimizer, self.mesh, "none"
         )
-        step = pretrain.make_step(
+        embedder = Embedder(
             self.model,
-            self.optimizer,
-            self.schedule,
             lambda key, images, rows: transforms.normalize(images),
-            OPTIONS,
             0,
             self.mesh,
         )
+        step = pretrain.make_step(embedder, self.optimizer, self.schedule, OPTIONS)
         compiled = (
             jax.jit(
                 step,
@@ -156,7 +155,7 @@ class Ours:
 
         return paired.Program.from_compiled(run, compiled)
 
-    def _teacher(self) -> dict[str, Any]:
+    def _teacher(self) -> pretrain.Teacher:
         """The frozen CLIP, its sentences embedded before the first step."""
         encode_text = jax.jit(functools.partial(encode.text, self.model))
         texts = np.zeros((len(self.job.tokens), self.job.config.embed_dim), np.float32)
@@ -164,10 +163,9 @@ class Ours:
         texts[drawn] = encode_text(self.variables, self.job.tokens[drawn])
         params = dict(self.variables["params"])
         del params["text"]
-        return {
-            "towers": {**self.variables, "params": params},
-            "texts": meshes.shard_rows(self.mesh, texts),
-        }
+        return pretrain.Teacher(
+            {**self.variables, "params": params}, meshes.shard_rows(self.mesh, texts)
+        )
 
     def _gradient(self, method: str, branch: str, inputs: Any) -> paired.Program:
         def loss(trained: Any, variables: Any, inputs: Any) -> jax.Array:

@@ -3,10 +3,9 @@
     python -m vl_ltr_jax.replay --workdir=DIR [--stage=pretrain] [--step=N]
 
 Where a step's loss or gradient is NaN or infinite, a run keeps what the step was given.
-This restores the checkpoint before it, makes the steps up to it again and tells what
-is wrong in it: parameters, gradients, rows of the batch; and what to try. It writes
-nothing into DIR. The exit code is 0 if it could look, 2 if there was nothing to look
-at.
+This restores the checkpoint before it, makes the steps up to it again and prints the
+norms of parameters, gradients and rows of the batch. It writes nothing into DIR. The
+exit code is 0 if it could look, 2 if there was nothing to look at.
 """
 
 import argparse
@@ -26,8 +25,8 @@ from vl_ltr_jax.report import contact_sheet
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run import saved
 from vl_ltr_jax.run.head_training import TrainingStage
-from vl_ltr_jax.run.replay import diagnosis, repeat
-from vl_ltr_jax.run.replay.repeat import Repeat, WrongRow
+from vl_ltr_jax.run.replay import repeat, table
+from vl_ltr_jax.run.replay.repeat import FaultyRow, Repeat
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import compilation_cache
 from vl_ltr_jax.runtime import mesh as meshes
@@ -91,13 +90,12 @@ def replay(
         config, data=dataclasses.replace(config.data, num_workers=0)
     )
     inputs = run_inputs.read(config)
-    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-    run = Run(config, workdir, inputs, mesh, writes=False)
-    road = pipeline.stages_of(config)
+    run = Run(config, workdir, inputs, writes=False)
+    stages = pipeline.stages_of(config)
     trained = {
-        name: found
+        name: training
         for name in pipeline.planned(config, inputs)
-        if isinstance(found := road[name], TrainingStage)
+        if isinstance(training := stages[name], TrainingStage)
     }
     name, number = _which(run, list(trained), stage, step)
     run.artifact(name).check()
@@ -148,7 +146,7 @@ def sheet_of(seen: Repeat, run: Run) -> list[contact_sheet.SheetExample]:
     """The first rows that are wrong, as a contact sheet has them."""
     whole, split = run_inputs.eval_transform(run.config), run.inputs.data.train
 
-    def shown(one: WrongRow) -> contact_sheet.SheetExample:
+    def shown(one: FaultyRow) -> contact_sheet.SheetExample:
         try:
             picture = whole(split.read(one.index))
         except ImageReadError:  # another of its class was taken
@@ -156,14 +154,14 @@ def sheet_of(seen: Repeat, run: Run) -> list[contact_sheet.SheetExample]:
             picture = np.zeros((side, side, 3), np.uint8)
         name = run.inputs.data.class_names[one.label]
         return contact_sheet.SheetExample(
-            picture if one.pixels is None else one.pixels,
+            picture if seen.pixels is None else seen.pixels[one.row],
             picture,
-            f"row {one.row}: {', '.join(one.found)} of {name} (label {one.label})",
+            f"row {one.row}: {', '.join(one.not_finite)} of {name} (label {one.label})",
             one.sentence,
             one.image,
         )
 
-    return [shown(one) for one in seen.wrong[:_MOST]]
+    return [shown(one) for one in seen.faulty[:_MOST]]
 
 
 @exits.with_codes
@@ -176,7 +174,7 @@ def main(arguments: Sequence[str]) -> int:
     meshes.devices()
     compilation_cache.read_from(workdir)
     seen, run = replay(workdir, parsed.stage, parsed.step, from_start=parsed.from_start)
-    print((diagnosis.to_json if parsed.json else diagnosis.to_text)(seen, run))
+    print((table.to_json if parsed.json else table.to_text)(seen, run))
     if parsed.out is not None:
         _write_sheet(seen, run, parsed.out)
     return 0
@@ -188,7 +186,7 @@ def _write_sheet(seen: Repeat, run: Run, out: Path) -> None:
         console.warn(f"no row is wrong by itself: {out} is not written")
         return
     contact_sheet.write(contact_sheet.contact_sheet(examples, _COLUMNS), out)
-    console.say(f"{len(examples)} of {len(seen.wrong)} rows are on {out}")
+    console.say(f"{len(examples)} of {len(seen.faulty)} rows are on {out}")
 
 
 def _parser() -> argparse.ArgumentParser:

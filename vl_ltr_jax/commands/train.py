@@ -99,9 +99,9 @@ def main(argv: Sequence[str]) -> None:
         compilation_cache.write_to(config.mesh.compilation_cache, workdir)
         inputs = run_inputs.read(config)
         pipeline.check(config, workdir, inputs)
-        results = pipeline.run(config, workdir, inputs)
-        mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-        write.write(Run(config, workdir, inputs, mesh), results)
+        run = Run(config, workdir, inputs)
+        results = pipeline.run(run)
+        write.write(run, results)
     print_summary(workdir, config, results)
 
 

@@ -23,7 +23,6 @@ from vl_ltr_jax.run import depends
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.feature_views import NonFiniteFeatureError
 from vl_ltr_jax.run.run import Run
-from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.stages import pipeline
 from vl_ltr_jax.storage import lock
 from vl_ltr_jax.storage import workdir as workdirs
@@ -185,9 +184,8 @@ class Comparison:
             share(changed, directory, self.workdir.glob(f"*/seed_{seed}"), inputs)
         multihost_utils.sync_global_devices("stages are shared")
         pipeline.check(changed, directory, inputs)
-        results = pipeline.run(changed, directory, inputs)
-        mesh = meshes.make_mesh(changed.mesh.data, changed.mesh.model)
-        write.write(Run(changed, directory, inputs, mesh), results, with_page=False)
+        run = Run(changed, directory, inputs)
+        write.write(run, pipeline.run(run), with_page=False)
         jax.clear_caches()  # programs of a finished run are of no use to the next
 
     def _lines(self) -> list[tables.Line]:

@@ -1,7 +1,7 @@
-"""Scores of images against classes, and hits as masked per-class sums.
+"""Scores of two branches, and hits as masked per-class sums.
 
-Accuracies are ratios of sums over every image of a split: no batch is dropped and no
-mean of batch means is taken. A padded row carries mask 0.
+Accuracies are ratios of sums over every image of a split, never means of batch means.
+A padded row has mask 0.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 
 class AccuracySums(NamedTuple):
-    """Counts per class over the images seen so far, int32 [C]."""
+    """Counts per class over images, int32 [C]."""
 
     top1_correct: Int[Array, " C"]
     top5_correct: Int[Array, " C"]
@@ -23,18 +23,18 @@ class AccuracySums(NamedTuple):
 
     @classmethod
     def zeros(cls, num_classes: int) -> "AccuracySums":
-        """Sums over no images."""
+        """Returns sums over no images."""
         return cls(*(jnp.zeros(num_classes, jnp.int32) for _ in cls._fields))
 
 
 class Ranking(NamedTuple):
-    """The likeliest classes of each image, and how clear the case was.
+    """The likeliest classes of each image.
 
     Attributes:
       labels: true classes.
-      classes: the k likeliest, best first.
-      probabilities: of these.
-      margins: log-probability of the true class less that of the best other one.
+      classes: k likeliest classes, best first.
+      probabilities: of `classes`.
+      margins: log-probability of the true class less that of the best other class.
     """
 
     labels: Int[Array | np.ndarray, " b"]
@@ -43,28 +43,22 @@ class Ranking(NamedTuple):
     margins: Float[Array | np.ndarray, " b"]
 
     @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray]) -> "Ranking":
-        """Takes the arrays under these names; others are ignored."""
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Ranking":
+        """Takes the arrays of its fields from a mapping."""
         return cls(*(arrays[name] for name in cls._fields))
 
 
 def rank(
     probabilities: Float[Array, "b C"], labels: Int[Array, " b"], k: int = 5
 ) -> Ranking:
-    """Ranks classes; of equal ones the lower class comes first, as in :func:`update`.
-
-    Args:
-      probabilities: of every class.
-      labels: true classes.
-      k: how many classes to keep; all where there are fewer.
-    """
+    """Ranks the k likeliest classes; of equal ones the lower class comes first."""
     num_classes = probabilities.shape[1]
     best, classes = jax.lax.top_k(probabilities, min(k, num_classes))
     logs = jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))
     true = jax.nn.one_hot(labels, num_classes, dtype=bool)
-    others = jnp.max(jnp.where(true, -jnp.inf, logs), axis=1, initial=-jnp.inf)
+    best_other = jnp.max(jnp.where(true, -jnp.inf, logs), axis=1, initial=-jnp.inf)
     own = jnp.take_along_axis(logs, labels[:, None], axis=1)[:, 0]
-    return Ranking(labels, classes.astype(jnp.int32), best, own - others)
+    return Ranking(labels, classes.astype(jnp.int32), best, own - best_other)
 
 
 def update(
@@ -73,14 +67,10 @@ def update(
     labels: Int[Array, " b"],
     mask: Real[Array, " b"] | Bool[Array, " b"],
 ) -> AccuracySums:
-    """Adds one batch.
+    """Adds one batch; the mask is 1 for an image, 0 for padding.
 
-    Args:
-      sums: counts so far.
-      scores: the higher, the likelier; of equal scores the lower class ranks first. A
-        row with a NaN is a miss, and counted as invalid.
-      labels: true classes; anything where the mask is 0.
-      mask: 1 for an image, 0 for padding.
+    Of equal scores the lower class ranks first. A row with a NaN is a miss, and counts
+    as invalid.
     """
     own = jnp.take_along_axis(scores, labels[:, None], axis=1)
     first = jnp.arange(scores.shape[1])[None, :] < labels[:, None]
@@ -104,7 +94,7 @@ def mixture(
     language_logits: Float[Array, "b C"],
     alpha: float,
 ) -> Float[Array, "b C"]:
-    """Probabilities alpha softmax(visual) + (1 - alpha) softmax(language).
+    """Returns probabilities alpha softmax(visual) + (1 - alpha) softmax(language).
 
     The authors' code predicts with alpha 0.2, on iNaturalist 0.7.
     """
@@ -116,5 +106,5 @@ def mixture(
 def sum_of_logits(
     visual_logits: Float[Array, "b C"], language_logits: Float[Array, "b C"]
 ) -> Float[Array, "b C"]:
-    """The scores behind the authors' many-, medium- and few-shot accuracies."""
+    """Returns the scores of the authors' many-, medium- and few-shot accuracies."""
     return visual_logits.astype(jnp.float32) + language_logits.astype(jnp.float32)

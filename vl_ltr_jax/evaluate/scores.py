@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Int
 
 from vl_ltr_jax.method.losses import unit
 
-BLOCK_SIZE = 8192  # sentences that images are compared with at a time
-_GROUP = 16  # of these, one of which stands for all until the nearest are known
+BLOCK_SIZE = 8192  # sentences compared at a time
+_GROUP = 16  # sentences of a block that are ranked by their maximum first
 
 
 def class_embeddings(
@@ -17,7 +17,7 @@ def class_embeddings(
     sentence_labels: Int[Array, " S"],
     num_classes: int,
 ) -> Float[Array, "{num_classes} D"]:
-    """Unit mean of the unit sentence embeddings of each class; 0 without sentences."""
+    """Returns each class's unit mean of unit embeddings; 0 without sentences."""
     sums = jax.ops.segment_sum(unit(sentence_emb), sentence_labels, num_classes)
     return unit(sums)
 
@@ -25,41 +25,8 @@ def class_embeddings(
 def zero_shot_scores(
     image_emb: Float[Array, "b D"], class_emb: Float[Array, "C D"]
 ) -> Float[Array, "b C"]:
-    """Cosine to the text embedding of each class, see :func:`class_embeddings`."""
+    """Returns cosines to the text of each class, see :func:`class_embeddings`."""
     return jnp.matmul(unit(image_emb), unit(class_emb).T, precision="highest")
-
-
-def knn_scores(
-    image_emb: Float[Array, "b D"],
-    sentence_emb: Float[Array, "S D"],
-    sentence_labels: Int[Array, " S"],
-    num_classes: int,
-    k: int = 5,
-    *,
-    block_size: int = BLOCK_SIZE,
-) -> Float[Array, "b {num_classes}"]:
-    """Votes of the k most similar sentences; their classes rank before all others.
-
-    Of classes with equally many votes, the one met first (the most similar sentence)
-    ranks first, as in the authors' code. Sentences are visited in blocks, so memory
-    is O(b block_size). With images as sentences and sentences as images this is
-    text-to-image retrieval.
-
-    Args:
-      image_emb: queries, of any length.
-      sentence_emb: embeddings of the sentences, of any length.
-      sentence_labels: class of each sentence.
-      num_classes: C.
-      k: number of votes; fewer where there are fewer sentences.
-      block_size: sentences compared at a time.
-
-    Returns:
-      The number of votes of each class, plus a fraction below 1 by rank of its first.
-    """
-    cosines, nearest = nearest_sentences(
-        image_emb, sentence_emb, sentence_labels, k, block_size=block_size
-    )
-    return knn_votes(cosines, nearest, num_classes)
 
 
 def nearest_sentences(
@@ -70,15 +37,10 @@ def nearest_sentences(
     *,
     block_size: int = BLOCK_SIZE,
 ) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
-    """Cosines and classes of the k most similar sentences, the nearest first.
+    """Returns cosines and classes of the k most similar sentences, nearest first.
 
-    Args:
-      image_emb: queries, of any length.
-      sentence_emb: embeddings of the sentences, of any length.
-      sentence_labels: class of each sentence; negative for padding, which is ranked
-        last with cosine -inf.
-      k: how many; fewer where there are fewer sentences.
-      block_size: sentences compared at a time; memory is O(b block_size).
+    Embeddings may have any length. Labels are negative for padding, which ranks last
+    with cosine -inf. `block_size` sentences are compared at a time.
     """
     queries, k = unit(image_emb), min(k, len(sentence_labels))
     num_sentences = len(sentence_labels)
@@ -89,7 +51,7 @@ def nearest_sentences(
     def visit(
         best: tuple[Array, Array], first: Array
     ) -> tuple[tuple[Array, Array], None]:
-        # The last block begins early and skips what the one before has seen.
+        # The last block begins early and skips sentences of the block before.
         start = jnp.minimum(first, num_sentences - block_size)
         keys, labels = (
             jax.lax.dynamic_slice_in_dim(array, start, block_size)
@@ -102,8 +64,8 @@ def nearest_sentences(
         cosines = jnp.matmul(keys, queries.T, precision="highest")
         cosines = cosines * jax.lax.rsqrt(squared)[:, None]
         cosines = jnp.where(counted[:, None], cosines, -jnp.inf)
-        # The k highest lie in the k groups with the highest maxima; of equal ones the
-        # first group, and in it the first sentence, comes first.
+        # The k highest lie in the k groups with the highest maxima. Of equal ones the
+        # first group, and its first sentence, comes first.
         groups = cosines.reshape(-1, group, len(queries))
         _, chosen = jax.lax.top_k(groups.max(axis=1).T, num_groups)
         chosen = jnp.sort(chosen, axis=1)  # candidates in the sentences' order
@@ -111,7 +73,7 @@ def nearest_sentences(
         candidates = groups[chosen, :, rows].reshape(len(queries), -1)
         labels = jnp.where(counted, labels, -1)
         owners = labels.reshape(-1, group)[chosen].reshape(len(queries), -1)
-        # The best so far come first, so that equal cosines keep the sentences' order.
+        # Earlier blocks come first, so that equal cosines keep the sentences' order.
         merged = jnp.concatenate([best[0], candidates], axis=1)
         values, places = jax.lax.top_k(merged, k)
         owners = jnp.concatenate([best[1], owners], axis=1)
@@ -127,9 +89,10 @@ def nearest_sentences(
 def knn_votes(
     cosines: Float[Array, "b k"], nearest: Int[Array, "b k"], num_classes: int
 ) -> Float[Array, "b {num_classes}"]:
-    """Votes of the classes of :func:`nearest_sentences`, see :func:`knn_scores`.
+    """Returns the votes of :func:`nearest_sentences`, plus a fraction below 1 by rank.
 
-    Where a cosine is NaN so are all votes: such an embedding has no neighbours.
+    Of classes with equally many votes, that of the most similar sentence ranks first,
+    as in the authors' code. A NaN cosine makes all votes NaN.
     """
     rows, k = jnp.arange(len(nearest))[:, None], nearest.shape[1]
     shape = (len(nearest), num_classes)

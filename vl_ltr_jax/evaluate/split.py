@@ -22,30 +22,56 @@ from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import Clip
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.runtime.errors import UserError
-from vl_ltr_jax.train.finetune import head_logits
+from vl_ltr_jax.train.finetune import PlacedAnchors, head_logits
 
 Scores = dict[str, Float[Array, "B C"]]
-# From arrays of its own, normalised pixels and the features behind the head to scores.
+# From arrays of its own, normalised pixels and features of the head's tower to scores.
 Scorer = Callable[[Any, Float[Array, "B H W 3"], Float[Array, "B D"]], Scores]
-# From `frozen` and the scores of all heads to the probabilities of one of them.
-Probabilities = Callable[[dict[str, Any], Scores], Float[Array, "B C"]]
+
+
+class Frozen(NamedTuple):
+    """Arrays of all heads, on the devices; None for a head that is not evaluated.
+
+    Attributes:
+      towers: pre-trained variables.
+      tuned: variables of a tower that was trained with the head.
+      head: parameters of the recognition head.
+      anchors: of a head with language.
+      own: arrays of the system's scorer.
+      class_texts: of zero-shot recognition; classes past C are padding.
+      sentences: of kNN.
+      sentence_labels: negative for padding.
+    """
+
+    towers: dict[str, Any]
+    tuned: dict[str, Any] | None = None
+    head: dict[str, Any] | None = None
+    anchors: PlacedAnchors | None = None
+    own: Any = None
+    class_texts: Float[Array, "C D"] | None = None
+    sentences: Float[Array, "S D"] | None = None
+    sentence_labels: Int[Array, " S"] | None = None
+
+
+# From `Frozen` and the scores of all heads to the probabilities of one head.
+Probabilities = Callable[[Frozen, Scores], Float[Array, "B C"]]
 
 
 class Scored(NamedTuple):
-    """Scores of each head, and the features behind the recognition head."""
+    """Scores by head, and the features of the recognition head's tower."""
 
     heads: Scores
     features: Float[Array, "B D"]
 
 
 class Counted(NamedTuple):
-    """Hits of each head in a batch, and what is known of each of its images."""
+    """Hits of each head in a batch, and arrays with a row for each image."""
 
     sums: dict[str, accuracy.AccuracySums]
     images: dict[str, Array]
 
 
-Count = Callable[[dict[str, Any], dict[str, Array]], Counted]
+Count = Callable[[Frozen, dict[str, Array]], Counted]
 
 
 class NonFiniteScoreError(UserError):
@@ -56,66 +82,53 @@ def make_scores(
     model: Clip,
     head: nn.Module | None,
     prepare: Callable[[Array], Array],
-    options: Evaluate,
+    section: Evaluate,
     num_classes: int,
     mesh: jax.sharding.Mesh,
     *,
     scorer: Scorer | None = None,
-) -> Callable[[dict[str, Any], Array], Scored]:
-    """Builds the function that scores images against the classes, head by head.
+) -> Callable[[Frozen, Array], Scored]:
+    """Builds the pure function from :class:`Frozen` and uint8 images to scores.
 
-    Args:
-      model: both towers.
-      head: the trained recognition head, if there is one.
-      prepare: normalises uint8 images.
-      options: the evaluation section of the configuration.
-      num_classes: C.
-      mesh: the devices; images are split over `data`, texts over `model`.
-      scorer: what a method adds, given `frozen["own"]`.
-
-    Returns:
-      A pure function of `frozen` and images uint8 [B, H, W, 3]. `frozen` holds `towers`
-      (pre-trained variables), `anchors`, and as needed `tuned` (the variables behind
-      the head, where its training changed them), `head` (its parameters),
-      `class_texts` [C, D], `sentences` [S, D] and `sentence_labels` [S], negative for
-      padding; classes past C are padding too.
+    Images are split over `data`, texts over `model`. `prepare` normalises uint8 images;
+    `scorer` is that of `Frozen.own`.
     """
 
-    def scores(frozen: dict[str, Any], images: Array) -> Scored:
+    def scores(frozen: Frozen, images: Array) -> Scored:
         pixels = prepare(images)
         result: Scores = {}
-        # Without knn and zero_shot the compiler drops what nobody reads.
-        features = encode.image(model, frozen["towers"], pixels)
+        # Without knn and zero_shot the compiler drops unused features.
+        features = encode.image(model, frozen.towers, pixels)
         features = meshes.split_rows(mesh, features, "data")
         tuned = features
-        if "tuned" in frozen:
-            tuned = encode.image(model, frozen["tuned"], pixels)
+        if frozen.tuned is not None:
+            tuned = encode.image(model, frozen.tuned, pixels)
         if scorer is not None:
             tuned = meshes.split_rows(mesh, tuned, "data")
-            result |= scorer(frozen["own"], pixels, tuned)
-        if head is not None:
-            logits = head_logits(head, frozen["head"], tuned, frozen["anchors"], mesh)
+            result |= scorer(frozen.own, pixels, tuned)
+        if head is not None and frozen.head is not None:
+            logits = head_logits(head, frozen.head, tuned, frozen.anchors, mesh)
             if "language" not in logits:
                 result["fc"] = logits["visual"]
-            elif options.prediction == "mixture":
+            elif section.prediction == "mixture":
                 result["lgr"] = accuracy.mixture(
-                    logits["visual"], logits["language"], options.visual_weight
+                    logits["visual"], logits["language"], section.visual_weight
                 )
             else:
                 result["lgr"] = accuracy.sum_of_logits(
                     logits["visual"], logits["language"]
                 )
-        if options.knn:
+        if frozen.sentences is not None and frozen.sentence_labels is not None:
             cosines, nearest = nearest_sentences(
                 features,
-                frozen["sentences"],
-                frozen["sentence_labels"],
-                options.knn_neighbours,
+                frozen.sentences,
+                frozen.sentence_labels,
+                section.knn_neighbours,
                 mesh,
             )
             result["knn"] = evaluate_scores.knn_votes(cosines, nearest, num_classes)
-        if options.zero_shot:
-            cosines = evaluate_scores.zero_shot_scores(features, frozen["class_texts"])
+        if frozen.class_texts is not None:
+            cosines = evaluate_scores.zero_shot_scores(features, frozen.class_texts)
             result["zero_shot"] = cosines[:, :num_classes]
         return Scored(result, tuned)
 
@@ -129,21 +142,17 @@ def nearest_sentences(
     k: int,
     mesh: jax.sharding.Mesh,
 ) -> tuple[Float[Array, "B k"], Int[Array, "B k"]]:
-    """:func:`scores.nearest_sentences` with sentences split over `model`.
+    """Finds neighbours as :func:`scores.nearest_sentences`, split over `model`.
 
-    Each device finds the k nearest of its own sentences, and the k nearest of these are
-    taken; of equal cosines the earlier sentence stays the first.
+    Each device finds the k nearest of its own sentences; the k nearest of these remain.
+    Of equal cosines the earlier sentence stays first.
     """
     local = jax.shard_map(
         functools.partial(evaluate_scores.nearest_sentences, k=k),
         mesh=mesh,
-        in_specs=(
-            PartitionSpec("data"),
-            PartitionSpec("model"),
-            PartitionSpec("model"),
-        ),
+        in_specs=tuple(map(PartitionSpec, ("data", "model", "model"))),
         out_specs=PartitionSpec("data", "model"),
-        check_vma=False,  # a loop starts with constants, the same on every device
+        check_vma=False,  # the loop starts with constants, equal on every device
     )
     cosines, labels = local(image_emb, sentence_emb, sentence_labels)
     cosines, places = jax.lax.top_k(cosines, min(k, cosines.shape[1]))
@@ -151,24 +160,18 @@ def nearest_sentences(
 
 
 def make_count(
-    scores: Callable[[dict[str, Any], Array], Scored],
+    scores: Callable[[Frozen, Array], Scored],
     num_classes: int,
     probabilities: Probabilities | None = None,
 ) -> Count:
     """Compiles scores into hits: `(frozen, batch) -> Counted`.
 
-    Args:
-      scores: from :func:`make_scores`.
-      num_classes: C.
-      probabilities: of the head whose predictions are kept, if any are.
-
-    Returns:
-      A function whose `images` are the batch's `labels`, the `features`, and the fields
-      of :class:`accuracy.Ranking` where there are probabilities.
+    `Counted.images` has `labels`, `features` and, with probabilities of a head, the
+    fields of :class:`accuracy.Ranking`.
     """
 
     @jax.jit
-    def count(frozen: dict[str, Any], batch: dict[str, Array]) -> Counted:
+    def count(frozen: Frozen, batch: dict[str, Array]) -> Counted:
         labels = batch["label"]
         heads, features = scores(frozen, batch["image"])
         images = {"labels": labels, "features": features.astype(jnp.float32)}
@@ -188,36 +191,36 @@ def make_count(
 
 def evaluate_split(
     count: Count,
-    frozen: dict[str, Any],
+    frozen: Frozen,
     batches: Iterable[dict[str, np.ndarray]],
     mesh: jax.sharding.Mesh,
-    keep: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> tuple[dict[str, accuracy.AccuracySums], dict[str, np.ndarray]]:
     """Sums hits over a split for every head.
 
     Args:
       count: from :func:`make_count`.
-      frozen: its first argument, on the devices.
+      frozen: its first argument.
       batches: host-local padded batches with `image`, `label` and `mask`.
-      mesh: the devices.
-      keep: which of `Counted.images` are wanted.
+      mesh: devices.
+      names: arrays of `Counted.images` to return.
 
     Returns:
-      Per-class sums for each head, and the arrays of `keep`, a row for each image in
+      Per-class sums for each head, and the named arrays with a row for each image in
       the order of the split; on every host.
 
     Raises:
-      NonFiniteScoreError: if a head gives NaN.
+      NonFiniteScoreError: a head gives NaN.
     """
     total: dict[str, accuracy.AccuracySums] | None = None
-    kept: dict[str, list[np.ndarray]] = {name: [] for name in keep}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     waiting: list[tuple[Array, dict[str, Array]]] = []
 
     def fetch() -> None:
         mask, images = waiting.pop()
         real = meshes.to_host(mask).astype(bool)
-        for name, parts in kept.items():
-            parts.append(meshes.to_host(images[name])[real])
+        for name in names:
+            parts[name].append(meshes.to_host(images[name])[real])
 
     for batch in batches:
         placed = meshes.to_global(mesh, batch)
@@ -225,7 +228,7 @@ def evaluate_split(
         total = sums if total is None else jax.tree.map(operator.add, total, sums)
         if waiting:
             fetch()  # while the devices are at the next batch
-        if keep:
+        if names:
             waiting.append((placed["mask"], images))
     if waiting:
         fetch()
@@ -233,11 +236,11 @@ def evaluate_split(
     for head, counts in sums.items():
         if invalid := int(counts.invalid.sum()):
             raise NonFiniteScoreError(
-                f"{invalid} of {int(counts.total.sum())} images have scores from the "
-                f"head {head!r} that are not numbers: its training has diverged. Lower "
-                "the learning rate, in a new --workdir"
+                f"head {head!r}: {invalid} of {int(counts.total.sum())} images have "
+                "scores that are not numbers; its training has diverged. Lower the "
+                "learning rate, in a new --workdir."
             )
-    return sums, {name: np.concatenate(parts) for name, parts in kept.items()}
+    return sums, {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
 def summarise(
@@ -245,16 +248,10 @@ def summarise(
     train_counts: Int[np.ndarray, "C"],
     prediction: str,
 ) -> dict[str, Any]:
-    """Percentages of one head on one split.
+    """Returns the percentages of one head on one split.
 
-    Args:
-      sums: per-class sums on the host.
-      train_counts: training images of each class.
-      prediction: name of the rule that made the scores.
-
-    Returns:
-      `top1` and `top5` over images, `class_mean` (top-1 of each class, averaged),
-      `prediction`, and `shots` under both rules; None where a group has no image.
+    They are `top1` and `top5` over images, `class_mean` (top-1 of each class,
+    averaged), and `shots` under both rules. A group without images has None.
     """
     top1, top5, total_per_class, _ = map(np.asarray, sums)
     return {
@@ -274,19 +271,12 @@ def per_class_csv(
     class_names: tuple[str, ...],
     train_counts: Int[np.ndarray, "C"],
 ) -> str:
-    """Hits of every head on every class, as CSV with a header."""
+    """Formats the hits of every head on every class, as CSV with a header."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(("head", "class", "name", "train_images", "images", "top1", "top5"))
-    for head, head_sums in sums.items():
-        columns = zip(
-            class_names,
-            train_counts,
-            head_sums.total,
-            head_sums.top1_correct,
-            head_sums.top5_correct,
-            strict=True,
-        )
+    for head, (top1, top5, total, _) in sums.items():
+        columns = zip(class_names, train_counts, total, top1, top5, strict=True)
         for index, (name, *counts) in enumerate(columns):
             writer.writerow((head, index, name, *map(int, counts)))
     return file.getvalue()

@@ -17,7 +17,8 @@ from vl_ltr_jax.recognizer import added_classes, files, validate
 from vl_ltr_jax.recognizer.card import ModelCard
 from vl_ltr_jax.recognizer.recognizer import Recognizer
 from vl_ltr_jax.run import initial
-from vl_ltr_jax.run.run import anchor_sentences, with_tuned_tower
+from vl_ltr_jax.run.anchors import Anchors, load_texts
+from vl_ltr_jax.run.run import with_tuned_tower
 from vl_ltr_jax.run.saved import finished, model_facts, released, towers_of
 from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.runtime import mesh as meshes
@@ -117,7 +118,7 @@ def of_run(workdir: epath.Path) -> Recognizer:
         language_logit_scale=float(towers["params"]["logit_scale"]),
         num_trained=len(names),
         class_names=names,
-        sentences=files.texts(anchor_sentences(workdir) or [[]] * len(names)),
+        sentences=files.texts(load_texts(workdir) or [[]] * len(names)),
         orientation=config.data.orientation,
     )
     name = config.init.tokenizer or config.init.clip
@@ -174,11 +175,8 @@ def _anchored(
     if recognizer is not None:
         embeddings, padding = recognizer.anchors, recognizer.padding
     else:
-        chosen = finished(workdir, "anchors")
-        padding = np.array(chosen.load_array("padding"))
-        sentences = finished(workdir, "embed").load_array("sentences")
-        rows = sentences[chosen.load_array("indices")]
-        embeddings = np.where(padding[..., None], 0, rows).astype(np.float32)
+        anchors = Anchors.load(workdir)
+        embeddings, padding = anchors.embeddings, anchors.padding
     return {
         "anchors": {"embeddings": embeddings, "padding": padding},
         "added": added_classes.empty(*embeddings.shape[1:]),

@@ -74,12 +74,12 @@ def write(
     logs.scalars(0, accuracies(summary))
     groups = shots.shot_groups(data.train_counts, RULE)
     for split, arrays in images.items():
-        found = Ranking.of(arrays)
+        found = Ranking.from_arrays(arrays)
         for group, members in groups.items():
             margins = np.asarray(found.margins[members[found.labels]])
             if len(margins):
                 logs.histogram(0, f"{split}/margin/{group}", margins)
-    found = Ranking.of(images["test"])
+    found = Ranking.from_arrays(images["test"])
     for group, members in groups.items():
         if not members.any():
             continue

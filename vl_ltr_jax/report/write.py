@@ -11,7 +11,8 @@ from vl_ltr_jax.logs.event_files import Logs
 from vl_ltr_jax.report import dashboard, tables
 from vl_ltr_jax.report.page import write as page
 from vl_ltr_jax.run import inputs as run_inputs
-from vl_ltr_jax.run.run import Run, anchor_sentences
+from vl_ltr_jax.run.anchors import load_texts
+from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.stages import evaluate
 from vl_ltr_jax.storage.artifact import write_whole
 from vl_ltr_jax.systems import titles
@@ -50,7 +51,10 @@ def _write_dashboard(run: Run, results: Mapping[str, Any]) -> None:
     for path in list(artifact.directory.glob("events.out.tfevents.*")):
         path.unlink()
     images = {
-        split: {name: artifact.load_array(f"{split}_{name}") for name in evaluate.KEPT}
+        split: {
+            name: artifact.load_array(f"{split}_{name}")
+            for name in evaluate.PREDICTIONS
+        }
         for split in ("val", "test")
     }
     with Logs(artifact.directory) as logs:
@@ -62,5 +66,5 @@ def _write_dashboard(run: Run, results: Mapping[str, Any]) -> None:
             results,
             images,
             run_inputs.eval_transform(run.config),
-            anchor_sentences(run.workdir),
+            load_texts(run.workdir),
         )

@@ -1,6 +1,6 @@
-"""Keys of the configuration that artifacts depend on, and those that none does.
+"""Keys of the configuration that artifacts depend on.
 
-The one place that says what may change from start to start.
+All other keys may change from start to start.
 """
 
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from etils import epath
 
 from vl_ltr_jax.config import methods, settings
 from vl_ltr_jax.config.settings import Config
-from vl_ltr_jax.run import inputs as run_inputs
+from vl_ltr_jax.run.inputs import RunInputs
 from vl_ltr_jax.storage.artifact import Artifact
 
-# What each stage's artifact depends on, directly or through the artifacts it reads.
+# Sections and keys that each stage depends on, directly or through earlier stages.
 TOWERS = ("data", "model", "init", "pretrain", "seed")
 FINETUNE = (*TOWERS, "anchors", "method", "rebalance", "finetune")
 DEPENDS = {
@@ -22,9 +22,9 @@ DEPENDS = {
     "finetune": FINETUNE,
     "classifier": (*FINETUNE, "classifier"),
 }
-# What a stage of a method of its own, and evaluation, may read.
+# Sections that evaluation and a system's own stages may inputs.
 EVERYTHING = (*FINETUNE, "classifier", "evaluate")
-# These change the speed of a run or when it stops, not its result.
+# These change the speed of a run or its end, not its result.
 NEUTRAL = (
     "data.num_threads",
     "data.num_workers",
@@ -38,35 +38,30 @@ DEFAULTS = settings.flatten(Config())
 
 
 def matters(key: str, sections: Sequence[str] = EVERYTHING) -> bool:
-    """Returns True if a key is one that results depend on.
-
-    Args:
-      key: of the configuration, `section.key` or a key without a section.
-      sections: sections and keys that count; by default those of any stage.
-    """
+    """Returns True if results depend on a key; by default, those of any stage."""
     return key not in NEUTRAL and any(
         key == section or key.startswith(f"{section}.") for section in sections
     )
 
 
 def artifact(
-    config: Config, workdir: epath.Path, stage: str, inputs: run_inputs.RunInputs
+    config: Config, workdir: epath.Path, stage: str, inputs: RunInputs
 ) -> Artifact:
-    """A stage's artifact with the configuration and the inputs it depends on."""
+    """Returns a stage's artifact, with the settings and inputs that it depends on."""
     always: tuple[str, ...] = ()
     if config.pretrain.train_batch_norm and not inputs.clip_config.vision.patch_size:
         # Each chunk has statistics of its own.
         always = ("mesh.accumulation_steps",)
     sections = DEPENDS.get(stage, EVERYTHING)
     flat = settings.flatten(methods.as_read_by(config, stage))
-    kept = {
+    relevant = {
         key: value
         for key, value in flat.items()
         if key in always or matters(key, sections)
     }
     return Artifact(
         workdir / stage,
-        {**kept, "inputs": inputs.digest},
+        {**relevant, "inputs": inputs.digest},
         defaults=DEFAULTS,
         matters=matters,
     )

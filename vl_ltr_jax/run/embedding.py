@@ -1,7 +1,7 @@
-"""Embeddings of whole data sets: every image of a split, every sentence of the corpus.
+"""Embeddings of every image of a split, and of every sentence of the corpus.
 
-Batches of one fixed size run under one compiled function per length; results come back
-to every host in the order of the data, whatever the number of processes.
+Batches of one size run under one compiled function per length. Every host gets the
+results in the order of the data.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,25 +21,21 @@ def embed_images(
     batches: Iterable[dict[str, np.ndarray]],
     mesh: jax.sharding.Mesh,
 ) -> tuple[Float[np.ndarray, "N D"], Int[np.ndarray, "N"]]:
-    """Embeds the images of padded evaluation batches.
+    """Returns float32 features and labels of padded evaluation batches.
 
     Args:
-      encode: jitted function from uint8 images [B, H, W, 3] to embeddings [B, D].
+      encode: jitted function from uint8 images [B, H, W, 3] to features [B, D].
       batches: host-local batches with `image`, `label` and `mask`.
-      mesh: the devices; images are sharded over its data axis.
-
-    Returns:
-      Embeddings [N, D], float32 whatever was computed in and not normalised, and
-      labels [N], without the padding.
+      mesh: devices; images are sharded over its data axis.
     """
-    embeddings, labels = [], []
+    features, labels = [], []
     for batch in batches:
         arrays = meshes.to_global(mesh, batch)
         valid = meshes.to_host(arrays["mask"]).astype(bool)
         embedded = meshes.to_host(encode(arrays["image"]))[valid]
-        embeddings.append(embedded.astype(np.float32))
+        features.append(embedded.astype(np.float32))
         labels.append(meshes.to_host(arrays["label"])[valid])
-    return np.concatenate(embeddings), np.concatenate(labels)
+    return np.concatenate(features), np.concatenate(labels)
 
 
 def embed_sentences(
@@ -49,22 +45,19 @@ def embed_sentences(
     batch_size: int,
     what: str = "embed",
 ) -> Float[np.ndarray, "S D"]:
-    """Embeds tokenised sentences, the short ones in short batches.
+    """Embeds tokenised sentences, short ones in short batches.
 
-    The text tower is causal and pools at the end of the text, so cutting the padding
-    off changes nothing but the time.
+    The text tower is causal and pools at the end of the text, so shorter padding
+    changes only the time.
 
     Args:
-      encode: jitted function from tokens int32 [B, L] to embeddings [B, D].
+      encode: jitted function from tokens int32 [B, L] to features [B, D].
       tokens: zero-padded token ids.
-      mesh: the devices; sentences are sharded over its data axis.
+      mesh: devices; sentences are sharded over its data axis.
       batch_size: sentences in a global batch.
-      what: begins the line of progress.
-
-    Returns:
-      Embeddings [S, D], not normalised, in the order of `tokens`.
+      what: title of the progress bar.
     """
-    # The end of text has the largest id; zero is a token too.
+    # Search for the end of text, the largest id: zero is a token too.
     lengths = np.argmax(tokens, axis=1) + 1
     order = np.argsort(lengths, kind="stable")
     share = batch_size // jax.process_count()
@@ -85,5 +78,5 @@ def embed_sentences(
             result = np.empty((len(tokens), embedded.shape[1]), np.float32)
         result[chosen] = embedded
     if result is None:
-        raise ValueError("there is no sentence to embed")
+        raise ValueError("tokens: no sentence to embed")
     return result

@@ -1,17 +1,16 @@
-"""Features of augmented training images, made once by the frozen image tower.
+"""Features of augmented training images, embedded once by the frozen image tower.
 
-While the image tower is frozen, an image in a given view has the same features for the
-whole of fine-tuning. V views of every training image are embedded before the first
-step, kept under `workdir/STAGE/views/`, and looked up by the loader: the tower never
-runs again, and the head trains at its own speed.
+While the image tower is frozen, an image in a given view has the same features in all
+of fine-tuning. V views of every training image are embedded before the first step, and
+kept under `workdir/STAGE/views/`. Batches look them up, so the tower runs no more.
 
 Differs from VL-LTR: each draw takes one of V fixed views, not a new augmentation, and
 there is neither mixup nor CutMix, which mix pictures.
 """
 
-import errno
+import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,150 +26,106 @@ from vl_ltr_jax.logs import console, messages
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.run import Run
-from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.storage.artifact import ArtifactError, holds_array, write_array
 
-_STREAM = 2**31  # past every step: keys of erasing are not those of training
+_STREAM = 2**31  # above every step, so that erasing and training use other keys
 
 
 class NonFiniteFeatureError(UserError):
     """A tower whose features are not numbers."""
 
 
-Encode = Callable[[dict[str, Any], np.int32, np.int32, Array], Array]
+# From a view, the index of its first image and images to features.
+Encode = Callable[[np.int32, np.int32, Array], Array]
 
 
 def batches_of(
     run: Run,
     stage: str,
-    options: Finetune | Classifier,
+    section: Finetune | Classifier,
     towers: Callable[[], dict[str, Any]],
 ) -> Callable[[int], loader.Batches]:
-    """From a first step to this process's batches, see :meth:`loader.Feed.features`.
+    """Returns a function from a first step to batches of features.
 
-    Views that do not lie in the workdir yet are embedded first, unless the run writes
-    nothing. On a local disk they are mapped into memory; from a bucket each process
-    reads them whole.
-
-    Args:
-      run: whose training images and settings are taken.
-      stage: whose directory holds the views.
-      options: its section of the configuration.
-      towers: gives the frozen variables on the devices; only the image tower runs.
+    Missing views are embedded first, unless the run writes nothing. On a local disk
+    they are mapped into memory; from a bucket each process reads all of them.
 
     Raises:
-      ArtifactError: if a view that was made cannot be read.
-      ImageReadError: naming an image that cannot be read.
+      UserError: a view or an image cannot be read.
     """
     if run.writes:
-        make(run, stage, options.feature_views, towers())
-    made = run.artifact(stage)
-    views = [made.load_array(f"views/view_{v}") for v in range(options.feature_views)]
-    feed = run_inputs.feed(run.config, options.global_batch_size)
+        make(run, stage, section.feature_views, towers())
+    artifact = run.artifact(stage)
+    views = [
+        artifact.load_array(f"views/view_{view}")
+        for view in range(section.feature_views)
+    ]
+    feed = run_inputs.feed(run.config, section.global_batch_size)
     return lambda first_step: feed.features(
         views,
         run.inputs.data.train.labels,
-        sampling=options.sampling,
+        sampling=section.sampling,
         start_step=first_step,
     )
 
 
 def path_of(run: Run, stage: str, view: int) -> epath.Path:
-    """The file with the features of a view, float32 [N, D]."""
+    """Returns the file with the features of a view, float32 [N, D]."""
     return run.artifact(stage).directory / "views" / f"view_{view}.npy"
 
 
 def make(run: Run, stage: str, count: int, towers: dict[str, Any]) -> None:
-    """Embeds the views that are not in the workdir, each written when it is whole.
-
-    Args:
-      run: whose training images and settings are taken.
-      stage: whose directory holds the views.
-      count: how many views.
-      towers: the frozen variables on the devices.
+    """Embeds missing views of a stage, and writes each when it is complete.
 
     Raises:
-      ArtifactError: if something else lies where a view goes.
-      ImageReadError: naming an image that cannot be read.
-      NonFiniteFeatureError: if a feature is NaN or infinite.
+      ArtifactError: a directory has the name of a view.
+      ImageReadError: an image cannot be read.
+      NonFiniteFeatureError: a feature is NaN or infinite.
     """
-    if jax.process_index() == 0:
-        _check_places(path_of(run, stage, view) for view in range(count))
+    for view in range(count):  # writing would fail after hours of embedding
+        if (path := path_of(run, stage, view)).is_dir():
+            raise ArtifactError(f"{path}: a directory. Move it elsewhere.")
     shape = (len(run.inputs.data.train), run.inputs.clip_config.embed_dim)
-    encode_view = jax.jit(make_encode(run))
+    encode_view = functools.partial(jax.jit(functools.partial(_encode, run)), towers)
     for view in range(count):
         path, name = path_of(run, stage, view), f"view {view + 1} of {count}"
         # One process looks: file systems may show the others an older state.
         if multihost_utils.broadcast_one_to_all(np.asarray(holds_array(path, shape))):
-            console.say(f"{name}: made before", stage=stage)
+            console.say(f"{name}: embedded before", stage=stage)
             continue
         start = time.monotonic()
-        features = embed_view(run, encode_view, towers, view, f"{stage}: {name}")
+        features = _embed_view(run, encode_view, view, f"{stage}: {name}")
         if jax.process_index() == 0:
             write_array(path, features)
         duration = messages.format_duration(time.monotonic() - start)
-        told = f"{name}: {len(features):,} images embedded in {duration}"
-        console.say(told, stage=stage)
+        message = f"{name}: {len(features):,} images embedded in {duration}"
+        console.say(message, stage=stage)
     multihost_utils.sync_global_devices("views are written")
 
 
-def _check_places(paths: Iterable[epath.Path]) -> None:
-    """Finds before hours of embedding what writing would stumble on."""
-    try:
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "it is a directory")
-    except OSError as error:
-        raise errors.lack(error) or ArtifactError(
-            f"{path} cannot be made ({error.strerror or error}); move away what lies "
-            "there"
-        ) from error
-
-
-def make_encode(run: Run) -> Encode:
-    """Builds the pure function `(towers, view, first, images) -> features [B, D]`.
-
-    Random erasing depends on the seed, the view and the place in the split alone;
-    `first` is that of the first image.
-    """
-
-    def encode_view(
-        towers: dict[str, Any],
-        view: Int[Any, ""],
-        first: Int[Any, ""],
-        images: UInt8[Array, "B H W 3"],
-    ) -> Float[Array, "B D"]:
-        key = jax.random.fold_in(jax.random.key(run.config.seed), _STREAM)
-        pixels = run.prepare(
-            jax.random.fold_in(key, view), images, first + jnp.arange(len(images))
-        )
-        return encode.image(run.model, towers, pixels)
-
-    return encode_view
-
-
-def embed_view(
+def _encode(
     run: Run,
-    encode_view: Encode,
     towers: dict[str, Any],
-    view: int,
-    what: str = "view",
-) -> Float32[np.ndarray, "N D"]:
-    """Features of one view of every training image, on every host, not normalised.
+    view: Int[Any, ""],
+    first: Int[Any, ""],
+    images: UInt8[Array, "b H W 3"],
+) -> Float[Array, "b D"]:
+    """Embeds a batch of a view; `first` is the index of its first image.
 
-    Args:
-      run: whose training images and settings are taken.
-      encode_view: what :func:`make_encode` built, jitted.
-      towers: the frozen variables on the devices.
-      view: number of the view, from 0.
-      what: begins the line of progress.
-
-    Raises:
-      NonFiniteFeatureError: if a feature is NaN or infinite.
+    Random erasing depends on the seed, the view and the index in the split alone.
     """
+    key = jax.random.fold_in(jax.random.key(run.config.seed), _STREAM)
+    key = jax.random.fold_in(key, view)
+    pixels = run.prepare(key, images, first + jnp.arange(len(images)))
+    return encode.image(run.model, towers, pixels)
+
+
+def _embed_view(
+    run: Run, encode_view: Encode, view: int, what: str
+) -> Float32[np.ndarray, "N D"]:
+    """Embeds one view of every training image, on every host."""
     size = (len(run.inputs.data.train), run.inputs.clip_config.embed_dim)
     features, first = np.empty(size, np.float32), 0
     each = run.config.evaluate.batch_size
@@ -179,19 +134,16 @@ def embed_view(
     batches = feed.view(run.inputs.data.train, transform, view)
     for batch in console.progress(batches, what, len(features), "images", each=each):
         images = meshes.to_global(run.mesh, {"image": batch["image"]})["image"]
-        embedded = meshes.to_host(
-            encode_view(towers, np.int32(view), np.int32(first), images)
-        )
+        embedded = meshes.to_host(encode_view(np.int32(view), np.int32(first), images))
         rows = features[first : first + len(embedded)]
         rows[:] = embedded[: len(rows)]  # the last batch is padded
         first += len(embedded)
     wrong = ~np.isfinite(features).all(axis=1)
     if wrong.any():
-        first_wrong = run.inputs.data.train.describe(int(wrong.argmax()))
+        image = run.inputs.data.train.describe(int(wrong.argmax()))
         raise NonFiniteFeatureError(
-            f"{wrong.sum()} of {len(features)} training images have features that are "
-            f"not numbers, the first {first_wrong}: "
-            "the training of the tower has diverged. Lower its learning rate, in a new "
-            "--workdir"
+            f"{image}: its features, and those of {wrong.sum()} of {len(features)} "
+            "training images, are not numbers; the tower's training has diverged. "
+            "Lower its learning rate, in a new --workdir."
         )
     return features

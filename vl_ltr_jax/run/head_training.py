@@ -1,4 +1,7 @@
-"""Training in a run; of a recognition head on images, or on features kept of them."""
+"""Training stages of a run: plan, batches and job of a recognition head.
+
+The head trains on images, or on cached features.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,38 +17,40 @@ from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.train import finetune, optim, row_probe
 from vl_ltr_jax.train import stage as training
-from vl_ltr_jax.train.pretrain import Step
+from vl_ltr_jax.train.finetune import Frozen, PlacedAnchors
+from vl_ltr_jax.train.state import Step
 
 MakeLoss = Callable[[int], finetune.Loss]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingStage:
-    """A stage that trains, so that one of its steps can be made again.
+    """A stage that trains; replay repeats its steps.
 
     Attributes:
-      job: makes what is trained.
+      job: builds the training.
       finish: from the run and the summary of its training to that of the stage.
     """
 
     job: Callable[[Run], training.Job]
-    finish: Callable[[Run, dict[str, Any]], dict[str, Any]] = lambda run, told: told
+    finish: Callable[[Run, dict[str, Any]], dict[str, Any]] = lambda run, summary: (
+        summary
+    )
 
     def __call__(self, run: Run) -> dict[str, Any]:
-        """Trains to the end."""
-        told = training.train(self.job(run), run.mesh, run.config)
-        return self.finish(run, told)
+        """Trains to the end, and returns the summary."""
+        return self.finish(run, training.train(self.job(run), run.mesh, run.config))
 
 
-def plan_of(run: Run, options: Training) -> training.Plan:
+def plan_of(run: Run, section: Training) -> training.Plan:
     """Returns the length of a stage; an epoch is the size of the training set."""
-    return training.Plan.of(options, len(run.inputs.data.train))
+    return training.Plan.from_section(section, len(run.inputs.data.train))
 
 
 def batches_of(
-    run: Run, options: Training, *, with_text: bool
+    run: Run, section: Training, *, with_text: bool
 ) -> Callable[[int], loader.Batches]:
-    """From a first step to this process's training batches of a stage."""
+    """Returns a function from a first step to this process's training batches."""
     sentences = None
     if with_text:
         sentences = loader.Sentences(
@@ -54,12 +59,11 @@ def batches_of(
             run.mesh.size,
             run.config.mesh.accumulation_steps,
         )
-    return lambda first_step: run_inputs.feed(
-        run.config, options.global_batch_size
-    ).train(
+    feed = run_inputs.feed(run.config, section.global_batch_size)
+    return lambda first_step: feed.train(
         run.inputs.data.train,
         run_inputs.train_transform(run.config),
-        sampling=options.sampling,
+        sampling=section.sampling,
         sentences=sentences,
         start_step=first_step,
     )
@@ -68,79 +72,64 @@ def batches_of(
 def job(
     run: Run,
     stage: str,
-    options: Finetune | Classifier,
+    section: Finetune | Classifier,
     *,
     head: nn.Module,
     params: dict[str, Any],
     towers: dict[str, Any],
-    anchored: dict[str, Any],
+    anchors: PlacedAnchors | None,
     mix: finetune.Mix,
     make_loss: MakeLoss,
     trainable: Callable[[str], bool] = lambda path: True,
 ) -> training.Job:
-    """Training of a head, and of the image tower where it is among the parameters.
+    """Builds the training of a head, and of the image tower if `params` has one.
 
     Args:
-      run: whose training images are taken.
-      stage: whose directory holds the checkpoints.
-      options: the section of the configuration.
+      run: has the images.
+      stage: name of the directory of checkpoints.
+      section: of the configuration.
       head: from features to logits.
-      params: to start from: `head`, and `visual` where the image tower trains.
-      towers: the variables behind the head, on the host.
-      anchored: what the head reads of the anchors, or nothing.
+      params: initial `head`, and `visual` for a trained tower.
+      towers: variables of the towers, on the host.
+      anchors: of the head, if it reads any.
       mix: see :func:`finetune.make_step`.
-      make_loss: from the number of steps to what is minimised.
-      trainable: which parameters train, by path.
+      make_loss: from the number of steps to the loss of a branch.
+      trainable: predicate of parameters by path.
     """
-    plan = plan_of(run, options)
-    optimizer = optim.make_optimizer(
-        params,
-        schedule=plan.schedule,
-        weight_decay=options.weight_decay,
-        text_schedule=plan.text_schedule,
-        trainable=trainable,
-    )
+    plan = plan_of(run, section)
 
     def make_step(optimizer: optax.GradientTransformation) -> Step:
         return finetune.make_step(
-            run.model,
+            run.embedder,
             head,
             optimizer,
             plan.schedules,
-            run.prepare,
             mix,
-            run.config.seed,
-            run.mesh,
             loss=make_loss(plan.num_steps),
-            accumulation_steps=run.config.mesh.accumulation_steps,
         )
 
-    def behind() -> dict[str, Any]:
-        still = {name: p for name, p in towers["params"].items() if name not in params}
-        del still["text"]  # the anchors are made
-        return run.place({**towers, "params": still})
+    def frozen_tower() -> dict[str, Any]:
+        frozen = {name: p for name, p in towers["params"].items() if name not in params}
+        del frozen["text"]  # the step reads anchors instead
+        return run.place({**towers, "params": frozen})
 
-    if options.feature_views:  # the tower has run when training starts
-        batches = feature_views.batches_of(run, stage, options, behind)
+    if section.feature_views:  # the tower has run when training starts
+        batches = feature_views.batches_of(run, stage, section, frozen_tower)
     else:
-        batches = batches_of(run, options, with_text=False)
+        batches = batches_of(run, section, with_text=False)
     return training.Job(
         plan,
         make_step,
-        optimizer,
-        lambda: {
-            **({} if options.feature_views else {"towers": behind()}),
-            "anchors": anchored,
-        },
+        optim.make_optimizer(
+            params,
+            schedule=plan.schedule,
+            weight_decay=section.weight_decay,
+            text_schedule=plan.text_schedule,
+            trainable=trainable,
+        ),
+        lambda: Frozen(None if section.feature_views else frozen_tower(), anchors),
         {"params": params},
         batches,
         run.artifact(stage).directory,
-        row_probe.of_images(
-            run.model,
-            head,
-            run.prepare,
-            run.config.seed,
-            run.mesh,
-            accumulation_steps=run.config.mesh.accumulation_steps,
-        ),
+        row_probe.of_images(run.embedder, head),
     )

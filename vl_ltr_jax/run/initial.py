@@ -1,4 +1,4 @@
-"""The towers that a run starts from: what `init` and `model` name, and its pixels."""
+"""The towers at the start of a run, from the sections `init` and `model`."""
 
 import dataclasses
 from importlib import resources
@@ -18,7 +18,7 @@ from vl_ltr_jax.models.port.sizes import Details
 from vl_ltr_jax.models.port.tensor_files import read_tensors
 from vl_ltr_jax.runtime.errors import UserError
 
-_ROUNDED = 1e-3  # VL-LTR writes CLIP's mean and deviation with four digits
+_ROUNDING = 1e-3  # VL-LTR writes CLIP's mean and deviation with four digits
 
 
 class InputError(UserError):
@@ -26,28 +26,21 @@ class InputError(UserError):
 
 
 class Towers(NamedTuple):
-    """The towers of a run before any stage.
+    """The towers of a run before any stage."""
 
-    Attributes:
-      clip_config: sizes at the run's image size, and activations.
-      normalization: mean and standard deviation of pixels.
-      variables: those of the weights; None where towers start at random.
-      released_head: the head of an LGR checkpoint.
-    """
-
-    clip_config: ClipConfig
+    clip_config: ClipConfig  # at the run's image size
     normalization: transforms.Constants
-    variables: dict[str, Any] | None = None
+    variables: dict[str, Any] | None = None  # None for a random start
     released_head: vl_ltr_files.ReleasedHead | None = None
 
 
 def model_source(name: str) -> Path:
-    """Where a model lies: a path or, fetched, a hub id.
+    """Returns the path of a model; downloads a hub id.
 
-    `tiny_clip` is the one shipped with the package.
+    `tiny_clip` is the model of this package.
 
     Raises:
-      HubError: if the hub does not give it.
+      HubError: the download fails.
     """
     if name == "tiny_clip":
         return Path(str(resources.files("vl_ltr_jax"))) / "assets" / "tiny_clip"
@@ -55,11 +48,7 @@ def model_source(name: str) -> Path:
 
 
 def find_clip(config: Config) -> clip_files.ClipFile:
-    """Finds the CLIP of `init.clip`, with what the configuration says of it.
-
-    Raises:
-      UserError: see :func:`clip_files.find_clip`.
-    """
+    """Finds the CLIP of `init.clip`; raises as :func:`clip_files.find_clip`."""
     activation = config.init.activation
     return clip_files.find_clip(
         model_source(config.init.clip),
@@ -69,10 +58,10 @@ def find_clip(config: Config) -> clip_files.ClipFile:
 
 
 def released(config: Config) -> vl_ltr_files.Released:
-    """The checkpoint of `init.vl_ltr`, for the run's image size.
+    """Reads the checkpoint of `init.vl_ltr`, at the run's image size.
 
     Raises:
-      UserError: if its file is gone or broken.
+      UserError: its file is gone or damaged.
     """
     activation = config.init.activation
     details = Details(
@@ -92,69 +81,69 @@ def _normalization(config: Config, own: Preprocessing | None) -> transforms.Cons
 
 
 def read(config: Config) -> Towers:
-    """Reads the weights, says what is assumed of them, and checks the backbone.
+    """Reads the weights, warns of assumptions about them, and checks the backbone.
 
     Raises:
-      UserError: naming the file or the key, and the fault.
+      UserError: a file or key is at fault.
     """
     size = config.model.image_size
-    wanted = PRESETS[config.model.backbone].at_image_size(size)
+    preset = PRESETS[config.model.backbone].at_image_size(size)
     released_head, own = None, None
     if config.init.vl_ltr:
-        key, given = "init.vl_ltr", config.init.vl_ltr
+        key = f"init.vl_ltr={config.init.vl_ltr}"
         checkpoint = released(config)
         if config.init.activation == "auto":
             console.say(
-                f"{key}={given}: taken for VL-LTR's own towers, which have QuickGELU; "
+                f"{key}: taken for VL-LTR's own towers, which have QuickGELU; "
                 "init.activation names another"
             )
-        text, released_head = checkpoint.text or wanted.text, checkpoint.released_head
-        found = ClipConfig(checkpoint.vision, text, checkpoint.embed_dim)
+        text, released_head = checkpoint.text or preset.text, checkpoint.released_head
+        clip_config = ClipConfig(checkpoint.vision, text, checkpoint.embed_dim)
         variables = checkpoint.variables
     elif config.init.clip:
-        key, given = "init.clip", config.init.clip
+        key = f"init.clip={config.init.clip}"
         file = find_clip(config)
         own = file.preprocessing
         _warn_of_differences(config, file)
-        found, variables = clip_files.from_file(
+        clip_config, variables = clip_files.from_file(
             file, read_tensors(file.path), image_size=size
         )
     else:
         if config.init.activation != "auto":
-            wanted = wanted.with_activations(*2 * (config.init.activation,))
-        return Towers(wanted, _normalization(config, None))
-    # The activation is that of the weights, whatever the backbone's name stands for.
-    activations = found.vision.activation, found.text.activation
-    if found != wanted.with_activations(*activations):
+            preset = preset.with_activations(*2 * (config.init.activation,))
+        return Towers(preset, _normalization(config, None))
+    # The weights decide the activation, for any backbone.
+    activations = clip_config.vision.activation, clip_config.text.activation
+    if clip_config != preset.with_activations(*activations):
         names = [
             name
-            for name, preset in PRESETS.items()
-            if size % preset.vision.stride == 0
-            and found == preset.at_image_size(size).with_activations(*activations)
+            for name, other in PRESETS.items()
+            if size % other.vision.stride == 0
+            and clip_config == other.at_image_size(size).with_activations(*activations)
         ]
-        mend = f"Set model.backbone={names[0]!r}" if names else "No backbone fits it"
+        remedy = f"Set model.backbone={names[0]!r}" if names else "No backbone fits it"
         raise InputError(
-            f"{key}={given!r} is not of model.backbone={config.model.backbone!r}: "
-            f"{'; '.join(_differences(found, wanted))}. {mend}."
+            f"{key} is not of model.backbone={config.model.backbone!r}: "
+            f"{'; '.join(_differences(clip_config, preset))}. {remedy}."
         )
-    return Towers(found, _normalization(config, own), variables, released_head)
+    return Towers(clip_config, _normalization(config, own), variables, released_head)
 
 
-def _differences(found: ClipConfig, wanted: ClipConfig) -> list[str]:
-    """Returns the sizes that differ, each with both values; activations left out."""
-    fields, others = (
+def _differences(actual: ClipConfig, expected: ClipConfig) -> list[str]:
+    """Describes the sizes that differ, without activations."""
+    fields, values = (
         traverse_util.flatten_dict(dataclasses.asdict(config), sep=".")
-        for config in (found, wanted)
+        for config in (actual, expected)
     )
     return [
-        f"{name} {value}, not {others[name]}"
+        f"{name} {value}, not {values[name]}"
         for name, value in fields.items()
-        if value != others[name] and not name.endswith("activation")
+        if value != values[name] and not name.endswith("activation")
     ]
 
 
 def _warn_of_differences(config: Config, file: clip_files.ClipFile) -> None:
-    """Says what is assumed of a model, and what the run does otherwise than it."""
+    """Warns of differences between a model's own pixels and those of the run."""
     key, own = f"init.clip={config.init.clip}", file.preprocessing
     for note in file.notes:
         console.warn(note)
@@ -167,18 +156,17 @@ def _warn_of_differences(config: Config, file: clip_files.ClipFile) -> None:
     if own is None:
         if config.data.normalization == "model":
             console.warn(
-                f"{key}: no file beside the weights says how pixels are normalised; "
-                "they are as OpenAI's CLIP's. data.normalization names others"
+                f"{key}: no file beside the weights has a mean and deviation of "
+                "pixels; those of OpenAI's CLIP are used. Set data.normalization."
             )
         return
     if (own.interpolation, own.resize) != ("bicubic", "shortest"):
         console.warn(
-            f"{key}: made for pictures resized by {own.interpolation} "
-            f"({own.resize!r}); here they are resized by bicubic and cut, as "
-            f"data.eval_recipe={config.data.eval_recipe!r} does"
+            f"{key}: made for images resized by {own.interpolation} ({own.resize!r}); "
+            f"data.eval_recipe={config.data.eval_recipe!r} resizes by bicubic and crops"
         )
     used = _normalization(config, own)
-    if not np.allclose(used, own.normalization, atol=_ROUNDED):
+    if not np.allclose(used, own.normalization, atol=_ROUNDING):
         console.warn(
             f"{key}: made for pixels of mean and deviation {own.normalization}; "
             f"data.normalization={config.data.normalization!r} has {used}"

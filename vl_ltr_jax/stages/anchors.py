@@ -1,17 +1,14 @@
 """The stage that chooses the anchor sentences of each class (AnSS).
 
-Classes differ in what they can offer. One without images in the split that anchors are
-chosen by cannot rank its sentences: its first M are taken, its prompts before all. One
-with fewer than M sentences keeps all it has; one with none is refused with the corpus.
+A class without images in the chosen split cannot rank its sentences: it takes its first
+M, prompts first. A class with fewer than M sentences takes all.
 """
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int
 
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.method import anss
@@ -19,34 +16,38 @@ from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.storage.artifact import write_whole
 
-# What the report tells of the choice: class names, but for the number of anchors.
-TOLD = ("num_anchors", "without_images", "with_fewer_sentences")
-# Sentences that a device scores between two looks at the progress.
-AT_ONCE = 8 * anss.BLOCKS[0]
+# Keys of the summary that the report shows: a number, and lists of class names.
+REPORTED_KEYS = ("num_anchors", "without_images", "with_fewer_sentences")
+# Sentences that a device scores between two updates of the progress bar.
+SENTENCES_PER_CALL = 8 * anss.BLOCKS[0]
 
 
 def select(run: Run) -> dict[str, Any]:
-    """Writes scores, and for each class the indices of its M anchors; see `TOLD`."""
-    options, corpus = run.config.anchors, run.inputs.corpus
+    """Writes scores, and for each class the indices and texts of its M anchors."""
+    section, corpus = run.config.anchors, run.inputs.corpus
     embedded = run.artifact("embed")
     image_labels = embedded.load_array("image_labels")
     scores = score(run, embedded.load_array("images"), image_labels)
-    num_anchors = min(options.num_anchors, int(corpus.counts.max()))
+    num_anchors = min(section.num_anchors, int(corpus.counts.max()))
     indices, padding = anss.select_anchors(
         scores,
         corpus.labels,
         run.inputs.num_classes,
         num_anchors,
-        selection=options.selection,
+        selection=section.selection,
         seed=run.config.seed,
     )
+    texts = [
+        [corpus.sentences[i] for i in row[~absent]]
+        for row, absent in zip(indices, padding, strict=True)
+    ]
     if jax.process_index() == 0:
         run.artifact("anchors").save_arrays(
             scores=scores, indices=indices, padding=padding
         )
         write_whole(
             run.artifact("anchors").directory / "sentences.json",
-            json.dumps(texts(corpus.sentences, indices, padding), ensure_ascii=False),
+            json.dumps(texts, ensure_ascii=False),
         )
     counts = corpus.counts
     images = np.bincount(image_labels, minlength=len(counts))
@@ -54,47 +55,29 @@ def select(run: Run) -> dict[str, Any]:
     def names(chosen: np.ndarray) -> list[str]:
         return [run.inputs.data.class_names[c] for c in np.flatnonzero(chosen)]
 
-    by_images = options.selection == "anss"
+    by_images = section.selection == "anss"
     return {
         "anchors": int((~padding).sum()),
         "sentences": len(corpus.sentences),
-        "num_anchors": options.num_anchors,
+        "num_anchors": section.num_anchors,
         "without_images": names((images == 0) & by_images),
-        "with_fewer_sentences": names(counts < options.num_anchors),
+        "with_fewer_sentences": names(counts < section.num_anchors),
     }
 
 
-def texts(
-    sentences: Sequence[str],
-    indices: Int[np.ndarray, "C M"],
-    padding: Bool[np.ndarray, "C M"],
-) -> list[list[str]]:
-    """The anchor sentences of each class, best first."""
-    return [
-        [sentences[i] for i in chosen[~absent]]
-        for chosen, absent in zip(indices, padding, strict=True)
-    ]
-
-
 def score(run: Run, images: np.ndarray, image_labels: np.ndarray) -> np.ndarray:
-    """Scores of all sentences, with images split over `data`, sentences over `model`.
-
-    Args:
-      run: whose sentences are scored, by its pre-trained temperature.
-      images: embeddings of the images that anchors are chosen by.
-      image_labels: their classes.
-    """
+    """Scores all sentences, with images split over `data`, sentences over `model`."""
     labels = run.inputs.corpus.labels
     sentences = run.artifact("embed").load_array("sentences")
 
     def split(embeddings: np.ndarray, classes: np.ndarray, axis: str) -> Any:
-        # Rows that fill the shards carry label -1.
+        # Rows that fill the shards get label -1.
         placed = meshes.shard_rows(run.mesh, classes + 1, axis)
         return meshes.shard_rows(run.mesh, embeddings, axis), placed - 1
 
     pictures = split(images, image_labels, "data")
     scale = run.towers()["params"]["logit_scale"]
-    size = min(AT_ONCE * run.mesh.shape["model"], len(labels))
+    size = min(SENTENCES_PER_CALL * run.mesh.shape["model"], len(labels))
     scores: list[np.ndarray] = []
     starts = range(0, len(labels), size)
     for start in console.progress(
@@ -107,7 +90,7 @@ def score(run: Run, images: np.ndarray, image_labels: np.ndarray) -> np.ndarray:
             np.pad(labels[rows], (0, added), constant_values=-1),
             "model",
         )
-        found = anss.score_sentences(
+        scored = anss.score_sentences(
             texts[0],
             texts[1],
             pictures[0],
@@ -116,5 +99,5 @@ def score(run: Run, images: np.ndarray, image_labels: np.ndarray) -> np.ndarray:
             num_classes=run.inputs.num_classes,
             mesh=run.mesh,
         )
-        scores.append(meshes.to_host(found)[:size])
+        scores.append(meshes.to_host(scored)[:size])
     return np.concatenate(scores)[: len(labels)]

@@ -11,15 +11,15 @@ from vl_ltr_jax.run.run import Run
 
 
 def run_embed(run: Run) -> dict[str, Any]:
-    """Embeddings of every sentence and of the images that anchors are chosen by."""
+    """Embeds every sentence, and the images that anchors are chosen by."""
     towers = run.replicate(run.towers())
-    data, options = run.inputs.data, run.config.anchors
-    split = data.train if options.images == "train" else data.val
-    kept = anss.cap_images_per_class(split.labels, options.max_images_per_class)
+    data, section = run.inputs.data, run.config.anchors
+    split = data.train if section.images == "train" else data.val
+    indices = anss.cap_images_per_class(split.labels, section.max_images_per_class)
     encode = jax.jit(run.encode_image)
     images, labels = embedding.embed_images(
         functools.partial(encode, towers),
-        run.eval_batches(split.select(kept), "embed"),
+        run.eval_batches(split.select(indices), "embed"),
         run.mesh,
     )
     sentences = run.embed_sentences(towers, "embed")

@@ -1,9 +1,9 @@
-"""The run as a list of stages: pretrain, embed, anchors, finetune, evaluate.
+"""The stages of a run: pretrain, embed, anchors, finetune, evaluate.
 
-Those that the configuration needs; its method may add some before the last.
-A stage is a function of the configuration and the artifacts before it to one artifact
-under `workdir/STAGE/`. A finished stage is skipped on the next start, an unfinished one
-resumes at its last checkpoint, and a changed configuration is refused by name.
+A configuration skips some; its system may add some before the last. A stage is a
+function of the configuration and the earlier artifacts. It leaves one artifact under
+`workdir/STAGE/`. The next start skips a finished stage, and resumes an unfinished one
+at its last checkpoint. A changed configuration is refused with the names of its keys.
 """
 
 import time
@@ -16,15 +16,13 @@ from jax.experimental import multihost_utils
 
 from vl_ltr_jax import systems
 from vl_ltr_jax.checkpoint import restore
-from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config import settings
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.run import head_training
-from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.depends import artifact
+from vl_ltr_jax.run.inputs import RunInputs
 from vl_ltr_jax.run.run import Run
-from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.runtime import versions as runtime_versions
 from vl_ltr_jax.stages import anchors, evaluate
 from vl_ltr_jax.stages.embed import run_embed
@@ -37,7 +35,7 @@ from vl_ltr_jax.storage.lock import sole_user
 from vl_ltr_jax.storage.workdir import check_free, check_writable
 from vl_ltr_jax.systems import titles
 
-_FILES = (  # of a run, beside the directories of its stages
+_FILES = (
     *("config.json", "versions.json", "classes.json", "model.json"),
     *("results.json", "report.md", "report.html"),
 )
@@ -51,161 +49,145 @@ STAGES: dict[str, systems.Stage] = {
 
 
 def stages_of(config: Config) -> dict[str, systems.Stage]:
-    """Every stage of the configuration's method, evaluation last."""
+    """Returns every stage of the configuration's system, evaluation last."""
     own = systems.recipe_of(config).stages()
     if shared := own.keys() & (STAGES.keys() - {"finetune"}):
-        raise ValueError(f"{config.method} replaces {shared}, which all methods share")
-    road = {**STAGES, **own}
-    last = road.pop("evaluate")
-    return {**road, "evaluate": last}
+        raise ValueError(f"method={config.method}: replaces the shared stages {shared}")
+    stages = {**STAGES, **own}
+    last = stages.pop("evaluate")
+    return {**stages, "evaluate": last}
 
 
-def planned(config: Config, inputs: run_inputs.RunInputs) -> list[str]:
-    """Names of the stages this configuration runs, in order."""
+def planned(config: Config, inputs: RunInputs) -> list[str]:
+    """Returns the names of the stages that a configuration runs, in order."""
     if inputs.released_head is not None:
-        return ["evaluate"]  # the checkpoint holds all that the others make
-    evaluated, without = config.evaluate, set()
+        return ["evaluate"]  # the checkpoint holds the results of the other stages
+    section, skipped = config.evaluate, set()
     if not config.pretrain.epochs:
-        without.add("pretrain")
+        skipped.add("pretrain")
     if not config.finetune.epochs:
-        without.add("finetune")
-    text = evaluated.zero_shot and evaluated.zero_shot_text
+        skipped.add("finetune")
+    text = section.zero_shot and section.zero_shot_text
     if not (config.finetune.epochs and config.finetune.head == "lgr"):
         if text != "anchors":
-            without.add("anchors")
-            if not (evaluated.knn or text):
-                without.add("embed")
-    return [name for name in stages_of(config) if name not in without]
+            skipped.add("anchors")
+            if not (section.knn or text):
+                skipped.add("embed")
+    return [name for name in stages_of(config) if name not in skipped]
 
 
-def check(config: Config, workdir: epath.Path, inputs: run_inputs.RunInputs) -> None:
-    """Refuses a workdir that cannot be written or belongs to another run.
+def check(config: Config, workdir: epath.Path, inputs: RunInputs) -> None:
+    """Refuses a workdir that is not writable or belongs to another run.
 
     Raises:
-      WorkdirError: if files cannot be made in the workdir, or others are in their way.
-      ArtifactError: if a stage there is damaged, was made with another configuration
-        or inputs, or is finished while one that it was made from is not.
+      WorkdirError: the workdir is not writable, or other files are in the way.
+      ArtifactError: a stage is damaged, has other settings or inputs, or is finished
+        before an earlier one.
     """
     check_writable(workdir)
     names = planned(config, inputs)
     own = [f"{stage}/checkpoints" for stage in names]
     check_free(workdir, _FILES, ["teacher", "compiled", *names, *own])
     unfinished = ""
-    for stage in names:
-        left = artifact(config, workdir, stage, inputs)
-        left.check()
-        if not left.finished:
-            unfinished = unfinished or stage
+    for name in names:
+        stage = artifact(config, workdir, name, inputs)
+        stage.check()
+        if not stage.finished:
+            unfinished = unfinished or name
             continue
-        left.summary()
+        stage.summary()
         if unfinished:
             raise ArtifactError(
-                f"stage {stage!r} in {workdir} is finished, but {unfinished!r}, which "
-                f"comes before it, is not: it would be made anew and no longer be what "
-                f"{stage!r} was made from. Move {left.directory} and those of the "
-                "stages after it elsewhere"
+                f"{stage.directory}: finished, but the earlier stage {unfinished!r} is "
+                "not. Move it and the directories of later stages elsewhere."
             )
 
 
-def run(
-    config: Config, workdir: epath.Path, inputs: run_inputs.RunInputs
-) -> dict[str, Any]:
-    """Runs all stages that are not finished, and writes results.json.
+def run(run: Run) -> dict[str, Any]:
+    """Runs all stages that are not finished, and writes and returns the results.
 
-    Args:
-      config: the checked configuration.
-      workdir: where everything goes; :func:`check` has accepted it.
-      inputs: returned by :func:`run_inputs.read`.
-
-    Returns:
-      The results, as in `workdir/results.json`.
+    :func:`check` must have accepted the workdir.
 
     Raises:
-      UserError: for what the user can mend, with how.
+      UserError: with a remedy.
     """
-    configs.check_devices(config, jax.device_count())
-    with sole_user(workdir):
-        return _run(config, workdir, inputs)
+    with sole_user(run.workdir):
+        results = _run(run)
+        _write(run, "results.json", strict_json.to_json(results))
+        return results
 
 
-def _run(
-    config: Config, workdir: epath.Path, inputs: run_inputs.RunInputs
-) -> dict[str, Any]:
-    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-    this = Run(config, workdir, inputs, mesh)
+def _run(run: Run) -> dict[str, Any]:
     versions = runtime_versions.versions()
-    if jax.process_index() == 0:
-        write_whole(workdir / "config.json", settings.to_json(config))
-        write_whole(workdir / "versions.json", strict_json.to_json(versions))
-        write_whole(workdir / "classes.json", strict_json.to_json(classes(inputs)))
-        write_whole(workdir / "model.json", strict_json.to_json(inputs.model_facts()))
-    costs: dict[str, dict[str, float]] = {}
-    told: dict[str, Any] = {}
-    for name in planned(config, inputs):
-        summary = _made(this, name, versions)
-        costs[name] = {
-            "images_seen": summary.get("images_seen", 0),
-            "seconds": summary["seconds"],
-        }
-        if (
-            name == "anchors" and anchors.TOLD[0] in summary
-        ):  # an older run told nothing
-            told = {"anchors": {key: summary[key] for key in anchors.TOLD}}
-    results = {
-        **{split: summary[split] for split in ("test", "val")},
-        "predicted_by": summary.get("predicted_by"),
-        "data": describe(this),
-        **told,
-        "cost": {
-            **{
-                unit: sum(cost[unit] for cost in costs.values())
-                for unit in ("images_seen", "seconds")
-            },
-            "stages": costs,
-        },
-        "versions": summary["versions"],  # of the evaluation, not of this start
+    _write(run, "config.json", settings.to_json(run.config))
+    _write(run, "versions.json", strict_json.to_json(versions))
+    _write(run, "classes.json", strict_json.to_json(classes(run.inputs)))
+    _write(run, "model.json", strict_json.to_json(run.inputs.model_facts()))
+    summaries = {
+        name: _summary_of(run, name, versions)
+        for name in planned(run.config, run.inputs)
     }
-    if jax.process_index() == 0:
-        write_whole(workdir / "results.json", strict_json.to_json(results))
+    evaluation = summaries["evaluate"]
+    results: dict[str, Any] = {
+        **{split: evaluation[split] for split in ("test", "val")},
+        "predicted_by": evaluation.get("predicted_by"),
+        "data": describe(run),
+    }
+    if "anchors" in summaries:
+        chosen = summaries["anchors"]
+        results["anchors"] = {key: chosen[key] for key in anchors.REPORTED_KEYS}
+    costs = {
+        name: {unit: summary.get(unit, 0) for unit in ("images_seen", "seconds")}
+        for name, summary in summaries.items()
+    }
+    results["cost"] = {
+        unit: sum(cost[unit] for cost in costs.values())
+        for unit in ("images_seen", "seconds")
+    } | {"stages": costs}
+    results["versions"] = evaluation["versions"]  # a finished evaluation keeps its own
     return results
 
 
-def _made(run: Run, name: str, versions: dict[str, Any]) -> dict[str, Any]:
-    """The summary of a stage, which is made unless it is finished."""
-    left = run.artifact(name)
+def _write(run: Run, name: str, text: str) -> None:
+    if jax.process_index() == 0:
+        write_whole(run.workdir / name, text)
+
+
+def _summary_of(run: Run, name: str, versions: dict[str, Any]) -> dict[str, Any]:
+    """Returns the summary of a stage, and runs the stage unless it is finished."""
+    stage = run.artifact(name)
     # One process looks: file systems may show the others an older state.
-    if multihost_utils.broadcast_one_to_all(np.asarray(left.finished)):
+    if multihost_utils.broadcast_one_to_all(np.asarray(stage.finished)):
         console.say("finished before, skipped", stage=name)
-        return left.summary()
+        return stage.summary()
     try:
-        return _make(run, name, versions)
+        return _run_stage(run, name, versions)
     except restore.DamagedError as error:
         damaged = error.directory.parent.name
         console.warn(f"{error.fault}. {damaged} goes on from the checkpoint before")
-        _make(run, damaged, versions)
-        return _make(run, name, versions)
+        _run_stage(run, damaged, versions)
+        return _run_stage(run, name, versions)
 
 
-def _make(run: Run, name: str, versions: dict[str, Any]) -> dict[str, Any]:
-    left = run.artifact(name)
+def _run_stage(run: Run, name: str, versions: dict[str, Any]) -> dict[str, Any]:
+    stage = run.artifact(name)
     console.say("starts", stage=name)
     start = time.monotonic()
     if jax.process_index() == 0:
-        left.begin()
+        stage.begin()
     multihost_utils.sync_global_devices(f"{name} begins")
     summary = {**stages_of(run.config)[name](run), "versions": versions}
     before = summary.pop("seconds_before", 0.0)
     summary["seconds"] = before + time.monotonic() - start
     if jax.process_index() == 0:
-        left.finish(summary)
+        stage.finish(summary)
     multihost_utils.sync_global_devices(f"{name} ends")
-    made = of_stage(summary, titles.head_names(run.config))
-    console.say(made, stage=name)
+    console.say(of_stage(summary, titles.head_names(run.config)), stage=name)
     return summary
 
 
-def classes(inputs: run_inputs.RunInputs) -> dict[str, Any]:
-    """What a reader of the results must know of the classes, in label order."""
+def classes(inputs: RunInputs) -> dict[str, Any]:
+    """Returns names and training counts of the classes, in label order."""
     return {
         "names": list(inputs.data.class_names),
         "train_counts": inputs.data.train_counts.tolist(),
@@ -213,7 +195,7 @@ def classes(inputs: run_inputs.RunInputs) -> dict[str, Any]:
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """The data section of the results."""
+    """Returns the data section of the results."""
     data, counts = run.inputs.data, run.inputs.data.train_counts
     return {
         "name": data.name,

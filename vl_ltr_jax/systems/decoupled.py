@@ -185,7 +185,7 @@ def job(
         head=head,
         params={"head": params},
         towers=run.finetuned_towers(),
-        anchored={},
+        anchors=None,
         mix=mix,
         make_loss=lambda num_steps: finetune.cross_entropy,
         trainable=trainable,

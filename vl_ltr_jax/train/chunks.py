@@ -1,9 +1,9 @@
 """Exact accumulation: a global batch too large for the devices, embedded in chunks.
 
-The losses need all embeddings of a batch but no activations. A chunk keeps none: the
-backward pass embeds it again, with the gradient that the losses of the whole batch give
-its embeddings. Value and gradient are those of the undivided batch; the price is one
-more forward pass. Not in the paper.
+The losses need all embeddings of a batch but no activations, so a chunk frees its own.
+The backward pass embeds it again, with the gradient of the losses of the whole batch.
+Value and gradient are those of the undivided batch; the price is one more forward pass.
+Not in the paper.
 """
 
 from collections.abc import Callable
@@ -18,32 +18,32 @@ from vl_ltr_jax.runtime import mesh as meshes
 
 def embed(
     function: Callable[[Any, Any], Any],
-    whole: Any,
+    shared: Any,
     rows: Any,
     num_chunks: int,
     mesh: jax.sharding.Mesh,
 ) -> Any:
     """Embeds rows that do not depend on each other.
 
-    Each device visits chunks of its own rows, and the gradient of `whole` is summed
-    over the devices once, not once for each chunk.
+    Each device visits chunks of its own rows. The gradient of `shared` is summed over
+    the devices once, not once for each chunk.
 
     Args:
-      function: from `whole` and a chunk of `rows` to arrays of one row each.
-      whole: arrays that every row reads, parameters for instance.
+      function: from `shared` and a chunk of `rows` to arrays of one row each.
+      shared: arrays that every row reads, parameters for instance.
       rows: arrays [B, ...], all split over the mesh.
-      num_chunks: 1 leaves the batch whole, and its activations for the backward pass.
-      mesh: the devices; B is a multiple of their number times `num_chunks`.
+      num_chunks: 1 keeps the batch undivided, with its activations.
+      mesh: devices; B is a multiple of their number times `num_chunks`.
     """
     if num_chunks == 1:
-        return function(whole, rows)
+        return function(shared, rows)
 
-    def local(whole: Any, rows: Any) -> Any:
-        # Where a replicated array meets one that is not, its gradient is summed over
-        # devices: here, outside the loop.
-        whole = jax.tree.map(_varying, whole)
+    def local(shared: Any, rows: Any) -> Any:
+        # JAX sums the gradient of a replicated array over devices at this cast:
+        # here, outside the loop.
+        shared = jax.tree.map(_varying, shared)
         _, embedded = jax.lax.scan(
-            jax.checkpoint(lambda _, chunk: (None, function(whole, chunk))),
+            jax.checkpoint(lambda _, chunk: (None, function(shared, chunk))),
             None,
             cut(rows, num_chunks),
         )
@@ -52,7 +52,7 @@ def embed(
     split = PartitionSpec(meshes.ROWS)
     return jax.shard_map(
         local, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split
-    )(whole, rows)
+    )(shared, rows)
 
 
 def embed_in_turn(
@@ -62,15 +62,15 @@ def embed_in_turn(
     num_chunks: int,
     mesh: jax.sharding.Mesh,
 ) -> tuple[Any, Any]:
-    """Embeds rows whose chunks are wholes: each has statistics over all devices.
+    """Embeds chunks one after the other, each with statistics over all devices.
 
     Args:
       function: from a carry and a chunk of the global batch to the next carry and
         arrays of one row each.
       carry: for the first chunk; running statistics, for instance.
-      rows: arrays [B, ...], all split over the mesh.
-      num_chunks: 1 leaves the batch whole.
-      mesh: the devices.
+      rows: as in :func:`embed`.
+      num_chunks: as in :func:`embed`.
+      mesh: devices.
 
     Returns:
       The last carry, and the arrays of all chunks in the order of the rows.
@@ -83,9 +83,9 @@ def embed_in_turn(
 
 
 def cut(rows: Any, num_chunks: int) -> Any:
-    """[B, ...] as [num_chunks, B / num_chunks, ...]; row i is in chunk i % num_chunks.
+    """Reshapes [B, ...] to [num_chunks, B / num_chunks, ...].
 
-    So each device's chunk is of its own rows.
+    Row i is in chunk i % num_chunks, so each device's chunk is of its own rows.
     """
     return jax.tree.map(
         lambda leaf: leaf.reshape(-1, num_chunks, *leaf.shape[1:]).swapaxes(0, 1), rows
@@ -93,7 +93,7 @@ def cut(rows: Any, num_chunks: int) -> Any:
 
 
 def join(chunks: Any) -> Any:
-    """The rows that :func:`cut` has cut, in their order."""
+    """Undoes :func:`cut`."""
     return jax.tree.map(
         lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), chunks
     )

@@ -1,11 +1,10 @@
-"""Floating-point operations of a training step, and how much of the devices they use.
+"""Floating-point operations of a training step, and the devices' utilisation.
 
-The count is that of XLA's analysis of the compiled step, mended where it is known to be
-short: it visits the body of a loop once (chunks of a batch, streamed losses, blocks of
-classes), and on GPUs it knows nothing of products that cuBLAS and cuDNN compute. Both
-are made good by the products of the traced step. What the step computes twice counts
-twice: activations under `model.remat` or accumulation, and what each device computes
-for itself, such as the update of replicated parameters.
+The count is XLA's analysis of the compiled step, corrected in two places. XLA counts
+the body of a loop once: chunks of a batch, streamed losses, blocks of classes. On GPUs
+it does not see the products of cuBLAS and cuDNN. The products of the traced step
+replace both. Repeated work counts twice: activations under `model.remat` or
+accumulation, and the update of replicated parameters on each device.
 """
 
 import math
@@ -15,11 +14,10 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-# Of one device as JAX counts them, dense, in operations a second: bfloat16, and float32
-# at XLA's default precision, which on TPUs rounds factors to bfloat16 and on NVIDIA's
-# GPUs to TF32. TPUs: cloud.google.com/tpu/docs, pages of each version; a v2 or v3
-# device is one of a chip's two cores, and so is one of a TPU7x. GPUs: NVIDIA's data
-# sheets, halved where they give the rate with sparsity.
+# Dense operations a second of one JAX device: bfloat16, and float32 at XLA's default
+# precision, which rounds factors to bfloat16 on TPUs and to TF32 on NVIDIA's GPUs.
+# TPUs: cloud.google.com/tpu/docs; a v2, v3 or TPU7x device is one of a chip's two
+# cores. GPUs: NVIDIA's data sheets, where rates with sparsity are halved.
 _PEAKS: dict[str, tuple[float, float]] = {
     "TPU v2": (23e12, 23e12),
     "TPU v3": (61.5e12, 61.5e12),
@@ -47,12 +45,7 @@ _PEAKS: dict[str, tuple[float, float]] = {
 
 
 def peak(device_kind: str, compute_dtype: str) -> float | None:
-    """Operations a second that a device can do at most; None where it is not known.
-
-    Args:
-      device_kind: as `jax.Device.device_kind` has it.
-      compute_dtype: `bfloat16` or `float32`, of products.
-    """
+    """Returns the peak operations a second of a device; None if unknown."""
     rates = _PEAKS[device_kind] if device_kind in _PEAKS else None
     return rates and rates[("bfloat16", "float32").index(compute_dtype)]
 
@@ -61,18 +54,18 @@ class Products(NamedTuple):
     """Operations of matrix products and convolutions, over all devices.
 
     Attributes:
-      once: with the body of each loop visited once.
-      whole: with all passes of loops whose length is fixed.
+      once: each loop's body counted once.
+      total: each pass of a loop of fixed length counted.
     """
 
     once: float
-    whole: float
+    total: float
 
 
 def products(program: core.ClosedJaxpr | core.Jaxpr) -> Products:
-    """Counts the products of a traced program; of branches, those of the largest."""
+    """Counts the products of a traced program; of branches, the largest counts."""
     jaxpr = program.jaxpr if isinstance(program, core.ClosedJaxpr) else program
-    once = whole = 0.0
+    once = total = 0.0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         if name in _OPERATIONS:
@@ -87,11 +80,11 @@ def products(program: core.ClosedJaxpr | core.Jaxpr) -> Products:
                 else (0.0, 0.0)
             )
         passes = params["length"] if name == "scan" else 1
-        # Its shapes are a device's own. None here is over a part of the mesh.
+        # A shard_map has a device's shapes; each here covers the whole mesh.
         devices = params["mesh"].size if name == "shard_map" else 1
         once += devices * inner.once
-        whole += devices * passes * inner.whole
-    return Products(once, whole)
+        total += devices * passes * inner.total
+    return Products(once, total)
 
 
 def _dot(equation: Any) -> float:
@@ -116,47 +109,33 @@ _OPERATIONS: dict[str, Callable[[Any], float]] = {
 
 
 def _programs(params: Mapping[str, Any]) -> Iterator[core.ClosedJaxpr | core.Jaxpr]:
-    for value in params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(part, core.ClosedJaxpr | core.Jaxpr):
-                yield part
+    for part in jax.tree.leaves(list(params.values())):
+        if isinstance(part, core.ClosedJaxpr | core.Jaxpr):
+            yield part
 
 
 def of_step(analysed: float, num_devices: int, traced: Products) -> float:
-    """Operations of one step over all devices.
+    """Returns the operations of one step over all devices.
 
-    Args:
-      analysed: of the compiled step, by XLA for one device; below 0 where unknown.
-      num_devices: that run it.
-      traced: its products.
+    `analysed` is XLA's count for one device, below 0 if unknown.
     """
-    seen = max(analysed, 0.0) * num_devices
-    if seen < traced.once / 2:  # the rest is in calls of libraries
-        return traced.whole
-    return seen + traced.whole - traced.once
+    visible = max(analysed, 0.0) * num_devices
+    if visible < traced.once / 2:  # the rest is in calls of libraries
+        return traced.total
+    return visible + traced.total - traced.once
 
 
 class CountedStep:
-    """A jitted step that is compiled once for each form of a batch, and counted.
-
-    A call runs the very program that was counted.
-    """
+    """A jitted step, compiled and counted once for each shape of a batch."""
 
     def __init__(
         self,
         jitted: Any,
-        frozen: dict[str, Any],
+        frozen: Any,
         mesh: jax.sharding.Mesh,
         compute_dtype: str,
     ) -> None:
-        """Compiles nothing yet.
-
-        Args:
-          jitted: `(frozen, state, batch) -> (state, metrics)`.
-          frozen: its first argument, the same at each step.
-          mesh: the devices that run it.
-          compute_dtype: of its products.
-        """
+        """Binds `frozen` to a jitted `(frozen, state, batch) -> (state, metrics)`."""
         self._jitted, self._frozen, self._num_devices = jitted, frozen, mesh.size
         kind = mesh.devices.flat[0].device_kind
         self._peak = peak(kind, compute_dtype)
@@ -167,19 +146,17 @@ class CountedStep:
         self, state: Any, batch: Mapping[str, jax.Array]
     ) -> tuple[Any, Mapping[str, jax.Array]]:
         """Runs the step."""
-        form = tuple((name, batch[name].shape) for name in sorted(batch))
-        if form not in self._programs:
-            self._programs[form] = self._compile(state, batch)
-        program, self._flops = self._programs[form]
+        shapes = tuple((name, batch[name].shape) for name in sorted(batch))
+        if shapes not in self._programs:
+            self._programs[shapes] = self._compile(state, batch)
+        program, self._flops = self._programs[shapes]
         return program(self._frozen, state, batch)
 
     def rates(self, steps_per_second: float) -> dict[str, float]:
-        """What to log of the last step's operations.
+        """Returns metrics of the last step's operations.
 
-        Returns:
-          `throughput/model_teraflops_per_second` over all devices, and
-          `throughput/model_flops_utilization`, from 0 to 1, where the device's peak is
-          known: there is none for a CPU.
+        `throughput/model_teraflops_per_second` is over all devices.
+        `throughput/model_flops_utilization`, from 0 to 1, needs a device's known peak.
         """
         per_second = self._flops * steps_per_second
         logged = {"throughput/model_teraflops_per_second": per_second / 1e12}

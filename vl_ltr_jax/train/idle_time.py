@@ -1,8 +1,8 @@
-"""How long the devices stand still, and what for.
+"""Idle time of the devices, attributed to data, logging or checkpoints.
 
-While a step runs, the host waits for the next batch, writes logs, or saves: that costs
-nothing until the devices are done. A thread notes when each step ends, and what the
-host's work lasts beyond that is time that the devices stood still for it.
+While a step runs, the host waits for the next batch, writes logs, or saves. Only the
+part of that work that outlasts the step leaves the devices idle. A thread notes the end
+of each step.
 """
 
 import collections
@@ -14,70 +14,65 @@ from typing import Any, Literal
 
 import jax
 
-# When to speak of it: not for the first batches, nor for runs of seconds.
-_WORTH_TELLING_SECONDS = 10.0
-_WORTH_TELLING_SHARE = 0.2
+# No warning of the first batches, or of runs of seconds.
+_WARNING_SECONDS = 10.0
+_WARNING_SHARE = 0.2
 
 Work = Literal["data", "log", "checkpoint"]
 WORKS: tuple[Work, ...] = ("data", "log", "checkpoint")
 
 
-class Pace:
-    """Adds up the time that devices stand still, by what the host does meanwhile."""
+class IdleTime:
+    """Sums of the seconds that devices were idle, by the host's work."""
 
     def __init__(self) -> None:
-        self._watcher = futures.ThreadPoolExecutor(1, "pace")
-        self._done: collections.deque[
+        self._watcher = futures.ThreadPoolExecutor(1, "idle_time")
+        self._pending: collections.deque[
             tuple[Work, futures.Future[float], float, float]
         ] = collections.deque()
         self._ended: futures.Future[float] | None = None
-        self._idle_seconds = dict.fromkeys(WORKS, 0.0)
-        self._told_seconds = self._told_idle = 0.0
-        self._told = False
+        self._seconds = dict.fromkeys(WORKS, 0.0)
+        self._training_seconds = self._data_seconds = 0.0
+        self._warned = False
 
     @contextlib.contextmanager
-    def at(self, work: Work) -> Iterator[None]:
-        """Around what the host does between one step and the next.
+    def during(self, work: Work) -> Iterator[None]:
+        """Times the host's work between one step and the next.
 
-        Args:
-          work: `data` is the wait for a batch, `log` the writing of metrics and of
-            profiles, `checkpoint` a save, as long as it holds up the loop.
+        `checkpoint` is the part of a save that holds up the loop.
         """
         start = time.perf_counter()
         yield
         if self._ended is not None:
-            self._done.append((work, self._ended, start, time.perf_counter()))
+            self._pending.append((work, self._ended, start, time.perf_counter()))
 
-    def started(self, outputs: Any) -> None:
-        """To be told the outputs of each step, which are on their way."""
+    def start_step(self, outputs: Any) -> None:
+        """Watches a step that has just started, by its outputs."""
         self._ended = self._watcher.submit(_when_ready, outputs)
 
-    def idle_seconds(self) -> dict[Work, float]:
-        """Seconds of standing still so far.
+    def seconds(self) -> dict[Work, float]:
+        """Returns the idle seconds so far.
 
-        To be asked when the metrics of the last step that work followed are there:
-        before that it would wait for the step.
+        This waits for the last step that work followed: fetch its metrics first.
         """
-        while self._done:
-            work, ended, start, end = self._done.popleft()
-            self._idle_seconds[work] += max(0.0, end - max(start, ended.result()))
-        return dict(self._idle_seconds)
+        while self._pending:
+            work, ended, start, end = self._pending.popleft()
+            self._seconds[work] += max(0.0, end - max(start, ended.result()))
+        return dict(self._seconds)
 
     def warning(self, seconds: float, idle: float) -> str | None:
-        """What to tell, once, when data has become the bottleneck.
+        """Returns a warning, once, when data has become the bottleneck.
 
-        Args:
-          seconds: a stretch of training.
-          idle: of which the devices stood still.
+        `idle` of the last `seconds` were spent on waiting for data.
         """
-        self._told_seconds += seconds
-        self._told_idle += idle
-        share = self._told_idle / max(self._told_seconds, 1e-9)
-        if self._told or self._told_idle < _WORTH_TELLING_SECONDS:
+        self._training_seconds += seconds
+        self._data_seconds += idle
+        share = self._data_seconds / max(self._training_seconds, 1e-9)
+        if self._warned or self._data_seconds < _WARNING_SECONDS:
             return None
-        if share < _WORTH_TELLING_SHARE:
+        if share < _WARNING_SHARE:
             return None
-        self._told = True
+        self._warned = True
         return f"the devices stood still for data {share:.0%} of the time"
 
     def close(self) -> None:
@@ -86,6 +81,6 @@ class Pace:
 
 
 def _when_ready(outputs: Any) -> float:
-    with contextlib.suppress(Exception):  # the loop meets a step's error itself
+    with contextlib.suppress(Exception):  # the loop raises a step's error itself
         jax.block_until_ready(outputs)
     return time.perf_counter()

@@ -1,10 +1,9 @@
-"""What is kept of a training step whose loss or gradient was not finite."""
+"""Records of training steps whose loss or gradient was not finite."""
 
 import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import jax
 from etils import epath
@@ -15,22 +14,22 @@ from vl_ltr_jax.storage import atomic, strict_json
 
 
 class IncidentError(UserError):
-    """A file of an incident that cannot be read."""
+    """An incident's file that cannot be read."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Incident:
-    """Such a step.
+    """A step that was not finite.
 
     Attributes:
       step: its number, from 1.
-      not_finite: names of those metrics that were not.
-      metrics: all of them; those that JSON has no number for as `nan`, `inf`, `-inf`.
-      images: of the global batch, by their places in the training list.
-      sentences: the same, by their places in the corpus; none where none were drawn.
-      checkpoint: the step of the last one before, if there was one.
-      skipped: steps before that were skipped.
-      devices: that it ran on, see :func:`devices`.
+      not_finite: names of the metrics that were NaN or infinite.
+      metrics: all of them; `nan`, `inf` and `-inf` as strings.
+      images: indices of the global batch in the training list.
+      sentences: indices of the global batch in the corpus, or empty.
+      checkpoint: step of the last checkpoint before, if any.
+      skipped: numbers of the steps that were skipped before.
+      devices: from :func:`devices`.
     """
 
     step: int
@@ -43,50 +42,39 @@ class Incident:
     devices: str = ""
 
     def write(self, path: epath.Path) -> None:
-        """Writes it whole, and the directory around it."""
+        """Writes the record atomically, and makes its directory."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic.write(path) as file:
             file.write(json.dumps(dataclasses.asdict(self), indent=2).encode())
 
 
 def read(path: epath.Path) -> Incident:
-    """Reads back what :meth:`Incident.write` wrote.
+    """Reads a record.
 
     Raises:
-      IncidentError: if the file is damaged.
+      IncidentError: the file is damaged.
     """
     try:
-        content: Any = strict_json.parse(path.read_bytes())
-        if not isinstance(content, dict) or not _fits(content):
-            raise ValueError("it is not what a run writes")
-        return Incident(**content)
-    except (OSError, ValueError, TypeError) as error:
+        incident = Incident(**strict_json.parse(path.read_bytes()))
+        integers = [incident.step, *incident.images, *incident.sentences]
+        integers += [*incident.skipped, incident.checkpoint or 0]
+        if not all(type(number) is int for number in integers):
+            raise ValueError("it is no record of a step")
+        list(incident.metrics.items())
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise errors.lack(error) or IncidentError(
             f"{path} cannot be read ({error}). Move it elsewhere, and name its step by "
             "--stage and --step"
         ) from error
-
-
-def _fits(content: dict[str, Any]) -> bool:
-    if content.keys() != {field.name for field in dataclasses.fields(Incident)}:
-        return False
-    numbers = [content["step"]]
-    for name in ("images", "sentences", "skipped"):
-        numbers += content[name]
-    if content["checkpoint"] is not None:
-        numbers.append(content["checkpoint"])
-    texts = [content["devices"], *content["not_finite"], *content["metrics"]]
-    return all(type(one) is int for one in numbers) and all(
-        isinstance(one, str) for one in texts
-    )
+    return incident
 
 
 def set_aside(directory: epath.Path, after: int) -> None:
-    """Renames those of steps that a run makes again: they count if they come back.
+    """Renames the records of steps that a run repeats.
 
     Args:
       directory: of the stage.
-      after: the number of steps that are done.
+      after: number of finished steps.
     """
     for number in steps(directory):
         if number > after:
@@ -95,28 +83,28 @@ def set_aside(directory: epath.Path, after: int) -> None:
 
 
 def path_of(directory: epath.Path, step: int) -> epath.Path:
-    """Where a stage keeps what one of its steps was given."""
+    """Returns the path of a step's record in a stage."""
     return directory / "non_finite" / f"step_{step}.json"
 
 
 def steps(directory: epath.Path) -> list[int]:
-    """Those that a stage has kept, ascending."""
+    """Returns the numbers of a stage's recorded steps, ascending."""
     names = [path.stem for path in (directory / "non_finite").glob("step_*.json")]
     numbers = [name.removeprefix("step_") for name in names]
     return sorted(int(number) for number in numbers if number.isdecimal())
 
 
 def not_finite(values: Mapping[str, float]) -> list[str]:
-    """The names of those that are not."""
+    """Returns the names of values that are NaN or infinite."""
     return [name for name, value in values.items() if not math.isfinite(value)]
 
 
 def number(value: float) -> float | str:
-    """As JSON, which has no word for NaN."""
+    """Returns a JSON value; JSON has no NaN."""
     return value if math.isfinite(value) else str(value)
 
 
 def devices(used: Iterable[jax.Device]) -> str:
-    """What a program runs on, as in `8 x NVIDIA H100`."""
+    """Describes devices, as in `8 x NVIDIA H100`."""
     kinds = [device.device_kind for device in used]
     return f"{len(kinds)} x {kinds[0]}"

@@ -1,17 +1,15 @@
 """Optimizer and learning-rate schedules of VL-LTR.
 
-AdamW in up to three groups: parameters whose path contains `visual`, all others (when
-they have a rate of their own), and frozen ones, which carry no moments.
+AdamW has up to three groups: parameters with `visual` in their path, others with a rate
+of their own, and frozen ones, which have no moments.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-
-SCHEDULES = ("epoch", "step")
 
 
 def cosine_schedule(
@@ -22,32 +20,21 @@ def cosine_schedule(
     warmup_epochs: int = 0,
     warmup_learning_rate: float = 1e-6,
     min_learning_rate: float = 0.0,
-    per: str = "epoch",
+    per: Literal["epoch", "step"] = "epoch",
 ) -> optax.Schedule:
-    """Cosine decay with linear warm-up, as a function of the step.
+    """Builds a cosine decay with linear warm-up, as a function of the step.
 
     Args:
       learning_rate: peak rate.
       epochs: length of the run.
       steps_per_epoch: updates in an epoch.
       warmup_epochs: epochs from `warmup_learning_rate` up to the peak.
-      warmup_learning_rate: rate at the start of the warm-up.
-      min_learning_rate: rate at the end of the decay.
-      per: 'epoch' is the authors' recipe: the rate changes once per epoch, one epoch
-        late (the first two run at the first value), and leaves the warm-up for the
-        point of the cosine that it would have reached from the start. 'step' changes
-        at every step, with the whole cosine after the warm-up.
-
-    Raises:
-      ValueError: if `per` is not in `SCHEDULES`, or no epoch is left after warm-up.
+      warmup_learning_rate: at the start of the warm-up.
+      min_learning_rate: at the end of the decay.
+      per: 'epoch' is the authors' recipe. The rate changes once per epoch, one epoch
+        late: the first two epochs share a value. The cosine starts at epoch 0, below
+        the warm-up. 'step' changes at every step, with the whole cosine after it.
     """
-    if per not in SCHEDULES:
-        raise ValueError(f"schedule per {per!r}: not one of {SCHEDULES}")
-    if epochs and warmup_epochs >= epochs:
-        raise ValueError(
-            f"warmup_epochs={warmup_epochs} leaves nothing of epochs={epochs}; "
-            "warm up for fewer"
-        )
     decay_start = 0 if per == "epoch" else warmup_epochs
     decay_epochs = max(epochs - decay_start, 1)
     climb = (learning_rate - warmup_learning_rate) / max(warmup_epochs, 1)
@@ -73,22 +60,22 @@ def make_optimizer(
     text_schedule: optax.Schedule | None = None,
     trainable: Callable[[str], bool] = lambda path: True,
 ) -> optax.GradientTransformation:
-    """AdamW (betas 0.9 and 0.999, epsilon 1e-8) in the authors' parameter groups.
+    """Builds AdamW (betas 0.9 and 0.999, epsilon 1e-8) with the authors' groups.
 
-    Weight decay acts on every parameter whose rank is not 1, so also on the 0-d logit
-    scale, as in the authors' code.
+    As in the authors' code, weight decay acts on every parameter whose rank is not 1.
+    The 0-d logit scale is one of them.
 
     Args:
-      params: the parameters, or their shapes.
-      schedule: rate of parameters with `visual` in their path, and of all others when
-        there is no `text_schedule`.
+      params: parameters, or their shapes.
+      schedule: rate of parameters with `visual` in their path; without
+        `text_schedule`, of all parameters.
       weight_decay: decoupled decay, multiplied by the rate.
-      text_schedule: rate of the parameters without `visual` in their path.
-      trainable: tells from a path such as 'head/visual_fc/fc1/kernel' whether the
-        parameter trains; others never change and have no moments.
+      text_schedule: rate of parameters without `visual` in their path.
+      trainable: predicate of paths such as 'head/visual_fc/fc1/kernel'; other
+        parameters never change and have no moments.
 
     Raises:
-      ValueError: if no parameter trains.
+      ValueError: no parameter trains.
     """
 
     def group(path: str) -> str:
@@ -103,8 +90,8 @@ def make_optimizer(
     used = set(jax.tree.leaves(groups))
     if not used - {"frozen"}:
         raise ValueError(
-            f"none of the {len(jax.tree.leaves(params))} parameters trains; "
-            "`trainable` must hold for at least one path"
+            f"trainable: no parameter of {len(jax.tree.leaves(params))} trains. "
+            "Let at least one path train."
         )
 
     def adamw(schedule: optax.Schedule) -> optax.GradientTransformation:

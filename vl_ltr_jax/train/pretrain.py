@@ -6,131 +6,49 @@ batch; towers may embed it in chunks.
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float
 
 from vl_ltr_jax.config.settings import Pretrain
 from vl_ltr_jax.method.pair_losses import Embedded, pretraining_losses
-from vl_ltr_jax.models import encode
-from vl_ltr_jax.models.clip import Clip
-from vl_ltr_jax.models.text import PackedTokens
 from vl_ltr_jax.runtime import mesh as meshes
-from vl_ltr_jax.train import chunks
-from vl_ltr_jax.train.state import TrainState
-
-Batch = dict[str, Array]
-Metrics = dict[str, Array]
-# Key of the step, images, and their places in the global batch.
-Prepare = Callable[
-    [Key[Array, ""], UInt8[Array, "b H W 3"], Int[Array, " b"]],
-    Float[Array, "b H W 3"],
-]
-Step = Callable[[dict[str, Any], TrainState, Batch], tuple[TrainState, Metrics]]
+from vl_ltr_jax.train.embedder import Embedder
+from vl_ltr_jax.train.state import Batch, Metrics, Step, TrainState
 
 
-def text_of(batch: Batch) -> Array | PackedTokens:
-    """The sentences of a batch, packed where it says so."""
-    if "segments" not in batch:
-        return batch["tokens"]
-    return PackedTokens(*(batch[name] for name in PackedTokens._fields))
+class Teacher(NamedTuple):
+    """Arrays of the frozen CLIP.
+
+    Attributes:
+      towers: its variables without the text tower.
+      texts: embeddings of every sentence, a table for :func:`mesh.take_rows`.
+    """
+
+    towers: dict[str, Any]
+    texts: Float[Array, "S D"]
 
 
 def make_step(
-    model: Clip,
+    embedder: Embedder,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-    prepare: Prepare,
-    options: Pretrain,
-    seed: int,
-    mesh: jax.sharding.Mesh,
-    *,
-    teacher_model: Clip | None = None,
-    accumulation_steps: int = 1,
+    section: Pretrain,
 ) -> Step:
     """Builds the pure pre-training step `(teacher, state, batch) -> (state, metrics)`.
 
     Differs from VL-LTR: with `train_batch_norm`, BatchNorm sees the global batch, or a
-    whole chunk of it where the batch is accumulated; chunks update the running
-    statistics one after the other. The logit scale is clamped, as CLIP's is.
+    whole chunk of an accumulated batch. Chunks update the running statistics one after
+    the other. The logit scale is clamped, as CLIP's is.
 
-    Args:
-      model: both towers, in training.
-      optimizer: its updates are applied to the towers and the logit scale.
-      schedule: learning rate by step, for the log.
-      prepare: normalises and erases uint8 images on the device.
-      options: the pre-training section of the configuration.
-      seed: root of the step's random numbers, which depend on (seed, step) alone.
-      mesh: the devices; the batch is split over all of them.
-      teacher_model: the frozen CLIP, `model` by default; only its image tower runs.
-      accumulation_steps: chunks of the global batch, which each divide over the mesh.
-
-    Returns:
-      The step. `teacher` is empty without distillation, else it holds `towers`, the
-      frozen CLIP's variables without its text tower, and `texts`, its embeddings of
-      every sentence, a table for :func:`mesh.take_rows`. A batch holds `image` uint8
-      [B, H, W, 3], `label` int32 [B], `tokens` int32 [B, L] and `sentence_id` [B]; or,
-      in place of the tokens, the fields of :class:`PackedTokens` with a group for each
-      device and chunk.
+    `teacher` is a :class:`Teacher`, or None without distillation. A batch holds `image`
+    uint8 [B, H, W, 3], `label` int32 [B], `sentence_id` [B] and `tokens` int32 [B, L].
+    Instead of tokens it may hold the fields of :class:`PackedTokens`, with a group for
+    each device and chunk. The schedule serves the log.
     """
-    frozen_model = teacher_model or model
-
-    def embed(
-        params: Any, batch_stats: Any, chunk: Batch, key: Array, train: bool
-    ) -> tuple[Any, tuple[Array, Array]]:
-        """New statistics, and the embeddings of images and sentences."""
-        variables = {"params": params}
-        if batch_stats:
-            variables["batch_stats"] = batch_stats
-        embedded, updated = model.apply(
-            variables,
-            prepare(key, chunk["image"], chunk["row"]),
-            text_of(chunk),
-            train=train,
-            mutable=["batch_stats"] if train else [],
-        )
-        return updated.get("batch_stats", batch_stats), embedded
-
-    def embed_alone(whole: Any, chunk: Batch) -> tuple[Array, Array]:
-        params, batch_stats, key = whole
-        return embed(params, batch_stats, chunk, key, False)[1]
-
-    def embed_all(
-        params: Any, batch_stats: Any, batch: Batch, key: Array
-    ) -> tuple[Any, tuple[Array, Array]]:
-        if options.train_batch_norm and batch_stats:
-            return chunks.embed_in_turn(
-                lambda stats, chunk: embed(params, stats, chunk, key, True),
-                batch_stats,
-                batch,
-                accumulation_steps,
-                mesh,
-            )
-        embedded = chunks.embed(
-            embed_alone,
-            (params, batch_stats, key),
-            batch,
-            accumulation_steps,
-            mesh,
-        )
-        return batch_stats, embedded
-
-    def embed_frozen(teacher: dict[str, Any], batch: Batch, key: Array) -> Embedded:
-        def images(whole: tuple[Any, Array], chunk: Batch) -> Array:
-            towers, key = whole
-            pixels = prepare(key, chunk["image"], chunk["row"])
-            return encode.image(frozen_model, towers, pixels)
-
-        towers = teacher["towers"]
-        return Embedded(
-            chunks.embed(images, (towers, key), batch, accumulation_steps, mesh),
-            meshes.take_rows(mesh, teacher["texts"], batch["sentence_id"]),
-            towers["params"]["logit_scale"],
-        )
 
     def loss_fn(
         params: dict[str, Any],
@@ -139,21 +57,23 @@ def make_step(
         key: Array,
         teacher: Embedded | None,
     ) -> tuple[Array, tuple[Any, Metrics]]:
-        batch_stats, embedded = embed_all(params, batch_stats, batch, key)
+        batch_stats, features = embedder.pairs(
+            params, batch_stats, batch, key, train_batch_norm=section.train_batch_norm
+        )
         values, nearest = pretraining_losses(
-            Embedded(embedded[0], embedded[1], params["logit_scale"]),
+            Embedded(*features, params["logit_scale"]),
             teacher,
             batch["label"],
-            mesh,
-            label_smoothing=options.label_smoothing,
-            contrastive_reduction=options.contrastive_reduction,
-            distillation="full" if teacher is None else options.distillation,
-            temperature=options.distillation_temperature,
-            form=options.loss_form,
+            embedder.mesh,
+            label_smoothing=section.label_smoothing,
+            contrastive_reduction=section.contrastive_reduction,
+            distillation="full" if teacher is None else section.distillation,
+            temperature=section.distillation_temperature,
+            form=section.loss_form,
         )
         total = values["contrastive"]
         if teacher is not None:
-            weight = options.distillation_weight
+            weight = section.distillation_weight
             total = (1 - weight) * total + weight * values["distillation"]
         metrics = {f"loss/{name.replace('/', '_')}": v for name, v in values.items()}
         hits = 100 * jnp.mean(nearest == batch["label"])
@@ -161,13 +81,17 @@ def make_step(
         return total, (batch_stats, metrics)
 
     def step(
-        teacher: dict[str, Any], state: TrainState, batch: Batch
+        teacher: Teacher | None, state: TrainState, batch: Batch
     ) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        batch = {**batch, "row": jnp.arange(len(batch["label"]))}
-        frozen = embed_frozen(teacher, batch, key) if teacher else None
+        key, target = embedder.key(state.step), None
+        if teacher is not None:
+            target = Embedded(
+                embedder.teacher_images(teacher.towers, batch, key),
+                meshes.take_rows(embedder.mesh, teacher.texts, batch["sentence_id"]),
+                teacher.towers["params"]["logit_scale"],
+            )
         gradients, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(
-            state.params, state.batch_stats, batch, key, frozen
+            state.params, state.batch_stats, batch, key, target
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics |= {
@@ -176,17 +100,15 @@ def make_step(
             "logit_scale": jnp.exp(state.params["logit_scale"]),
         }
         params = optax.apply_updates(state.params, updates)
-        if most := options.max_logit_scale:
-            params["logit_scale"] = jnp.minimum(params["logit_scale"], math.log(most))
-        return (
-            dataclasses.replace(
-                state,
-                step=state.step + 1,
-                params=params,
-                batch_stats=batch_stats,
-                opt_state=opt_state,
-            ),
-            metrics,
+        if limit := section.max_logit_scale:
+            params["logit_scale"] = jnp.minimum(params["logit_scale"], math.log(limit))
+        after = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
         )
+        return after, metrics
 
     return step

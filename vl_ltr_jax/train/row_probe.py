@@ -1,10 +1,9 @@
-"""What single rows of a batch give, measured: for a look at a step, beside the step.
+"""Norms of embeddings and logits by example, to find what broke a training step.
 
-A row is taken as it is, before mixup and CutMix mix it with another, and with running
-statistics in a BatchNorm, so that what is wrong with one shows in none else.
+The probe takes an example before mixup and CutMix blend it with another. BatchNorm uses
+running statistics, so a fault in one example shows in no other.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,135 +13,77 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vl_ltr_jax.method.losses import contrastive_logits
-from vl_ltr_jax.models import encode
-from vl_ltr_jax.models.clip import Clip
 from vl_ltr_jax.runtime import mesh as meshes
-from vl_ltr_jax.train import chunks, finetune
-from vl_ltr_jax.train.pretrain import Batch, Prepare, text_of
-from vl_ltr_jax.train.state import TrainState
+from vl_ltr_jax.train import finetune
+from vl_ltr_jax.train.embedder import Embedder
+from vl_ltr_jax.train.pretrain import Teacher
+from vl_ltr_jax.train.state import Batch, TrainState
 
 
-class Measured(NamedTuple):
-    """Sizes by row, under the names of what was measured.
+class RowNorms(NamedTuple):
+    """Norms by row, under the names of the arrays.
 
     Attributes:
-      lengths: of embeddings that depend on the row alone; NaN or infinite where one of
-        its numbers is.
-      logits: the largest magnitude among the row's, which others may have a part in.
+      norms: of embeddings that depend on the row alone; a NaN stays one.
+      logits: largest magnitude in each row, which other rows take part in.
     """
 
-    lengths: dict[str, Float[Array, " B"]]
+    norms: dict[str, Float[Array, " B"]]
     logits: dict[str, Float[Array, " B"]]
 
 
-Measure = Callable[[dict[str, Any], TrainState, Batch], Measured]
-IMAGE, SENTENCE, FEATURES = "image embedding", "sentence embedding", "image features"
-FROZEN_IMAGE = "image embedding of the frozen CLIP"
-FROZEN_SENTENCE = "sentence embedding of the frozen CLIP"
+Probe = Callable[[Any, TrainState, Batch], RowNorms]
 
 
-def of_pairs(
-    model: Clip,
-    prepare: Prepare,
-    seed: int,
-    mesh: jax.sharding.Mesh,
-    *,
-    accumulation_steps: int = 1,
-) -> Measure:
-    """Builds the measuring of pre-training.
+def of_pairs(embedder: Embedder) -> Probe:
+    """Builds the probe of pre-training."""
 
-    Args:
-      model: both towers, of the student and of the frozen CLIP.
-      prepare: normalises and erases images, as in the step.
-      seed: the step's.
-      mesh: the devices.
-      accumulation_steps: chunks of the global batch.
-    """
-
-    def embed(
-        whole: tuple[dict[str, Any], dict[str, Any], Array], chunk: Batch
-    ) -> dict[str, Array]:
-        variables, frozen, key = whole
-        pixels = prepare(key, chunk["image"], chunk["row"])
-        image, sentence = model.apply(variables, pixels, text_of(chunk))
-        found = {IMAGE: image, SENTENCE: sentence}
-        if frozen:
-            found[FROZEN_IMAGE] = encode.image(model, frozen, pixels)
-        return found
-
-    def measure(frozen: dict[str, Any], state: TrainState, batch: Batch) -> Measured:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        batch = {**batch, "row": jnp.arange(len(batch["label"]))}
-        variables = {"params": state.params}
-        if state.batch_stats:
-            variables["batch_stats"] = state.batch_stats
-        towers = frozen["towers"] if frozen else {}
-        whole = (variables, towers, key)
-        found = chunks.embed(embed, whole, batch, accumulation_steps, mesh)
-        if frozen:
-            ids = batch["sentence_id"]
-            found[FROZEN_SENTENCE] = meshes.take_rows(mesh, frozen["texts"], ids)
-        scale = state.params["logit_scale"]
-        logits = contrastive_logits(found[IMAGE], found[SENTENCE], scale)
-        return Measured(
-            {name: _length(rows) for name, rows in found.items()},
+    def probe(teacher: Teacher | None, state: TrainState, batch: Batch) -> RowNorms:
+        key = embedder.key(state.step)
+        _, (image, sentence) = embedder.pairs(
+            state.params, state.batch_stats, batch, key
+        )
+        rows = {"image embedding": image, "sentence embedding": sentence}
+        if teacher is not None:
+            rows["teacher's image embedding"] = embedder.teacher_images(
+                teacher.towers, batch, key
+            )
+            rows["teacher's sentence embedding"] = meshes.take_rows(
+                embedder.mesh, teacher.texts, batch["sentence_id"]
+            )
+        logits = contrastive_logits(image, sentence, state.params["logit_scale"])
+        return RowNorms(
+            {name: _norm(values) for name, values in rows.items()},
             {"logits": _largest(logits)},
         )
 
-    return measure
+    return probe
 
 
-def of_images(
-    model: Clip,
-    head: nn.Module,
-    prepare: Prepare,
-    seed: int,
-    mesh: jax.sharding.Mesh,
-    *,
-    accumulation_steps: int = 1,
-) -> Measure:
-    """Builds the measuring of a head's training, on images or on features.
+def of_images(embedder: Embedder, head: nn.Module) -> Probe:
+    """Builds the probe of a head's training, on images or on features."""
 
-    Args:
-      model: both towers; only the image tower runs.
-      head: the recognition head.
-      prepare: normalises and erases images, as in the step.
-      seed: the step's.
-      mesh: the devices.
-      accumulation_steps: chunks of the global batch.
-    """
-    embed = functools.partial(
-        finetune.features_of,
-        model,
-        accumulation_steps=accumulation_steps,
-        mesh=mesh,
-    )
-
-    def measure(frozen: dict[str, Any], state: TrainState, batch: Batch) -> Measured:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        rows = jnp.arange(len(batch["label"]))
-        if "features" in batch:
-            given = batch["features"]
-        else:
-            given = prepare(jax.random.split(key)[0], batch["image"], rows)
-        features = embed(state.params, frozen, given)
+    def probe(frozen: finetune.Frozen, state: TrainState, batch: Batch) -> RowNorms:
+        key, _ = jax.random.split(embedder.key(state.step))
+        pixels = embedder.pixels(key, batch)
+        features = embedder.image_features(state.params, frozen.towers, pixels)
         logits = finetune.head_logits(
-            head, state.params["head"], features, frozen["anchors"], mesh
+            head, state.params["head"], features, frozen.anchors, embedder.mesh
         )
-        return Measured(
-            {FEATURES: _length(features)},
-            {f"{branch} logits": _largest(one) for branch, one in logits.items()},
+        return RowNorms(
+            {"image features": _norm(features)},
+            {f"{branch} logits": _largest(rows) for branch, rows in logits.items()},
         )
 
-    return measure
+    return probe
 
 
 def _largest(rows: Float[Array, "B K"]) -> Float[Array, " B"]:
     return jnp.max(jnp.abs(rows.astype(jnp.float32)), axis=1)
 
 
-def _length(rows: Float[Array, "B D"]) -> Float[Array, " B"]:
-    """Lengths; the squares of finite numbers may be infinite, so they are scaled."""
-    most = jnp.maximum(_largest(rows), jnp.finfo(jnp.float32).tiny)
-    scaled = rows.astype(jnp.float32) / most[:, None]
-    return most * jnp.sqrt(jnp.sum(scaled**2, axis=1))
+def _norm(rows: Float[Array, "B D"]) -> Float[Array, " B"]:
+    """Returns norms of scaled rows, since squares of finite numbers may overflow."""
+    largest = jnp.maximum(_largest(rows), jnp.finfo(jnp.float32).tiny)
+    scaled = rows.astype(jnp.float32) / largest[:, None]
+    return largest * jnp.sqrt(jnp.sum(scaled**2, axis=1))

@@ -1,14 +1,16 @@
-"""Everything a training step changes, as one tree of arrays.
+"""The state of training: one tree of everything that a step changes.
 
-The model's apply function and the optimizer are closed over by the step, so a state is
-plain arrays: it can be donated, sharded, compared and saved as it is.
+The step closes over the model and the optimizer, so a state is plain arrays. It can be
+donated, sharded, compared and saved as it is.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jaxtyping import Array
 
 
 @struct.dataclass
@@ -19,7 +21,7 @@ class TrainState:
     checkpoint targets in the same places.
 
     Attributes:
-      step: int32 scalar, number of updates made.
+      step: int32 scalar, number of updates.
       params: all parameters, frozen ones included.
       batch_stats: running BatchNorm statistics; empty for towers without BatchNorm.
       opt_state: state of the optimizer.
@@ -31,10 +33,16 @@ class TrainState:
     opt_state: Any
 
 
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+# From arrays that never change, the state and a batch to the next state and metrics.
+Step = Callable[[Any, TrainState, Batch], tuple[TrainState, Metrics]]
+
+
 def create(
     params: Any, optimizer: optax.GradientTransformation, batch_stats: Any = None
 ) -> TrainState:
-    """The state before the first update."""
+    """Returns the state before the first update."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -11,7 +11,7 @@ from vl_ltr_jax.models.clip import PRESETS, Clip
 from vl_ltr_jax.models.text import PackedTokens
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.train import chunks
-from vl_ltr_jax.train.pretrain import text_of
+from vl_ltr_jax.train.embedder import text_of
 
 END = 99
 

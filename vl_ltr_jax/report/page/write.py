@@ -17,6 +17,7 @@ from vl_ltr_jax.report.page import gather, pictures
 from vl_ltr_jax.report.page.learning import Curves
 from vl_ltr_jax.report.page.render import render
 from vl_ltr_jax.report.page.sentences import Selection
+from vl_ltr_jax.run.anchors import Anchors
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.stages import evaluate
@@ -88,20 +89,22 @@ def _ranked(run: Run) -> dict[str, Ranking]:
     """What evaluation has kept of each image; an older run kept nothing."""
     left = run.artifact("evaluate")
     return {
-        split: Ranking(*(left.load_array(f"{split}_{name}") for name in evaluate.KEPT))
+        split: Ranking(
+            *(left.load_array(f"{split}_{name}") for name in evaluate.PREDICTIONS)
+        )
         for split in gather.SPLITS
-        if (left.directory / f"{split}_{evaluate.KEPT[-1]}.npy").exists()
+        if (left.directory / f"{split}_{evaluate.PREDICTIONS[-1]}.npy").exists()
     }
 
 
 def _selection(run: Run) -> Selection:
-    left, corpus = run.artifact("anchors"), run.inputs.corpus
+    anchors, corpus = Anchors.load(run.workdir), run.inputs.corpus
     return Selection(
         corpus.sentences,
         corpus.labels,
-        scores=left.load_array("scores"),
-        indices=left.load_array("indices"),
-        padding=left.load_array("padding"),
+        scores=run.artifact("anchors").load_array("scores"),
+        indices=anchors.indices,
+        padding=anchors.padding,
         name=run.config.anchors.selection,
     )
 

@@ -1,4 +1,4 @@
-"""How large the numbers of a tree of arrays are, and which are none."""
+"""Magnitudes of the arrays of a tree, and counts of numbers that are not finite."""
 
 from typing import Any, NamedTuple
 
@@ -7,30 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-HUGE = 1e4  # no parameter or statistic of a network that learns is as large
-
 
 class ArraySize(NamedTuple):
-    """Of one array.
+    """The size of one array's numbers.
 
     Attributes:
-      not_finite: how many of its numbers are NaN or infinite.
-      total: how many it has.
-      largest: magnitude of the others.
+      not_finite: count of NaN and infinite numbers.
+      total: count of all numbers.
+      largest: magnitude of the finite numbers.
     """
 
     not_finite: int
     total: int
     largest: float
 
-    @property
-    def fine(self) -> bool:
-        """Whether all are finite and none is huge."""
-        return not self.not_finite and self.largest <= HUGE
 
-
-def reduced(tree: Any) -> list[tuple[Int[Array, ""], Float[Array, ""]]]:
-    """Counts of what is not finite, and largest magnitudes, leaf by leaf."""
+def reduce(tree: Any) -> list[tuple[Int[Array, ""], Float[Array, ""]]]:
+    """Returns counts of what is not finite, and largest magnitudes, leaf by leaf."""
 
     def leaf_sizes(leaf: Array) -> tuple[Array, Array]:
         finite = jnp.isfinite(leaf)
@@ -41,11 +34,11 @@ def reduced(tree: Any) -> list[tuple[Int[Array, ""], Float[Array, ""]]]:
 
 
 def named(tree: Any, sizes: Any) -> dict[str, ArraySize]:
-    """Sizes under the paths `a/b/c` of their arrays.
+    """Returns sizes under the paths `a/b/c` of their arrays.
 
     Args:
-      tree: of the arrays, or their shapes.
-      sizes: what :func:`reduced` gave of them, fetched or not.
+      tree: arrays, or their shapes.
+      sizes: from :func:`reduce`.
     """
     paths, _ = jax.tree_util.tree_flatten_with_path(_inexact(tree))
     return {
@@ -58,9 +51,9 @@ def named(tree: Any, sizes: Any) -> dict[str, ArraySize]:
     }
 
 
-def of(tree: Any) -> dict[str, ArraySize]:
-    """Sizes of all arrays of a tree that hold no integers, under their paths."""
-    return named(tree, jax.jit(reduced)(tree))
+def measure(tree: Any) -> dict[str, ArraySize]:
+    """Measures all arrays of floating-point numbers in a tree."""
+    return named(tree, jax.jit(reduce)(tree))
 
 
 def _inexact(tree: Any) -> Any:
