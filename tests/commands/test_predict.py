@@ -17,7 +17,7 @@ from PIL import Image
 import vl_ltr_jax
 from vl_ltr_jax.commands import predict
 from vl_ltr_jax.data.images import decode
-from vl_ltr_jax.data.images.picture_folders import Found
+from vl_ltr_jax.data.images.picture_folders import PictureFile
 from vl_ltr_jax.recognizer import formats
 from vl_ltr_jax.recognizer.batch import FileResult, recognize_files
 from vl_ltr_jax.recognizer.predictions import AttendedSentence, Explanation, Prediction
@@ -100,8 +100,10 @@ def test_a_picture_of_any_kind_is_seen_as_evaluation_sees_it(
     else:
         image = image.convert("RGBA")
     image.save(path, **options)
-    (answer,) = recognize_files(recognizer, [Found(str(path))])
-    pixels = recognizer.transform(decode.read_image(path, "a picture"))
+    (answer,) = recognize_files(recognizer, [PictureFile(str(path))])
+    pixels = recognizer.transform(
+        decode.as_image(decode.decode_image(path.read_bytes(), "a picture"))
+    )
     wanted = recognizer.probabilities_of(pixels[None])[0]
     found = answer.explanation.prediction
     np.testing.assert_allclose(found.probabilities, np.sort(wanted)[::-1], rtol=1e-6)
@@ -222,7 +224,7 @@ def test_a_closed_pipe_ends_it_quietly(loaded, tmp_path, capsys, monkeypatch):
 def test_files_are_read_no_further_ahead_than_needed(recognizer, tmp_path):
     """Breaks if the list of files is read to its end, which here never comes."""
     path, taken = picture(tmp_path / "a.png"), itertools.count()
-    files = (Found(str(path)) for _ in taken)
+    files = (PictureFile(str(path)) for _ in taken)
     answers = recognize_files(recognizer, files, batch_size=4, num_threads=2)
     with contextlib.closing(answers):
         assert next(answers).path == str(path)
@@ -243,7 +245,10 @@ def test_the_first_picture_goes_alone_and_the_others_together(
         return explain(pixels, *options)
 
     monkeypatch.setattr(recognizer, "explain_pixels", counted)
-    good, bad = Found(str(picture(tmp_path / "a.png"))), Found("b.png", "gone")
+    good, bad = (
+        PictureFile(str(picture(tmp_path / "a.png"))),
+        PictureFile("b.png", "gone"),
+    )
     files = [*[bad] * 5, good, good, bad, *[good] * 4]
     answers = list(recognize_files(recognizer, files, batch_size=4))
     assert [answer.error for answer in answers] == [file.error for file in files]

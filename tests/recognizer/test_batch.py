@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vl_ltr_jax.data.images.picture_folders import Found
+from vl_ltr_jax.data.images.picture_folders import PictureFile
 from vl_ltr_jax.recognizer.batch import recognize_files
 from worlds.small_recognizer import make
 from worlds.sound_images import picture
@@ -12,7 +12,8 @@ def test_answers_do_not_depend_on_the_size_of_batches(tmp_path):
     """Breaks when rows of a filled batch are mixed up."""
     recognizer = make()
     files = [
-        Found(str(picture(tmp_path / f"{number}.png", number))) for number in range(11)
+        PictureFile(str(picture(tmp_path / f"{number}.png", number)))
+        for number in range(11)
     ]
     answers = {}
     for size in (1, 7, 64):

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from vl_ltr_jax.data.images import picture_folders
-from vl_ltr_jax.data.images.picture_folders import Found
+from vl_ltr_jax.data.images.picture_folders import PictureFile
 from vl_ltr_jax.recognizer import picture_files
 from vl_ltr_jax.recognizer.picture_files import find, read_list
 
@@ -130,7 +130,7 @@ def test_a_deep_folder_is_no_deep_recursion(tmp_path):
     path.mkdir(parents=True)
     (path / "b.jpg").write_bytes(b"")
     assert list(find(str(tmp_path), collections.Counter())) == [
-        Found(str(path / "b.jpg"))
+        PictureFile(str(path / "b.jpg"))
     ]
 
 

@@ -22,8 +22,9 @@ from vl_ltr_jax.benchmarks import paired
 from vl_ltr_jax.benchmarks.openai_clip import openai_file, openai_module
 from vl_ltr_jax.commands import exits
 from vl_ltr_jax.data.text import token_cache
-from vl_ltr_jax.data.text.corpus import PROMPTS, build_corpus
+from vl_ltr_jax.data.text.corpus import build_corpus
 from vl_ltr_jax.data.text.files import read_texts, text_path
+from vl_ltr_jax.data.text.prompts import PROMPTS
 from vl_ltr_jax.data.text.tokenizer import Tokenizer, trim
 from vl_ltr_jax.data.text.vocabulary import END, START, read_merges, write_tokenizer
 from vl_ltr_jax.runtime.errors import UserError

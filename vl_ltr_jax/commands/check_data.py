@@ -198,7 +198,7 @@ def _order_of_label_file(config: Config) -> dict[str, list[int]]:
     if not (wnids := _wnids(config)):
         return {}
     rank = {wnid: label for label, wnid in enumerate(wnids)}
-    file = run_inputs.data_root(config).check("labels.txt")
+    file = run_inputs.data_root(config) / "labels.txt"
     text = files.read_text_file(file)
     order = [rank[line.split()[0]] for line in text.split("\n") if line.strip()]
     return {"rows of labels.txt, while labels are ranks of wnids": order}

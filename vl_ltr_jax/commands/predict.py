@@ -22,7 +22,7 @@ from etils import epath
 from vl_ltr_jax.commands import exits, process
 from vl_ltr_jax.commands.command import Command, parse
 from vl_ltr_jax.data.images import picture_folders
-from vl_ltr_jax.data.images.picture_folders import Found
+from vl_ltr_jax.data.images.picture_folders import PictureFile
 from vl_ltr_jax.data.text import token_cache
 from vl_ltr_jax.logs import console, messages
 from vl_ltr_jax.recognizer import formats, load, picture_files
@@ -145,7 +145,9 @@ def _at_least(least: int) -> Callable[[str], int]:
     return number
 
 
-def _files(names: Sequence[str], skipped: collections.Counter[str]) -> Iterator[Found]:
+def _files(
+    names: Sequence[str], skipped: collections.Counter[str]
+) -> Iterator[PictureFile]:
     """Yields the files of each argument; `-` reads names from standard input."""
     for name in names:
         if name != "-":
@@ -181,7 +183,7 @@ def _output(path: str | None) -> Iterator[Callable[[str], object]]:
 
 def _recognize(
     recognizer: Recognizer,
-    files: Sequence[Found],
+    files: Sequence[PictureFile],
     write: Callable[[str], object],
     parsed: argparse.Namespace,
 ) -> collections.Counter[str]:

@@ -229,11 +229,6 @@ def _against_data(data: Data) -> list[str]:
         )
     if data.text_root and not os.path.isdir(data.text_root):
         faults.append(f"data.text_root: no directory {shortened(data.text_root)}")
-    if data.follow_symlinks and data.source == "shapes":
-        faults.append(
-            "data.follow_symlinks=True with data.source='shapes', which has no files; "
-            "leave it as it is by default"
-        )
     if data.source == "shapes" and (data.text_root or data.texts == "none"):
         faults.append(
             "data.text_root, data.texts: data.source='shapes' makes its own texts; "

@@ -51,10 +51,9 @@ class Data:
     train_list: str = ""  # file names under root; empty: from the name
     val_list: str = ""
     test_list: str = ""
-    follow_symlinks: bool = False  # whether links may lead out of root and text_root
     texts: Literal["wiki", "none"] = "wiki"  # 'none': prompts are all a class has
     text_root: str = ""  # directory that holds wiki/; empty: root
-    text_encoding: str = "auto"  # UTF-8 and UTF-16, else GBK; or a codec's name
+    text_encoding: str = "auto"  # UTF-8, else GBK; or a codec of Python
     prompts: Literal["imagenet80", "plain", "none"] = "imagenet80"
     corpus_rule: Literal["mended", "vl_ltr"] = "mended"
     context_length: int = 77  # tokens, start and end included

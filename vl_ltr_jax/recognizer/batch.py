@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vl_ltr_jax.data.images import decode
-from vl_ltr_jax.data.images.picture_folders import Found
+from vl_ltr_jax.data.images.picture_folders import PictureFile
 from vl_ltr_jax.recognizer.predictions import Explanation
 from vl_ltr_jax.recognizer.recognizer import Recognizer
 
@@ -32,7 +32,7 @@ class FileResult(NamedTuple):
 
 def recognize_files(
     recognizer: Recognizer,
-    files: Iterable[Found],
+    files: Iterable[PictureFile],
     *,
     top_k: int = 5,
     num_sentences: int = 3,
@@ -89,7 +89,7 @@ def recognize_files(
 
 def _decoded(
     recognizer: Recognizer,
-    files: Iterable[Found],
+    files: Iterable[PictureFile],
     num_threads: int,
     ahead: int,
 ) -> Generator[tuple[str, np.ndarray | str], None, None]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from vl_ltr_jax.data.images.picture_folders import (
     NO_FILE,
     SUFFIXES,
-    Found,
+    PictureFile,
     reason_for_name,
     reason_to_leave_out,
     walk,
@@ -26,7 +26,7 @@ _BLOCK = 1 << 16  # bytes of a list that are read at once
 
 def find(
     name: str, left_out: collections.Counter[str], *, patterns: bool = True
-) -> Iterator[Found]:
+) -> Iterator[PictureFile]:
     """The files that an argument names.
 
     Args:
@@ -45,14 +45,14 @@ def find(
         if patterns and glob.has_magic(name):
             yield from _matches(name, left_out)
         else:
-            yield Found(name, _reason(error))
+            yield PictureFile(name, _reason(error))
         return
     if stat.S_ISDIR(mode):
         yield from _in_folder(name, left_out)
     elif stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
-        yield Found(name)
+        yield PictureFile(name)
     else:
-        yield Found(name, "neither a file nor a folder but a device or a socket")
+        yield PictureFile(name, "neither a file nor a folder but a device or a socket")
 
 
 def read_list(read: Callable[[int], bytes]) -> Iterator[str]:
@@ -84,7 +84,7 @@ def _names(lines: list[bytes], separator: bytes) -> Iterator[str]:
             yield os.fsdecode(line)
 
 
-def _matches(pattern: str, left_out: collections.Counter[str]) -> Iterator[Found]:
+def _matches(pattern: str, left_out: collections.Counter[str]) -> Iterator[PictureFile]:
     """As a shell would have it; folders that `**` finds hold what it finds as well."""
     any_suffix = "." in os.path.basename(pattern)
     literal = sum(1 for _ in itertools.takewhile(_is_literal, Path(pattern).parts))
@@ -100,26 +100,28 @@ def _matches(pattern: str, left_out: collections.Counter[str]) -> Iterator[Found
             yield from _in_folder(path, left_out)
         elif any_suffix or _is_picture(path, left_out):
             # A pipe would be waited for, a device read for ever.
-            yield Found(path, "" if os.path.isfile(path) else NO_FILE)
+            yield PictureFile(path, "" if os.path.isfile(path) else NO_FILE)
         else:
             continue
         empty = False
     if empty:
-        yield Found(pattern, "no file, and as a pattern it matches no picture")
+        yield PictureFile(pattern, "no file, and as a pattern it matches no picture")
 
 
 def _is_literal(part: str) -> bool:
     return not glob.has_magic(part)
 
 
-def _in_folder(folder: str, left_out: collections.Counter[str]) -> Iterator[Found]:
+def _in_folder(
+    folder: str, left_out: collections.Counter[str]
+) -> Iterator[PictureFile]:
     empty = True
     for picture in walk(folder, left_out):
         yield picture
         empty = False
     if empty:
         shown = ", ".join(sorted(SUFFIXES))
-        yield Found(folder, f"a folder without a picture ({shown})")
+        yield PictureFile(folder, f"a folder without a picture ({shown})")
 
 
 def _is_picture(path: str, left_out: collections.Counter[str]) -> bool:

@@ -18,7 +18,6 @@ from jaxtyping import Bool, Integer
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.batches import loader
 from vl_ltr_jax.data.images import picture_folders, transforms
-from vl_ltr_jax.data.root import Root
 from vl_ltr_jax.data.shapes import dataset
 from vl_ltr_jax.data.sources import dataset as sources
 from vl_ltr_jax.data.sources import folders, inat18, tfds_records
@@ -174,16 +173,16 @@ def build_corpus(config: Config, data: sources.LongTailedData) -> corpora.Corpus
     )
 
 
-def data_root(config: Config) -> Root:
+def data_root(config: Config) -> Path:
     """The directory of the data set."""
-    return Root(Path(config.data.root), config.data.follow_symlinks)
+    return Path(config.data.root)
 
 
-def text_root(config: Config) -> Root | None:
+def text_root(config: Config) -> Path | None:
     """The directory that holds the texts; None for that of the data set."""
     if not config.data.text_root:
         return None
-    return Root(Path(config.data.text_root), config.data.follow_symlinks)
+    return Path(config.data.text_root)
 
 
 def feed(config: Config, batch_size: int) -> loader.Feed:

@@ -17,8 +17,7 @@ from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.images import transforms
 from vl_ltr_jax.data.sources.dataset import Split
-from vl_ltr_jax.data.text import corpus as corpora
-from vl_ltr_jax.data.text.prompts import ONE_PROMPT
+from vl_ltr_jax.data.text.prompts import ONE_PROMPT, PROMPTS
 from vl_ltr_jax.evaluate import scores
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.models import encode, lgr
@@ -204,7 +203,7 @@ class Run:
         """Returns the text [C, D] of each class for zero-shot recognition."""
         choice, inputs = self.config.evaluate.zero_shot_text, self.inputs
         chosen = np.ones(len(sentences), bool)
-        prompts = corpora.PROMPTS[self.config.data.prompts]
+        prompts = PROMPTS[self.config.data.prompts]
         if choice == "prompts":
             chosen = inputs.is_prompt(len(prompts))
         elif choice == "prompt":

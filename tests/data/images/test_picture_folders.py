@@ -8,7 +8,6 @@ from PIL import Image
 
 from vl_ltr_jax.commands import check_data
 from vl_ltr_jax.data.images import decode, picture_folders
-from vl_ltr_jax.data.root import Root
 from vl_ltr_jax.data.sources import folders
 from vl_ltr_jax.data.sources.dataset import ListError, Texts
 from vl_ltr_jax.recognizer import picture_files
@@ -110,12 +109,3 @@ def test_an_empty_class_of_validation_is_none_of_unread_files(tmp_path):
     fill(tmp_path / "val", "cat/0.png", "dog/.gitkeep")
     data = folders.read_image_folder(tmp_path, "x", texts=Texts(absent=True))
     assert data.val.labels.tolist() == [0]
-
-
-def test_a_link_out_of_the_root_is_not_walked(tmp_path):
-    fill(tmp_path / "root", "cat/0.png")
-    fill(tmp_path / "elsewhere", "1.png")
-    (tmp_path / "root/cat/more").symlink_to(tmp_path / "elsewhere")
-    counted = collections.Counter()
-    with pytest.raises(ListError, match="leads out"):
-        folders.pictures(tmp_path / "root/cat", Root.of(tmp_path / "root"), counted)

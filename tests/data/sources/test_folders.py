@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from vl_ltr_jax.config import build as configs
-from vl_ltr_jax.data.root import Root
 from vl_ltr_jax.data.sources import folders
 from vl_ltr_jax.data.sources.dataset import ListError, Texts
 from vl_ltr_jax.run import inputs as run_inputs
@@ -132,7 +131,7 @@ def test_the_same_files_by_other_paths_are_left_to_the_check(tmp_path):
 def test_a_directory_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path):
     """As `os.walk` does unless it is told otherwise."""
     with pytest.raises(ListError, match="gone cannot be read: No such file"):
-        folders.pictures(tmp_path / "gone", Root.of(tmp_path), Counter())
+        folders.pictures(tmp_path / "gone", Counter())
 
 
 def test_validation_images_that_stand_in_for_test_images_are_said(tmp_path, capsys):

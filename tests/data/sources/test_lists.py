@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vl_ltr_jax.data.images.decode import ImageReadError, read_image
+from vl_ltr_jax.data.images.decode import ImageReadError, as_image, decode_image
 from vl_ltr_jax.data.images.jpeg import open_jpeg
 from vl_ltr_jax.data.sources import dataset, inat18
 from vl_ltr_jax.data.sources.lists import read_image_list
@@ -96,7 +96,7 @@ def test_imagenet_lt_labels_are_ranks_of_wnids(root):
         (["pictures/a 0/0.png 1.0"], r"toy_train.txt:1: .* whole number"),
         (["pictures/a 0/0.png 0", "x.png 3"], r"_train.txt:2: label 3 .* 0 to 2"),
         (["pictures/a 0/0.png 0", "../x.png 0"], r"_train.txt:2: '../x.png' leaves"),
-        (["a/../../x.png 0"], r"_train.txt:1: .* leaves the root"),
+        (["a/../../x.png 0"], r"_train.txt:1: .* leaves"),
         (["pictures/a 0/2.jpg 1"], r"_train.txt:1: no image .*did you mean '2.png'"),
         (["b/1.png 1", "b/2.png 1"], r"_train.txt:1 and 1 more: no image 'b/1.png'"),
         (["pictures/a 0/\0.png 1"], r"_train.txt:1: no image"),
@@ -216,7 +216,9 @@ def test_missing_inat18(inat):
 def test_every_colour_mode_becomes_the_golden_rgb(file):
     """Blending alpha over white moves rgba; dropping Adobe's inversion moves cmyk."""
     golden = np.load(GOLDEN / f"{file}.npz")["rgb_uint8"]
-    np.testing.assert_array_equal(read_image(GOLDEN / file, file), golden)
+    np.testing.assert_array_equal(
+        as_image(decode_image((GOLDEN / file).read_bytes(), file)), golden
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}])
@@ -236,13 +238,13 @@ def test_palette_with_transparency_gives_its_colours_without_warning(tmp_path):
     image.save(tmp_path / "x.png", transparency=bytes(range(16)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        read = read_image(tmp_path / "x.png", "x")
+        read = as_image(decode_image((tmp_path / "x.png").read_bytes(), "x"))
     np.testing.assert_array_equal(read, image.convert("RGB"))
 
 
 def test_png_named_jpg(tmp_path):
     Image.new("RGB", (3, 2), (1, 2, 3)).save(tmp_path / "x.jpg", "PNG")
-    assert read_image(tmp_path / "x.jpg", "x").size == (3, 2)
+    assert as_image(decode_image((tmp_path / "x.jpg").read_bytes(), "x")).size == (3, 2)
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "gone"])

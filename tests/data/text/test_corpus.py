@@ -9,18 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vl_ltr_jax.data.text.class_names import read_class_names
 from vl_ltr_jax.data.text.corpus import (
     CORPUS_RULES,
-    PROMPTS,
     build_corpus,
     drop_sections,
     parse_sections,
-    read_class_names,
-    read_texts,
     split_sentences,
     vl_ltr_text,
 )
-from vl_ltr_jax.data.text.prompts import fill_prompts
+from vl_ltr_jax.data.text.files import read_texts
+from vl_ltr_jax.data.text.prompts import PROMPTS, fill_prompts
 from vl_ltr_jax.logs import messages
 from worlds.file_damage import examples
 

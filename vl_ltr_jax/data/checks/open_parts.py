@@ -20,7 +20,7 @@ from vl_ltr_jax.data.checks.findings import (
     has_errors,
 )
 from vl_ltr_jax.data.checks.open_rows import Place
-from vl_ltr_jax.data.images.decode import read_listed
+from vl_ltr_jax.data.images.decode import read_content
 from vl_ltr_jax.data.root import Listings, is_utf8, leaves
 from vl_ltr_jax.data.sources import dataset
 from vl_ltr_jax.data.sources.dataset import SPLITS, LongTailedData, Rows, Split
@@ -153,11 +153,11 @@ def _sound(
     leaving: list[int] = []
     missing: list[int] = []
     unnamed: list[int] = []
-    gone, linked = listings.missing_and_outside(paths)
+    gone = listings.missing(paths)
     for index, path in enumerate(paths):
         if not 0 <= rows.labels[index] < num_classes:
             outside.append(index)
-        elif leaves(path) or linked[index]:
+        elif leaves(path):
             leaving.append(index)
         elif gone[index]:
             missing.append(index)
@@ -187,8 +187,7 @@ def _sound(
             "path-outside",
             "error",
             f"rows with paths that leave the root {root}",
-            "list paths below the root; links may lead out of it where "
-            "data.follow_symlinks=True says so",
+            "list paths below data.root",
         ),
         leaving,
         offender,
@@ -223,7 +222,7 @@ def _sound(
 
     split = Split(
         labels=np.array([rows.labels[index] for index in kept], np.int32),
-        fetch=lambda i: read_listed(root, paths[kept[i]], describe(i)),
+        fetch=lambda i: read_content(root / paths[kept[i]], describe(i)),
         describe=describe,
         path=lambda index: root / paths[kept[index]],
         orientation=place.orientation,

@@ -9,10 +9,9 @@ from typing import Any
 
 from vl_ltr_jax.data.checks.findings import Classes, Finding, Kind, Offender, gather
 from vl_ltr_jax.data.images.orientation import Orientation
-from vl_ltr_jax.data.root import LARGEST_LIST, Root
+from vl_ltr_jax.data.root import read_file
 from vl_ltr_jax.data.sources import dataset, folders, inat18
 from vl_ltr_jax.data.sources.dataset import SPLITS, Rows
-from vl_ltr_jax.data.sources.lists import list_file
 from vl_ltr_jax.data.text.class_names import read_wnids
 from vl_ltr_jax.data.text.files import read_text_file
 from vl_ltr_jax.logs.messages import near_name, nfc, shortened
@@ -32,7 +31,7 @@ class Place:
     """
 
     source: str
-    root: Root
+    root: Path
     layout: str
     lists: Mapping[str, str]
     orientation: Orientation = "exif"
@@ -56,7 +55,7 @@ def read(
       ValueError: if there is no such list, or nothing of it can be read.
     """
     if place.source == "image_list":
-        return _list(list_file(place.root, place.lists[split]))
+        return _list(place.root / place.lists[split])
     if place.source == "inat18":
         name = f"{split}2018.json"
         if split == "test" and not inat18.has_labels(place.root, name):
@@ -76,9 +75,7 @@ def _list(file: Path) -> tuple[Rows, list[Finding]]:
     numbers: list[int] = []
     paths: list[str] = []
     labels: list[int] = []
-    for number, line in enumerate(
-        read_text_file(file, largest=LARGEST_LIST).rstrip().split("\n"), 1
-    ):
+    for number, line in enumerate(read_text_file(file).rstrip().split("\n"), 1):
         match line.rsplit(maxsplit=1):
             case [path, label] if _is_number(label):
                 numbers.append(number)
@@ -104,13 +101,13 @@ def _is_number(label: str) -> bool:
     return digits.isdecimal() and len(digits) <= 9
 
 
-def _json(root: Root, name: str, classes: Classes) -> tuple[Rows, list[Finding]]:
+def _json(root: Path, name: str, classes: Classes) -> tuple[Rows, list[Finding]]:
     file = root / name
     if not os.path.lexists(file):
         raise dataset.ListError(
             f"no file {file}; unpack the annotations of iNaturalist 2018 there"
         )
-    data = root.read(name, LARGEST_LIST)
+    data = read_file(file)
     try:
         content = strict_json.parse(data)
         category = {a["image_id"]: a["category_id"] for a in content["annotations"]}
@@ -186,7 +183,7 @@ def _folders(
             strange.append(name)
             continue
         others: Counter[str] = Counter()
-        listed = folders.pictures(there / name, place.root, others)
+        listed = folders.pictures(there / name, others)
         left_out.update(others)
         if not listed and (reason := folders.only_unread(others)):
             unread.append((name, reason))
@@ -228,7 +225,7 @@ def repeated_annotations(place: Place) -> list[Finding]:
         file = place.root / f"{split}2018.json"
         category: dict[Any, int] = {}
         try:
-            data = place.root.read(file.name, LARGEST_LIST)
+            data = read_file(file)
             annotations = strict_json.parse(data)["annotations"]
             for annotation in annotations:
                 image_id, label = annotation["image_id"], annotation["category_id"]

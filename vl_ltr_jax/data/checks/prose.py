@@ -10,10 +10,10 @@ import dataclasses
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
-from vl_ltr_jax.data import root as roots
 from vl_ltr_jax.data.checks.findings import Classes, Finding, Kind, Offender, gather
-from vl_ltr_jax.data.root import Root
+from vl_ltr_jax.data.root import FileError, read_file
 from vl_ltr_jax.data.text import files as text_files
 from vl_ltr_jax.data.text.corpus import drop_sections, parse_sections, split_sentences
 from vl_ltr_jax.storage import strict_json
@@ -57,33 +57,31 @@ class ClassText:
 
 
 def read(
-    root: Root, num_classes: int, encoding: str = "auto"
+    root: Path, num_classes: int, encoding: str = "auto"
 ) -> tuple[list[ClassText], list[Finding]]:
     """Reads each class's text; one that is not there does not keep others from it.
 
     Args:
-      root: directory that holds `wiki/` or its archive.
+      root: directory that holds `wiki/`.
       num_classes: C.
       encoding: see `files.decode`.
 
     Returns:
-      C texts in label order; or none where an archive cannot be read as a whole, and
-      the finding that says so.
+      C texts in label order; or none without a directory `wiki`, and the finding that
+      says so.
     """
     if not (root / "wiki").is_dir():
         try:
-            files = list(text_files.raw_texts(root, num_classes))
-        except (ValueError, OSError) as error:
+            text_files.check_texts(root, num_classes)
+        except text_files.TextError as error:
             kind = Kind("texts-unreadable", "error", "no texts", "")
             return [], gather(kind, [str(error)], Offender)
-        return [_decoded(where, data, encoding) for where, data in files], []
     texts = []
     for label in range(num_classes):
         path = text_files.text_path(root, label)
         try:
-            data = root.read(text_files.text_name(label), text_files.LARGEST_TEXT)
-            texts.append(_decoded(str(path), data, encoding))
-        except roots.FileError as error:
+            texts.append(_decoded(str(path), read_file(path), encoding))
+        except FileError as error:
             missing = not os.path.lexists(path)
             texts.append(ClassText(str(path), None, "", str(error), missing))
     return texts, []
@@ -96,11 +94,11 @@ def _decoded(where: str, data: bytes, encoding: str) -> ClassText:
         return ClassText(where, None, fault=str(error))
 
 
-def left_over(root: Root, num_classes: int) -> list[Finding]:
+def left_over(root: Path, num_classes: int) -> list[Finding]:
     """Texts of no class, as in a directory that was numbered from 1.
 
     Args:
-      root: directory that holds `wiki/`; archives are not looked into.
+      root: directory that holds `wiki/`.
       num_classes: C; 0 where the classes are not known, and nothing is found.
     """
     paths = (root / "wiki").iterdir() if (root / "wiki").is_dir() else ()

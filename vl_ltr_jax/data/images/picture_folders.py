@@ -1,21 +1,22 @@
-"""The pictures of a folder: one reader for training, for the check and for `predict`.
+"""Pictures of a folder, listed alike for training, `data.check` and `predict`.
 
-Not in the paper. What systems and programs leave beside pictures is no picture, and its
-folder no class: hidden names (`._a.jpg` of a Mac, `.ipynb_checkpoints` of Jupyter),
-`Thumbs.db` and the like. What is left out is counted, by reason.
+Not in the paper. Hidden names (`._a.jpg` of a Mac, `.ipynb_checkpoints` of Jupyter)
+and files of systems such as `Thumbs.db` are no pictures, and such folders no classes.
+Everything that is left out is counted by reason.
 """
 
 import collections
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from vl_ltr_jax.data.root import is_file, is_folder
 from vl_ltr_jax.logs.messages import counted, printable
 
-# Of all formats in `decode.FORMATS`, as Pillow has them.
+# As Pillow lists them for `decode.FORMATS`.
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif")
-    + (".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".avifs")
+    + (".tif", ".tiff", ".bmp", ".avif", ".avifs")
     + (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c")
 )
 HIDDEN, SYSTEM = "hidden", "of the system"
@@ -27,12 +28,11 @@ _SYSTEM_NAMES = frozenset(
 LeftOut = collections.Counter[str]
 
 
-class Found(NamedTuple):
-    """A file to read, or why there is none.
+class PictureFile(NamedTuple):
+    """A picture file, or a path that cannot be read.
 
     Attributes:
-      path: as it was given, or the folder given and the path in it.
-      error: the reason; empty for a file.
+      error: the fault; empty for a file.
     """
 
     path: str
@@ -40,88 +40,60 @@ class Found(NamedTuple):
 
 
 def reason_for_name(name: str) -> str:
-    """Returns why a file or folder of that name is passed over; '' if it is not."""
+    """Returns why a file or folder of that name is passed over, or ''."""
     if name.startswith("."):
         return HIDDEN
     return SYSTEM if name.lower() in _SYSTEM_NAMES else ""
 
 
 def reason_to_leave_out(name: str) -> str:
-    """Returns why a file of that name is no picture; '' if it is one."""
+    """Returns why a file of that name is no picture, or ''."""
     suffix = os.path.splitext(name)[1].lower()
     other = "" if suffix in SUFFIXES else suffix or "no suffix"
     return reason_for_name(name) or other
 
 
-def walk(
-    folder: str, left_out: LeftOut, *, check: Callable[[str], None] = lambda path: None
-) -> Iterator[Found]:
-    """Pictures of a folder at any depth, through links.
+def walk(folder: str, left_out: LeftOut) -> Iterator[PictureFile]:
+    """Yields the pictures of a folder at any depth, in the order of their names.
 
-    A folder that several links lead to is visited once; so is a loop of links.
+    Links are followed. A folder that several links lead to is visited once.
 
     Args:
-      folder: where to look.
-      left_out: counts what is no picture, by reason.
-      check: called with the folder and each link to one, before it is entered.
+      folder: path to start at.
+      left_out: counts the other files by reason.
 
     Yields:
-      Pictures as their names sort, folder by folder; for a folder that cannot be read,
-      or a picture that is no file, why.
+      Pictures, and folders that cannot be read.
     """
-    seen: set[tuple[int, int]] = set()
-    open_folders: list[Iterator[os.DirEntry[str]]] = []
+    visited: set[tuple[int, int]] = set()
 
-    def enter(path: str) -> Iterator[Found]:
+    def enter(path: str) -> Iterator[PictureFile]:
         try:
             status = os.stat(path)
-            if (identity := (status.st_dev, status.st_ino)) in seen:
+            if (identity := (status.st_dev, status.st_ino)) in visited:
                 return
-            seen.add(identity)
-            with os.scandir(path) as entries:
-                ordered = sorted(entries, key=lambda entry: entry.name)
+            visited.add(identity)
+            with os.scandir(path) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
         except OSError as error:
-            yield Found(path, error.strerror or str(error))
-        else:
-            open_folders.append(iter(ordered))
+            yield PictureFile(path, error.strerror or str(error))
+            return
+        for entry in entries:
+            if reason := reason_for_name(entry.name):
+                left_out[reason] += 1
+            elif is_folder(entry):
+                yield from enter(entry.path)
+            elif reason := reason_to_leave_out(entry.name):
+                left_out[reason] += 1
+            else:
+                yield PictureFile(entry.path, "" if is_file(entry) else NO_FILE)
 
-    check(folder)
-    yield from enter(folder)
-    while open_folders:
-        entry = next(open_folders[-1], None)
-        if entry is None:
-            open_folders.pop()
-        elif reason := reason_for_name(entry.name):
-            left_out[reason] += 1
-        elif is_folder(entry):
-            if entry.is_symlink():
-                check(entry.path)
-            yield from enter(entry.path)
-        elif reason := reason_to_leave_out(entry.name):
-            left_out[reason] += 1
-        else:
-            yield Found(entry.path, "" if _is_file(entry) else NO_FILE)
-
-
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Returns True for a folder, or a link to one."""
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that cannot be followed
-        return False
+    return enter(folder)
 
 
 def describe(left_out: Mapping[str, int]) -> str:
-    """Returns what was left out of folders as one line, the most frequent first."""
+    """Returns the counts of other files as one line, the most frequent first."""
     counts = collections.Counter(left_out)
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in counts.most_common())
     total = counted(counts.total(), "other file")
     return f"{total} left out of folders: {printable(kinds)}"
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    """False for pipes, which would be waited for, and for broken links."""
-    try:
-        return entry.is_file()
-    except OSError:
-        return False

@@ -18,17 +18,10 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 from PIL import Image
 
-from vl_ltr_jax.data.images.decode import Picture, as_image, decode_image, read_listed
+from vl_ltr_jax.data.images.decode import Picture, as_image, decode_image, read_content
 from vl_ltr_jax.data.images.orientation import Orientation
-from vl_ltr_jax.data.root import (
-    Listings,
-    Root,
-    RootLike,
-    is_utf8,
-    leads_out,
-    leaves,
-)
-from vl_ltr_jax.data.text import corpus
+from vl_ltr_jax.data.root import Listings, RootLike, is_utf8, leaves
+from vl_ltr_jax.data.text.files import read_texts
 from vl_ltr_jax.logs.messages import near_name, nfc, shortened
 from vl_ltr_jax.runtime.errors import UserError
 
@@ -148,7 +141,7 @@ class Texts:
     """Where the texts of the classes are.
 
     Attributes:
-      root: directory that holds `wiki/` or its archive; None: the data set's own.
+      root: directory that holds `wiki/`; None: the data set's own.
       encoding: see `files.read_text_file`.
       absent: there are none: prompts are all that a class has.
     """
@@ -165,7 +158,7 @@ class Texts:
         """
         if self.absent:
             return ("",) * num_classes
-        return corpus.read_texts(self.root or data_root, num_classes, self.encoding)
+        return read_texts(self.root or data_root, num_classes, self.encoding)
 
 
 WIKI = Texts()
@@ -196,7 +189,7 @@ class Rows:
 
 def from_rows(
     name: str,
-    root: Root,
+    root: Path,
     class_names: Sequence[str],
     rows: Mapping[str, Rows],
     texts: Texts,
@@ -235,7 +228,7 @@ def sum_left_out(rows: Iterable[Rows]) -> Counter[str]:
 
 
 def _split(
-    rows: Rows, root: Root, class_names: Sequence[str], listings: Listings
+    rows: Rows, root: Path, class_names: Sequence[str], listings: Listings
 ) -> Split:
     """Checks rows against the classes and the files under root."""
     if not rows.paths:
@@ -250,24 +243,17 @@ def _split(
     paths = relative(rows)
     if (bad := np.array([leaves(path) for path in paths])).any():
         raise ListError(
-            f"{_first(rows, bad)}: {shortened(rows.paths[bad.argmax()])} leaves the "
-            f"root {root}; list paths below it"
+            f"{_first(rows, bad)}: {shortened(rows.paths[bad.argmax()])} leaves "
+            f"data.root={str(root)!r}. List paths below it."
         )
     paths = listings.spelled(paths)
-    bad, outside = listings.missing_and_outside(paths)
-    if bad.any():
+    if (bad := listings.missing(paths)).any():
         given, path = rows.paths[bad.argmax()], paths[bad.argmax()]
         hint = near_file(path, listings, paths)
         raise ListError(
             f"{_first(rows, bad)}: no image {shortened(given)} under {root}"
-            f"{listings.fault(path) or hint}; paths are relative to the root, so set "
+            f"{hint}; paths are relative to the root, so set "
             "the root that they start from, or mend the rows"
-        )
-    if outside.any():
-        path = paths[outside.argmax()]
-        raise ListError(
-            f"{_first(rows, outside)}: {shortened(path)} cannot be read: "
-            f"{leads_out(root, listings.way_out(path))}"
         )
     if (bad := np.array([not is_utf8(path) for path in paths])).any():
         raise ListError(
@@ -280,7 +266,7 @@ def _split(
 
     return Split(
         labels=labels.astype(np.int32),
-        fetch=lambda index: read_listed(root, paths[index], describe(index)),
+        fetch=lambda index: read_content(root / paths[index], describe(index)),
         describe=describe,
         path=lambda index: root / paths[index],
     )

@@ -16,12 +16,11 @@ from vl_ltr_jax.data.images.picture_folders import (
     HIDDEN,
     NO_FILE,
     SYSTEM,
-    is_folder,
     reason_for_name,
     reason_to_leave_out,
     walk,
 )
-from vl_ltr_jax.data.root import Root, RootLike, leads_out
+from vl_ltr_jax.data.root import RootLike, is_folder
 from vl_ltr_jax.data.sources.dataset import (
     WIKI,
     ListError,
@@ -55,7 +54,7 @@ def read_image_folder(
     Raises:
       ListError: names the folder and what to change.
     """
-    root = Root.of(root)
+    root = Path(root)
     folders = {split: split_folder(root, split) for split in _FOLDERS}
     for split in ("train", "val"):
         if folders[split] is None:
@@ -85,7 +84,7 @@ def read_image_folder(
     return from_rows(name, root, class_names, rows, texts)
 
 
-def split_folder(root: Root, split: str) -> Path | None:
+def split_folder(root: Path, split: str) -> Path | None:
     """The directory of 'train', 'val' or 'test', if there is one."""
     paths = (root / name for name in _FOLDERS[split])
     return next((path for path in paths if path.is_dir()), None)
@@ -152,7 +151,7 @@ def label_by_folder(class_names: Sequence[str], wnids: Sequence[str]) -> dict[st
 
 
 def _rows(
-    root: Root,
+    root: Path,
     folder: Path,
     names: Sequence[str],
     labels: Mapping[str, int],
@@ -167,7 +166,7 @@ def _rows(
                 f"{near_name(name, labels)}; rename the folder, or add the class"
             )
         others: Counter[str] = Counter()
-        listed = pictures(folder / name, root, others)
+        listed = pictures(folder / name, others)
         left_out.update(others)
         if not listed and (unread := only_unread(others)):
             raise ListError(
@@ -211,24 +210,18 @@ def _entries(directory: str | Path) -> list[os.DirEntry[str]]:
         ) from None
 
 
-def pictures(folder: Path, root: Root, left_out: Counter[str]) -> list[str]:
+def pictures(folder: Path, left_out: Counter[str]) -> list[str]:
     """Pictures of a class at any depth, see `picture_folders.walk`.
 
     Args:
       folder: of the class.
-      root: of the data set, out of which no directory may lead.
       left_out: counts what is no picture, by reason.
 
     Raises:
-      ListError: if a directory cannot be read, or a link leads out of the root.
+      ListError: if a directory cannot be read.
     """
-
-    def check(directory: str) -> None:
-        if target := root.way_out(directory):
-            raise ListError(f"{directory} cannot be read: {leads_out(root, target)}")
-
     found: list[str] = []
-    for path, error in walk(os.fspath(folder), left_out, check=check):
+    for path, error in walk(os.fspath(folder), left_out):
         if error and error != NO_FILE:  # of a file, where rows are compared with files
             raise ListError(f"{path} cannot be read: {error}; mend that")
         found.append(path)

@@ -2,9 +2,10 @@
 
 import os
 import posixpath
+from pathlib import Path
 from typing import TypeGuard
 
-from vl_ltr_jax.data.root import LARGEST_LIST, Root, RootLike
+from vl_ltr_jax.data.root import RootLike, read_file
 from vl_ltr_jax.data.sources.dataset import (
     SPLITS,
     WIKI,
@@ -29,7 +30,7 @@ def read_inat18(root: RootLike, *, texts: Texts = WIKI) -> LongTailedData:
       ListError: names the file, the image, and what to change.
       SplitOverlapError: if an image is listed for training and for testing.
     """
-    root = Root.of(root)
+    root = Path(root)
     class_names = read_class_names(root, "inat18")
     rows = {split: _read_json(root, f"{split}2018.json") for split in SPLITS[:2]}
     test = "test2018.json"
@@ -37,23 +38,23 @@ def read_inat18(root: RootLike, *, texts: Texts = WIKI) -> LongTailedData:
     return from_rows("inat18", root, class_names, rows, texts)
 
 
-def has_labels(root: Root, name: str) -> bool:
+def has_labels(root: Path, name: str) -> bool:
     """Whether a JSON file of iNaturalist is there, and not one of withheld labels.
 
     Raises:
       FileError: if it cannot be read.
     """
     there = os.path.exists(root / name)
-    return there and b'"annotations"' in root.read(name, LARGEST_LIST)
+    return there and b'"annotations"' in read_file(root / name)
 
 
-def _read_json(root: Root, name: str) -> Rows:
+def _read_json(root: Path, name: str) -> Rows:
     file = root / name
     if not os.path.lexists(file):
         raise ListError(
             f"no file {file}; unpack the annotations of iNaturalist 2018 there"
         )
-    data = root.read(name, LARGEST_LIST)
+    data = read_file(root / name)
     try:
         content = strict_json.parse(data)
         category = {a["image_id"]: a["category_id"] for a in content["annotations"]}

@@ -1,10 +1,9 @@
 """Long-tailed data sets from list files: `relative/path.jpg label` on each line."""
 
-import posixpath
 from collections.abc import Mapping
 from pathlib import Path
 
-from vl_ltr_jax.data.root import LARGEST_LIST, Root, RootLike, leaves
+from vl_ltr_jax.data.root import RootLike
 from vl_ltr_jax.data.sources.dataset import (
     SPLITS,
     WIKI,
@@ -14,7 +13,7 @@ from vl_ltr_jax.data.sources.dataset import (
     Texts,
     from_rows,
 )
-from vl_ltr_jax.data.text import corpus
+from vl_ltr_jax.data.text.class_names import read_class_names
 from vl_ltr_jax.data.text.files import read_text_file
 from vl_ltr_jax.logs.messages import near_name, shortened
 
@@ -31,8 +30,7 @@ def read_image_list(
 
     Args:
       root: directory that holds the lists and that the listed paths are relative to;
-        a leading slash of a path is ignored. What leads out of it, by `..` or by a
-        link, is refused, see :class:`root.Root`.
+        a leading slash of a path is ignored, and paths with `..` must stay below it.
       name: of the data set; the lists are `root/NAME_{train,val,test}.txt`.
       layout: how class names are written, see `class_names.read_class_names`.
       lists: other file names under `root` by split, such as
@@ -43,24 +41,13 @@ def read_image_list(
       ListError: names the list, the line, and what to change.
       SplitOverlapError: if an image is listed for training and for testing.
     """
-    root = Root.of(root)
+    root = Path(root)
     names = {split: f"{name}_{split}.txt" for split in SPLITS} | dict(lists or {})
     if unknown := sorted(set(names) - set(SPLITS)):
         raise ListError(f"lists: {unknown} given, allowed are {list(SPLITS)}")
-    class_names = corpus.read_class_names(root, layout)
-    rows = {split: _read_list(list_file(root, names[split])) for split in SPLITS}
+    class_names = read_class_names(root, layout)
+    rows = {split: _read_list(root / names[split]) for split in SPLITS}
     return from_rows(name, root, class_names, rows, texts)
-
-
-def list_file(root: Root, name: str) -> Path:
-    """The path of a list; one that a person places outside the root may lie there.
-
-    Raises:
-      FileError: if a list of the root is a link that leads out of it.
-    """
-    given = posixpath.normpath(name)
-    is_inside = not posixpath.isabs(given) and not leaves(given)
-    return root.check(name) if is_inside else root / name
 
 
 def _read_list(file: Path) -> Rows:
@@ -70,7 +57,7 @@ def _read_list(file: Path) -> Rows:
             f"no list {file}{near_name(file.name, near)}; name the lists "
             "ROOT/NAME_{train,val,test}.txt or give their file names"
         )
-    lines = read_text_file(file, largest=LARGEST_LIST).rstrip().split("\n")
+    lines = read_text_file(file).rstrip().split("\n")
     rows = [line.rsplit(maxsplit=1) for line in lines]
     for number, row in enumerate(rows, 1):
         if len(row) != 2 or not row[1].isdecimal() or len(row[1]) > 9:

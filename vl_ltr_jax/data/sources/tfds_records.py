@@ -18,7 +18,7 @@ from jaxtyping import Int32
 from PIL import Image
 
 from vl_ltr_jax.data.images.decode import unreadable
-from vl_ltr_jax.data.root import Root, RootLike
+from vl_ltr_jax.data.root import RootLike
 from vl_ltr_jax.data.sources import long_tail
 from vl_ltr_jax.data.sources.dataset import (
     SPLITS,
@@ -122,7 +122,7 @@ def read_prepared(
         another order.
       ValueError: if the label file or a text cannot be read.
     """
-    root, data_dir = Root.of(data_dir), Path(data_dir)
+    data_dir = Path(data_dir)
     if not (parts := _NAME.fullmatch(name)) or len(name) > _LONGEST_NAME:
         raise ListError(
             f"{shortened(name)} is not the name of a prepared data set, which is NAME, "
@@ -139,8 +139,8 @@ def read_prepared(
             )
     dataset = f"{dataset}/{config}" if config else dataset
     builder = open_builder(find_prepared(data_dir, dataset, version))
-    class_names = _class_names(builder, layout, Root.of(texts.root or root))
-    class_texts = texts.read(root, len(class_names))
+    class_names = _class_names(builder, layout, Path(texts.root or data_dir))
+    class_texts = texts.read(data_dir, len(class_names))
     splits = _splits(builder, len(class_names), cache_directory)
     if imbalance:
         train = splits["train"]
@@ -181,7 +181,7 @@ def _splits(
     return splits
 
 
-def _class_names(builder: Any, layout: str, root: Root) -> tuple[str, ...]:
+def _class_names(builder: Any, layout: str, root: Path) -> tuple[str, ...]:
     stored = builder.info.features["label"].names
     are_wnids = all(re.fullmatch(r"n\d{8}", name) for name in stored)
     file = root / ("categories.json" if layout == "inat18" else "labels.txt")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from vl_ltr_jax.data.root import Root, RootLike
+from vl_ltr_jax.data.root import RootLike
 from vl_ltr_jax.data.text.files import read_text_file
 from vl_ltr_jax.logs.messages import nfc, shortened, unknown_name
 from vl_ltr_jax.runtime.errors import UserError
@@ -79,7 +79,7 @@ def read_class_names(root: RootLike, layout: str = "plain") -> tuple[str, ...]:
     """
     if layout not in LAYOUTS:
         raise unknown_name("the label layout", layout, LAYOUTS)
-    path = _path(root, "categories.json" if layout == "inat18" else "labels.txt")
+    path = Path(root) / ("categories.json" if layout == "inat18" else "labels.txt")
     if not path.is_file():
         other = "; the list `categories` of train2018.json has that form"
         raise LabelFileError(
@@ -105,14 +105,9 @@ def read_wnids(root: RootLike) -> tuple[str, ...]:
     Raises:
         ValueError: a malformed row or a wnid given twice; names the file and the line.
     """
-    path = _path(root, "labels.txt")
+    path = Path(root) / "labels.txt"
     rows = _imagenet_lt(_lines(path, read_text_file(path)))
     return tuple(wnid for wnid, _ in rows)
-
-
-def _path(root: RootLike, file: str) -> Path:
-    """Of a file under the root; a link to elsewhere is refused."""
-    return Root.of(root).check(file)
 
 
 def _lines(path: Path, text: str) -> list[tuple[str, str]]:

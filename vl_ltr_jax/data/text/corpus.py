@@ -18,26 +18,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from vl_ltr_jax.data.text.class_names import LAYOUTS, read_class_names
-from vl_ltr_jax.data.text.files import read_texts
 from vl_ltr_jax.data.text.prompts import PROMPTS, fill_prompts
 from vl_ltr_jax.logs.messages import unknown_name
 from vl_ltr_jax.runtime.errors import UserError
-
-__all__ = [
-    "CORPUS_RULES",
-    "DROPPED_HEADINGS",
-    "LAYOUTS",
-    "PROMPTS",
-    "Corpus",
-    "build_corpus",
-    "drop_sections",
-    "parse_sections",
-    "read_class_names",
-    "read_texts",
-    "split_sentences",
-    "vl_ltr_text",
-]
 
 CORPUS_RULES = ("mended", "vl_ltr")
 DROPPED_HEADINGS = frozenset(

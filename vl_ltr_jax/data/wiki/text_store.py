@@ -9,13 +9,13 @@ import operator
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from vl_ltr_jax.data.text.files import ARCHIVES, text_path
+from vl_ltr_jax.data.text.files import text_path
 from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.storage import atomic
 
 
 class SourcesError(UserError):
-    """Sources of texts that are malformed, or texts that lie in an archive."""
+    """Sources of texts that are malformed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,18 +67,10 @@ class TextStore:
             root: the data set's directory.
 
         Raises:
-            ValueError: a row that is none; names the file and the line. Or texts that
-                lie in an archive, which a directory would hide.
+            ValueError: a row that is none; names the file and the line.
         """
         self.root = Path(root)
         self.path = text_path(root, 0).with_name("sources.jsonl")
-        for archive in (self.root / name for name in ARCHIVES):
-            if archive.is_file() and not self.path.parent.is_dir():
-                raise SourcesError(
-                    f"the texts are in {archive}, and would count no longer beside a "
-                    f"directory {self.path.parent}; unpack them into that, or move the "
-                    "archive away"
-                )
         self.sources: dict[int, Source] = {}
         lines = self.path.read_bytes().split(b"\n") if self.path.is_file() else []
         for number, line in enumerate(lines, 1):
