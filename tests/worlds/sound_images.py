@@ -45,7 +45,6 @@ SOUND = {
     "float tiff": encoded(RGB.convert("F"), "TIFF"),
     "jpeg 2000": encoded(RGB, "JPEG2000"),
     "bmp": encoded(RGB, "BMP"),
-    "plain pgm": b"P2 3 2 255 1 2 3 4 5 6\n",
     "avif": encoded(RGB, "AVIF"),
 }
 
