@@ -1,9 +1,9 @@
 """Random changes of a picture: RandAugment and colour jitter, on Pillow images.
 
-RandAugment here is the variant that VL-LTR trains with, `m9-n2-mstd0.5-inc1`: two of
-fifteen operations, each applied with probability one half at a magnitude near 9 of 10,
-and every operation harsher with growing magnitude. Not described in the paper; it
-follows from the authors' shipped configurations.
+RandAugment is the variant that VL-LTR trains with, `m9-n2-mstd0.5-inc1`. It draws two
+of fifteen operations and applies each with probability one half. The magnitude lies
+near 9 of 10, and every operation is stronger with a larger magnitude. Not described in
+the paper; it follows from the authors' configurations.
 """
 
 from collections.abc import Callable
@@ -53,7 +53,7 @@ OPERATIONS: dict[str, Operation] = {
     "rotate": lambda image, change, fill: image.rotate(
         30 * change, resample=_BICUBIC, fillcolor=fill
     ),
-    # Keeps 4 - 4 m bits: one at magnitude 9, none at 10, which leaves a black picture.
+    # Keeps 4 - 4 m bits: one at magnitude 9, zero (a black picture) at 10.
     "posterize": _table(lambda value, m: value & -(1 << (4 + int(4 * m)))),
     "solarize": _table(
         lambda value, m: value if value < 256 - int(256 * m) else 255 - value
@@ -83,14 +83,14 @@ def draw_operations(
     magnitude_std: float = 0.5,
     probability: float = 0.5,
 ) -> list[tuple[str, float]]:
-    """Draws operations with replacement, and leaves each in with `probability`.
+    """Draws operations with replacement, and keeps each with `probability`.
 
     Args:
       rng: source of every choice.
-      num_operations: operations drawn.
+      num_operations: number of draws.
       magnitude: mean strength, 0 to 10.
-      magnitude_std: its standard deviation; draws are clipped to 0 to 10.
-      probability: of a drawn operation to stay.
+      magnitude_std: standard deviation; draws are clipped to 0 to 10.
+      probability: chance of a drawn operation to be kept.
 
     Returns:
       Names in :data:`OPERATIONS` and changes in [-1, 1], in the order to apply them.
@@ -111,13 +111,13 @@ def rand_augment(
     fill: Colour = MEAN_COLOUR,
     **numbers: Any,
 ) -> Image.Image:
-    """Applies drawn operations.
+    """Returns an RGB picture after drawn operations.
 
     Args:
       image: RGB.
       rng: source of every choice.
-      fill: colour where an operation uncovers pixels.
-      **numbers: of :func:`draw_operations`.
+      fill: colour of uncovered pixels.
+      **numbers: those of :func:`draw_operations`.
     """
     for name, change in draw_operations(rng, **numbers):
         image = OPERATIONS[name](image, change, fill)
@@ -129,10 +129,7 @@ def jitter_colours(
 ) -> Image.Image:
     """Scales brightness, contrast and saturation, in random order.
 
-    Args:
-      image: RGB.
-      rng: source of every choice.
-      strength: factors are uniform in 1 - strength to 1 + strength.
+    Factors are uniform in 1 - strength to 1 + strength.
     """
     factors = rng.uniform(1 - strength, 1 + strength, 3)
     enhancers: tuple[Any, ...] = (

@@ -1,8 +1,8 @@
 """EXIF orientation: the turn between the pixels of a file and what a viewer shows.
 
-Cameras store a picture as the sensor lies, and beside it a tag of how to turn it.
-VL-LTR and torchvision take the pixels as they are stored, on which the published
-accuracies rest. Viewers apply the tag, and people label what a viewer shows.
+Cameras store a picture as the sensor lies, with a tag that tells how to turn it.
+VL-LTR and torchvision take the stored pixels, and so the published accuracies rest on
+them. Viewers apply the tag, and people label what a viewer shows.
 """
 
 from typing import Literal, TypeAlias, get_args
@@ -28,8 +28,8 @@ _INVERSES = {turn: turn for turn in _TURNS.values()} | {
     Turn.ROTATE_90: Turn.ROTATE_270,
     Turn.ROTATE_270: Turn.ROTATE_90,
 }
-# From a turned picture back to the file: are the axes exchanged, and which of the
-# file's axes, horizontal and vertical, then run backwards.
+# From a turned picture back to the file: True for exchanged axes, then True for a
+# horizontal, and for a vertical axis of the file that runs backwards.
 _BACK: dict[Turn | None, tuple[bool, bool, bool]] = {
     None: (False, False, False),
     Turn.FLIP_LEFT_RIGHT: (False, True, False),
@@ -43,9 +43,9 @@ _BACK: dict[Turn | None, tuple[bool, bool, bool]] = {
 
 
 def read_turn(image: Image.Image) -> Turn | None:
-    """Returns the turn that a picture's metadata ask for; None for none.
+    """Returns the turn that a picture's metadata ask for, or None.
 
-    Broken metadata ask for none: the pixels are sound, and viewers show them so.
+    Broken metadata ask for no turn: viewers ignore them too.
     """
     try:
         return _TURNS.get(image.getexif().get(_TAG, 1))
@@ -54,7 +54,7 @@ def read_turn(image: Image.Image) -> Turn | None:
 
 
 def turn_of_metadata(metadata: dict[str, bytes]) -> Turn | None:
-    """Returns the turn that metadata under Pillow's names ask for; None for none."""
+    """Returns the turn that metadata under Pillow's names ask for, or None."""
     if not metadata:
         return None
     carrier = Image.new("1", (1, 1))
@@ -68,7 +68,7 @@ def turned(image: Image.Image, turn: Turn | None) -> Image.Image:
 
 
 def unturned(image: Image.Image, turn: Turn | None) -> Image.Image:
-    """Returns the picture that a turn has made this one of."""
+    """Returns the picture before a turn."""
     return image if turn is None else image.transpose(_INVERSES[turn])
 
 
@@ -81,16 +81,16 @@ def stored_box(box: Box, size: tuple[int, int], turn: Turn | None) -> Box:
     """Returns the box of the file's pixels that a turn brings into a box.
 
     Args:
-      box: in the turned picture.
+      box: part of the turned picture.
       size: width and height of the file's picture.
-      turn: what is done to it.
+      turn: change from the file to the picture.
     """
     exchanged, backwards, upwards = _BACK[turn]
-    left, top, right, bottom = box
+    x0, y0, x1, y1 = box
     if exchanged:
-        left, top, right, bottom = top, left, bottom, right
+        x0, y0, x1, y1 = y0, x0, y1, x1
     if backwards:
-        left, right = size[0] - right, size[0] - left
+        x0, x1 = size[0] - x1, size[0] - x0
     if upwards:
-        top, bottom = size[1] - bottom, size[1] - top
-    return left, top, right, bottom
+        y0, y1 = size[1] - y1, size[1] - y0
+    return x0, y0, x1, y1

@@ -1,15 +1,15 @@
 """Pictures to model input: crops on the host, normalisation on the device.
 
-The host hands over bytes [H, W, 3]; scaling, normalisation and random erasing happen
-in the compiled step, so that a quarter of the bytes travel. Recipes for training:
+The host hands over bytes [H, W, 3]. Scaling, normalisation and random erasing happen in
+the compiled step, so a quarter of the bytes travel. Recipes for training, with numbers
+from :class:`Strengths`:
 
 - `rand_augment`: VL-LTR's own: crop of 8 to 100 % of the area, flip, RandAugment.
 - `plain`: the same crop and flip with colour jitter.
-- `gentle`: crop of 50 to 100 % and flip, for small pictures and telling colours.
+- `gentle`: crop of 50 to 100 % and flip, for small pictures.
 - `none`: the evaluation picture.
 
-whose numbers :class:`Strengths` can change, and for evaluation, both a bicubic resize
-of the shorter side and a centre crop:
+Recipes for evaluation, a bicubic resize of the shorter side and a centre crop:
 
 - `vl_ltr`: the shorter side becomes 256/224 of the crop, as the authors do.
 - `clip`: the shorter side becomes the crop itself, as in CLIP.
@@ -39,14 +39,14 @@ _Channels: TypeAlias = tuple[float, float, float]
 # Mean and standard deviation of the channels of pictures scaled to 0..1.
 Constants: TypeAlias = tuple[_Channels, _Channels]
 
-# Smallest share of the area that a crop keeps, and what follows the flip.
+# Smallest share of the area that a crop keeps, and augmentation after the flip.
 _TRAIN_RECIPES: dict[str, tuple[float, str]] = {
     "rand_augment": (0.08, "rand_augment"),
     "plain": (0.08, "jitter_colours"),
     "gentle": (0.5, ""),
 }
 TRAIN_RECIPES = (*_TRAIN_RECIPES, "none")
-# Shorter side over the crop's, and where the crop of an odd margin goes.
+# Shorter side over the crop's, and the rounding of half a pixel.
 EVAL_RECIPES: dict[str, tuple[float, Literal["up", "even"]]] = {
     "vl_ltr": (256 / 224, "up"),
     "clip": (1.0, "even"),
@@ -61,14 +61,14 @@ NORMALIZATIONS: dict[str, Constants] = {
 }
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
-_LONGEST = 32  # of a picture's longer side, in shorter ones
+_MAX_RATIO = 32  # longer side to shorter side
 
 
 def eval_transform(recipe: str, image_size: int) -> EvalTransform:
-    """The evaluation transform of a recipe, RGB picture to bytes.
+    """Returns the evaluation transform of a recipe, RGB picture to bytes.
 
     Raises:
-      ValueError: for an unknown recipe.
+      UnknownNameError: the recipe is unknown.
     """
     if recipe not in EVAL_RECIPES:
         raise unknown_name("the evaluation recipe", recipe, EVAL_RECIPES)
@@ -88,12 +88,10 @@ class Strengths:
 
     Attributes:
       crop_min_area: smallest share of the area that a crop keeps; 0: the recipe's.
-      flip_probability: of a mirrored picture.
-      rand_augment_operations: drawn for each picture.
-      rand_augment_magnitude: their mean strength, 0 to 10.
-      rand_augment_magnitude_std: its standard deviation.
-      rand_augment_probability: of a drawn operation to be applied.
-      colour_jitter: brightness, contrast and saturation change by up to this share.
+      rand_augment_operations: draws for each picture.
+      rand_augment_magnitude: mean strength, 0 to 10.
+      rand_augment_probability: chance of a drawn operation to be applied.
+      colour_jitter: largest change of brightness, contrast and saturation, a share.
     """
 
     crop_min_area: float = 0.0
@@ -112,16 +110,16 @@ def train_transform(
     eval_recipe: str = "vl_ltr",
     strengths: Strengths = Strengths(),
 ) -> TrainTransform:
-    """The training transform of a recipe, RGB picture and generator to bytes.
+    """Returns the training transform of a recipe, RGB picture and generator to bytes.
 
     Args:
       recipe: one of `TRAIN_RECIPES`.
       image_size: side of the result, in pixels.
-      eval_recipe: what `none` does.
-      strengths: of crop, flip, RandAugment and colour jitter.
+      eval_recipe: transform of the recipe `none`.
+      strengths: numbers of crop, flip, RandAugment and colour jitter.
 
     Raises:
-      ValueError: for an unknown recipe.
+      UnknownNameError: the recipe is unknown.
     """
     if recipe == "none":
         unchanged = eval_transform(eval_recipe, image_size)
@@ -155,16 +153,16 @@ def train_transform(
 
 
 def resize(image: Image.Image, shorter_side: int) -> Image.Image:
-    """Resizes so that the shorter side has the given length; truncates the longer.
+    """Resizes the shorter side to a length; the longer is rounded down.
 
-    Differs from VL-LTR: of a picture more than 32 times as long as wide only the middle
-    is kept; enlarged as a whole it could take gigabytes.
+    Differs from VL-LTR: a picture more than 32 times as long as wide is cut to its
+    middle. Enlarged without the cut it could take gigabytes.
     """
-    longest = _LONGEST * min(image.size)
+    longest = _MAX_RATIO * min(image.size)
     if max(image.size) > longest:
         width, height = (min(side, longest) for side in image.size)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        image = image.crop((left, top, left + width, top + height))
+        x, y = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((x, y, x + width, y + height))
     width, height = image.size
     if min(image.size) == shorter_side:
         return image
@@ -178,19 +176,19 @@ def resize(image: Image.Image, shorter_side: int) -> Image.Image:
 def centre_crop(
     image: Image.Image, side: int, half: Literal["up", "even"] = "up"
 ) -> Image.Image:
-    """The central square.
+    """Returns the central square.
 
     Args:
-      image: not smaller than the square.
-      side: of the square, in pixels.
-      half: how offsets of half a pixel are rounded: up, as in torchvision 0.8.1, which
-        VL-LTR pins, or to even, as in the later versions that CLIP runs with.
+      image: at least as large as the square.
+      side: side of the square, in pixels.
+      half: rounding of half a pixel: `up` as in torchvision 0.8.1, which VL-LTR pins,
+        or to `even` as in the later versions that CLIP runs with.
     """
-    left, top = (
+    x, y = (
         (margin + 1) // 2 if half == "up" else round(margin / 2)
         for margin in (image.width - side, image.height - side)
     )
-    return image.crop((left, top, left + side, top + side))
+    return image.crop((x, y, x + side, y + side))
 
 
 def random_resized_crop(
@@ -199,19 +197,20 @@ def random_resized_crop(
     side: int,
     scale: tuple[float, float] = (0.08, 1.0),
 ) -> Image.Image:
-    """A random crop of random size and shape, resized to a square.
+    """Returns a random crop of random size and shape, resized to a square.
+
+    Width to height lies between 3:4 and 4:3, uniform in its logarithm. After ten boxes
+    that do not fit, the crop is the largest such box at the centre.
 
     Args:
       picture: RGB.
       rng: source of every choice.
-      side: of the result, in pixels.
-      scale: smallest and largest share of the area; width to height lies between 3:4
-        and 4:3, uniform in its logarithm. Ten attempts, then the largest such box at
-        the centre.
+      side: side of the result, in pixels.
+      scale: smallest and largest share of the area.
     """
-    left, top, width, height = _crop_box(*picture.size, rng, scale)
-    # Cropping first: `resize(box=...)` would look at pixels outside of the box.
-    image = picture.crop((left, top, left + width, top + height))
+    x, y, width, height = _crop_box(*picture.size, rng, scale)
+    # Crop first: `resize(box=...)` reads pixels outside of the box.
+    image = picture.crop((x, y, x + width, y + height))
     return image.resize((side, side), Image.Resampling.BICUBIC)
 
 
@@ -227,9 +226,9 @@ def _crop_box(
         aspect = math.exp(rng.uniform(math.log(low), math.log(high)))
         width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < width <= image_width and 0 < height <= image_height:
-            left = int(rng.integers(image_width - width + 1))
-            top = int(rng.integers(image_height - height + 1))
-            return left, top, width, height
+            x = int(rng.integers(image_width - width + 1))
+            y = int(rng.integers(image_height - height + 1))
+            return x, y, width, height
     width = min(image_width, round(image_height * high))
     height = min(image_height, round(image_width / low))
     return (image_width - width) // 2, (image_height - height) // 2, width, height
@@ -238,15 +237,15 @@ def _crop_box(
 def normalize(
     images: UInt8[Array, "B H W 3"], constants: str | Constants = "clip_4digit"
 ) -> Float[Array, "B H W 3"]:
-    """Bytes to float32 channels of about zero mean and unit variance.
+    """Returns float32 channels of about zero mean and unit variance.
 
     Args:
       images: RGB.
-      constants: mean and standard deviation, or the name of a pair: `clip`,
-        `clip_4digit` (the same rounded, as in VL-LTR) or `imagenet`.
+      constants: mean and standard deviation, or a key of `NORMALIZATIONS`;
+        `clip_4digit` is `clip` rounded as in VL-LTR.
 
     Raises:
-      ValueError: for unknown constants.
+      UnknownNameError: the constants are unknown.
     """
     if isinstance(constants, str):
         if constants not in NORMALIZATIONS:
@@ -264,16 +263,16 @@ def random_erase(
 ) -> Float[Array, "B H W D"]:
     """Replaces a rectangle of some images by normal noise, pixel by pixel.
 
-    Each image has a key of its own, made from its place in the global batch, so the
-    result does not depend on how the batch is spread or cut. The rectangle covers
-    2 to 33 % of the area with height to width between 0.3 and 3.3, uniform in its
-    logarithm. Follows VL-LTR's configurations (`pixel` mode).
+    The key of an image depends on its place in the global batch. So the result does not
+    depend on the devices that hold the batch. The rectangle covers 2 to 33 % of the
+    area. Height to width lies between 0.3 and 3.3, uniform in its logarithm. Follows
+    VL-LTR's configurations (`pixel` mode).
 
     Args:
       key: one key per step.
       images: normalised.
-      probability: that an image is changed.
-      rows: the images' places in the global batch, where these are a part of it.
+      probability: chance of an image to change.
+      rows: places in the global batch, if the images are a part of it.
     """
     rows = jnp.arange(len(images)) if rows is None else rows
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)

@@ -3,12 +3,14 @@
 VL-LTR, Section 3.1: the text of a class is cut into sentences, and prompts made from
 its name are added. Sections of mere references are left out first.
 
-Two rules build a corpus. `mended` (the default) takes each prompt and each section for
-itself. `vl_ltr` is what the authors' code does, for comparison with its results:
-prompts and text are joined without a separator before they are cut, so the last prompt
-can merge with the first sentence, a class name with a full stop breaks its prompts, a
-section without a final stop runs into the next, and of sections with the same heading
-only the last survives.
+Two rules build a corpus. `mended` (the default) takes each prompt and each section
+separately. `vl_ltr` is the rule of the authors' code, for comparison with its results.
+It joins prompts and text without a separator before it cuts them. So:
+
+- The last prompt can merge with the first sentence.
+- A class name with a full stop breaks its prompts.
+- A section without a final stop runs into the next.
+- Of sections with the same heading only the last survives.
 """
 
 import dataclasses
@@ -27,9 +29,9 @@ DROPPED_HEADINGS = frozenset(
     {"External links", "References", "Further reading", "Bibliography"}
 )
 
-# A boundary follows "." or "?" where blank space or a capital comes next, except after
-# one capital ("J. Brown") or inside an abbreviation ("e.g. this", "1.2.Next"). What
-# fails most often is tried first.
+# A boundary follows "." or "?" before blank space or a capital. Exceptions: after one
+# capital ("J. Brown"), or inside an abbreviation ("e.g. this", "1.2.Next"). The
+# condition that fails most often comes first.
 _BOUNDARY = re.compile(r"(?<=[.?])(?=\s|[A-Z])(?<![A-Z]\.)(?<!\w\.\w.)")
 
 
@@ -42,9 +44,9 @@ class Corpus:
     """Sentences and their classes.
 
     Attributes:
-        sentences: S sentences; those of a class are consecutive, prompts first.
-        labels: the class of each, ascending.
-        class_names: C names, in label order.
+      sentences: S sentences; those of a class are consecutive, prompts first.
+      labels: class of each sentence, ascending.
+      class_names: C names, in label order.
     """
 
     sentences: tuple[str, ...]
@@ -53,19 +55,19 @@ class Corpus:
 
     @property
     def counts(self) -> Int[np.ndarray, "C"]:
-        """The number of sentences of each class."""
+        """Number of sentences of each class."""
         return np.bincount(self.labels, minlength=len(self.class_names))
 
 
 def parse_sections(text: str) -> tuple[tuple[str, str], ...]:
     """Returns the sections of a text, cut at every line that starts with `==`.
 
-    As in VL-LTR: the end of such a line and its length do not matter, and its heading
-    is the line without the `=` and spaces at both ends.
+    As in VL-LTR, only the start of such a line matters. Its heading is the line without
+    the `=` and spaces at both ends.
 
     Returns:
-        (heading, body) in order, the part before the first heading as `summary`; lines
-        of a body are stripped, and empty ones left out.
+      (heading, body) in order, the part before the first heading as `summary`. Lines of
+      a body are stripped, and empty lines left out.
     """
     sections: list[tuple[str, list[str]]] = [("summary", [])]
     for line in map(str.strip, text.split("\n")):
@@ -79,7 +81,7 @@ def parse_sections(text: str) -> tuple[tuple[str, str], ...]:
 def drop_sections(
     sections: Iterable[tuple[str, str]],
 ) -> tuple[tuple[str, str], ...]:
-    """Leaves out sections that only point elsewhere: those of `DROPPED_HEADINGS`.
+    """Returns the sections without those of `DROPPED_HEADINGS`.
 
     The match is exact, and a subsection has a heading of its own, as in VL-LTR.
     """
@@ -105,14 +107,14 @@ def build_corpus(
     """Returns the sentences of every class: its prompts, then its text.
 
     Args:
-        class_names: C names.
-        texts: C texts, of which any may be empty.
-        prompts: a key of `PROMPTS`, or templates with `{}` for the name.
-        rule: `mended` or `vl_ltr`; see the module.
+      class_names: C names.
+      texts: C texts; any may be empty.
+      prompts: a key of `PROMPTS`, or templates with `{}` for the name.
+      rule: `mended` or `vl_ltr`; see the module.
 
     Raises:
-        ValueError: the name of a rule or of prompts is unknown.
-        CorpusError: the lengths differ, or a class has no sentence.
+      UnknownNameError: the name of a rule or of prompts is unknown.
+      CorpusError: the lengths differ, or a class has no sentence.
     """
     if isinstance(prompts, str):
         if prompts not in PROMPTS:
@@ -121,23 +123,19 @@ def build_corpus(
     if rule not in CORPUS_RULES:
         raise unknown_name("the corpus rule", rule, CORPUS_RULES)
     if len(class_names) != len(texts):
-        raise CorpusError(
-            f"{len(class_names)} class names, but {len(texts)} texts; each class has "
-            "one of both"
-        )
+        raise CorpusError(f"{len(class_names)} class names, but {len(texts)} texts")
     sentences_of = _vl_ltr_sentences if rule == "vl_ltr" else _mended_sentences
     per_class = [
         sentences_of(fill_prompts(prompts, name), parse_sections(text))
         for name, text in zip(class_names, texts, strict=True)
     ]
     counts = np.array([len(sentences) for sentences in per_class], np.int32)
-    silent = np.flatnonzero(counts == 0)
-    if silent.size:
-        first = int(silent[0])
+    if not counts.all():
+        first = int(counts.argmin())
         raise CorpusError(
-            f"{silent.size} of {len(texts)} classes have no sentence, first the class "
-            f"{class_names[first]!r} (label {first}, text wiki/desc_{first}.txt where "
-            "texts are files): write one, or use prompts other than 'none'"
+            f"data.prompts: {(counts == 0).sum()} of {len(texts)} classes have no "
+            f"sentence, first {class_names[first]!r} (label {first}, "
+            f"wiki/desc_{first}.txt). Write one, or take prompts other than 'none'."
         )
     return Corpus(
         sentences=tuple(s for sentences in per_class for s in sentences),
@@ -155,10 +153,10 @@ def _mended_sentences(
 
 
 def vl_ltr_text(sections: Iterable[tuple[str, str]]) -> str:
-    """The text of a class as VL-LTR joins it, of equal headings the last."""
+    """Returns the text of a class as VL-LTR joins it; the last of equal headings."""
     last_of_each_heading = tuple(dict(sections).items())
-    summary, *rest = (body for _, body in drop_sections(last_of_each_heading))
-    return f"{summary}\n" + "\n".join(rest)
+    summary, *bodies = (body for _, body in drop_sections(last_of_each_heading))
+    return f"{summary}\n" + "\n".join(bodies)
 
 
 def _vl_ltr_sentences(

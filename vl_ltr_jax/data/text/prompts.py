@@ -1,7 +1,7 @@
-"""Prompt templates: sentences every class gets from its name alone.
+"""Prompt templates: sentences of a class from its name alone.
 
-`imagenet80` are the 80 templates CLIP was evaluated with on ImageNet (Radford et al.,
-2021); VL-LTR puts them in front of each class's text.
+`imagenet80` are the 80 templates of CLIP's evaluation on ImageNet (Radford et al.,
+2021). VL-LTR puts them in front of each class's text.
 """
 
 from collections.abc import Sequence
@@ -101,12 +101,12 @@ PROMPTS: dict[str, tuple[str, ...]] = {
 
 
 def fill_prompts(templates: Sequence[str], class_name: str) -> tuple[str, ...]:
-    """Puts a class name and, as VL-LTR does, a space into each template.
+    """Returns the templates with a class name and, as in VL-LTR, a space.
 
     The space changes no token unless the name ends in punctuation.
 
     Raises:
-        ValueError: a template has no `{}`, so it would say the same of every class.
+      ValueError: a template has no `{}`.
     """
     for template in templates:
         if "{}" not in template:

@@ -1,8 +1,7 @@
 """Token ids of a large corpus, kept on disk from one run to the next.
 
-A file is named after all that its ids depend on, so it is never out of date: other
-sentences, another vocabulary or another context length make another file. Whichever of
-several processes writes it, the content is the same: NumPy's format, and a checksum.
+The name of a file depends on sentences, vocabulary and context length, so a file is
+never out of date. Every process writes the same content: NumPy's format and a checksum.
 """
 
 import contextlib
@@ -27,16 +26,15 @@ from vl_ltr_jax.storage import atomic
 
 SMALLEST = 20_000  # sentences worth a file: fewer take less than a second
 _FORMAT = 2  # of the file and of the key
-_LIBRARIES = ("ftfy", "regex", "tokenizers")  # whose releases may change ids
+_LIBRARIES = ("ftfy", "regex", "tokenizers")  # a release may change ids
 _HASHED_AT_ONCE = 16384
 
 
 def default_directory() -> Path:
-    """Where a user's caches lie: $XDG_CACHE_HOME/vl_ltr_jax or ~/.cache/vl_ltr_jax."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    # As its specification has it, a relative path there does not count.
-    base = Path(named) if os.path.isabs(named) else Path("~/.cache").expanduser()
-    return base / "vl_ltr_jax"
+    """Returns $XDG_CACHE_HOME/vl_ltr_jax or ~/.cache/vl_ltr_jax."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # Its specification ignores relative paths.
+    return Path(base if os.path.isabs(base) else "~/.cache").expanduser() / "vl_ltr_jax"
 
 
 def encode(
@@ -45,38 +43,38 @@ def encode(
     context_length: int,
     directory: str | os.PathLike[str] | None,
 ) -> Integer[np.ndarray, "S L"]:
-    """The ids of sentences, from the directory where they lie there already.
+    """Returns the ids of sentences, from a file if there is one.
 
-    A file that is damaged is made anew. A directory that cannot be read or written is
-    no reason to stop: a warning is logged, and nothing kept.
+    A damaged file is replaced. If the directory cannot be read or written, a warning is
+    logged and the ids are kept nowhere.
 
     Args:
-        tokenizer: makes the ids.
-        sentences: S sentences; fewer than `SMALLEST` are not kept.
-        context_length: longest row, start and end included.
-        directory: local, or a bucket such as gs://...; made if it does not exist. With
-            '' or None nothing is kept.
+      tokenizer: source of the ids.
+      sentences: S sentences; fewer than `SMALLEST` are not kept.
+      context_length: longest row, start and end included.
+      directory: local, or a bucket such as gs://...; created if absent. '' or None
+        keeps nothing.
 
     Returns:
-        As `Tokenizer.encode` gives and `trim` cuts them. From a local disk the array is
-        read only, and a page is read when it is first looked at.
+      Rows of `Tokenizer.encode`, cut by `trim`. From a local disk the array is read
+      only and memory-mapped.
 
     Raises:
-        ValueError: `context_length` below 2.
+      ValueError: `context_length` is below 2.
     """
     if len(sentences) < SMALLEST:
         return trim(tokenizer.encode(sentences, context_length))
     if not directory:
-        return _made(tokenizer, sentences, context_length)
+        return _encoded(tokenizer, sentences, context_length)
     key = cache_key(tokenizer, sentences, context_length)
     path = epath.Path(os.path.expanduser(directory)) / f"tokens-{key}.npy"
     shape = len(sentences), context_length
-    if (found := _read(path, tokenizer, shape)) is not None:
-        return found
-    tokens = _made(tokenizer, sentences, context_length)
+    if (stored := _load(path, tokenizer, shape)) is not None:
+        return stored
+    tokens = _encoded(tokenizer, sentences, context_length)
     # Another process may have been faster.
-    if (found := _read(path, tokenizer, shape)) is not None:
-        return found
+    if (stored := _load(path, tokenizer, shape)) is not None:
+        return stored
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic.write(path, shared=True) as file:
@@ -94,10 +92,10 @@ def encode(
     return tokens
 
 
-def _made(
+def _encoded(
     tokenizer: Tokenizer, sentences: Sequence[str], context_length: int
 ) -> Integer[np.ndarray, "S L"]:
-    """The ids of many sentences; a log file tells what takes so long."""
+    """Returns the ids of many sentences, and logs the time they took."""
     start = time.monotonic()
     console.say(f"{len(sentences):,} sentences become ids", stage="tokens")
     tokens = trim(tokenizer.encode(sentences, context_length))
@@ -109,22 +107,22 @@ def _made(
 def cache_key(
     tokenizer: Tokenizer, sentences: Sequence[str], context_length: int
 ) -> str:
-    """Changes with whatever the ids of these sentences depend on."""
+    """Returns a digest of everything that the ids of sentences depend on."""
     versions = [importlib.metadata.version(library) for library in _LIBRARIES]
-    made_with = (_FORMAT, *versions, platform.python_version(), tokenizer.digest)
-    found = hashlib.sha256(repr((*made_with, context_length)).encode())
+    parts = (_FORMAT, *versions, platform.python_version(), tokenizer.digest)
+    digest = hashlib.sha256(repr((*parts, context_length)).encode())
     for first in range(0, len(sentences), _HASHED_AT_ONCE):
         block = sentences[first : first + _HASHED_AT_ONCE]
-        # The lengths tell where a sentence ends: no separator can be mistaken for text.
-        found.update(np.fromiter(map(len, block), np.int64, len(block)).tobytes())
-        found.update("".join(block).encode("utf-8", "surrogatepass"))
-    return found.hexdigest()[:32]
+        # Lengths in place of separators, which could be mistaken for text.
+        digest.update(np.fromiter(map(len, block), np.int64, len(block)).tobytes())
+        digest.update("".join(block).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:32]
 
 
-def _read(
+def _load(
     path: epath.Path, tokenizer: Tokenizer, shape: tuple[int, int]
 ) -> Integer[np.ndarray, "S L"] | None:
-    """The ids in a file; None where it is absent, or damaged and taken away."""
+    """Returns the ids in a file; None if it is absent, or damaged and removed."""
     try:
         if atomic.crc32(path) != atomic.SOUND:
             raise ValueError("it is not what was written")
@@ -136,8 +134,8 @@ def _read(
     except FileNotFoundError:
         return None
     except Exception as error:  # numpy reads the header with Python's own parser
-        logging.info("%s is made anew: %s", path, error)
-    with contextlib.suppress(Exception):  # else writing says why nothing is kept
+        logging.info("%s is written again: %s", path, error)
+    with contextlib.suppress(Exception):  # the write that follows reports the fault
         path.unlink()
     return None
 
@@ -149,7 +147,7 @@ def _checked(
         raise ValueError("it holds no token ids")
     if loaded.ndim != 2 or len(loaded) != shape[0] or loaded.shape[1] > shape[1]:
         raise ValueError(f"it holds an array of shape {loaded.shape}")
-    # Parts that never reached the disk are zeros, but every sentence has an end.
+    # Blocks that never reached the disk are zeros, but every sentence has an end.
     if not (loaded == tokenizer.vocab_size - 1).any(axis=1).all():
         raise ValueError("it holds sentences without an end")
     return loaded.view(np.ndarray)  # slices of a memory map are slow to make

@@ -1,12 +1,12 @@
 """CLIP's tokenizer: sentences to token ids, equal to those of OpenAI's code.
 
-A sentence is cleaned (encoding faults and HTML entities repaired, blanks collapsed,
-lower case), cut into words, digits and runs of punctuation, and each piece is merged
+Cleaning repairs encoding faults and HTML entities, collapses blanks and lowers the
+case. A sentence is cut into words, digits and runs of punctuation. Each piece is merged
 byte pair by byte pair (Radford et al., 2021). The vocabulary comes from the tokenizer
 files of a Hugging Face CLIP directory.
 
-No piece reaches over a blank, so a word between blanks gets the same ids wherever it
-stands: each distinct word of a call is merged once, and a sentence is its words' ids.
+No piece reaches over a blank, so the ids of a word do not depend on its neighbours.
+Each distinct word of a call is merged once, and a sentence is its words' ids.
 """
 
 import array
@@ -32,13 +32,13 @@ _PIECE = regex.compile(
     r"|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+",
     regex.IGNORECASE,
 )
-# Printable ASCII without "&": here ftfy and HTML have nothing to repair.
+# Printable ASCII without "&": ftfy and HTML change nothing in it.
 _SOUND = re.compile(r"[\t\n\r -%'-~]*")
-# Python makes no number of more digits than 4300, and may be told to make fewer.
+# Python parses no number of more than 4300 digits; an environment may set fewer.
 _LONG_NUMBER = re.compile(r"(?<=&#)[0-9]{500,}")
 _SENTENCES_AT_ONCE = 16384
-# Words remembered at most, about 150 MiB. A corpus of encyclopaedia articles has fewer;
-# one without blanks, as in Chinese, has a new one in every sentence.
+# Cached words, about 150 MiB. A corpus of encyclopaedia articles has fewer; in Chinese,
+# without blanks, every sentence is a new word.
 _REMEMBERED = 2**19
 
 
@@ -50,15 +50,15 @@ def clean(text: str) -> str:
 
 
 def _unescape(text: str) -> str:
-    """As HTML has it, whatever a reference to a character names."""
-    # Eight digits, the first no zero, are beyond all characters already.
+    """Returns the text without HTML entities."""
+    # Eight digits, the first no zero, exceed the largest code point.
     return html.unescape(
         _LONG_NUMBER.sub(lambda digits: digits[0].lstrip("0")[:8] or "0", text)
     )
 
 
 def _words(text: str) -> list[str]:
-    """What `clean` leaves between blanks."""
+    """Returns the words of a cleaned text."""
     if _SOUND.fullmatch(text):
         return text.lower().split()
     return clean(text).split()
@@ -68,10 +68,10 @@ class Tokenizer:
     """Byte-pair tokenizer of CLIP.
 
     Attributes:
-        vocab_size: number of ids; the largest is that of the end-of-text token, which
-            the text tower finds as the argmax of a row.
-        dtype: of ids: uint16 where all fit, else int32.
-        digest: changes with the vocabulary and the merges.
+      vocab_size: number of ids; the largest is that of the end-of-text token, which the
+        text tower finds as the argmax of a row.
+      dtype: uint16 if all ids fit, else int32.
+      digest: hash of the vocabulary and the merges.
     """
 
     def __init__(
@@ -97,49 +97,43 @@ class Tokenizer:
         """Reads tokenizer.json, or else vocab.json and merges.txt.
 
         Raises:
-            ValueError: files missing, malformed, or not of a CLIP tokenizer.
+          VocabularyError: files are missing, malformed, or not of a CLIP tokenizer.
         """
         return cls(*read_vocabulary(Path(directory)))
 
     def encode(
         self, texts: Sequence[str], context_length: int = 77
     ) -> Integer[np.ndarray, "S L"]:
-        """Turns sentences into rows of ids: start, at most L - 2 tokens, end, zeros.
+        """Returns rows of ids: start, at most L - 2 tokens, end, zeros.
 
-        As in OpenAI's code a literal `<|endoftext|>` in a sentence becomes the token,
-        and 0 is both the padding and the id of `!`; the text tower pools at the first
-        end of text and never looks beyond it.
+        As in OpenAI's code a literal `<|endoftext|>` in a sentence becomes the token.
+        0 is both the padding and the id of `!`: the text tower pools at the first end
+        of text and never looks beyond it.
 
         Args:
-            texts: S sentences.
-            context_length: L, start and end included.
-
-        Returns:
-            Of type `dtype`.
+          texts: S sentences.
+          context_length: L, start and end included.
 
         Raises:
-            ValueError: `context_length` below 2.
+          ValueError: `context_length` is below 2.
         """
         if context_length < 2:
-            raise ValueError(
-                f"the context length is {context_length}; the start and end tokens "
-                "alone take 2 (CLIP has 77)"
-            )
+            raise ValueError(f"context_length={context_length}: below 2. CLIP has 77.")
         size = self.dtype.itemsize
         start, end = self._packed([self._start]), self._packed([self._end])
-        kept, whole = (context_length - 2) * size, context_length * size
+        room, width = (context_length - 2) * size, context_length * size
         tokens = np.empty((len(texts), context_length), self.dtype)
         known: dict[str, bytes] = {}
         starts = range(0, len(texts), _SENTENCES_AT_ONCE)
-        shown: Iterable[int] = starts
+        steps: Iterable[int] = starts
         if len(starts) > 1:
-            shown = console.progress(
+            steps = console.progress(
                 starts, "tokens", len(texts), "sentences", each=_SENTENCES_AT_ONCE
             )
-        for first in shown:
+        for first in steps:
             block = self._sentences(texts[first : first + _SENTENCES_AT_ONCE], known)
             rows = b"".join(
-                [(start + ids[:kept] + end).ljust(whole, b"\0") for ids in block]
+                [(start + ids[:room] + end).ljust(width, b"\0") for ids in block]
             )
             tokens[first : first + len(block)] = np.frombuffer(
                 rows, self.dtype
@@ -147,12 +141,12 @@ class Tokenizer:
         return tokens
 
     def byte_pairs(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each sentence, whole and without start and end."""
+        """Returns all ids of each sentence, without start and end."""
         rows = self._sentences(texts, {})
         return [np.frombuffer(ids, self.dtype).tolist() for ids in rows]
 
     def _sentences(self, texts: Sequence[str], known: dict[str, bytes]) -> list[bytes]:
-        """The ids of each sentence; the ids of its words are added to those known."""
+        """Returns the ids of each sentence, and adds new words to the known ones."""
         if len(known) > _REMEMBERED:
             known.clear()
         rows = [_words(text) for text in texts]
@@ -170,7 +164,7 @@ class Tokenizer:
 
 
 def trim(tokens: Integer[np.ndarray, "S L"]) -> Integer[np.ndarray, "S M"]:
-    """Cuts columns that only pad: to the longest row, rounded up to a multiple of 8.
+    """Cuts columns of padding: to the longest row, rounded up to a multiple of 8.
 
     Exact, since the text tower is causal and pools at the end of text. The rounding
     keeps the number of shapes, and so of compilations, small.

@@ -1,4 +1,4 @@
-"""Which page of a wiki tells of a class."""
+"""The page of a wiki that describes a class."""
 
 import re
 import unicodedata
@@ -8,7 +8,8 @@ import regex
 
 from vl_ltr_jax.data.text.class_names import read_class_names
 from vl_ltr_jax.data.text.files import read_text_file
-from vl_ltr_jax.data.wiki.mediawiki import LONGEST_TITLE, NOT_IN_TITLES, MediaWiki, Page
+from vl_ltr_jax.data.wiki.mediawiki import MediaWiki, Page
+from vl_ltr_jax.logs.messages import shortened
 from vl_ltr_jax.runtime.errors import UserError
 
 # Scripts that write words without blanks between them.
@@ -22,12 +23,12 @@ class TitleError(UserError):
 
 
 def searchable_names(root: str | Path, layout: str = "plain") -> tuple[str, ...]:
-    """The class names to look for, in label order.
+    """Returns the class names to look for, in label order.
 
-    Names of `places_lt` come without the letter in front, which their prompts have.
+    Names of `places_lt` lose the letter that their prompts begin with.
 
     Raises:
-        ValueError: as `read_class_names` does.
+      UserError: `read_class_names` fails.
     """
     names = read_class_names(root, layout)
     if layout == "places_lt":
@@ -36,56 +37,30 @@ def searchable_names(root: str | Path, layout: str = "plain") -> tuple[str, ...]
 
 
 def read_titles(path: str | Path, num_classes: int) -> dict[int, str]:
-    """Reads the page titles that a user chose: rows `label<TAB>title`.
-
-    Args:
-        path: the file.
-        num_classes: C; labels are 0 .. C-1.
+    """Reads page titles from rows `label<TAB>title`.
 
     Returns:
-        label -> title, with blanks for underscores.
+      label -> title, with blanks for underscores.
 
     Raises:
-        ValueError: a missing file, a malformed row, a label out of range or given
-            twice, or a title that no page can have; names the file and the line.
+      FileError: the file cannot be read.
+      TitleError: a row is malformed, or its label is out of range or repeated.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise TitleError(
-            f"the file of titles {path} does not exist; it has rows `label<TAB>title`"
-        )
     titles: dict[int, str] = {}
-    for number, line in enumerate(read_text_file(path).split("\n"), 1):
+    for number, line in enumerate(read_text_file(Path(path)).split("\n"), 1):
         if not line.strip():
             continue
-        where = f"{path}:{number}"
-        label, *rest = (field.strip() for field in line.split("\t"))
-        if len(rest) != 1 or not rest[0] or not label.isdecimal() or len(label) > 9:
-            raise TitleError(
-                f"{where}: {line!r} is not a row `label<TAB>title`, such as "
-                "'134\\tCrane (bird)'"
-            )
-        if int(label) >= num_classes:
-            raise TitleError(
-                f"{where}: the label {label} of {rest[0]!r} lies outside 0 .. "
-                f"{num_classes - 1}, the labels of {num_classes} classes"
-            )
-        if int(label) in titles:
-            raise TitleError(
-                f"{where}: the label {label} has the title {titles[int(label)]!r} "
-                "already; each class has one row"
-            )
-        if found := sorted(NOT_IN_TITLES & set(rest[0])):
-            raise TitleError(
-                f"{where}: no page has a title with {' '.join(found)} as {rest[0]!r}; "
-                "write the page's title, not its address"
-            )
-        if len(rest[0].encode()) > LONGEST_TITLE:
-            raise TitleError(
-                f"{where}: a title has at most {LONGEST_TITLE} bytes of UTF-8, but "
-                f"{rest[0][:40]!r}... has {len(rest[0].encode())}"
-            )
-        titles[int(label)] = rest[0].replace("_", " ")
+        label, _, title = map(str.strip, line.partition("\t"))
+        fault = ""
+        if not title or "\t" in title or not re.fullmatch("[0-9]{1,9}", label):
+            fault = "no row `label<TAB>title`, such as '134\\tCrane (bird)'"
+        elif int(label) >= num_classes:
+            fault = f"labels are 0 to {num_classes - 1}"
+        elif int(label) in titles:
+            fault = f"the label {label} has the title {titles[int(label)]!r} already"
+        if fault:
+            raise TitleError(f"{path}:{number}: {shortened(line)}: {fault}.")
+        titles[int(label)] = title.replace("_", " ")
     return titles
 
 
@@ -95,17 +70,17 @@ def find_page(
     """Finds the page of a class.
 
     Args:
-        wiki: where to look.
-        name: the name of the class.
-        title: the title that the user chose; then no other page is looked for.
-        hint: words that a search gets besides the name, such as `species`.
+      wiki: client.
+      name: class name.
+      title: title from the user; no other page is tried then.
+      hint: additional words for the search, such as `species`.
 
     Returns:
-        The page, how it was found (`title`, `exact`, `search`), and what was asked for;
-        or None, `missing`, and the reason.
+      The page, `title`, `exact` or `search`, and the query; or None, `missing` and the
+      reason.
 
     Raises:
-        WikiError: the wiki is out of reach or refuses.
+      WikiError: the wiki is out of reach or refuses.
     """
     if title is not None:
         page = wiki.page(title)
@@ -122,15 +97,15 @@ def find_page(
     if page is not None and _is_usable(page):
         return page, "exact", name
     words = f"{name} {hint}".strip()
-    for find in wiki.search(words):
-        page = wiki.page(find)
+    for hit in wiki.search(words):
+        page = wiki.page(hit)
         if page is not None and _is_usable(page) and mentions(page, name):
             return page, "search", words
     return None, "missing", f"no article of that name, nor by a search for {words!r}"
 
 
 def mentions(page: Page, name: str) -> bool:
-    """Whether every word of the name is in the page's title or text, in any case."""
+    """Returns True if the title or text of a page has every word of a name."""
     text = _plain(f"{page.title}\n{page.text}")
     words = regex.findall(r"\w+", _plain(name))
     return bool(words) and all(

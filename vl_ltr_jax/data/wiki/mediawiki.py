@@ -1,15 +1,15 @@
 """Pages of a MediaWiki as plain text, through its API: Wikipedia or any other wiki.
 
-Needs the wiki's TextExtracts extension, which those of Wikimedia have. Requests go one
-after another, at a bounded rate, and give way when the servers are behind.
+The wiki needs the extension TextExtracts, which those of Wikimedia have. Requests go
+one after another, at a bounded rate. They wait while the servers are behind.
 """
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -20,16 +20,12 @@ from vl_ltr_jax.logs.messages import without_passwords
 from vl_ltr_jax.runtime.errors import UserError
 
 WIKIPEDIA = "https://en.wikipedia.org/w/api.php"
-# Of these characters no title has any; `|` would ask for two pages.
-NOT_IN_TITLES = frozenset("#<>[]{}|")
-LONGEST_TITLE = 255  # bytes
-LONGEST_SEARCH = 300  # characters that Wikimedia's search accepts
-WAIT = 5.0  # seconds between two tries, where the wiki names none
-LONGEST_WAIT = 600.0  # seconds; a wiki that asks for more is asked another time
+_NOT_IN_TITLES = frozenset("#<>[]{}|")  # `|` would ask for two pages
+_MAX_SEARCH_CHARS = 300  # Wikimedia's search refuses more
+_RETRY_SECONDS = 5.0
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, and between bytes
-_TRIES = 12  # of a request that is put off, or whose answer breaks off
-_PARTS = 20  # of one answer
-_AGAIN_LATER = (
+_MAX_TRIES = 12
+_BUSY = (
     "maxlag",
     "ratelimited",
     "cirrussearch-too-busy-error",
@@ -38,30 +34,11 @@ _AGAIN_LATER = (
 
 
 class AddressError(UserError):
-    """An address, a rate or a contact with which no wiki can be asked."""
+    """An address, a rate or a contact that makes no requests."""
 
 
 class WikiError(RuntimeError):
-    """A wiki that is out of reach, or answers with something else than pages."""
-
-
-class _Retry(Retry):
-    """Waits before the first retry as well, which urllib3 makes at once."""
-
-    def get_backoff_time(self) -> float:
-        return max(WAIT, super().get_backoff_time())
-
-    def get_retry_after(self, response: Any) -> float | None:
-        return _bounded(super().get_retry_after(response))
-
-
-def _bounded(seconds: float | None) -> float | None:
-    if seconds is not None and seconds > LONGEST_WAIT:
-        raise WikiError(
-            f"the wiki asks to wait {seconds:,.0f} s; start again later, or with fewer "
-            "--requests_per_second"
-        )
-    return seconds
+    """A wiki that is out of reach, or that gives no pages."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +46,11 @@ class Page:
     """A page of a wiki.
 
     Attributes:
-        title: as the wiki spells it, at the end of redirects.
-        page_id: the wiki's number of the page.
-        revision_id: the number of its newest revision.
-        url: its address.
-        text: plain text, with lines such as `== Habitat ==`; may be empty.
-        is_article: whether it is in the main namespace, rather than a file or a talk.
-        is_disambiguation: whether it only lists what a word can mean.
+      title: as the wiki spells it, after redirects.
+      revision_id: newest revision.
+      text: plain text, with lines such as `== Habitat ==`; may be empty.
+      is_article: True for the main namespace, False for files, talks, ...
+      is_disambiguation: True for a list of the meanings of a word.
     """
 
     title: str
@@ -88,10 +63,13 @@ class Page:
 
 
 class MediaWiki:
-    """One wiki.
+    """The client of one wiki.
 
-    Throttled and failing requests (429, 5xx, lost connections) are repeated, after the
-    time that the wiki's `Retry-After` asks for.
+    Requests that fail (429, 5xx, lost connections) are repeated after the time of the
+    wiki's `Retry-After`.
+
+    Attributes:
+      api: address without passwords, for messages.
     """
 
     def __init__(
@@ -100,57 +78,42 @@ class MediaWiki:
         *,
         requests_per_second: float = 5.0,
         contact: str = "",
-        sleep: Callable[[float], object] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepares a session; sends nothing yet.
 
         Args:
-            api: the address of api.php.
-            requests_per_second: at most so many requests start in a second.
-            contact: a mail address or URL that the wiki's operators can write to.
-            sleep: waits so many seconds.
-            clock: seconds from any start.
+          api: address of api.php.
+          requests_per_second: maximum rate.
+          contact: mail address or URL for the operators of the wiki.
 
         Raises:
-            ValueError: an address that is not one of the web, a rate that is not above
-                0, or a contact that no HTTP header can carry.
+          AddressError: an argument is unusable.
         """
-        shown = without_passwords(api)
-        try:
-            address = urlsplit(api)
-            host = address.hostname if address.scheme in ("http", "https") else None
-        except ValueError:
-            host = None
-        if not host:
-            raise AddressError(
-                f"the API is {shown!r}; it needs an address as {WIKIPEDIA}"
-            )
+        self.api, self._address = without_passwords(api), api
+        if not api.startswith(("http://", "https://")):
+            raise AddressError(f"--api={self.api}: no web address, as {WIKIPEDIA} is.")
         if not 0 < requests_per_second < float("inf"):
             raise AddressError(
-                f"requests_per_second is {requests_per_second}; it must be above 0, "
-                "such as 5, or 0.2 for one in five seconds"
+                f"--requests_per_second={requests_per_second}: not above 0. Take 5, or "
+                "0.2 for one in five seconds."
             )
         if not (contact.isascii() and contact.isprintable()):
             raise AddressError(
-                f"the contact is {contact!r}; write it with ASCII characters, such as "
-                "name@example.org"
+                f"--contact={contact!r}: has characters that are not ASCII. Write an "
+                "address such as name@example.org."
             )
-        self.api, self._address, self._host = shown, api, host
-        self._sleep, self._clock = sleep, clock
         self._interval = 1 / requests_per_second
-        self._next_start = clock()
-        self._licence: tuple[str | None] | None = None
+        self._next_start = time.monotonic()
         self._session = requests.Session()
         # Wikimedia's policy: client/version (contact) library/version.
         self._session.headers["User-Agent"] = (
             f"vl_ltr_jax/{__version__} ({contact or 'texts of classes for VL-LTR'}) "
             f"{requests.utils.default_user_agent()}"
         )
-        retry = _Retry(
+        retry = Retry(
             total=6,
             connect=2,
-            backoff_factor=WAIT / 2,
+            backoff_factor=_RETRY_SECONDS / 2,
             status_forcelist=(429, 500, 502, 503, 504),
             raise_on_status=False,
         )
@@ -158,18 +121,14 @@ class MediaWiki:
             self._session.mount(scheme, HTTPAdapter(max_retries=retry))
 
     def page(self, title: str) -> Page | None:
-        """The page of a title, or the one it redirects to; None if there is none.
+        """Returns the page of a title or of its redirect; None if it is absent.
 
         Raises:
-            WikiError: the wiki is out of reach, refuses, or has no TextExtracts.
+          WikiError: the wiki is out of reach, refuses, or has no TextExtracts.
         """
-        if NOT_IN_TITLES & set(title):
+        if _NOT_IN_TITLES & set(title):
             return None
-        with self._understood():
-            return self._page(title)
-
-    def _page(self, title: str) -> Page | None:
-        fields: dict[str, str | int] = {
+        fields: dict[str, Any] = {
             "prop": "extracts|pageprops|info",
             "titles": title,
             "redirects": 1,
@@ -180,139 +139,116 @@ class MediaWiki:
             "inprop": "url",
             "ppprop": "disambiguation",
         }
-        found: dict[str, Any] = {}
-        rest: Mapping[str, Any] = {}
-        for _ in range(_PARTS):
-            answer = self._query({**fields, **rest})
-            for page in answer.get("query", {}).get("pages", ()):
-                found |= page
-            if "continue" not in answer:
-                break
-            rest = answer["continue"]
-        else:
-            raise WikiError(
-                f"{self.api} does not come to an end with the page {title!r}: asked "
-                f"{_PARTS} times, it still has a `continue`"
+        parts: dict[str, Any] = {}
+        following: dict[str, Any] | None = {}
+        with self._known_form():
+            while following is not None:
+                answer = self._query(fields | following)
+                for part in answer.get("query", {}).get("pages", ()):
+                    parts |= part
+                following = answer.get("continue")
+            if "pageid" not in parts:  # missing, invalid, special or in another wiki
+                return None
+            if "extract" not in parts:
+                raise WikiError(
+                    f"{self.api} gives no text for the page {title!r}: the wiki needs "
+                    f"the extension TextExtracts. Warnings: {answer.get('warnings')}"
+                )
+            return Page(
+                title=parts["title"],
+                page_id=parts["pageid"],
+                revision_id=parts["lastrevid"],
+                url=without_passwords(parts["fullurl"]),
+                text=parts["extract"].strip(),
+                is_article=parts["ns"] == 0,
+                is_disambiguation="disambiguation" in parts.get("pageprops", {}),
             )
-        if "pageid" not in found:  # missing, invalid, special or in another wiki
-            return None
-        if "extract" not in found:
-            raise WikiError(
-                f"{self.api} gives no text for the page {title!r}; the wiki needs the "
-                f"extension TextExtracts. Its warnings: {answer.get('warnings')}"
-            )
-        return Page(
-            title=found["title"],
-            page_id=found["pageid"],
-            revision_id=found["lastrevid"],
-            url=without_passwords(found["fullurl"]),
-            text=found["extract"].strip(),
-            is_article=found["ns"] == 0,
-            is_disambiguation="disambiguation" in found.get("pageprops", {}),
-        )
 
     def search(self, words: str, limit: int = 5) -> tuple[str, ...]:
-        """Titles of articles for a full-text search, best first.
+        """Returns the titles of articles for a full-text search, best first.
 
         Raises:
-            WikiError: the wiki is out of reach or refuses.
+          WikiError: the wiki is out of reach or refuses.
         """
-        fields = {"list": "search", "srsearch": words[:LONGEST_SEARCH]}
-        with self._understood():
+        fields = {"list": "search", "srsearch": words[:_MAX_SEARCH_CHARS]}
+        with self._known_form():
             answer = self._query({**fields, "srlimit": limit, "srnamespace": 0})
             hits = answer.get("query", {}).get("search", ())
             return tuple(hit["title"] for hit in hits)
 
+    @functools.cached_property
     def licence(self) -> str | None:
-        """The licence of the wiki's text; None where the wiki states none.
+        """Licence that the wiki states for its text, or None.
 
         Raises:
-            WikiError: the wiki is out of reach or refuses.
+          WikiError: the wiki is out of reach or refuses.
         """
-        if f".{self._host}".endswith(".wikipedia.org"):
+        if self._address.split("/")[2].endswith(".wikipedia.org"):
             return "CC BY-SA 4.0"
-        if self._licence is None:
-            with self._understood():
-                answer = self._query({"meta": "siteinfo", "siprop": "rightsinfo"})
-                rights = answer.get("query", {}).get("rightsinfo", {})
-                stated = " ".join(rights.get(key, "") for key in ("text", "url"))
-            self._licence = (stated.strip() or None,)
-        return self._licence[0]
+        with self._known_form():
+            answer = self._query({"meta": "siteinfo", "siprop": "rightsinfo"})
+            rights = answer.get("query", {}).get("rightsinfo", {})
+            stated = " ".join(rights.get(key, "") for key in ("text", "url"))
+        return stated.strip() or None
 
     @contextlib.contextmanager
-    def _understood(self) -> Iterator[None]:
-        """Around the reading of an answer, of which a server may make anything."""
+    def _known_form(self) -> Iterator[None]:
+        """Raises a WikiError for an answer of another form than MediaWiki's."""
         try:
             yield
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as odd:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise WikiError(
-                f"{self.api} answers in a form that MediaWiki does not have with "
-                f"formatversion 2 ({type(odd).__name__}: {odd}); its version must be "
-                "1.25 or later"
-            ) from odd
+                f"{self.api} answers in an unknown form ({type(error).__name__}: "
+                f"{error}). MediaWiki must be 1.25 or later, with formatversion 2."
+            ) from error
 
-    def _query(self, fields: Mapping[str, str | int]) -> dict[str, Any]:
-        """One answer that is not an error."""
-        params: dict[str, str | int]
-        params = {"action": "query", "format": "json", "formatversion": 2, "maxlag": 5}
-        fault = ""
-        for _ in range(_TRIES):
+    def _query(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Returns an answer without an error."""
+        params: dict[str, Any] = {"action": "query", "format": "json"}
+        params |= {"formatversion": 2, "maxlag": 5, **fields}
+        for _ in range(_MAX_TRIES):
             self._wait_for_turn()
-            wait = WAIT
             try:
                 response = self._session.get(
-                    self._address, params={**params, **fields}, timeout=_TIMEOUT
+                    self._address, params=params, timeout=_TIMEOUT
                 )
-            except requests.exceptions.ChunkedEncodingError as broken_off:
-                fault = f"its answers break off ({broken_off})"
-            except requests.RequestException as lost:
+            except requests.RequestException as error:
                 raise WikiError(
-                    f"{self.api} is out of reach ({without_passwords(str(lost))}); "
-                    "check the address and the network"
-                ) from None  # which may name a proxy's password
-            else:
-                answer = _read(self.api, response)
-                error = answer.get("error")
-                if error is None:
-                    return answer
-                fault = f"{error.get('code')}: {error.get('info')}"
-                if error.get("code") not in _AGAIN_LATER:
-                    raise WikiError(f"{self.api} refuses, {fault} (asked {fields})")
-                named = response.headers.get("Retry-After", "")
-                if named.isdecimal():
-                    wait = max(wait, _bounded(float(named)) or 0.0)
-            self._sleep(wait)
-        raise WikiError(f"{self.api} gives no answer in {_TRIES} tries: {fault}")
+                    f"{self.api} is out of reach ({without_passwords(str(error))}). "
+                    "Check the address and the network."
+                ) from None  # the cause may name a proxy's password
+            answer = self._json(response)
+            if "error" not in answer:
+                return answer
+            code = answer["error"].get("code")
+            fault = f"{code}: {answer['error'].get('info')}"
+            if code not in _BUSY:
+                raise WikiError(f"{self.api} refuses, {fault} (asked {fields})")
+            seconds = response.headers.get("Retry-After", "")
+            time.sleep(float(seconds) if seconds.isdecimal() else _RETRY_SECONDS)
+        raise WikiError(f"{self.api} gives no answer in {_MAX_TRIES} tries: {fault}")
 
     def _wait_for_turn(self) -> None:
-        now = self._clock()
+        now = time.monotonic()
         if now < self._next_start:
-            self._sleep(self._next_start - now)
+            time.sleep(self._next_start - now)
         self._next_start = max(now, self._next_start) + self._interval
 
+    def _json(self, response: requests.Response) -> dict[str, Any]:
+        """Returns the API's JSON object.
 
-def _read(api: str, response: requests.Response) -> dict[str, Any]:
-    """The API's JSON object.
-
-    Raises:
-        WikiError: something else came, such as the page of a proxy.
-    """
-    try:
-        answer = response.json()
-    except requests.exceptions.JSONDecodeError:
-        answer = None
-    match answer:
-        case {"error": dict()} | {"query": dict()} | {"batchcomplete": True}:
-            return answer
-    if response.status_code == 403:
-        mend = "Wikimedia turns away clients without --contact, a mail address or URL"
-    elif response.status_code == 429 or response.status_code >= 500:
-        mend = "try again later, or with fewer --requests_per_second"
-    else:
-        mend = f"check that the address is an api.php, such as {WIKIPEDIA}, or a proxy"
-    kind = response.headers.get("Content-Type", "no content type")
-    start = " ".join(response.text.split())[:120]
-    raise WikiError(
-        f"{api} answers {response.status_code} {response.reason} with {kind} instead "
-        f"of the API's JSON: {start!r}; {mend}"
-    )
+        Raises:
+          WikiError: the response is something else, such as the page of a proxy.
+        """
+        with contextlib.suppress(ValueError):
+            answer = response.json()
+            if (
+                isinstance(answer, dict)
+                and {"error", "query", "batchcomplete"} & answer.keys()
+            ):
+                return answer
+        raise WikiError(
+            f"{self.api} answers {response.status_code} {response.reason} without the "
+            f"API's JSON: {' '.join(response.text.split())[:120]!r}. Check that --api "
+            "is an api.php, name a --contact, or take fewer --requests_per_second."
+        )

@@ -1,12 +1,11 @@
-"""Where the text of each class came from: ROOT/wiki/sources.jsonl, a row per class."""
+"""Fetched texts of classes with their sources: ROOT/wiki/sources.jsonl."""
 
 import collections
 import contextlib
 import dataclasses
 import hashlib
 import json
-import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from vl_ltr_jax.data.text.files import text_path
@@ -15,32 +14,28 @@ from vl_ltr_jax.storage import atomic
 
 
 class SourcesError(UserError):
-    """Sources of texts that are malformed."""
+    """Sources of texts that are malformed or belong to other classes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where the text of a class comes from.
+    """The source of a class's text.
 
     Attributes:
-        label: the class.
-        name: its name, as it was looked for.
-        how: `title` (given by the user), `exact` (the name), `search`, or `missing`.
-        retrieved: the day, as 2025-12-31, in UTC.
-        asked: the title or the words that led to the page.
-        title: the page's title on the wiki.
-        page_id: its number there.
-        revision_id: the number of its newest revision at that time.
-        url: its address.
-        licence: of the text.
-        sha256: of the file; tells a text that was edited since.
+      name: class name of the search.
+      how: `title` (from the user), `exact` (the name), `search`, or `missing`.
+      retrieved: day in UTC, as 2025-12-31.
+      query: title or words that led to the page.
+      title: title of the page on the wiki.
+      revision_id: newest revision of the page at that time.
+      sha256: hash of the file; an edited text has another.
     """
 
     label: int
     name: str
     how: str
     retrieved: str
-    asked: str | None = None
+    query: str | None = None
     title: str | None = None
     page_id: int | None = None
     revision_id: int | None = None
@@ -53,21 +48,18 @@ class TextStore:
     """Texts of classes and their sources, on disk.
 
     Attributes:
-        path: of sources.jsonl.
-        sources: label -> source, of the classes whose text was fetched.
+      path: path of sources.jsonl.
+      sources: label -> source of a fetched text.
     """
 
     def __init__(self, root: str | Path) -> None:
-        """Reads the sources of the texts that are there.
+        """Reads sources.jsonl.
 
-        Of several rows of a label the last one counts, and the last row of the file may
-        be torn off, where a run was killed.
-
-        Args:
-            root: the data set's directory.
+        The last row of a label counts. The last row of the file may be incomplete, from
+        a run that was killed.
 
         Raises:
-            ValueError: a row that is none; names the file and the line.
+          SourcesError: a row is malformed.
         """
         self.root = Path(root)
         self.path = text_path(root, 0).with_name("sources.jsonl")
@@ -78,21 +70,21 @@ class TextStore:
                 continue
             try:
                 source = Source(**json.loads(line))
-                self.sources[operator.index(source.label)] = source
-            except (ValueError, TypeError) as fault:
+                self.sources[int(source.label)] = source
+            except (ValueError, TypeError) as error:
                 if number < len(lines):
                     raise SourcesError(
-                        f"{self.path}:{number}: not a row of sources ({fault}); take "
-                        "the line out, the texts stay as they are"
+                        f"{self.path}:{number}: no row of sources ({error}). Remove "
+                        "the line; the texts stay."
                     ) from None
         self._forget_lost_texts()
 
     def has(self, label: int) -> bool:
-        """Whether the class has a text, which may be empty."""
+        """Returns True if the class has a text, which may be empty."""
         return text_path(self.root, label).is_file()
 
     def is_as_fetched(self, label: int) -> bool:
-        """Whether the text was fetched, and nobody edited it since."""
+        """Returns True if the text was fetched and nobody edited it since."""
         if label not in self.sources:
             return False
         text = text_path(self.root, label).read_bytes()
@@ -100,7 +92,7 @@ class TextStore:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """While this is open, `add` may be called; leaves one row per class."""
+        """Allows `add` inside the block, and writes one row per class at its end."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._write_sources()
         try:
@@ -110,24 +102,19 @@ class TextStore:
             self._write_sources()
 
     def add(self, text: str, source: Source) -> None:
-        """Writes the text of a class, whole or not at all, and its source.
-
-        Args:
-            text: of the class.
-            source: without the hash, which is made here.
-        """
+        """Writes the text of a class, whole or not at all, and its source."""
         content = text.encode()
         digest = hashlib.sha256(content).hexdigest()
         source = dataclasses.replace(source, sha256=digest)
         self.sources[source.label] = source
-        # The row first: a text without one would never get it.
+        # The row first: a text without a row would never get one.
         with self.path.open("ab") as rows:
             rows.write(_row(source))
         with atomic.write(text_path(self.root, source.label)) as file:
             file.write(content)
 
     def same_page(self) -> dict[str, dict[int, str]]:
-        """Address of a page -> label -> name, of classes that share their page."""
+        """Returns label -> name of the classes that share a page, by its address."""
         sharing: dict[str, dict[int, str]] = collections.defaultdict(dict)
         for label, source in self.sources.items():
             if source.url is not None:
@@ -144,5 +131,5 @@ class TextStore:
 
 
 def _row(source: Source) -> bytes:
-    row: Mapping[str, object] = dataclasses.asdict(source)
+    row = dataclasses.asdict(source)
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
