@@ -14,7 +14,7 @@ from worlds.checked_world import config
 
 NFC = "caf\u00e9"
 NFD = unicodedata.normalize("NFD", NFC)
-NONE = Texts(absent=True)
+NO_TEXTS = Texts(absent=True)
 
 
 def draw(root, *names):
@@ -32,7 +32,7 @@ def test_folders_of_a_mac_and_labels_as_typed(tmp_path, labels, train, val):
         draw(tmp_path / split, "cafz/0.png", f"{name}/0.png", "owl/0.png")
     if labels:
         (tmp_path / "labels.txt").write_text(f"owl 0\n{labels} 1\ncafz 2\n")
-    data = folders.read_image_folder(tmp_path, "x", texts=NONE)
+    data = folders.read_image_folder(tmp_path, "x", texts=NO_TEXTS)
     assert data.class_names == (
         ("owl", NFC, "cafz") if labels else ("cafz", NFC, "owl")
     )
@@ -46,7 +46,7 @@ def test_two_folders_of_one_name_are_refused(tmp_path, split):
         draw(tmp_path / name, f"{NFC}/0.png", "owl/0.png")
     draw(tmp_path / split, f"{NFD}/1.png")
     with pytest.raises(ListError, match=f"{split}: two folders are called"):
-        folders.read_image_folder(tmp_path, "x", texts=NONE)
+        folders.read_image_folder(tmp_path, "x", texts=NO_TEXTS)
 
 
 def test_one_class_in_two_forms_is_given_twice(tmp_path):
@@ -59,7 +59,7 @@ def listed(root, train, val="val.png", test="test.png"):
     (root / "labels.txt").write_text("one 0\n")
     for split, path in (("train", train), ("val", val), ("test", test)):
         (root / f"own_{split}.txt").write_text(f"{path} 0\n")
-    return lists.read_image_list(root, "own", texts=NONE)
+    return lists.read_image_list(root, "own", texts=NO_TEXTS)
 
 
 @pytest.mark.parametrize("written", [NFC, NFD])
@@ -90,24 +90,24 @@ def test_an_image_of_two_splits_under_two_forms_is_a_leak(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("written", "suggestion"),
     [
         ("a/0.png", "0.PNG"),
         ("A/0.png", "a/0.PNG"),
         (f"{NFC.upper()}/0.png", f"{NFD}/0.png"),
     ],
 )
-def test_the_hint_is_the_file_of_another_case(tmp_path, written, meant):
+def test_the_hint_is_the_file_of_another_case(tmp_path, written, suggestion):
     """Breaks when likeness goes first: '2.png' is another picture, with its own row."""
     draw(
         tmp_path, "a/0.PNG", "a/1.png", "a/2.png", f"{NFD}/0.png", "val.png", "test.png"
     )
     with pytest.raises(ListError) as error:
         listed(tmp_path, f"a/1.png 0\na/2.png 0\n{written}")
-    assert f"did you mean {meant!r}?" in str(error.value)
+    assert f"did you mean {suggestion!r}?" in str(error.value)
     checked = check_data.check_data(config(tmp_path, name="own", texts="none"))
     (finding,) = (f for f in checked.findings if f.code == "image-missing")
-    assert f"did you mean {meant!r}?" in finding.offenders[0].note
+    assert f"did you mean {suggestion!r}?" in finding.offenders[0].note
 
 
 def test_the_hint_is_no_picture_that_is_listed_already(tmp_path):

@@ -1,15 +1,13 @@
-"""Picture files that a command is given: files, folders, patterns, a list of paths.
+"""Picture files that the arguments of a command name: files, folders, patterns.
 
-They come one by one and in order, so that a million take no memory: a folder's as its
-names sort, folder by folder. Not in the paper.
+They come one by one and in order, so a million take no memory. Not in the paper.
 """
 
 import collections
 import glob
 import itertools
 import os
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from vl_ltr_jax.data.images.picture_folders import (
@@ -21,95 +19,54 @@ from vl_ltr_jax.data.images.picture_folders import (
     walk,
 )
 
-_BLOCK = 1 << 16  # bytes of a list that are read at once
-
 
 def find(
     name: str, left_out: collections.Counter[str], *, patterns: bool = True
 ) -> Iterator[PictureFile]:
-    """The files that an argument names.
+    """Yields the picture files of an argument.
 
     Args:
-      name: a file, which may have any suffix, a folder, see `picture_folders.walk`, or
-        a pattern with `*`, `?`, `[` or `**`. A pattern that names no suffix finds
-        pictures only.
-      left_out: counts what is no picture, by reason.
-      patterns: False takes every name as it is.
+      name: a file with any suffix; a folder, see `picture_folders.walk`; or a pattern
+        with `*`, `?`, `[` or `**`. A pattern without a suffix finds pictures only.
+      left_out: counts the other files by reason.
+      patterns: False takes every name literally.
 
     Yields:
-      At least one: of a name without files, why.
+      At least one; for a name without files, the reason.
     """
-    try:
-        mode = os.stat(name).st_mode
-    except (OSError, ValueError) as error:  # the second for a name with a NUL
-        if patterns and glob.has_magic(name):
-            yield from _matches(name, left_out)
-        else:
-            yield PictureFile(name, _reason(error))
-        return
-    if stat.S_ISDIR(mode):
+    if os.path.isdir(name):
         yield from _in_folder(name, left_out)
-    elif stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
+    elif os.path.isfile(name):
         yield PictureFile(name)
+    elif patterns and glob.has_magic(name):
+        yield from _matches(name, left_out)
     else:
-        yield PictureFile(name, "neither a file nor a folder but a device or a socket")
-
-
-def read_list(read: Callable[[int], bytes]) -> Iterator[str]:
-    """The paths of a list as they arrive: one a line, or each ended by a NUL.
-
-    NULs must be met in the first bytes to be the separator, as `find -print0` has them.
-    Empty lines are passed over.
-
-    Args:
-      read: gives up to so many bytes of the list, none at its end.
-    """
-    rest, separator = b"", b""
-    while block := read(_BLOCK):
-        rest += block
-        if not separator:
-            separator = next((mark for mark in (b"\0", b"\n") if mark in rest), b"")
-            if not separator:
-                continue
-        *whole, rest = rest.split(separator)
-        yield from _names(whole, separator)
-    yield from _names([rest], separator)
-
-
-def _names(lines: list[bytes], separator: bytes) -> Iterator[str]:
-    for line in lines:
-        if separator != b"\0":
-            line = line.removesuffix(b"\r")
-        if line:
-            yield os.fsdecode(line)
+        yield PictureFile(name, _fault(name))
 
 
 def _matches(pattern: str, left_out: collections.Counter[str]) -> Iterator[PictureFile]:
-    """As a shell would have it; folders that `**` finds hold what it finds as well."""
+    """Yields the files of a pattern; `**` enters folders itself."""
     any_suffix = "." in os.path.basename(pattern)
-    literal = sum(1 for _ in itertools.takewhile(_is_literal, Path(pattern).parts))
+    is_literal = [not glob.has_magic(part) for part in Path(pattern).parts]
+    num_literal = sum(1 for _ in itertools.takewhile(bool, is_literal))
     empty = True
     for path in sorted(glob.iglob(pattern, recursive=True)):
-        parts = Path(path).parts[literal:]
-        if reason := next(filter(None, map(reason_for_name, parts)), ""):
-            left_out[reason] += os.path.isfile(path)
-            continue
+        parts = Path(path).parts[num_literal:]
+        reason = next(filter(None, map(reason_for_name, parts)), "")
         if os.path.isdir(path):
-            if "**" in pattern:
+            if reason or "**" in pattern:
                 continue
             yield from _in_folder(path, left_out)
-        elif any_suffix or _is_picture(path, left_out):
-            # A pipe would be waited for, a device read for ever.
-            yield PictureFile(path, "" if os.path.isfile(path) else NO_FILE)
         else:
-            continue
+            if not any_suffix:
+                reason = reason or reason_to_leave_out(parts[-1])
+            if reason:
+                left_out[reason] += 1
+                continue
+            yield PictureFile(path, "" if os.path.isfile(path) else NO_FILE)
         empty = False
     if empty:
         yield PictureFile(pattern, "no file, and as a pattern it matches no picture")
-
-
-def _is_literal(part: str) -> bool:
-    return not glob.has_magic(part)
 
 
 def _in_folder(
@@ -120,16 +77,14 @@ def _in_folder(
         yield picture
         empty = False
     if empty:
-        shown = ", ".join(sorted(SUFFIXES))
-        yield PictureFile(folder, f"a folder without a picture ({shown})")
+        suffixes = ", ".join(sorted(SUFFIXES))
+        yield PictureFile(folder, f"a folder without a picture ({suffixes})")
 
 
-def _is_picture(path: str, left_out: collections.Counter[str]) -> bool:
-    reason = reason_to_leave_out(os.path.basename(path))
-    if reason:
-        left_out[reason] += 1
-    return not reason
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return getattr(error, "strerror", None) or str(error)
+def _fault(name: str) -> str:
+    """Returns why a name is no file."""
+    try:
+        os.stat(name)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        return getattr(error, "strerror", None) or str(error)
+    return NO_FILE

@@ -91,7 +91,7 @@ def draws(count=10_000, **numbers):
 
 
 def within(count, total, share, sigmas=4.5):
-    """A binomial count, of which one in 150,000 lies further out."""
+    """Returns True for a likely binomial count; one in 150,000 lies further out."""
     return abs(count - total * share) < sigmas * np.sqrt(total * share * (1 - share))
 
 

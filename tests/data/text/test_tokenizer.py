@@ -15,22 +15,15 @@ from vl_ltr_jax.benchmarks.openai_clip import openai_file, openai_module
 from vl_ltr_jax.data.text import tokenizer as tokenizer_module
 from vl_ltr_jax.data.text.tokenizer import Tokenizer, clean, trim
 from vl_ltr_jax.data.text.vocabulary import (
+    VocabularyError,
     byte_symbols,
     read_merges,
     read_vocabulary,
     write_tokenizer,
 )
-from vl_ltr_jax.logs import console
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "text"
 CLIP_VOCAB_SIZE = 49408
-
-
-class AtOnce(console.Progress):
-    """Progress that has a plain line for each step."""
-
-    def __init__(self, what: str, total: int, unit: str) -> None:
-        super().__init__(what, total, unit, plain_seconds=0)
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +147,8 @@ def test_short_cut_of_clean_changes_nothing() -> None:
     rng = random.Random(1)
     for _ in range(3000):
         text = "".join(chr(rng.randrange(128)) for _ in range(rng.randint(0, 9)))
-        whole = html.unescape(html.unescape(ftfy.fix_text(text)))
-        assert clean(text) == re.sub(r"\s+", " ", whole).strip().lower()
+        repaired = html.unescape(html.unescape(ftfy.fix_text(text)))
+        assert clean(text) == re.sub(r"\s+", " ", repaired).strip().lower()
 
 
 def test_batches_are_independent(
@@ -163,11 +156,11 @@ def test_batches_are_independent(
 ) -> None:
     """Broken by: words forgotten in the middle of a batch, or after one for good."""
     texts = [*fuzz(50), *fuzz(50)]
-    whole = tokenizer.encode(texts)
+    rows = tokenizer.encode(texts)
     monkeypatch.setattr(tokenizer_module, "_SENTENCES_AT_ONCE", 7)
-    np.testing.assert_array_equal(tokenizer.encode(texts), whole)
+    np.testing.assert_array_equal(tokenizer.encode(texts), rows)
     monkeypatch.setattr(tokenizer_module, "_REMEMBERED", 20)
-    np.testing.assert_array_equal(tokenizer.encode(texts), whole)
+    np.testing.assert_array_equal(tokenizer.encode(texts), rows)
 
 
 class CountingMerger:
@@ -179,20 +172,6 @@ class CountingMerger:
     def encode_batch_fast(self, pieces: list[str], **options: Any) -> Any:
         self.pieces += pieces
         return self.merger.encode_batch_fast(pieces, **options)
-
-
-def test_many_sentences_have_a_line_of_progress(
-    tokenizer: Tokenizer,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(tokenizer_module, "_SENTENCES_AT_ONCE", 2)
-    monkeypatch.setattr(console, "Progress", AtOnce)
-    tokenizer.encode(["a bird"] * 2)
-    assert capsys.readouterr().err == ""
-    tokenizer.encode(["a bird"] * 5)
-    counts = re.findall(r"tokens (\d)/5", capsys.readouterr().err)
-    assert counts == ["0", "2", "4", "5"]
 
 
 def test_a_word_is_merged_once_however_often_it_comes(
@@ -214,7 +193,7 @@ def test_a_word_is_merged_once_however_often_it_comes(
 
 
 def test_ids_beyond_uint16(tmp_path: Path, merges: list[tuple[str, str]]) -> None:
-    """Broken by: uint16 whatever the vocabulary, where 70,000 would become 4,464."""
+    """Broken by: uint16 for every vocabulary, where 70,000 would become 4,464."""
     write_tokenizer(tmp_path, merges, vocab_size=70001)
     large = Tokenizer.from_directory(tmp_path)
     rows = large.encode(["a tench."], 8)
@@ -274,58 +253,50 @@ def test_trim_keeps_every_token(tokenizer: Tokenizer) -> None:
 
 def test_context_too_short(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode(["a b"], 2).tolist() == [[49406, 49407]]
-    with pytest.raises(ValueError, match="context length is 1;"):
+    with pytest.raises(ValueError, match="context_length"):
         tokenizer.encode(["a"], 1)
 
 
-def test_directory_without_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no tokenizer: neither tokenizer.json"):
-        Tokenizer.from_directory(tmp_path)
+BASIC = [*byte_symbols(), *(symbol + "</w>" for symbol in byte_symbols())]
+SMALL = {token: id_ for id_, token in enumerate(BASIC)}
+SMALL |= {"<|startoftext|>": 512, "<|endoftext|>": 513}
 
 
-def test_merges_row_faults(tmp_path: Path) -> None:
-    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n\na b c\n")
-    with pytest.raises(ValueError, match="merges.txt:4: .* is not a merge"):
-        read_merges(tmp_path / "merges.txt")
-
-
-def test_other_tokenizers_are_refused(tmp_path: Path) -> None:
-    file = tmp_path / "tokenizer.json"
-    file.write_text('{"model": {"type": "WordPiece", "vocab": {}}}')
-    with pytest.raises(ValueError, match="not a CLIP tokenizer: .* WordPiece"):
-        Tokenizer.from_directory(tmp_path)
-    file.write_text('{"model": {"end_of_word_suffix": "</w>", "vocab": {}}}')
-    with pytest.raises(ValueError, match="tokenizer.json: its model has no merges"):
-        Tokenizer.from_directory(tmp_path)
-    file.write_text('{\n"model"\n')
-    with pytest.raises(ValueError, match="tokenizer.json:3: not JSON"):
-        Tokenizer.from_directory(tmp_path)
-    file.write_text("[]")
-    with pytest.raises(ValueError, match="holds list, not an object"):
-        Tokenizer.from_directory(tmp_path)
-
-
-def test_vocabulary_faults(tmp_path: Path) -> None:
-    symbols = byte_symbols()
-    good = {t: i for i, t in enumerate([*symbols, *(s + "</w>" for s in symbols)])}
-    good |= {"<|startoftext|>": 512, "<|endoftext|>": 513}
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", '{"model": {"type": "WordPiece", "vocab": {}}}'),
+        ("tokenizer.json", '{"model": {"end_of_word_suffix": "</w>", "vocab": {}}}'),
+        ("tokenizer.json", '{\n"model"\n'),
+        ("tokenizer.json", "[]"),
+        ("vocab.json", '{"a": 0}'),
+        ("vocab.json", json.dumps(SMALL)),  # without the id of the merge
+        ("vocab.json", json.dumps(SMALL | {"ab": 600})),
+        ("vocab.json", json.dumps(SMALL | {"ab": 514})),  # the end is not the largest
+        ("vocab.json", json.dumps(SMALL | {"ab": 513, "<|endoftext|>": "514"})),
+        ("vocab.json", json.dumps(SMALL | {"ab": 513, "<|endoftext|>": 514})[:-9]),
+    ],
+)
+def test_other_vocabularies_are_refused(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    """Broken by: a vocabulary with gaps, which gives wrong ids in silence."""
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
-    for fault, message in [
-        ({}, "merge 0, a b, needs 'ab'"),
-        ({"<|endoftext|>": 600}, "ids of 514 tokens are not 0 .. 513"),
-        ({"<|endoftext|>": 3, "$": 513}, "id of <|endoftext|> is 3, not the largest"),
-    ]:
-        (tmp_path / "vocab.json").write_text(json.dumps(good | fault))
-        with pytest.raises(ValueError, match=re.escape(message)):
-            Tokenizer.from_directory(tmp_path)
-    (tmp_path / "vocab.json").write_text('{"a": 0}')
-    with pytest.raises(ValueError, match="513 of the 514 tokens .* first '!'"):
+    sound = SMALL | {"ab": 513, "<|endoftext|>": 514}
+    (tmp_path / "vocab.json").write_text(json.dumps(sound))
+    assert Tokenizer.from_directory(tmp_path).byte_pairs(["ab"]) == [[64, 321]]
+    (tmp_path / name).write_text(content)
+    with pytest.raises(VocabularyError, match=name):
         Tokenizer.from_directory(tmp_path)
 
 
-def test_write_tokenizer_faults(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="size is 516; with 1 merges it can be 514 to"):
-        write_tokenizer(tmp_path, [("a", "b")], vocab_size=516)
-    with pytest.raises(ValueError, match="merge 0, ab c, needs 'ab'"):
-        write_tokenizer(tmp_path, [("ab", "c")], vocab_size=515)
-    assert not list(tmp_path.iterdir())
+def test_faulty_merges_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(VocabularyError, match=str(tmp_path)):
+        Tokenizer.from_directory(tmp_path)
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n\na b c\n")
+    with pytest.raises(VocabularyError, match="merges.txt:4"):
+        read_merges(tmp_path / "merges.txt")
+    for merge, size in ((("a", "b"), 516), (("ab", "c"), 515)):
+        with pytest.raises(VocabularyError):
+            write_tokenizer(tmp_path / "new", [merge], vocab_size=size)
+    assert not (tmp_path / "new").exists()

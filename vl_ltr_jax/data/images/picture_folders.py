@@ -1,7 +1,7 @@
 """Pictures of a folder, listed alike for training, `data.check` and `predict`.
 
-Not in the paper. Hidden names (`._a.jpg` of a Mac, `.ipynb_checkpoints` of Jupyter)
-and files of systems such as `Thumbs.db` are no pictures, and such folders no classes.
+Not in the paper. Files with hidden names (`._a.jpg` of a Mac) and of systems
+(`Thumbs.db`) are no pictures. Such folders (`.ipynb_checkpoints`) are no classes.
 Everything that is left out is counted by reason.
 """
 
