@@ -33,11 +33,6 @@ def golden(name: str) -> Any:
     return json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def labels_file(root: Path, rows: str) -> Path:
-    (root / "labels.txt").write_text(rows, encoding="utf-8")
-    return root
-
-
 @pytest.mark.parametrize(("name", "layout"), CASES)
 def test_golden_class_names(name: str, layout: str) -> None:
     """Broken by: ranking ImageNet rows by their number; stripping Places names."""
@@ -130,23 +125,6 @@ def test_sections_that_point_elsewhere_are_dropped() -> None:
 def test_sentences() -> None:
     assert split_sentences("A b. C d?Ef! Gh  \n") == ("A b.", "C d?", "Ef! Gh")
     assert split_sentences(" \n ") == ()
-
-
-@pytest.mark.parametrize("prompts", ["plain", "imagenet80"])
-def test_every_template_takes_the_name(prompts: str) -> None:
-    corpus = build_corpus(["x", "y"], ["", ""], prompts)
-    assert corpus.counts.tolist() == [len(PROMPTS[prompts])] * 2
-    assert len(set(corpus.sentences)) == len(corpus.sentences)
-
-
-def test_plain_layout(tmp_path: Path) -> None:
-    root = labels_file(tmp_path, "baked_goods 1\r\n\n  big cat   0\n")
-    assert read_class_names(root) == ("big cat", "baked goods")
-
-
-def test_two_imagenet_classes_may_share_a_name(tmp_path: Path) -> None:
-    root = labels_file(tmp_path, "n2 1 crane\nn1 2 crane\n")
-    assert read_class_names(root, "imagenet_lt") == ("crane", "crane")
 
 
 def sections_by_hand(text: str) -> list[tuple[str, str]]:
@@ -247,3 +225,17 @@ def test_arguments_of_the_corpus_are_checked(tmp_path: Path) -> None:
     ):
         with pytest.raises(UnknownNameError):
             call()
+
+
+@pytest.mark.parametrize(
+    ("layout", "rows", "names"),
+    [
+        ("plain", "baked_goods 1\r\n\n  big cat   0\n", ("big cat", "baked goods")),
+        ("imagenet_lt", "n2 1 crane\nn1 2 crane\n", ("crane", "crane")),
+    ],
+)
+def test_rows_of_label_files(
+    tmp_path: Path, layout: str, rows: str, names: tuple[str, ...]
+) -> None:
+    (tmp_path / "labels.txt").write_text(rows)
+    assert read_class_names(tmp_path, layout) == names
