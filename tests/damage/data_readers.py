@@ -9,7 +9,7 @@ from vl_ltr_jax.data.images.transforms import (
     train_transform,
 )
 from vl_ltr_jax.data.sources import dataset, folders, inat18, lists
-from vl_ltr_jax.data.text import class_names, corpus
+from vl_ltr_jax.data.text import class_names, corpus, files
 from worlds import checked_world, prepared_world
 from worlds.sound_images import SOUND
 
@@ -101,7 +101,7 @@ DATA_READERS = {
     ),
     "texts": Reader(
         checked_world.write,
-        lambda folder, file: corpus.read_texts(folder, len(checked_world.NAMES)),
+        lambda folder, file: files.read_texts(folder, len(checked_world.NAMES)),
         {"wiki/desc_3.txt": "text"},
         check_texts,
     ),
