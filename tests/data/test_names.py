@@ -7,7 +7,9 @@ from PIL import Image
 
 from vl_ltr_jax.commands import check_data
 from vl_ltr_jax.data.sources import folders, lists
-from vl_ltr_jax.data.sources.dataset import ListError, SplitOverlapError, Texts
+from vl_ltr_jax.data.sources.dataset import Texts
+from vl_ltr_jax.data.sources.faults import ListError
+from vl_ltr_jax.data.sources.rows import SplitOverlapError
 from vl_ltr_jax.data.text.class_names import LabelFileError, read_class_names
 from vl_ltr_jax.logs.messages import near_name
 from worlds.checked_world import config

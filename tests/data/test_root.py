@@ -9,6 +9,7 @@ import pytest
 from vl_ltr_jax.data import root as roots
 from vl_ltr_jax.data.root import FileError, Listings, read_file
 from vl_ltr_jax.data.sources import dataset, folders, inat18, lists
+from vl_ltr_jax.data.sources.faults import ListError
 from vl_ltr_jax.run import inputs as run_inputs
 from worlds import checked_world
 
@@ -32,12 +33,12 @@ def root(tmp_path):
 def test_paths_of_lists_and_json_stay_below_the_root(root, path, words):
     """Broken by: a path that is joined to the root and opened."""
     checked_world.set_row(root, f"{path} 1", 5)
-    with pytest.raises(dataset.ListError, match=f"world_train.txt:5: .*{words}"):
+    with pytest.raises(ListError, match=f"world_train.txt:5: .*{words}"):
         lists.read_image_list(root, "world", texts=NO_TEXTS)
     content = json.loads((root / "train2018.json").read_text())
     content["images"][4]["file_name"] = path
     (root / "train2018.json").write_text(json.dumps(content))
-    with pytest.raises(dataset.ListError, match=f"image id 104: .*{words}"):
+    with pytest.raises(ListError, match=f"image id 104: .*{words}"):
         inat18.read_inat18(root, texts=NO_TEXTS)
 
 
@@ -91,7 +92,7 @@ def test_pictures_with_names_that_are_not_utf8_are_refused(tmp_path):
         (tmp_path / split / "cat").mkdir(parents=True)
         path = tmp_path / split / "cat" / os.fsdecode(name)
         checked_world.Image.new("RGB", (5, 4)).save(path)
-    with pytest.raises(dataset.ListError, match=r"caf\\udce9.png"):
+    with pytest.raises(ListError, match=r"caf\\udce9.png"):
         folders.read_image_folder(tmp_path, "x", texts=NO_TEXTS)
     checked = checked_world.look(tmp_path, source="image_folder", name="x")
     assert "path-not-utf8" in {finding.code for finding in checked.findings}

@@ -30,22 +30,20 @@ from vl_ltr_jax.data.checks import (
     inspection,
     membership,
     misfiled,
-    open_parts,
     overview,
     pairing,
     prose,
     published,
 )
-from vl_ltr_jax.data.checks.findings import (
-    Classes,
-    Finding,
-    has_errors,
-    to_markdown,
-    worst_first,
-)
-from vl_ltr_jax.data.checks.open_rows import Place
+from vl_ltr_jax.data.checks.report import has_errors, to_markdown, worst_first
 from vl_ltr_jax.data.images import picture_folders
-from vl_ltr_jax.data.sources.dataset import SPLITS, TEST_IS_VAL, LongTailedData
+from vl_ltr_jax.data.sources.dataset import (
+    SPLITS,
+    TEST_IS_VAL,
+    LongTailedData,
+    Split,
+)
+from vl_ltr_jax.data.sources.faults import Classes, Faults, Finding
 from vl_ltr_jax.data.text import files
 from vl_ltr_jax.data.text.class_names import read_wnids
 from vl_ltr_jax.logs import console
@@ -104,57 +102,60 @@ def check_data(
       ledger: file of images that earlier checks decoded, see `inspection`.
       skip_images: leaves out findings that need pixels.
     """
-    options = config.data
-    parts = open_parts.open_parts(lambda: _without_texts(config), _place(config))
-    classes, findings = Classes(parts.class_names), list(parts.findings)
-    labels = {name: split.labels for name, split in parts.splits.items()}
-    sizes = {name: len(split) for name, split in parts.splits.items()}
-    counts = np.zeros(parts.num_classes, np.int64)
+    options, faults = config.data, Faults(collect=True)
+    data = _without_texts(config, faults)
+    splits: dict[str, Split] = {}
+    for name in SPLITS:
+        if len(split := getattr(data, name)):
+            splits[name] = split
+    classes, findings = Classes(data.class_names), faults.findings
+    labels = {name: split.labels for name, split in splits.items()}
+    sizes = {name: len(split) for name, split in splits.items()}
+    num_classes = len(data.class_names) or 1 + max(
+        (int(own.max()) for own in labels.values()), default=-1
+    )
+    counts = np.zeros(num_classes, np.int64)
     if "train" in labels:
-        counts = np.bincount(labels["train"], minlength=parts.num_classes)
+        counts = np.bincount(labels["train"], minlength=num_classes)
     facts = overview.images(sizes, counts)
-    if parts.left_out:
-        facts.append(picture_folders.describe(parts.left_out))
-    if parts.splits.get("test") is parts.splits.get("val"):
+    if data.left_out:
+        facts.append(picture_folders.describe(data.left_out))
+    if data.test_is_val:
         facts.append(TEST_IS_VAL)
 
-    numbers = (options.name, options.layout, parts.num_classes, sizes, counts)
+    numbers = (options.name, options.layout, num_classes, sizes, counts)
     findings += published.findings(*numbers)
     findings += membership.coverage(labels, classes)
-    findings += membership.repeated_rows(parts.splits, classes)
-    if parts.class_names:
-        findings += misfiled.findings(parts.splits, parts.class_names, _wnids(config))
+    findings += membership.repeated_rows(splits, classes)
+    if data.class_names:
+        findings += misfiled.findings(splits, data.class_names, _wnids(config))
     if not skip_images:
         threads = _num_threads(options.num_threads)
-        inspected = inspection.inspect(parts.splits, num_threads=threads, ledger=ledger)
-        findings += inspection.findings(parts.splits, inspected, classes)
+        inspected = inspection.inspect(splits, num_threads=threads, ledger=ledger)
+        findings += inspection.findings(splits, inspected, classes)
         findings += membership.repeated_content(
-            parts.splits, inspected, classes, published=published.is_published(*numbers)
+            splits, inspected, classes, published=published.is_published(*numbers)
         )
         facts += overview.pictures(inspected, options.orientation)
-    text_facts, text_findings = _texts(config, parts)
+    text_facts, text_findings = _texts(config, data, num_classes)
     return Checked(facts + text_facts, worst_first(findings + text_findings))
 
 
-def _without_texts(config: Config) -> LongTailedData:
-    """Returns the data set without its text files, which have a check of their own."""
+def _without_texts(config: Config, faults: Faults) -> LongTailedData:
+    """Returns the sound part of the data set, without text files."""
     data = dataclasses.replace(config.data, texts="none")
-    return run_inputs.read_data(dataclasses.replace(config, data=data), quiet=True)
-
-
-def _place(config: Config) -> Place:
-    options = config.data
-    lists = {
-        split: getattr(options, f"{split}_list") or f"{options.name}_{split}.txt"
-        for split in SPLITS
-    }
-    root = run_inputs.data_root(config)
-    return Place(options.source, root, options.layout, lists, options.orientation)
+    train, val, test = (
+        Split(np.zeros(0, np.int32), lambda index: b"", str) for _ in SPLITS
+    )
+    result = LongTailedData(config.data.name, (), (), train, val, test)
+    with faults.part("unopened", "the data set cannot be opened"):
+        result = run_inputs.read_data(dataclasses.replace(config, data=data), faults)
+    return result
 
 
 def _wnids(config: Config) -> tuple[str, ...]:
     """Returns ImageNet's class ids in label order; empty for other data sets."""
-    root = run_inputs.data_root(config)
+    root = Path(config.data.root)
     is_there = (root / "labels.txt").is_file()
     return read_wnids(root) if config.data.layout == "imagenet_lt" and is_there else ()
 
@@ -165,23 +166,25 @@ def _num_threads(setting: int) -> int:
     return min(setting or cores, 2 * cores)
 
 
-def _texts(config: Config, parts: open_parts.Parts) -> tuple[list[str], list[Finding]]:
+def _texts(
+    config: Config, data: LongTailedData, num_classes: int
+) -> tuple[list[str], list[Finding]]:
     """Returns facts and findings about texts."""
-    options, names = config.data, parts.class_names
-    root = run_inputs.text_root(config) or run_inputs.data_root(config)
+    options, names = config.data, data.class_names
+    root = Path(options.text_root or options.root)
     findings: list[Finding] = []
-    if any(parts.texts):  # made by the source
+    if any(data.class_texts):  # made by the source
         texts = [
             prose.ClassText(f"text of {name!r}", text, "utf-8")
-            for name, text in zip(names, parts.texts, strict=True)
+            for name, text in zip(names, data.class_texts, strict=True)
         ]
     elif options.texts == "none":
         return ["texts: none, so a class has only prompts"], findings
-    elif not parts.num_classes:
+    elif not num_classes:
         return ["texts: not checked, since the classes are unknown"], findings
     else:
-        texts, findings = prose.read(root, parts.num_classes, options.text_encoding)
-        findings += prose.left_over(root, len(names))
+        texts = prose.read(root, num_classes, options.text_encoding)
+        findings = prose.left_over(root, len(names))
     with_prompts = options.prompts != "none"
     findings += prose.findings(texts, Classes(names), with_prompts=with_prompts)
     facts = overview.texts(texts)
@@ -198,7 +201,7 @@ def _order_of_label_file(config: Config) -> dict[str, list[int]]:
     if not (wnids := _wnids(config)):
         return {}
     rank = {wnid: label for label, wnid in enumerate(wnids)}
-    file = run_inputs.data_root(config) / "labels.txt"
+    file = Path(config.data.root) / "labels.txt"
     text = files.read_text_file(file)
     order = [rank[line.split()[0]] for line in text.split("\n") if line.strip()]
     return {"rows of labels.txt, while labels are ranks of wnids": order}

@@ -73,7 +73,7 @@ class Data:
     num_threads: int = 0  # that read and augment; 0: one for each core
     num_workers: int = 0  # processes that do so instead; 0: none
     bad_image_limit: float = 0.001  # share of training images that may be unreadable
-    cache: str = "default"  # directory of token ids and labels; '': none
+    cache: str = "default"  # directory of token ids; '': none
 
 
 @dataclasses.dataclass(frozen=True)

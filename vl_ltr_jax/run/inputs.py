@@ -1,7 +1,6 @@
-"""What a run reads before its first stage: data set, corpus, tokens, weights.
+"""Inputs of a run: data set, corpus, tokens and weights, in host memory.
 
-Everything here is plain host memory, and everything that can be wrong with the user's
-files is found here, before a device is touched.
+Faults of the user's files are detected here, before a device is used.
 """
 
 import dataclasses
@@ -21,6 +20,7 @@ from vl_ltr_jax.data.images import picture_folders, transforms
 from vl_ltr_jax.data.shapes import dataset
 from vl_ltr_jax.data.sources import dataset as sources
 from vl_ltr_jax.data.sources import folders, inat18, tfds_records
+from vl_ltr_jax.data.sources.faults import Faults
 from vl_ltr_jax.data.sources.lists import read_image_list
 from vl_ltr_jax.data.text import corpus as corpora
 from vl_ltr_jax.data.text import token_cache
@@ -33,19 +33,17 @@ from vl_ltr_jax.run import initial
 
 @dataclasses.dataclass(frozen=True)
 class RunInputs:
-    """Everything a run reads.
+    """The inputs of a run.
 
     Attributes:
-      data: images, labels and class names.
-      corpus: the sentences of every class, a class's prompts first.
+      corpus: sentences of every class, a class's prompts first.
       tokens: token ids [S, L], trimmed to the longest sentence.
       clip_config: sizes of the towers at the run's image size.
       normalization: mean and standard deviation of pixels.
-      clip: the frozen CLIP's variables, or None when towers start at random; with
-        `init.vl_ltr`, those of that checkpoint.
-      released_head: the head of an LGR checkpoint; its towers have no text branch, so
-        there is neither corpus nor tokens then.
-      root: directory of the data set; images are told apart by what follows it.
+      clip: variables of the frozen CLIP or of `init.vl_ltr`; None for random towers.
+      released_head: head of an LGR checkpoint; its towers have no text branch, so
+        corpus and tokens are empty.
+      root: directory of the data set; paths below it identify images.
     """
 
     data: sources.LongTailedData
@@ -59,32 +57,32 @@ class RunInputs:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes C."""
         return len(self.data.class_names)
 
     @functools.cached_property
     def digest(self) -> str:
-        """Changes with sentences, ids, labels, image paths, weights or their facts.
+        """Digest of sentences, ids, labels, image paths, weights and their facts.
 
-        Not with the directory of the data set, which may be moved.
+        It is independent of the data set's directory, which may move.
         """
-        found = hashlib.sha256("\0".join(self.corpus.sentences).encode())
-        found.update(repr((self.clip_config, self.normalization)).encode())
+        digest = hashlib.sha256("\0".join(self.corpus.sentences).encode())
+        digest.update(repr((self.clip_config, self.normalization)).encode())
         for split in (self.data.train, self.data.val, self.data.test):
-            found.update(np.ascontiguousarray(split.labels).tobytes())
+            digest.update(np.ascontiguousarray(split.labels).tobytes())
             images = "\0".join(map(split.describe, range(len(split))))
             if self.root:
                 images = images.replace(os.path.join(self.root, ""), "")
-            found.update(images.encode())
+            digest.update(images.encode())
         weights: list[Any] = [self.clip or {}, self.tokens]
         if self.released_head is not None:
             weights += [self.released_head.params, self.released_head.anchors]
         for leaf in jax.tree.leaves(weights):
-            found.update(np.ascontiguousarray(leaf).tobytes())
-        return found.hexdigest()[:16]
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()[:16]
 
     def model_facts(self) -> dict[str, Any]:
-        """Facts of the towers that the configuration leaves to the weights' files."""
+        """Returns facts of the towers that come from the files of the weights."""
         return {
             "vision_activation": self.clip_config.vision.activation,
             "text_activation": self.clip_config.text.activation,
@@ -92,7 +90,7 @@ class RunInputs:
         }
 
     def is_prompt(self, num_prompts: int) -> Bool[np.ndarray, "S"]:
-        """Which sentences are prompts: the first `num_prompts` of each class."""
+        """Returns True for the first `num_prompts` sentences of each class."""
         first = np.searchsorted(self.corpus.labels, self.corpus.labels)
         return np.arange(len(self.corpus.labels)) - first < num_prompts
 
@@ -101,11 +99,11 @@ def read(config: Config, data: sources.LongTailedData | None = None) -> RunInput
     """Reads and checks all inputs.
 
     Args:
-      config: says where they are.
-      data: a data set in place of the configuration's.
+      config: of the run.
+      data: data set that replaces the configuration's.
 
     Raises:
-      ValueError: (a subclass) naming the file and the fault.
+      UserError: names the file and the fault.
     """
     clip_config, normalization, clip, released_head = initial.read(config)
     if released_head is None:
@@ -114,11 +112,11 @@ def read(config: Config, data: sources.LongTailedData | None = None) -> RunInput
         data = read_data(config)
     if released_head is not None:
         _check_classes(config, released_head, len(data.class_names))
-        none = corpora.Corpus((), np.zeros(0, np.int32), data.class_names)
+        corpus = corpora.Corpus((), np.zeros(0, np.int32), data.class_names)
         tokens = np.zeros((0, 1), np.int32)
         root = config.data.root
         return RunInputs(
-            data, none, tokens, clip_config, normalization, clip, released_head, root
+            data, corpus, tokens, clip_config, normalization, clip, released_head, root
         )
     directory = _tokenizer_directory(config)
     tokenizer = Tokenizer.from_directory(directory)
@@ -128,61 +126,46 @@ def read(config: Config, data: sources.LongTailedData | None = None) -> RunInput
             f"init.{key}={getattr(config.init, key)!r}: the tokenizer has "
             f"{tokenizer.vocab_size} ids, but the text tower has "
             f"{clip_config.text.vocab_size} embeddings. Set init.tokenizer to the "
-            "files of the tower's own model; '' takes those beside init.clip."
+            "files of the tower's own model, or to '' for those of init.clip."
         )
     corpus = build_corpus(config, data)
-    tokens = token_cache.encode(
-        tokenizer,
-        corpus.sentences,
-        config.data.context_length,
-        _cache_directory(config),
-    )
+    cache: Path | str = config.data.cache
+    if cache == "default":
+        cache = token_cache.default_directory()
+    length = config.data.context_length
+    tokens = token_cache.encode(tokenizer, corpus.sentences, length, cache)
     root = config.data.root
     return RunInputs(data, corpus, tokens, clip_config, normalization, clip, root=root)
 
 
-def read_data(config: Config, *, quiet: bool = False) -> sources.LongTailedData:
+def read_data(config: Config, faults: Faults | None = None) -> sources.LongTailedData:
     """Reads and checks the data set alone.
 
     Args:
-      config: says where it is.
-      quiet: leaves it to the caller to say what was left out of folders.
+      config: of the run.
+      faults: collects faults; None raises the first one and prints remarks.
 
     Raises:
-      ValueError: (a subclass) naming the file and the fault.
+      UserError: names the file and the fault.
     """
-    data = _data(config).oriented(config.data.orientation)
-    if data.left_out and not quiet:
+    data = _data(config, faults).oriented(config.data.orientation)
+    if data.left_out and faults is None:
         console.say(picture_folders.describe(data.left_out), stage="data")
-    if data.test_is_val and not quiet:
+    if data.test_is_val and faults is None:
         console.warn(sources.TEST_IS_VAL)
     return dataclasses.replace(data, name=config.data.name)
 
 
 def build_corpus(config: Config, data: sources.LongTailedData) -> corpora.Corpus:
-    """The sentences of a data set.
+    """Returns the sentences of a data set.
 
     Raises:
-      ValueError: if a class has none.
+      CorpusError: a class has no sentence.
     """
+    options = config.data
     return corpora.build_corpus(
-        data.class_names,
-        data.class_texts,
-        config.data.prompts,
-        rule=config.data.corpus_rule,
+        data.class_names, data.class_texts, options.prompts, rule=options.corpus_rule
     )
-
-
-def data_root(config: Config) -> Path:
-    """The directory of the data set."""
-    return Path(config.data.root)
-
-
-def text_root(config: Config) -> Path | None:
-    """The directory that holds the texts; None for that of the data set."""
-    if not config.data.text_root:
-        return None
-    return Path(config.data.text_root)
 
 
 def feed(config: Config, batch_size: int) -> loader.Feed:
@@ -199,69 +182,52 @@ def feed(config: Config, batch_size: int) -> loader.Feed:
 
 
 def eval_transform(config: Config) -> transforms.EvalTransform:
-    """From a picture to the pixels that evaluation sees."""
+    """Returns the transform of evaluation."""
     return transforms.eval_transform(config.data.eval_recipe, config.model.image_size)
 
 
 def train_transform(config: Config) -> transforms.TrainTransform:
-    """From a picture and a generator to the pixels that training sees."""
+    """Returns the transform of training."""
+    names = [field.name for field in dataclasses.fields(transforms.Strengths)]
     return transforms.train_transform(
         config.data.train_recipe,
         config.model.image_size,
         eval_recipe=config.data.eval_recipe,
-        strengths=transforms.Strengths(
-            **{
-                field.name: getattr(config.data, field.name)
-                for field in dataclasses.fields(transforms.Strengths)
-            }
-        ),
+        strengths=transforms.Strengths(**{n: getattr(config.data, n) for n in names}),
     )
 
 
-def _cache_directory(config: Config) -> Path | str:
-    if config.data.cache == "default":
-        return token_cache.default_directory()
-    return config.data.cache
-
-
-def _data(config: Config) -> sources.LongTailedData:
-    options, root = config.data, data_root(config)
+def _data(config: Config, faults: Faults | None) -> sources.LongTailedData:
+    options, root = config.data, Path(config.data.root)
     if options.source == "shapes":
         return dataset.load(image_size=config.model.image_size)
     texts = sources.Texts(
-        text_root(config),
+        Path(options.text_root) if options.text_root else None,
         options.text_encoding,
         absent=options.texts == "none",
     )
+    common: dict[str, Any] = {"texts": texts, "faults": faults}
     if options.source == "inat18":
-        return inat18.read_inat18(root, texts=texts)
+        return inat18.read_inat18(root, **common)
     if options.source == "image_folder":
-        return folders.read_image_folder(
-            root, options.name, options.layout, texts=texts
-        )
+        return folders.read_image_folder(root, options.name, options.layout, **common)
     if options.source == "tfds":
         return tfds_records.read_prepared(
-            root,
-            options.name,
-            options.layout,
-            texts=texts,
-            cache_directory=_cache_directory(config),
+            root, options.name, options.layout, texts=texts
         )
-    lists = {
-        split: getattr(options, f"{split}_list") or f"{options.name}_{split}.txt"
-        for split in ("train", "val", "test")
-    }
-    return read_image_list(root, options.name, options.layout, lists=lists, texts=texts)
+    splits = (options.train_list, options.val_list, options.test_list)
+    lists = dict(zip(sources.SPLITS, splits, strict=True))
+    return read_image_list(root, options.name, options.layout, lists=lists, **common)
 
 
 def _tokenizer_directory(config: Config) -> Path:
-    """Where the vocabulary lies: a directory, or that of a weights file."""
+    """Returns the directory of the vocabulary, or of the weights."""
     name = config.init.tokenizer or config.init.clip
     if not name:
         raise initial.InputError(
             f"init.vl_ltr={config.init.vl_ltr!r} is a CVLP, whose text tower needs a "
-            "vocabulary: set init.tokenizer to a directory with CLIP's tokenizer "
-            "files, or to openai/clip-vit-base-patch16"
+            "vocabulary. Set init.tokenizer to a directory with CLIP's tokenizer "
+            "files, or to openai/clip-vit-base-patch16."
         )
     source = initial.model_source(name)
     return source.parent if source.is_file() else source
@@ -270,8 +236,9 @@ def _tokenizer_directory(config: Config) -> Path:
 def _check_text(config: Config, clip_config: ClipConfig) -> None:
     if config.data.context_length > clip_config.text.context_length:
         raise initial.InputError(
-            f"data.context_length={config.data.context_length}, but "
-            f"{config.model.backbone} has {clip_config.text.context_length} positions"
+            f"data.context_length={config.data.context_length}: "
+            f"{config.model.backbone} has {clip_config.text.context_length} positions. "
+            "Set at most that number."
         )
 
 
@@ -281,6 +248,6 @@ def _check_classes(
     if len(released_head.anchors) != num_classes:
         raise initial.InputError(
             f"init.vl_ltr={config.init.vl_ltr!r} recognises "
-            f"{len(released_head.anchors)} classes, but {config.data.name!r} has "
-            f"{num_classes}; it was trained on another data set"
+            f"{len(released_head.anchors)} classes, but data.name={config.data.name!r} "
+            f"has {num_classes}. Name the data set of its training."
         )

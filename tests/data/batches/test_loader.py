@@ -47,8 +47,8 @@ def evaluate(*, split=SPLIT, **options):
     return list(feed.evaluate(split, transforms.eval_transform("clip", 8)))
 
 
-def assert_same(batches, others):
-    for batch, other in zip(batches, others, strict=True):
+def assert_same(batches, expected):
+    for batch, other in zip(batches, expected, strict=True):
         assert batch.keys() == other.keys()
         for key, values in batch.items():
             assert values.dtype == other[key].dtype

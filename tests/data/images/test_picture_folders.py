@@ -9,7 +9,8 @@ from PIL import Image
 from vl_ltr_jax.commands import check_data
 from vl_ltr_jax.data.images import decode, picture_folders
 from vl_ltr_jax.data.sources import folders
-from vl_ltr_jax.data.sources.dataset import ListError, Texts
+from vl_ltr_jax.data.sources.dataset import Texts
+from vl_ltr_jax.data.sources.faults import ListError
 from vl_ltr_jax.recognizer import picture_files
 from vl_ltr_jax.run import inputs as run_inputs
 from worlds.checked_world import config

@@ -1,4 +1,4 @@
-"""Image folders: which class a folder is, and what each fault says."""
+"""Image folders: the class of each folder, and errors that name each fault."""
 
 from collections import Counter
 
@@ -7,10 +7,11 @@ from PIL import Image
 
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.data.sources import folders
-from vl_ltr_jax.data.sources.dataset import ListError, Texts
+from vl_ltr_jax.data.sources.dataset import Texts
+from vl_ltr_jax.data.sources.faults import Faults, ListError
 from vl_ltr_jax.run import inputs as run_inputs
 
-NONE = Texts(absent=True)
+NO_TEXTS = Texts(absent=True)
 
 
 def fill(root, **splits):
@@ -26,11 +27,11 @@ def fill(root, **splits):
     return root
 
 
-def read(root, layout="plain", texts=NONE):
+def read(root, layout="plain", texts=NO_TEXTS):
     return folders.read_image_folder(root, "pets", layout, texts=texts)
 
 
-def test_names_in_alphabetical_order_where_nothing_else_says(tmp_path):
+def test_names_are_alphabetical_without_a_label_file(tmp_path):
     fill(tmp_path, train={"dog": 2, "black_cat": 3}, val={"dog": 1}, test={"dog": 1})
     data = read(tmp_path)
     assert data.class_names == ("black cat", "dog")
@@ -41,7 +42,7 @@ def test_names_in_alphabetical_order_where_nothing_else_says(tmp_path):
     assert data.train.describe(0).startswith(f"{tmp_path}/train/black_cat/0.PNG")
 
 
-def test_labels_txt_says_which_class_a_folder_is(tmp_path):
+def test_labels_txt_gives_the_class_of_a_folder(tmp_path):
     """Alphabetical order would make black_cat class 0, and ignore its text."""
     fill(tmp_path, train={"dog": 1, "black_cat": 2}, val={"black_cat": 1})
     (tmp_path / "labels.txt").write_text("dog 0\nblack_cat 1\nbird 2\n")
@@ -66,13 +67,13 @@ def test_folders_named_by_number_keep_their_number(tmp_path):
     rows = "".join(f"kind{number} {number}\n" for number in range(12))
     (tmp_path / "labels.txt").write_text(rows)
     data = read(tmp_path)
-    pictures = [data.train.describe(index).split("/")[-2] for index in range(12)]
-    assert data.train.labels.tolist() == [int(name) for name in pictures]
+    names = [data.train.describe(index).split("/")[-2] for index in range(12)]
+    assert data.train.labels.tolist() == [int(name) for name in names]
     assert data.val.labels.tolist() == [2, 10]
 
 
 def test_folders_named_by_wnid(tmp_path):
-    """Labels are ranks of wnids, whatever the rows' order; two classes are cranes."""
+    """Labels are ranks of wnids, for any order of rows; two classes are cranes."""
     fill(tmp_path, train={"n03": 1, "n01": 2}, val={"n02": 1})
     (tmp_path / "labels.txt").write_text("n02 1 crane\nn03 2 crane\nn01 3 tench\n")
     data = read(tmp_path, "imagenet_lt")
@@ -80,43 +81,33 @@ def test_folders_named_by_wnid(tmp_path):
     assert data.train.labels.tolist() == [0, 0, 2] and data.val.labels.tolist() == [1]
 
 
-def test_pictures_lie_at_any_depth_and_other_files_do_not_count(tmp_path):
+def test_pictures_count_at_any_depth_and_other_files_do_not(tmp_path):
     fill(tmp_path, train={"dog/old": 2, "dog": 1, "cat": 1}, val={"cat": 1})
     (tmp_path / "train/dog/notes.txt").write_text("no picture")
     (tmp_path / "train/readme.md").write_text("no class")
     assert read(tmp_path).train_counts.tolist() == [1, 3]
 
 
+def to_number(root):
+    (root / "labels.txt").unlink()
+    (root / "train/dog").rename(root / "train/7")
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "place"),
     [
-        (lambda root: (root / "val").rename(root / "dev"), "no directory .*/val"),
-        (
-            lambda root: (root / "val/dog").rename(root / "val/doge"),
-            "no class of that name or label; did you mean 'dog'",
-        ),
-        (
-            lambda root: (
-                (root / "labels.txt").unlink()
-                or (root / "train/dog").rename(root / "train/7")
-            ),
-            "no file .*labels.txt, and folders such as '7' are numbers",
-        ),
-        (
-            lambda root: [p.unlink() for p in (root / "val").rglob("*.PNG")],
-            "val lists no image",
-        ),
-        (
-            lambda root: [p.rename(root / "x") for p in (root / "val").iterdir()],
-            "val has no folder",
-        ),
+        (lambda root: (root / "val").rename(root / "dev"), "/val"),
+        (lambda root: (root / "val/dog").rename(root / "val/doge"), "val/doge.*'dog'"),
+        (to_number, "labels.txt"),
+        (lambda root: [p.unlink() for p in (root / "val").rglob("*.PNG")], "/val"),
+        (lambda root: [p.rename(root / "x") for p in (root / "val").iterdir()], "/val"),
     ],
 )
-def test_faults_are_named(tmp_path, change, message):
+def test_faults_are_named(tmp_path, change, place):
     fill(tmp_path, train={"dog": 1, "cat": 1}, val={"dog": 1})
     (tmp_path / "labels.txt").write_text("cat 0\ndog 1\n")
     change(tmp_path)
-    with pytest.raises(ListError, match=message):
+    with pytest.raises(ListError, match=place):
         read(tmp_path)
 
 
@@ -128,13 +119,33 @@ def test_the_same_files_by_other_paths_are_left_to_the_check(tmp_path):
     assert data.test.read(0).tobytes() == data.train.read(0).tobytes()
 
 
-def test_a_directory_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path):
-    """As `os.walk` does unless it is told otherwise."""
-    with pytest.raises(ListError, match="gone cannot be read: No such file"):
-        folders.pictures(tmp_path / "gone", Counter())
+def test_a_directory_that_cannot_be_read_is_an_error(tmp_path):
+    """Breaks if it passes for an empty one, as in `os.walk`."""
+    paths, errors = folders.pictures(tmp_path / "gone", Counter())
+    assert paths == [] and errors[0][0] == str(tmp_path / "gone")
 
 
-def test_validation_images_that_stand_in_for_test_images_are_said(tmp_path, capsys):
+def test_a_check_lists_every_unreadable_folder(tmp_path, monkeypatch):
+    fill(tmp_path, train={"ant": 1, "cat": 1, "dog": 1}, val={"cat": 1})
+
+    def pictures(folder, left_out):
+        if folder.name == "cat":
+            return real(folder, left_out)
+        return [], [(str(folder), "Permission denied")]
+
+    real = folders.pictures
+    monkeypatch.setattr(folders, "pictures", pictures)
+    faults = Faults(collect=True)
+    data = folders.read_image_folder(tmp_path, "x", texts=NO_TEXTS, faults=faults)
+    assert data.train_counts.tolist() == [0, 1, 0]
+    (finding,) = faults.findings
+    names = [offender.where.rpartition("/")[2] for offender in finding.offenders]
+    assert (finding.code, names) == ("folder-unreadable", ["ant", "dog"])
+    with pytest.raises(ListError, match="train/ant"):
+        read(tmp_path)
+
+
+def test_a_run_warns_if_validation_images_are_the_test(tmp_path, capsys):
     """Breaks if they pass for test images without a word."""
     fill(tmp_path, train={"cat": 1, "dog": 1}, val={"cat": 1, "dog": 1})
     config = configs.default_config()

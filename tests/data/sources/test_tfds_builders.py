@@ -1,7 +1,6 @@
 """The official files of Places-LT and iNaturalist 2018 as ArrayRecord, row by row."""
 
 import json
-import re
 import subprocess
 import sys
 
@@ -12,7 +11,8 @@ from PIL import Image
 
 from vl_ltr_jax.commands import prepare_data
 from vl_ltr_jax.data.images.decode import ImageReadError
-from vl_ltr_jax.data.sources import dataset, lists, tfds_builders, tfds_labels
+from vl_ltr_jax.data.sources import lists, tfds_builders, tfds_labels
+from vl_ltr_jax.data.sources.faults import ListError
 from vl_ltr_jax.data.sources.tfds_records import read_prepared
 from worlds import prepared_world
 from worlds.prepared_world import NO_TEXTS
@@ -66,10 +66,11 @@ def write_json(path, files, categories):
 
 def test_records_are_the_rows_of_the_lists(places, tmp_path):
     """Shuffling, or a shard too many, moves a row away from its number."""
-    made = tfds_builders.prepare("places_lt", tmp_path / "d", root=places, num_shards=3)
-    assert made == tmp_path / "d/places_lt/1.0.0"
-    assert len(list(made.glob("places_lt-train.array_record-*-of-00003"))) == 3
-    data = read_prepared(tmp_path / "d", "places_lt", "places_lt", texts=NO_TEXTS)
+    home = tmp_path / "d"
+    directory = tfds_builders.prepare("places_lt", home, root=places, num_shards=3)
+    assert directory == home / "places_lt/1.0.0"
+    assert len(list(directory.glob("places_lt-train.array_record-*-of-00003"))) == 3
+    data = read_prepared(home, "places_lt", "places_lt", texts=NO_TEXTS)
     # The blank in front is that of VL-LTR's prompts.
     assert data.class_names == (" a airfield", " b bar room", " c cafe")
     assert data.train.labels.tolist() == [0, 2, 1, 0, 2, 1, 0]
@@ -85,15 +86,15 @@ def test_records_are_the_rows_of_the_lists(places, tmp_path):
     assert data.val.describe(1) == "places_lt/1.0.0 val record 1 (data/im_8.jpg)"
 
 
-def test_labels_lie_beside_the_records(places, tmp_path, monkeypatch):
-    """Half a million records are not read again for them."""
+def test_labels_are_written_next_to_the_records(places, tmp_path, monkeypatch):
+    """Breaks if half a million records are read again for them."""
     tfds_builders.prepare("places_lt", tmp_path, root=places)
     monkeypatch.setattr(tfds_labels, "scan_labels", None)
     data = read_prepared(tmp_path, "places_lt", "places_lt", texts=NO_TEXTS)
     assert data.train_counts.tolist() == [3, 2, 2]
 
 
-def test_damaged_images_are_kept_and_found_when_they_are_decoded(places, tmp_path):
+def test_damaged_images_are_stored_and_detected_at_decoding(places, tmp_path):
     content = (places / "data/im_6.jpg").read_bytes()
     (places / "data/im_6.jpg").write_bytes(content[: len(content) // 2])
     (places / "data/im_5.jpg").write_bytes(b"")
@@ -101,35 +102,29 @@ def test_damaged_images_are_kept_and_found_when_they_are_decoded(places, tmp_pat
     train = read_prepared(tmp_path, "places_lt", "places_lt", texts=NO_TEXTS).train
     assert train.fetch(0) == content[: len(content) // 2]
     for index in (0, 1):
-        with pytest.raises(
-            ImageReadError, match=rf"record {index} \(data/im_{6 - index}"
-        ):
+        with pytest.raises(ImageReadError, match=f"im_{6 - index}"):
             train.read(index)
     assert train.read(2).size == (12, 9)
 
 
 def test_nothing_is_overwritten(places, tmp_path):
-    made = tfds_builders.prepare("places_lt", tmp_path, root=places)
-    before = {path: path.stat().st_mtime_ns for path in made.iterdir()}
-    with pytest.raises(
-        tfds_builders.PrepareError, match="is there already.* Name another --data_dir"
-    ):
+    directory = tfds_builders.prepare("places_lt", tmp_path, root=places)
+    before = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
+    with pytest.raises(tfds_builders.PrepareError, match="--data_dir"):
         tfds_builders.prepare("places_lt", tmp_path, root=places)
-    assert {path: path.stat().st_mtime_ns for path in made.iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == before
 
 
-def test_faults_of_the_lists_are_found_as_elsewhere(places, tmp_path):
+def test_faults_of_the_lists_are_refused(places, tmp_path):
     (places / "Places_LT_test.txt").write_text("data/im_9.jpg 3\n")
-    with pytest.raises(dataset.ListError, match="Places_LT_test.txt:1: label 3 is out"):
+    with pytest.raises(ListError, match="Places_LT_test.txt:1"):
         tfds_builders.prepare("places_lt", tmp_path / "d", root=places)
     assert not list((tmp_path / "d").glob("places_lt/*"))
 
 
 def test_a_file_that_vanishes_leaves_nothing_half_made(places, tmp_path, monkeypatch):
-    read = lists.read_image_list
-
     def read_then_lose(*args, **options):
-        data = read(*args, **options)
+        data = lists.read_image_list(*args, **options)
         (places / "data/im_2.jpg").unlink()
         return data
 
@@ -146,11 +141,9 @@ def test_inat18(inat, tmp_path, test):
         write_picture(inat / "test2018/x.jpg", 5)
         categories = [1] if test == "annotated" else []
         write_json(inat / "test2018.json", ["test2018/x.jpg"], categories)
-    made = tfds_builders.prepare("inaturalist2018_lt", tmp_path, root=inat)
-    stored = tfds.builder_from_directory(made).info.splits
-    assert set(stored) == {"train", "val"} | (
-        {"test"} if test == "annotated" else set()
-    )
+    directory = tfds_builders.prepare("inaturalist2018_lt", tmp_path, root=inat)
+    stored = tfds.builder_from_directory(directory).info.splits
+    assert ("test" in stored) == (test == "annotated")
     data = read_prepared(tmp_path, "inaturalist2018_lt", "inat18", texts=NO_TEXTS)
     assert data.class_names == ("Parus major", "b", "c")
     assert data.train.labels.tolist() == [2, 0, 1]
@@ -162,16 +155,13 @@ def test_inat18(inat, tmp_path, test):
 
 
 def test_others_read_them_with_tensorflow_datasets(places, tmp_path):
-    made = tfds_builders.prepare("places_lt", tmp_path, root=places)
-    source = tfds.builder_from_directory(made).as_data_source("val")
+    directory = tfds_builders.prepare("places_lt", tmp_path, root=places)
+    source = tfds.builder_from_directory(directory).as_data_source("val")
     assert source[1]["image"].shape == (9, 12, 3)
     assert (source[1]["label"], source[1]["file_name"]) == (2, b"data/im_8.jpg")
     builder = tfds.builder("places_lt", data_dir=tmp_path)
-    assert builder.info.features["label"].names == [
-        "_a_airfield",
-        "_b_bar_room",
-        "_c_cafe",
-    ]
+    names = ["_a_airfield", "_b_bar_room", "_c_cafe"]
+    assert builder.info.features["label"].names == names
 
 
 def test_shards_are_of_a_size_unless_their_number_is_given(
@@ -180,8 +170,8 @@ def test_shards_are_of_a_size_unless_their_number_is_given(
     monkeypatch.setattr(tfds_builders, "IMAGES_PER_SHARD", 3)
     by_size = tfds_builders.prepare("places_lt", tmp_path / "a", root=places)
     more = tfds_builders.prepare("places_lt", tmp_path / "b", root=places, num_shards=9)
-    for made, lengths in ((by_size, [2, 2, 3]), (more, [1] * 7)):
-        splits = tfds.builder_from_directory(made).info.splits
+    for directory, lengths in ((by_size, [2, 2, 3]), (more, [1] * 7)):
+        splits = tfds.builder_from_directory(directory).info.splits
         assert splits["train"].shard_lengths == lengths
 
 
@@ -189,9 +179,7 @@ def test_labels_of_the_catalogues_sets_are_kept_too(tmp_path, monkeypatch, capsy
     catalogue = prepared_world.variant(name="cifar100", names=["apple", "bear"])
     monkeypatch.setattr(tfds, "builder", lambda name, **options: catalogue(**options))
     prepare_data.main(["cifar100", f"--data_dir={tmp_path}"])
-    said = capsys.readouterr().out.splitlines()[-1]
-    counts = "train 30, validation 6, test 9 images"
-    assert said == f"{tmp_path}/cifar100/1.0.0: {counts}"
+    assert "train 30, validation 6, test 9" in capsys.readouterr().out
     monkeypatch.setattr(tfds_labels, "scan_labels", None)
     train = read_prepared(tmp_path, "cifar100", texts=NO_TEXTS).train
     for index in range(30):
@@ -201,61 +189,36 @@ def test_labels_of_the_catalogues_sets_are_kept_too(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    ("arguments", "error", "remedy"),
     [
-        (["places_lt"], None, "--root= is no directory; give that of the files of pla"),
-        (["places_lt", "--root=gone"], None, "--root=gone is no directory"),
-        (
-            ["place_lt"],
-            None,
-            "no data set 'place_lt' .*; did you mean 'places_lt'.; its",
-        ),
-        (
-            ["cifar100"],
-            AssertionError("no\n way"),
-            r"\(AssertionError: no way\). It nee",
-        ),
-        (["imagenet_lt", "--root=."], OSError(5, "x"), "ILSVRC2012_img_train.tar and"),
-        (["mnist"], ModuleNotFoundError(name="beam"), "Install it: pip install beam$"),
+        (["places_lt"], None, "--root="),
+        (["places_lt", "--root=gone"], None, "--root=gone"),
+        (["place_lt"], None, "did you mean 'places_lt'"),
+        (["cifar100"], AssertionError("no\n way"), "network"),
+        (["imagenet_lt", "--root=."], OSError(5, "x"), "--root"),
+        (["mnist"], ModuleNotFoundError(name="beam"), "pip install beam"),
     ],
 )
-def test_command_says_what_is_needed(
-    tmp_path, monkeypatch, capsys, arguments, error, message
+def test_command_names_the_remedy(
+    tmp_path, monkeypatch, capsys, arguments, error, remedy
 ):
     def fail(builder, dl_manager):
         raise error
 
     if error:
         catalogue = prepared_world.variant(_split_generators=fail)
-        monkeypatch.setattr(tfds, "builder", lambda name, **given: catalogue(**given))
-    code = prepare_data.main([*arguments, f"--data_dir={tmp_path}"])
-    assert code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and said.count("\n") == 1
-    assert re.search(message, said)
+        monkeypatch.setattr(tfds, "builder", lambda name, **keys: catalogue(**keys))
+    assert prepare_data.main([*arguments, f"--data_dir={tmp_path}"]) == 2
+    message = capsys.readouterr().err
+    assert remedy in message and message.count("\n") == 1
     assert not list(tmp_path.glob("imagenet_lt/*"))
 
 
 def test_command_of_a_shell(places, tmp_path):
     """Breaks if the builders are registered as those of the module that runs."""
-    command = [
-        sys.executable,
-        "-m",
-        "vl_ltr_jax.data.tfds_builders",
-        "places_lt",
-    ]
-    done = subprocess.run(
-        [
-            *command,
-            f"--root={places}",
-            f"--data_dir={tmp_path / 'd'}",
-            "--num_shards=2",
-        ],
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-m", "vl_ltr_jax.data.tfds_builders", "places_lt"]
+    command += [f"--root={places}", f"--data_dir={tmp_path / 'd'}", "--num_shards=2"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     last = done.stdout.splitlines()[-1]
     assert last == f"{tmp_path}/d/places_lt/1.0.0: train 7, val 2, test 3 images"
-    done = subprocess.run([*command, "--num_shards=0"], capture_output=True, text=True)
-    assert "'0' is no number of files from 1 up" in done.stderr

@@ -1,4 +1,4 @@
-"""Prepared data sets: what is read from them, and what each fault says."""
+"""Prepared data sets: their content, and errors that name each fault."""
 
 import concurrent.futures
 import json
@@ -12,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vl_ltr_jax.data.sources import dataset
-from vl_ltr_jax.data.sources.dataset import ListError
+from vl_ltr_jax.data.sources.faults import ListError
 from vl_ltr_jax.data.sources.tfds_records import read_prepared
 from worlds.prepared_world import COUNTS, NO_TEXTS, WNIDS, imagenet, made, prepare, read
 
@@ -82,20 +82,17 @@ def test_splits_go_to_other_processes_and_threads(imagenet):
             assert list(pool.map(sent.fetch, [*range(30)] * 4)) == expected * 4
 
 
-def test_not_array_record(imagenet):
+def test_other_files_than_array_record(imagenet):
     info = imagenet[0] / "imagenet_lt/1.0.0/dataset_info.json"
     info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
-    message = (
-        "prepared as tfrecord, which cannot be read at random.* imagenet_lt --root"
-    )
-    with pytest.raises(ListError, match=message):
+    with pytest.raises(ListError, match="tfrecord"):
         read(imagenet)
 
 
 @pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
 def test_a_damaged_description(imagenet, file):
     (imagenet[0] / "imagenet_lt/1.0.0" / file).write_text("{")
-    with pytest.raises(ListError, match="cannot open .*imagenet_lt/1.0.0 .*another"):
+    with pytest.raises(ListError, match="imagenet_lt/1.0.0"):
         read(imagenet)
 
 
@@ -104,34 +101,31 @@ def test_no_labels(imagenet):
     features = json.loads(path.read_text())
     del features["featuresDict"]["features"]["label"]
     path.write_text(json.dumps(features))
-    with pytest.raises(ListError, match="features file_name, image and no label"):
+    with pytest.raises(ListError, match="label"):
         read(imagenet)
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "hint"),
     [
-        (
-            "imagenet",
-            "no data set 'imagenet' .*did you mean 'imagenet_lt'.; prepared is",
-        ),
-        ("place_lt", "did you mean 'places_lt'.*tfds_builders NAME --root=ROOT"),
-        ("places_lt", "builders places_lt --root=ROOT --data_dir="),
-        ("mnist/x", "prepared is imagenet_lt. Prepare one: .*others of the catalogue"),
-        ("imagenet_lt:1.0.1", "has no version 1.0.1; there is 1.0.0"),
-        ("imagenet_lt:1", "'imagenet_lt:1' is not the name .* NAME/CONFIG:1.0.0"),
-        ("../imagenet_lt", "is not the name"),
-        ("cifar100_lt/5", "imbalance of cifar100_lt is among 100, 50, 10, not 5"),
-        ("cifar100_lt", "no data set 'cifar100'.*tfds_builders cifar100 --data_dir="),
+        ("imagenet", "did you mean 'imagenet_lt'"),
+        ("place_lt", "did you mean 'places_lt'"),
+        ("places_lt", "tfds_builders places_lt --root=ROOT"),
+        ("mnist/x", "data.name"),
+        ("imagenet_lt:1.0.1", "1.0.0"),
+        ("imagenet_lt:1", "data.name"),
+        ("../imagenet_lt", "data.name"),
+        ("cifar100_lt/5", "100, 50, 10"),
+        ("cifar100_lt", "tfds_builders cifar100 --data_dir="),
     ],
 )
-def test_wrong_names(imagenet, name, message):
-    with pytest.raises(ListError, match=message):
+def test_wrong_names(imagenet, name, hint):
+    with pytest.raises(ListError, match=hint):
         read_prepared(imagenet[0], name, texts=NO_TEXTS)
 
 
 def test_versions_and_configurations(imagenet):
-    """As text, 1.9.0 comes after 1.10.0."""
+    """Breaks if versions are sorted as text: 1.9.0 after 1.10.0."""
     data_dir, texts = imagenet
     base = data_dir / "imagenet_lt"
     for version in ("1.9.0", "1.10.0", "1.10.0.old"):
@@ -140,17 +134,15 @@ def test_versions_and_configurations(imagenet):
         (base / version / "dataset_info.json").write_text(
             info.replace('"1.0.0"', f'"{version}"')
         )
-    for asked, found in (("", "1.10.0"), (":1.9.0", "1.9.0"), (":1.0.0", "1.0.0")):
-        name = f"imagenet_lt{asked}"
+    for suffix, version in (("", "1.10.0"), (":1.9.0", "1.9.0"), (":1.0.0", "1.0.0")):
+        name = f"imagenet_lt{suffix}"
         data = read_prepared(data_dir, name, "imagenet_lt", texts=texts)
-        assert data.train.describe(0).startswith(f"imagenet_lt/{found} train")
+        assert data.train.describe(0).startswith(f"imagenet_lt/{version} train")
     (data_dir / "sets").mkdir()
     base.rename(data_dir / "sets/a")
     assert read_prepared(data_dir, "sets", "imagenet_lt", texts=texts).name == "sets"
     shutil.copytree(data_dir / "sets/a", data_dir / "sets/b")
-    with pytest.raises(
-        ListError, match="several configurations; write sets/a or sets/b"
-    ):
+    with pytest.raises(ListError, match="sets/a or sets/b"):
         read_prepared(data_dir, "sets", "imagenet_lt", texts=texts)
     read_prepared(data_dir, "sets/b:1.9.0", "imagenet_lt", texts=texts)
 
@@ -161,51 +153,40 @@ def test_class_names_of_the_data_set(tmp_path):
     assert data.class_names == ("sea lion", "Dog", " x")
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (WNIDS, "calls its classes n01440764 to n01484850, and no file .*labels.txt"),
-        (["0", "1", "2"], "calls its classes 0 to 2, and no file"),
-    ],
-)
-def test_classes_without_names(tmp_path, names, message):
+@pytest.mark.parametrize("names", [WNIDS, ["0", "1", "2"]])
+def test_classes_without_names(tmp_path, names):
     prepare(tmp_path, name="own", names=names)
-    with pytest.raises(ListError, match=message):
+    with pytest.raises(ListError, match="labels.txt"):
         read_prepared(tmp_path, "own", texts=NO_TEXTS)
 
 
 @pytest.mark.parametrize(
-    ("layout", "rows", "message"),
+    ("layout", "rows", "second"),
     [
-        ("plain", "sea lion 0\nfoe 1\ndog 2", "label 2 is '_x' in .* but 'dog' in"),
-        (
-            "plain",
-            "sea lion 1\ndog 0\n.x 2",
-            "label 0 is 'sea_lion' in .* but 'dog' in",
-        ),
-        ("plain", "sea_lion 0\ndog 1", "labels.txt names 2 classes, but .* has 3; use"),
-        ("plain", "sea_lion 0\nhound 1\nx 2", ""),
-        ("places_lt", "/sea_lion 0\n/d/dog 1\n/x 2", ""),
+        ("plain", "sea lion 0\nfoe 1\ndog 2", None),
+        ("plain", "sea lion 1\ndog 0\n.x 2", None),
+        ("plain", "sea_lion 0\ndog 1", None),
+        ("plain", "sea_lion 0\nhound 1\nx 2", "hound"),
+        ("places_lt", "/sea_lion 0\n/d/dog 1\n/x 2", " d dog"),
     ],
 )
-def test_label_file_of_another_data_set(tmp_path, layout, rows, message):
-    """Names may be written otherwise, but a known one has its place."""
+def test_label_file_of_another_data_set(tmp_path, layout, rows, second):
+    """Spelling may differ, but a known name has its place."""
     prepare(tmp_path, name="own", names=["sea_lion", "Dog", "_x"])
     (tmp_path / "labels.txt").write_text(rows)
-    if message:
-        with pytest.raises(ListError, match=message):
+    if second is None:
+        with pytest.raises(ListError, match="labels.txt"):
             read_prepared(tmp_path, "own", layout, texts=NO_TEXTS)
     else:
         data = read_prepared(tmp_path, "own", layout, texts=NO_TEXTS)
-        expected = {"plain": "hound", "places_lt": " d dog"}[layout]
-        assert data.class_names[1] == expected
+        assert data.class_names[1] == second
 
 
 def test_wnids_have_to_be_those_of_the_label_file(imagenet):
     """One class exchanged for another leaves the others where they are."""
     file = imagenet[1].root / "labels.txt"
     file.write_text(file.read_text().replace(WNIDS[1], "n01443538"))
-    with pytest.raises(ListError, match="label 1 is 'n01443537' in .*'n01443538' in"):
+    with pytest.raises(ListError, match="n01443537.*n01443538"):
         read(imagenet)
 
 
@@ -216,24 +197,18 @@ def test_a_test_split_without_labels_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("attributes", "message"),
+    ("attributes", "place"),
     [
-        (
-            {"unlabelled": ("train",)},
-            r"train record 0 \(.*has label -1, outside 0 to 2",
-        ),
-        ({"unlabelled": ("validation",)}, "validation record 0 .*has label -1"),
-        ({"counts": {"train": 3}}, "has the splits train; training needs"),
-        ({"counts": {"test": 3, "val": 3}}, "has the splits test, val; training needs"),
-        (
-            {"counts": {"train": 3, "test": 3}, "unlabelled": ("test",)},
-            "training needs",
-        ),
+        ({"unlabelled": ("train",)}, "train record 0"),
+        ({"unlabelled": ("validation",)}, "validation record 0"),
+        ({"counts": {"train": 3}}, "own"),
+        ({"counts": {"test": 3, "val": 3}}, "own"),
+        ({"counts": {"train": 3, "test": 3}, "unlabelled": ("test",)}, "own"),
     ],
 )
-def test_splits_that_do_not_do(tmp_path, attributes, message):
+def test_splits_that_are_refused(tmp_path, attributes, place):
     prepare(tmp_path, name="own", names=list("abc"), **attributes)
-    with pytest.raises(ListError, match=message):
+    with pytest.raises(ListError, match=place):
         read_prepared(tmp_path, "own", texts=NO_TEXTS)
 
 

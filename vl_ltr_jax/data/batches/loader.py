@@ -87,14 +87,16 @@ class Sentences(NamedTuple):
 class Feed:
     """One process's share of the batches of a run.
 
+    Threads and workers change speed only.
+
     Attributes:
       batch_size: B, over all processes.
       seed: of draws, augmentations and views.
       process_index: number of the share, from 0.
       process_count: number of shares.
-      num_threads: threads that read and transform images; changes speed only.
-      num_workers: processes that replace the threads, if above 0; started under
-        `absl.app.run` only. Changes speed only.
+      num_threads: threads that read and transform images.
+      num_workers: if above 0, processes that replace the threads; they need
+        `absl.app.run`.
       bad_image_limit: share of training images that may be unreadable.
 
     Raises:
@@ -137,7 +139,7 @@ class Feed:
           split: N images; an epoch is N draws.
           transform: see `transforms.train_transform`.
           sampling: one of `sampler.SAMPLINGS`.
-          sentences: None pairs images with no sentence.
+          sentences: None for images alone.
           start_step: number of the first step.
 
         Returns:
@@ -181,10 +183,6 @@ class Feed:
     def evaluate(self, split: Split, transform: EvalTransform) -> Iterator[HostBatch]:
         """Returns batches of every image once, in order; the last one is padded.
 
-        Args:
-          split: N images.
-          transform: see `transforms.eval_transform`.
-
         Returns:
           An iterator over `image` uint8 [b, H, W, 3], `label` int32 [b] and `mask` bool
           [b], False for padding. Every process yields ceil(N / B) batches.
@@ -199,12 +197,7 @@ class Feed:
     ) -> Iterator[HostBatch]:
         """Returns batches of one augmented view of every image, as :meth:`evaluate`.
 
-        The pixels of an image depend on the seed, the view and its index alone.
-
-        Args:
-          split: N images.
-          transform: see `transforms.train_transform`.
-          number: of the view, from 0.
+        The pixels of an image depend on seed, number and index alone.
         """
 
         def pixels(picture: Picture, index: int) -> Pixels:

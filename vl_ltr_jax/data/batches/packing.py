@@ -33,7 +33,7 @@ class Packer:
         """Chooses the numbers of rows by the first steps of training.
 
         One of them always has the second shape, so that both are compiled early. Few
-        steps of a long run need it, and none should wait for a compiler days later.
+        steps of a long run need it, and should not wait for a compiler days later.
 
         Args:
           tokens: zero-padded ids of every sentence; the end of text is the largest.

@@ -1,1 +1,1 @@
-"""What `data.check` looks for, one kind of fault to a module."""
+"""Faults that `data.check` reports, one kind to a module."""

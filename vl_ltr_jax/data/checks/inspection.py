@@ -1,8 +1,8 @@
 """Every image of a data set read, hashed and decoded once, by threads.
 
-What was found is appended to a file, a line of JSON for each image, as soon as it is
-known. The next inspection believes a line while the file's size and time of change are
-the same, so one that was interrupted goes on, and a changed file is looked at again.
+Each result is appended to a file at once, as a line of JSON. The next inspection takes
+a line if the file's size and time of change are the same. So an interrupted inspection
+resumes, and a changed file is read again.
 """
 
 import collections
@@ -11,20 +11,20 @@ import itertools
 import json
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from jaxtyping import UInt8
 
-from vl_ltr_jax.data.checks.findings import Classes, Finding, Kind, Offender, gather
 from vl_ltr_jax.data.images.decode import as_image, asks_for_turn
 from vl_ltr_jax.data.sources.dataset import Split
+from vl_ltr_jax.data.sources.faults import Classes, Finding, Kind, Offender, gather
 from vl_ltr_jax.logs.console import Progress
 
-SMALLEST_SIDE = 8  # pixels
-LARGEST_ASPECT = 32  # of which the middle square keeps 3 percent
+MIN_SIDE = 8  # pixels
+MAX_ASPECT = 32  # the middle square keeps 3 percent
 _KINDS = (
     Kind(
         "image-unreadable",
@@ -35,13 +35,13 @@ _KINDS = (
     Kind(
         "image-tiny",
         "warning",
-        f"pictures with fewer than {SMALLEST_SIDE} pixels a side",
+        f"pictures with fewer than {MIN_SIDE} pixels a side",
         "look at them: an icon in place of a photograph teaches nothing",
     ),
     Kind(
         "image-narrow",
         "warning",
-        f"pictures more than {LARGEST_ASPECT} times as long as wide",
+        f"pictures more than {MAX_ASPECT} times as long as wide",
         "crop them: a square crop keeps next to nothing of them",
     ),
     Kind(
@@ -51,20 +51,20 @@ _KINDS = (
         "look at them: they may stand for photographs that were withdrawn",
     ),
 )
-_CHUNK = 32  # images that a thread takes at a time, and lines written at once
+_CHUNK = 32  # images of a thread's task, and lines written at once
 
 
-class Seen(NamedTuple):
-    """What an image was found to be.
+class ImageFacts(NamedTuple):
+    """Facts of an image.
 
     Attributes:
-      size: bytes of the file; 0 where there is none.
+      size: bytes of the file; 0 without a file.
       mtime_ns: its time of change, in nanoseconds.
       sha256: of the file's bytes, or of pixels made in memory; 32 bytes.
       width: in pixels; 0 if it cannot be decoded.
       height: in pixels; 0 if it cannot be decoded.
-      one_colour: whether all its pixels are equal.
-      error: why it cannot be decoded, or empty.
+      one_colour: True if all its pixels are equal.
+      error: reason that it cannot be decoded, or empty.
       turn: True if its metadata ask for a turn.
     """
 
@@ -79,7 +79,7 @@ class Seen(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """An image to look at, and what is known of it; only files have a path."""
+    """An image to inspect; only files have a path."""
 
     path: str | None
     split: Split
@@ -88,59 +88,54 @@ class _Job(NamedTuple):
 
 def inspect(
     splits: Mapping[str, Split], *, num_threads: int, ledger: Path | None = None
-) -> dict[str, list[Seen]]:
-    """Looks at every image of the splits; one that is in several, once.
+) -> dict[str, list[ImageFacts]]:
+    """Inspects every image of the splits; an image of several splits, once.
 
     Args:
       splits: by name.
-      num_threads: that read and decode.
-      ledger: file of what is known; None keeps nothing. Only images that are files are
-        remembered, under their absolute paths.
+      num_threads: threads that read and decode.
+      ledger: file of earlier results, under absolute paths; None keeps no results.
 
     Returns:
-      For each split, what each of its images was found to be.
+      Facts of the images of each split.
     """
     keys: dict[str, list[Hashable]] = {name: [] for name in splits}
-    todo: dict[Hashable, _Job] = {}
+    jobs: dict[Hashable, _Job] = {}
     for name, split in splits.items():
         for row in range(len(split)):
             path = split.path and os.path.abspath(split.path(row))
             key = path or (id(split), row)
             keys[name].append(key)
-            todo.setdefault(key, _Job(path, split, row))
+            jobs.setdefault(key, _Job(path, split, row))
     known = read_ledger(ledger) if ledger else {}
-    seen: dict[Hashable, Seen] = {}
+    facts: dict[Hashable, ImageFacts] = {}
+
+    def inspect_all(chunk: Sequence[Hashable]) -> dict[Hashable, ImageFacts]:
+        return {key: _inspect(jobs[key], known) for key in chunk}
+
     pool = ThreadPoolExecutor(num_threads)
-    waiting: collections.deque[Future[list[Seen]]] = collections.deque()
-    chunks, looked_at = _chunks(todo), _chunks(todo)
-    file = _opened(ledger)
+    file = _open(ledger) if ledger else None
     try:
-        with Progress("check", len(todo), "images") as progress:
-            while True:
-                for chunk in itertools.islice(chunks, 2 * num_threads - len(waiting)):
-                    jobs = [todo[key] for key in chunk]
-                    waiting.append(pool.submit(_look_at_all, jobs, known))
-                if not waiting:
-                    break
-                found, chunk = waiting.popleft().result(), next(looked_at)
-                seen |= zip(chunk, found, strict=True)
+        with Progress("check", len(jobs), "images") as progress:
+            for results in pool.map(inspect_all, _chunks(jobs)):
+                facts |= results
                 if file is not None:
-                    _append(file, {key: seen[key] for key in chunk}, known)
-                progress.update(len(chunk))
+                    _append(file, results, known)
+                progress.update(len(results))
     finally:
         pool.shutdown(cancel_futures=True)
         if file is not None:
             file.close()
-    return {name: [seen[key] for key in of] for name, of in keys.items()}
+    return {name: [facts[key] for key in own] for name, own in keys.items()}
 
 
-def read_ledger(path: Path) -> dict[str, Seen]:
-    """What an earlier inspection found, by absolute path.
+def read_ledger(path: Path) -> dict[str, ImageFacts]:
+    """Returns the facts of an earlier inspection, by absolute path.
 
-    Lines that are not whole, such as the last one of a process that was killed, are
-    passed over: their images are looked at again.
+    Incomplete lines, as of a process that was killed, are skipped: their images are
+    inspected again.
     """
-    known: dict[str, Seen] = {}
+    known: dict[str, ImageFacts] = {}
     if not path.exists():
         return known
     with path.open("rb") as lines:
@@ -149,7 +144,7 @@ def read_ledger(path: Path) -> dict[str, Seen]:
                 fields: dict[str, Any] = json.loads(line)
                 name = fields.pop("path")
                 digest = bytes.fromhex(fields.pop("sha256"))
-                known[name] = Seen(sha256=digest, **fields)
+                known[name] = ImageFacts(sha256=digest, **fields)
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue
     return known
@@ -161,67 +156,57 @@ def _chunks(keys: Iterable[Hashable]) -> Iterator[list[Hashable]]:
         yield chunk
 
 
-def _look_at_all(jobs: Sequence[_Job], known: Mapping[str, Seen]) -> list[Seen]:
-    return [_look_at(job, known) for job in jobs]
-
-
-def _look_at(job: _Job, known: Mapping[str, Seen]) -> Seen:
+def _inspect(job: _Job, known: Mapping[str, ImageFacts]) -> ImageFacts:
     size, changed, digest = 0, 0, b""
     try:
         if job.path is not None:
-            # Before reading: if the file is changed meanwhile, the next check sees it.
+            # Before reading: if the file changes meanwhile, the next check notices.
             status = os.stat(job.path)
             size, changed = status.st_size, status.st_mtime_ns
             before = known.get(job.path)
             if before and before[:2] == (size, changed) and not before.error:
                 return before
         fetched = job.split.fetch(job.row)
-        if isinstance(fetched, bytes):
-            digest = hashlib.sha256(fetched).digest()
+        content = fetched if isinstance(fetched, bytes) else b""
+        digest = hashlib.sha256(content).digest()
         pixels = np.asarray(as_image(job.split.decode(job.row, fetched)))
-        turn = isinstance(fetched, bytes) and asks_for_turn(fetched)
+        turn = bool(content) and asks_for_turn(content)
         if not isinstance(fetched, bytes):
             content = repr(pixels.shape).encode() + pixels.tobytes()
             digest = hashlib.sha256(content).digest()
     except (OSError, ValueError) as error:
         reason = _reason(str(error), job.split.describe(job.row))
-        return Seen(size, changed, digest, error=reason)
+        return ImageFacts(size, changed, digest, error=reason)
     height, width = pixels.shape[:2]
-    one_colour = _one_colour(pixels)
-    return Seen(size, changed, digest, width, height, one_colour, turn=turn)
+    one_colour = _is_one_colour(pixels)
+    return ImageFacts(size, changed, digest, width, height, one_colour, turn=turn)
 
 
-def _one_colour(pixels: UInt8[np.ndarray, "H W 3"]) -> bool:
+def _is_one_colour(pixels: UInt8[np.ndarray, "H W 3"]) -> bool:
     first = pixels[0, 0]
-    # Of nearly all pictures, a few pixels tell.
+    # A few pixels decide for nearly all pictures.
     return bool((pixels[::16, ::16] == first).all() and (pixels == first).all())
 
 
 def _reason(message: str, description: str) -> str:
-    """What `images` says is wrong, without the image and the advice."""
+    """Returns an error of `decode` without the image and the advice."""
     return message.split(f"{description}: ")[-1].split(". Replace the file")[0]
 
 
-def _opened(ledger: Path | None) -> TextIO | None:
-    if ledger is None:
-        return None
+def _open(ledger: Path) -> TextIO:
     ledger.parent.mkdir(parents=True, exist_ok=True)
-    cut_off = False
-    if ledger.exists() and ledger.stat().st_size:
-        with ledger.open("rb") as before:
-            before.seek(-1, os.SEEK_END)
-            cut_off = before.read() != b"\n"
+    cut_off = ledger.exists() and not ledger.read_bytes().endswith(b"\n")
     file = ledger.open("a", encoding="utf-8")
-    if cut_off:  # what a kill left of a line shall not spoil the next one
+    if cut_off:  # a line that a kill cut off must not spoil the next one
         file.write("\n")
     return file
 
 
 def _append(
-    file: TextIO, seen: Mapping[Hashable, Seen], known: Mapping[str, Seen]
+    file: TextIO, facts: Mapping[Hashable, ImageFacts], known: Mapping[str, ImageFacts]
 ) -> None:
-    """Writes what is new of files, whole lines at a time."""
-    for path, image in seen.items():
+    """Writes new facts of files."""
+    for path, image in facts.items():
         if isinstance(path, str) and known.get(path) is not image:
             fields = {"path": path, **image._asdict(), "sha256": image.sha256.hex()}
             file.write(f"{json.dumps(fields)}\n")
@@ -229,25 +214,25 @@ def _append(
 
 
 def findings(
-    splits: Mapping[str, Split], seen: Mapping[str, Sequence[Seen]], classes: Classes
+    splits: Mapping[str, Split],
+    images: Mapping[str, Sequence[ImageFacts]],
+    classes: Classes,
 ) -> list[Finding]:
-    """Images that cannot be decoded, and pictures that show next to nothing.
+    """Returns images that cannot be decoded, and pictures with little content.
 
     Args:
       splits: by name.
-      seen: what :func:`inspect` returned for them.
+      images: returned by :func:`inspect`.
       classes: names for the report.
     """
-    told: set[Hashable] = set()
-    found: dict[str, list[tuple[Split, int, str]]] = collections.defaultdict(list)
+    rows: dict[str, dict[Hashable, tuple[Split, int, str]]] = collections.defaultdict(
+        dict
+    )
     for name, split in splits.items():
-        for index, image in enumerate(seen[name]):
+        for index, image in enumerate(images[name]):
             for code, note in _faults(image):
-                path = split.path and split.path(index)
-                key = (code, path or (id(split), index))
-                if key not in told:
-                    told.add(key)
-                    found[code].append((split, index, note))
+                key = (split.path and split.path(index)) or (id(split), index)
+                rows[code].setdefault(key, (split, index, note))
 
     def offender(row: tuple[Split, int, str]) -> Offender:
         split, index, note = row
@@ -256,20 +241,20 @@ def findings(
     return [
         finding
         for kind in _KINDS
-        for finding in gather(kind, found[kind.code], offender)
+        for finding in gather(kind, list(rows[kind.code].values()), offender)
     ]
 
 
-def _faults(image: Seen) -> Iterator[tuple[str, str]]:
-    """Kind and note of each fault."""
+def _faults(image: ImageFacts) -> Iterator[tuple[str, str]]:
+    """Yields kind and note of each fault."""
     if image.error:
         yield "image-unreadable", image.error
         return
     short, long = sorted((image.width, image.height))
     size = f"{image.width} x {image.height} pixels"
-    if short < SMALLEST_SIDE:
+    if short < MIN_SIDE:
         yield "image-tiny", size
-    if long > LARGEST_ASPECT * short:
+    if long > MAX_ASPECT * short:
         yield "image-narrow", size
     if image.one_colour:
         yield "image-one-colour", size

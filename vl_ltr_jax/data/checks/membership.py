@@ -1,7 +1,7 @@
-"""Which images are in which split and class: what is given twice, and what is absent.
+"""Membership of images in splits and classes: repeated and absent ones.
 
-An image that is both trained on and tested on makes accuracy a measure of memory; one
-with two labels teaches that both are wrong.
+An image that is trained on and tested on makes accuracy a measure of memory. One with
+two labels teaches that both are wrong.
 """
 
 import collections
@@ -13,17 +13,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from vl_ltr_jax.data.checks.findings import Classes, Finding, Kind, Offender, gather
-from vl_ltr_jax.data.checks.inspection import Seen
+from vl_ltr_jax.data.checks.inspection import ImageFacts
 from vl_ltr_jax.data.sources.dataset import SPLITS, Split
+from vl_ltr_jax.data.sources.faults import Classes, Finding, Kind, Offender, gather
 
-# An image as split, index and label.
-_Row = tuple[str, int, int]
+_Row = tuple[str, int, int]  # split, index and label of an image
 _BY_PATH: dict[str, Kind] = {
     "leak": Kind(
         "split-overlap",
         "error",
-        "images that are trained on, and listed for validation or testing too",
+        "training images that are listed for validation or testing too",
         "remove them from one of the lists",
     ),
     "labels": Kind(
@@ -42,16 +41,14 @@ _BY_PATH: dict[str, Kind] = {
         "val-test-overlap",
         "warning",
         "images that are listed for validation and for testing",
-        "remove them from one of the lists: anchor sentences are chosen by validation "
-        "images",
+        "remove them from one list: validation images choose anchor sentences",
     ),
 }
 _BY_CONTENT: dict[str, Kind] = {
     "leak": Kind(
         "leak",
         "error",
-        "images that are trained on, and are in validation or testing too under "
-        "another name",
+        "training images that have another name in validation or testing",
         "remove one of the two",
     ),
     "labels": Kind(
@@ -78,64 +75,61 @@ _BY_CONTENT: dict[str, Kind] = {
 def coverage(
     labels: Mapping[str, Int[np.ndarray, "_"]], classes: Classes
 ) -> list[Finding]:
-    """Classes without any image of a split.
+    """Returns classes without any image of a split.
 
     Args:
       labels: of the images of each split.
-      classes: all C; without names, nothing is known of them and nothing found.
+      classes: all C; without names the result is empty.
     """
-    found = []
-    for split, of in labels.items():
-        counts = np.bincount(of, minlength=len(classes.names))
+    findings = []
+    for split, own in labels.items():
+        counts = np.bincount(own, minlength=len(classes.names))
         empty = np.flatnonzero(counts[: len(classes.names)] == 0).tolist()
         kind = Kind(
             f"class-without-{split}",
             "error" if split == "train" else "warning",
             f"classes without a {split} image",
-            "add images of them, or take the classes out of the label file and number "
-            "the others anew"
+            "add images of them, or remove the classes from the label file and renumber"
             if split == "train"
-            else "add images of them: nothing is known of their accuracy otherwise",
+            else "add images of them: their accuracy is unknown otherwise",
         )
-        found += gather(kind, empty, functools.partial(classes.offender, split))
-    return found
+        findings += gather(kind, empty, functools.partial(classes.offender, split))
+    return findings
 
 
 def repeated_rows(splits: Mapping[str, Split], classes: Classes) -> list[Finding]:
-    """Images that are listed more than once, by their paths.
+    """Returns images that are listed more than once, by their paths.
 
-    That the test is the validation split, as with iNaturalist 2018, is no fault.
+    A test split that is the validation split, as with iNaturalist 2018, is no fault.
 
     Args:
-      splits: by name; those without paths are left out.
+      splits: by name; those without paths are skipped.
       classes: names for the report.
     """
-    rows = _by_path(splits)
-    groups = (group for group in rows.values() if len(group) > 1)
-    return _told(splits, classes, _BY_PATH, groups)
+    return _findings(splits, classes, _BY_PATH, _by_path(splits).values())
 
 
 def repeated_content(
     splits: Mapping[str, Split],
-    seen: Mapping[str, Sequence[Seen]],
+    images: Mapping[str, Sequence[ImageFacts]],
     classes: Classes,
     *,
     published: bool = False,
 ) -> list[Finding]:
-    """Images that are equal under several paths.
+    """Returns images that are equal under several paths.
 
     Args:
       splits: by name.
-      seen: what `inspection.inspect` found of them.
+      images: returned by `inspection.inspect`.
       classes: names for the report.
-      published: whether these are the lists of a benchmark, which everyone uses as they
-        are; what is equal in them is a warning.
+      published: True for the lists of a benchmark, which everyone uses unchanged; equal
+        images are a warning there.
     """
     contents: dict[bytes, list[_Row]] = collections.defaultdict(list)
     for group in _by_path(splits).values():  # one row of each path
         split, index, _ = group[0]
-        if not seen[split][index].error:
-            contents[seen[split][index].sha256].append(group[0])
+        if not images[split][index].error:
+            contents[images[split][index].sha256].append(group[0])
     kinds = dict(_BY_CONTENT)
     if published:
         mend = "nothing: the benchmark has them; know it where you read accuracies"
@@ -143,15 +137,14 @@ def repeated_content(
             name: dataclasses.replace(kind, severity="warning", mend=mend)
             for name, kind in kinds.items()
         }
-    groups = (group for group in contents.values() if len(group) > 1)
-    return _told(splits, classes, kinds, groups)
+    return _findings(splits, classes, kinds, contents.values())
 
 
 def _by_path(splits: Mapping[str, Split]) -> dict[str, list[_Row]]:
-    """The rows of each image; an image without a path is a path of its own."""
+    """Returns the rows of each image; one without a path is a path of its own."""
     rows: dict[str, list[_Row]] = collections.defaultdict(list)
     for name in SPLITS:
-        if name not in splits or (name == "test" and _same_images(splits)):
+        if name not in splits or (name == "test" and splits.get("val") is splits[name]):
             continue
         split = splits[name]
         for index, label in enumerate(split.labels.tolist()):
@@ -160,20 +153,8 @@ def _by_path(splits: Mapping[str, Split]) -> dict[str, list[_Row]]:
     return rows
 
 
-def _same_images(splits: Mapping[str, Split]) -> bool:
-    """Whether the test is the validation split."""
-    val, test = splits.get("val"), splits.get("test")
-    if val is test:
-        return True
-    if val is None or test is None or len(val) != len(test):
-        return False
-    if val.path is None or test.path is None:
-        return False
-    return all(val.path(index) == test.path(index) for index in range(len(val)))
-
-
 def _faults(group: Sequence[_Row]) -> Iterator[tuple[str, _Row, _Row]]:
-    """What is wrong with rows of one image, each with two rows that show it.
+    """Yields the faults of the rows of one image, each with two rows that prove it.
 
     Rows of training come first, so the first row differs from another if any does.
     """
@@ -190,20 +171,21 @@ def _faults(group: Sequence[_Row]) -> Iterator[tuple[str, _Row, _Row]]:
         yield "val-test", first, second
 
 
-def _told(
+def _findings(
     splits: Mapping[str, Split],
     classes: Classes,
     kinds: Mapping[str, Kind],
     groups: Iterable[Sequence[_Row]],
 ) -> list[Finding]:
-    of_kind: dict[str, list[tuple[_Row, _Row]]] = collections.defaultdict(list)
+    pairs: dict[str, list[tuple[_Row, _Row]]] = collections.defaultdict(list)
     for group in groups:
-        for name, first, second in _faults(group):
-            of_kind[name].append((first, second))
+        if len(group) > 1:
+            for name, first, second in _faults(group):
+                pairs[name].append((first, second))
 
     def offender(pair: tuple[_Row, _Row]) -> Offender:
-        (split, index, label), (other, there, other_label) = pair
-        note = f"also {other} {splits[other].describe(there)}"
+        (split, index, label), (other, other_index, other_label) = pair
+        note = f"also {other} {splits[other].describe(other_index)}"
         if label != other_label:
             note += f", as {classes.offender('', other_label)}".replace("  ", " ")
         return classes.offender(splits[split].describe(index), label, note)
@@ -211,5 +193,5 @@ def _told(
     return [
         finding
         for name, kind in kinds.items()
-        for finding in gather(kind, of_kind[name], offender)
+        for finding in gather(kind, pairs[name], offender)
     ]

@@ -1,4 +1,4 @@
-"""What a data set has: images, classes, shots, pictures, texts, in a line each."""
+"""Facts of a data set: images, classes, shots, pictures and texts, one line each."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from vl_ltr_jax.data.checks.inspection import Seen
+from vl_ltr_jax.data.checks.inspection import ImageFacts
 from vl_ltr_jax.data.checks.prose import ClassText
 from vl_ltr_jax.data.text.corpus import build_corpus
 from vl_ltr_jax.method.shots import SHOT_RULES, shot_groups
 
 
 def images(sizes: Mapping[str, int], train_counts: Int[np.ndarray, "C"]) -> list[str]:
-    """Classes, images of each split, and the groups by training images.
+    """Returns classes, images of each split, and groups by training images.
 
     Args:
       sizes: images of each split.
-      train_counts: training images of each class; zeros where they are not known.
+      train_counts: training images of each class; zeros if they are unknown.
     """
-    given = ", ".join(f"{size:,} {name}" for name, size in sizes.items()) or "none"
-    facts = [f"{len(train_counts):,} classes; images: {given}"]
+    listed = ", ".join(f"{size:,} {name}" for name, size in sizes.items()) or "none"
+    facts = [f"{len(train_counts):,} classes; images: {listed}"]
     if train_counts.any():
         by_rule = []
         for rule in SHOT_RULES:
@@ -35,22 +35,22 @@ def images(sizes: Mapping[str, int], train_counts: Int[np.ndarray, "C"]) -> list
     return facts
 
 
-def pictures(seen: Mapping[str, Sequence[Seen]], orientation: str) -> list[str]:
-    """Returns how many could be decoded, their sizes, and how many were turned.
+def pictures(splits: Mapping[str, Sequence[ImageFacts]], orientation: str) -> list[str]:
+    """Returns numbers of decoded and turned pictures, and their sizes.
 
     Args:
-      seen: what `inspection.inspect` found.
+      splits: returned by `inspection.inspect`.
       orientation: value of `data.orientation`.
     """
-    sides = [(image.width, image.height) for split in seen.values() for image in split]
-    if not sides:
+    images = [image for split in splits.values() for image in split]
+    if not images:
         return ["pictures decoded: none"]
-    found = np.array(sides)
-    readable = found[found.all(axis=1)]
-    text = f"pictures decoded: {len(readable):,} of {len(found):,} rows"
+    sides = np.array([(image.width, image.height) for image in images])
+    readable = sides[sides.all(axis=1)]
+    text = f"pictures decoded: {len(readable):,} of {len(images):,} rows"
     if len(readable):
         text += f", sides of {readable.min():,} to {readable.max():,} pixels"
-    if turns := sum(image.turn for split in seen.values() for image in split):
+    if turns := sum(image.turn for image in images):
         done = "turned so" if orientation == "exif" else "left as stored"
         text += (
             f"; EXIF asks for a turn of {turns:,}, which are {done} "
@@ -59,31 +59,30 @@ def pictures(seen: Mapping[str, Sequence[Seen]], orientation: str) -> list[str]:
     return [text]
 
 
-def texts(given: Sequence[ClassText]) -> list[str]:
-    """How many there are, in which encodings."""
-    there = [text for text in given if text.text is not None]
-    encodings = collections.Counter(text.encoding for text in there)
-    how = ", ".join(f"{count:,} {name}" for name, count in encodings.most_common())
-    return [f"texts: {len(there):,}" + (f" ({how})" if how else "")]
+def texts(texts: Sequence[ClassText]) -> list[str]:
+    """Returns the number of texts, by encoding."""
+    codecs = collections.Counter(t.encoding for t in texts if t.text is not None)
+    parts = ", ".join(f"{count:,} {name}" for name, count in codecs.most_common())
+    return [f"texts: {codecs.total():,}" + (f" ({parts})" if parts else "")]
 
 
 def sentences(
     class_names: Sequence[str],
-    given: Sequence[ClassText],
+    texts: Sequence[ClassText],
     prompts: str,
     corpus_rule: str,
 ) -> list[str]:
-    """How many sentences training would have.
+    """Returns the number of training sentences.
 
     Args:
       class_names: C names.
-      given: C texts; one that is not there counts as empty.
+      texts: C texts; a missing one counts as empty.
       prompts: see `corpus.build_corpus`.
       corpus_rule: see `corpus.build_corpus`.
     """
-    known = [text.text or "" for text in given]
+    contents = [text.text or "" for text in texts]
     try:
-        corpus = build_corpus(class_names, known, prompts, rule=corpus_rule)
+        corpus = build_corpus(class_names, contents, prompts, rule=corpus_rule)
     except ValueError as error:
         return [f"sentences: {error}"]
     low, middle, high = np.quantile(corpus.counts, (0, 0.5, 1))

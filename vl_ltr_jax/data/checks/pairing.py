@@ -1,9 +1,9 @@
-"""Whether texts speak of the classes that they are given to.
+"""Texts that speak of other classes than their own.
 
-Directories of iNaturalist are numbers. Sorted as strings they run 0, 1, 10, 100, ...,
-and a script that numbers its texts by that order gives nearly every class the text of
-another. Nothing fails then; training merely gets worse. Which class a text speaks of is
-told by the class names that it mentions.
+Directories of iNaturalist are numbers. Sorted as strings they run 0, 1, 10, 100, ...
+A script that numbers its texts by that order gives nearly every class the text of
+another. Training does not fail then; it gets worse. The class names in a text tell its
+class.
 """
 
 import collections
@@ -15,16 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from vl_ltr_jax.data.checks.findings import Classes, Finding, Kind, Offender, gather
+from vl_ltr_jax.data.sources.faults import Classes, Finding, Kind, Offender, gather
 
-LONGEST_NAME = 5  # words of a name that are looked for
-TEXT_WORDS = 400  # words of a text that are looked at
+MAX_NAME_WORDS = 5  # the rest of a name is ignored
+TEXT_WORDS = 400  # the rest of a text is ignored
 _TEXT_LETTERS = 12 * TEXT_WORDS
-_EARLY = 40  # words in which a text says what it is about
+_EARLY = 40  # words that introduce the subject of a text
 _OFTEN = 3  # mentions that make another class prominent
-_EXAMPLES = 8
-# Another order explains texts if half of those that mention classes mention theirs by
-# it, and so many more than as they are numbered.
+# Another order explains texts if half of those that mention a class mention theirs, and
+# clearly more than in the present order.
 _LEAST_SHARE, _LEAST_GAIN, _LEAST_CLASSES = 0.5, 0.25, 4
 # Chinese, Japanese and Korean characters are words of their own.
 _IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
@@ -39,29 +38,29 @@ class Mentions:
     """The classes that a text mentions.
 
     Attributes:
-      whole: label -> how often its whole name occurs.
-      early: labels whose whole name occurs among the first words.
-      parts: labels that a word of theirs points to that is in no other name.
+      names: from a label to the number of times that its full name occurs.
+      early: labels whose full name occurs among the first words.
+      parts: labels with a word in the text that is in no other name.
       words: all words of the text that are in any name.
     """
 
-    whole: Mapping[int, int]
+    names: Mapping[int, int]
     early: frozenset[int]
     parts: frozenset[int]
     words: frozenset[str]
 
     @property
     def speaks(self) -> bool:
-        """Whether any class is mentioned."""
-        return bool(self.whole or self.parts)
+        """True if any class is mentioned."""
+        return bool(self.names or self.parts)
 
     def speaks_of(self, label: int) -> bool:
-        """Whether a class is mentioned, by its name or by a word of its own."""
-        return label in self.whole or label in self.parts
+        """Returns True if a class is mentioned, by its name or a word of its own."""
+        return label in self.names or label in self.parts
 
 
 class NameIndex:
-    """Finds the names of classes in texts."""
+    """An index that finds the names of classes in texts."""
 
     def __init__(self, class_names: Sequence[str]) -> None:
         """Indexes C names; several classes may have the same."""
@@ -70,7 +69,7 @@ class NameIndex:
         by_word: dict[str, list[int]] = collections.defaultdict(list)
         for label, name in enumerate(self.names):
             if name:
-                by_name[name[:LONGEST_NAME]].append(label)
+                by_name[name[:MAX_NAME_WORDS]].append(label)
             for word in set(name):
                 by_word[word].append(label)
         self._by_name = dict(by_name)
@@ -78,7 +77,7 @@ class NameIndex:
         for start, length in sorted({(name[0], len(name)) for name in by_name}):
             self._lengths[start].append(length)
         self._all_words = frozenset(by_word)
-        # Short words, such as those of a binomial's abbreviation, point to nothing.
+        # Short words, as of a binomial's abbreviation, are ambiguous.
         self._own_words = {
             word: labels[0]
             for word, labels in by_word.items()
@@ -86,28 +85,28 @@ class NameIndex:
         }
 
     def mentions(self, text: str) -> Mentions:
-        """The classes that the first words of a text mention."""
-        found = words(text[:_TEXT_LETTERS])[:TEXT_WORDS]
-        whole: collections.Counter[int] = collections.Counter()
+        """Returns the classes that the first words of a text mention."""
+        first = words(text[:_TEXT_LETTERS])[:TEXT_WORDS]
+        names: collections.Counter[int] = collections.Counter()
         early: set[int] = set()
-        for place, word in enumerate(found):
+        for place, word in enumerate(first):
             for length in self._lengths.get(word, ()):
-                for label in self._by_name.get(found[place : place + length], ()):
-                    whole[label] += 1
+                for label in self._by_name.get(first[place : place + length], ()):
+                    names[label] += 1
                     if place < _EARLY:
                         early.add(label)
-        known = self._all_words.intersection(found)
+        known = self._all_words.intersection(first)
         parts = frozenset(
             self._own_words[word] for word in known if word in self._own_words
         )
-        return Mentions(whole, frozenset(early), parts, known)
+        return Mentions(names, frozenset(early), parts, known)
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Words in small letters, without accents, English plurals as singulars."""
-    apart = unicodedata.normalize("NFKD", text.replace("_", " ")).lower()
-    # What else came apart, such as Hangul and voiced kana, goes together again.
-    plain = unicodedata.normalize("NFC", _ACCENT.sub("", apart))
+    """Returns words in small letters, without accents, plurals as singulars."""
+    decomposed = unicodedata.normalize("NFKD", text.replace("_", " ")).lower()
+    # NFC composes Hangul and voiced kana again.
+    plain = unicodedata.normalize("NFC", _ACCENT.sub("", decomposed))
     return tuple(map(_singular, _WORD.findall(plain)))
 
 
@@ -124,21 +123,21 @@ def _singular(word: str) -> str:
 def orders(
     class_names: Sequence[str], extra: Mapping[str, Sequence[int]] | None = None
 ) -> dict[str, Int[np.ndarray, "C"]]:
-    """Orders in which texts may have been numbered by mistake.
+    """Returns orders that texts may have by mistake.
 
     Args:
       class_names: C names.
-      extra: other orders to try: the label that each text would belong to.
+      extra: further orders, as labels of text 0, 1, ...
 
     Returns:
-      For each order the class that text 0, 1, ... would speak of; -1: none.
+      For each order the class of text 0, 1, ...; -1 is no class.
     """
     count = len(class_names)
     as_strings = np.array(sorted(range(count), key=str), np.int64)
     from_one = np.array(sorted(range(1, count + 1), key=str), np.int64) - 1
     by_name = np.array(sorted(range(count), key=lambda i: class_names[i]), np.int64)
     identity = np.arange(count)
-    found = {
+    candidates = {
         "labels sorted as strings (0, 1, 10, 100, ..., 2, 20, ...)": as_strings,
         "labels sorted as strings, taken backwards": np.argsort(as_strings),
         "labels from 1 sorted as strings (1, 10, 100, ..., 2, 20, ...)": from_one,
@@ -153,7 +152,7 @@ def orders(
     }
     return {
         name: order
-        for name, order in found.items()
+        for name, order in candidates.items()
         if not np.array_equal(order, identity)
     }
 
@@ -164,35 +163,35 @@ def findings(
     where: Sequence[str],
     extra_orders: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Finding]:
-    """Texts that speak of other classes: all, by a wrong order, or single ones.
+    """Returns texts that speak of other classes: all, by a wrong order, or single ones.
 
     Args:
       class_names: C names.
-      texts: C texts; None where there is none.
-      where: the file of each text.
+      texts: C texts; None if one is missing.
+      where: file of each text.
       extra_orders: see :func:`orders`.
 
     Returns:
-      One error if another order explains the texts clearly better; else the texts that
-      never mention their class but another, as an error if these are many.
+      One error if another order explains the texts clearly better. Otherwise the texts
+      that mention another class only; many of them are an error.
     """
     index = NameIndex(class_names)
     mentioned = [None if text is None else index.mentions(text) for text in texts]
     classes = Classes(class_names)
     telling = sum(m is not None and m.speaks for m in mentioned)
-    given = _agreement(mentioned, np.arange(len(class_names)))
-    best_name, best, agreed = "", np.arange(len(class_names)), given
+    present = _agreement(mentioned, np.arange(len(class_names)))
+    best_name, best, agreed = "", np.arange(len(class_names)), present
     for name, order in orders(class_names, extra_orders).items():
-        found = _agreement(mentioned, order)
-        if found.sum() > agreed.sum():
-            best_name, best, agreed = name, order, found
-    gain = int(agreed.sum()) - int(given.sum())
+        agreement = _agreement(mentioned, order)
+        if agreement.sum() > agreed.sum():
+            best_name, best, agreed = name, order, agreement
+    gain = int(agreed.sum()) - int(present.sum())
     if gain >= max(_LEAST_CLASSES, _LEAST_GAIN * telling) and (
         agreed.sum() >= _LEAST_SHARE * telling
     ):
-        wrong = np.flatnonzero(agreed & ~given).tolist()
+        wrong = np.flatnonzero(agreed & ~present).tolist()
         then = f"{agreed.sum() / telling:.0%} of texts mention their class then"
-        now = f"{given.sum() / telling:.0%} as they are numbered"
+        now = f"{present.sum() / telling:.0%} as they are numbered"
         return gather(
             Kind(
                 "text-order",
@@ -210,7 +209,7 @@ def findings(
 def _agreement(
     mentioned: Sequence[Mentions | None], order: Int[np.ndarray, "C"]
 ) -> Bool[np.ndarray, "C"]:
-    """Which texts mention the class that an order gives them to."""
+    """Returns True for texts that mention their class in an order."""
     pairs = zip(mentioned, order.tolist(), strict=True)
     return np.array([m is not None and m.speaks_of(label) for m, label in pairs])
 
@@ -229,36 +228,36 @@ def _strangers(
     mentioned: Sequence[Mentions | None],
     where: Sequence[str],
 ) -> list[Finding]:
-    """Texts without their class's name, and with the whole name of another.
+    """Returns texts without their class's name, and with the full name of another.
 
-    Words that the two names share, such as a genus, tell neither from the other.
+    Words that two names share, such as a genus, count for neither.
     """
-    found: list[tuple[int, int, int]] = []
+    strangers: list[tuple[int, int, int]] = []
     for label, mentions in enumerate(mentioned):
         if mentions is None or mentions.speaks_of(label):
             continue
         for other, count in _prominent(mentions):
             own = set(index.names[label]).difference(index.names[other])
             if own and not own & mentions.words:
-                found.append((count, label, other))
+                strangers.append((count, label, other))
                 break
-    found.sort(key=lambda row: (-row[0], row[1]))
+    strangers.sort(key=lambda row: (-row[0], row[1]))
     telling = sum(mentions is not None and mentions.speaks for mentions in mentioned)
-    many = len(found) >= max(_LEAST_CLASSES, _LEAST_GAIN * telling)
+    many = len(strangers) >= max(_LEAST_CLASSES, _LEAST_GAIN * telling)
     return gather(
         Kind(
             "text-of-other-class",
             "error" if many else "warning",
-            "texts that never mention their class, but another",
+            "texts that mention another class, and never their own",
             "see whether texts were exchanged: desc_N.txt is the text of class N",
         ),
-        found,
+        strangers,
         lambda row: _speaks_of(classes, where, row[1], row[2]),
     )
 
 
 def _prominent(mentions: Mentions) -> Iterator[tuple[int, int]]:
-    """Classes that a text speaks of first or often, the most often first."""
-    for label, count in sorted(mentions.whole.items(), key=lambda item: -item[1]):
+    """Yields classes that a text mentions early or often, the most frequent first."""
+    for label, count in sorted(mentions.names.items(), key=lambda item: -item[1]):
         if label in mentions.early or count >= _OFTEN:
             yield label, count

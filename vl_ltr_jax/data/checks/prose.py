@@ -1,19 +1,17 @@
-"""Texts of classes: whether they are there, can be read, and are prose.
+"""Texts of classes that are missing, unreadable or no prose.
 
-A text that was fetched by a script is not seen by anyone before training. What such
-scripts leave instead of an article is looked for here: nothing, a page of markup, an
-error message, a list of what a word may refer to, or letters that were decoded wrongly.
+Nobody looks at a fetched text before training. Scripts may leave an empty file, a page
+of markup, an error message, a list of meanings, or wrongly decoded letters.
 """
 
 import collections
 import dataclasses
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vl_ltr_jax.data.checks.findings import Classes, Finding, Kind, Offender, gather
-from vl_ltr_jax.data.root import FileError, read_file
+from vl_ltr_jax.data.root import read_file
+from vl_ltr_jax.data.sources.faults import Classes, Finding, Kind, Offender, gather
 from vl_ltr_jax.data.text import files as text_files
 from vl_ltr_jax.data.text.corpus import drop_sections, parse_sections, split_sentences
 from vl_ltr_jax.storage import strict_json
@@ -22,9 +20,9 @@ FEWEST_WORDS = 20
 _TAG = re.compile(r"<[/!?]?[A-Za-z][^<>]{0,2000}>")
 _OPEN_HEADING = re.compile(r"^[ \t]*==.*(?<![=\s])[ \t]*$", re.MULTILINE)
 _WIKI_MARKUP = re.compile(r"\{\{|\[\[|<ref\b|^\{\||'''", re.MULTILINE)
-_FEW_MARKS = 3  # that a text about programs, say, may have
+_FEW_MARKS = 3  # a text about programs may have some
 # UTF-8 read as Latin-1 or cp1252; as GBK, where dashes, quotation marks and the stops
-# of Chinese become characters that are hardly ever written.
+# of Chinese become rare characters.
 _MOJIBAKE = re.compile(
     "\ufffd|[\u00c2\u00c3][\u0080-\u00bf\u0152-\u0192\u201a-\u2122]|\u00e2\u20ac"
     "|[\u9225\u9286\u951b]"
@@ -34,72 +32,52 @@ _DISAMBIGUATION = re.compile(
     r"|\b(?:may|might|can|could)\s+(?:either\s+)?(?:refer\s+to|stand\s+for)\b",
     re.IGNORECASE,
 )
-_OPENING = 200  # characters in which a page says that it only points elsewhere
+_OPENING = 200  # characters that introduce a page of meanings
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassText:
-    """The text of a class as it was found.
+    """The text of a class.
 
     Attributes:
       where: its file.
       text: None if it is missing or cannot be decoded.
-      encoding: of the file, as it was decoded.
-      fault: why there is no text.
-      missing: whether that is because there is no file.
+      encoding: of the file.
+      fault: reason that it cannot be read; empty for a missing file.
     """
 
     where: str
     text: str | None
     encoding: str = ""
     fault: str = ""
-    missing: bool = False
 
 
-def read(
-    root: Path, num_classes: int, encoding: str = "auto"
-) -> tuple[list[ClassText], list[Finding]]:
-    """Reads each class's text; one that is not there does not keep others from it.
+def read(root: Path, num_classes: int, encoding: str = "auto") -> list[ClassText]:
+    """Returns C texts in label order.
 
     Args:
       root: directory that holds `wiki/`.
       num_classes: C.
       encoding: see `files.decode`.
-
-    Returns:
-      C texts in label order; or none without a directory `wiki`, and the finding that
-      says so.
     """
-    if not (root / "wiki").is_dir():
-        try:
-            text_files.check_texts(root, num_classes)
-        except text_files.TextError as error:
-            kind = Kind("texts-unreadable", "error", "no texts", "")
-            return [], gather(kind, [str(error)], Offender)
     texts = []
     for label in range(num_classes):
         path = text_files.text_path(root, label)
         try:
-            texts.append(_decoded(str(path), read_file(path), encoding))
-        except FileError as error:
-            missing = not os.path.lexists(path)
-            texts.append(ClassText(str(path), None, "", str(error), missing))
-    return texts, []
-
-
-def _decoded(where: str, data: bytes, encoding: str) -> ClassText:
-    try:
-        return ClassText(where, *text_files.decode(data, where, encoding))
-    except ValueError as error:
-        return ClassText(where, None, fault=str(error))
+            decoded = text_files.decode(read_file(path), str(path), encoding)
+            texts.append(ClassText(str(path), *decoded))
+        except ValueError as error:
+            fault = str(error) if path.exists() else ""
+            texts.append(ClassText(str(path), None, fault=fault))
+    return texts
 
 
 def left_over(root: Path, num_classes: int) -> list[Finding]:
-    """Texts of no class, as in a directory that was numbered from 1.
+    """Returns texts of no class, as in a directory that was numbered from 1.
 
     Args:
       root: directory that holds `wiki/`.
-      num_classes: C; 0 where the classes are not known, and nothing is found.
+      num_classes: C; with 0 the result is empty.
     """
     paths = (root / "wiki").iterdir() if (root / "wiki").is_dir() else ()
     matches = [re.fullmatch(r"desc_(\d{1,9})\.txt", path.name) for path in paths]
@@ -117,7 +95,7 @@ def left_over(root: Path, num_classes: int) -> list[Finding]:
 
 
 def num_sentences(text: str) -> int:
-    """Sentences of a text by the rules of the corpus, without prompts."""
+    """Returns the number of sentences by the rules of the corpus, without prompts."""
     bodies = (body for _, body in drop_sections(parse_sections(text)))
     return sum(len(split_sentences(body)) for body in bodies)
 
@@ -125,36 +103,36 @@ def num_sentences(text: str) -> int:
 def findings(
     texts: Sequence[ClassText], classes: Classes, *, with_prompts: bool = True
 ) -> list[Finding]:
-    """What is wrong with each text by itself, and texts that several classes have.
+    """Returns the faults of each text, and texts that several classes have.
 
     Args:
       texts: C texts in label order.
       classes: names for the report.
-      with_prompts: whether a class without a text still has sentences.
+      with_prompts: True if a class without a text has sentences from prompts.
     """
-    found: dict[str, list[tuple[int, str]]] = collections.defaultdict(list)
+    rows: dict[str, list[tuple[int, str]]] = collections.defaultdict(list)
     encodings = collections.Counter(text.encoding for text in texts)
     usual = encodings.most_common(1)[0][0] if texts else ""
-    of_content: dict[str, list[int]] = collections.defaultdict(list)
-    for label, given in enumerate(texts):
-        if given.text is None:
-            code = "text-missing" if given.missing else "text-unreadable"
-            found[code].append((label, "" if given.missing else given.fault))
+    by_content: dict[str, list[int]] = collections.defaultdict(list)
+    for label, (text, encoding) in enumerate((t.text, t.encoding) for t in texts):
+        if text is None:
+            fault = texts[label].fault
+            rows["text-unreadable" if fault else "text-missing"].append((label, fault))
             continue
-        if given.encoding == "gbk" and usual.startswith("utf-8"):
+        if encoding == "gbk" and usual.startswith("utf-8"):
             note = "not UTF-8, and read as GBK; most other texts are UTF-8"
-            found["text-encoding"].append((label, note))
-        elif given.encoding == "gbk" and _hardly_chinese(given.text):
+            rows["text-encoding"].append((label, note))
+        elif encoding == "gbk" and _is_mostly_latin(text):
             note = "not UTF-8, and read as GBK, but hardly Chinese: cp1252?"
-            found["text-encoding"].append((label, note))
-        of_content[" ".join(given.text.split())].append(label)
-        if fault := _fault(given.text):
-            found[fault[0]].append((label, fault[1]))
-    if [label for label, _ in found["text-missing"]] == [0]:
-        found["text-missing"] = [(0, "are the texts numbered from 1?")]
-    for content, labels in of_content.items():
+            rows["text-encoding"].append((label, note))
+        by_content[" ".join(text.split())].append(label)
+        if code_and_note := _fault(text):
+            rows[code_and_note[0]].append((label, code_and_note[1]))
+    if rows["text-missing"] == [(0, "")]:
+        rows["text-missing"] = [(0, "are the texts numbered from 1?")]
+    for content, labels in by_content.items():
         if content and len(labels) > 1:
-            found["text-shared"].append((labels[0], f"also of {_listed(labels[1:])}"))
+            rows["text-shared"].append((labels[0], f"also of {_listed(labels[1:])}"))
 
     def offender(row: tuple[int, str]) -> Offender:
         label, note = row
@@ -163,26 +141,25 @@ def findings(
     return [
         finding
         for kind in _kinds(with_prompts)
-        for finding in gather(kind, found[kind.code], offender)
+        for finding in gather(kind, rows[kind.code], offender)
     ]
 
 
 def _listed(labels: Sequence[int]) -> str:
-    """Classes by number, the first of many."""
-    shown = ", ".join(map(str, labels[:5]))
-    return f"{'class' if len(labels) == 1 else 'classes'} {shown}" + (
-        f" and {len(labels) - 5} more" if len(labels) > 5 else ""
-    )
+    """Returns the first labels in words."""
+    first = ", ".join(map(str, labels[:5]))
+    more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
+    return f"{'class' if len(labels) == 1 else 'classes'} {first}{more}"
 
 
-def _hardly_chinese(text: str) -> bool:
-    """Whether most letters are Latin, as where GBK mistook a few accents."""
+def _is_mostly_latin(text: str) -> bool:
+    """Returns True if GBK may have mistaken a few accents."""
     letters = [letter for letter in text if letter.isalpha()]
     return sum(letter.isascii() for letter in letters) > len(letters) / 2
 
 
 def _fault(text: str) -> tuple[str, str] | None:
-    """Kind and note of the gravest fault of a text."""
+    """Returns code and note of the gravest fault of a text."""
     words = text.split()
     if not words:
         return "text-empty", ""
@@ -192,8 +169,8 @@ def _fault(text: str) -> tuple[str, str] | None:
         return "text-no-sentence", ""
     marks = _MOJIBAKE.findall(text)
     if len(marks) > 1 or "\ufffd" in marks:
-        shown = " ".join(dict.fromkeys(marks[:5]))
-        return "text-mojibake", f"{len(marks)} places, such as {shown!r}"
+        examples = " ".join(dict.fromkeys(marks[:5]))
+        return "text-mojibake", f"{len(marks)} places, such as {examples!r}"
     if match := _DISAMBIGUATION.search(text[:_OPENING]):
         return "text-disambiguation", f"{_around(text, match)!r}"
     marks = _WIKI_MARKUP.findall(text)
@@ -212,7 +189,7 @@ def _around(text: str, match: re.Match[str]) -> str:
 
 
 def _not_prose(text: str) -> str:
-    """What a text is instead of prose, if it is."""
+    """Returns the kind of a text that is no prose, or ''."""
     start = text.lstrip("\ufeff \t\r\n")[:2000].lower()
     if start.startswith(("<!doctype", "<html", "<?xml", "<head", "<body")):
         return "a page of HTML or XML"
@@ -234,8 +211,8 @@ def _kinds(with_prompts: bool) -> tuple[Kind, ...]:
             "text-missing",
             "error",
             "classes without a text",
-            "write one (empty, if prompts are all that the class shall have), or set "
-            "data.texts='none'; labels of texts count from 0",
+            "write one (empty, for prompts alone), or set data.texts='none'; labels of "
+            "texts count from 0",
         ),
         Kind(
             "text-unreadable",
@@ -246,14 +223,14 @@ def _kinds(with_prompts: bool) -> tuple[Kind, ...]:
         Kind(
             "text-not-prose",
             "error",
-            "texts that are a page of markup or data instead of prose",
+            "texts that are a page of markup or data",
             "fetch the plain text of the article",
         ),
         Kind(
             "text-empty",
             "warning" if with_prompts else "error",
             "empty texts",
-            "write what the class looks like: prompts are all that it has",
+            "describe the looks of the class: it has prompts alone",
         ),
         Kind(
             "text-no-sentence",
@@ -276,8 +253,8 @@ def _kinds(with_prompts: bool) -> tuple[Kind, ...]:
         Kind(
             "text-disambiguation",
             "warning",
-            "texts that list what a name may refer to",
-            "take the article of the thing that the class is",
+            "texts that list meanings of a name",
+            "fetch the article of the class itself",
         ),
         Kind(
             "text-markup",
@@ -289,19 +266,18 @@ def _kinds(with_prompts: bool) -> tuple[Kind, ...]:
             "text-open-heading",
             "warning",
             "texts with a line that starts with '==' and does not end so",
-            "the whole line is a heading and makes no sentence; put prose on a line "
-            "of its own",
+            "such a line is a heading and makes no sentence; put prose on its own line",
         ),
         Kind(
             "text-short",
             "warning",
             f"texts of fewer than {FEWEST_WORDS} words",
-            "write more of what the class looks like",
+            "write more about the looks of the class",
         ),
         Kind(
             "text-shared",
             "warning",
             "texts that several classes have",
-            "write texts that tell the classes apart",
+            "write texts that distinguish the classes",
         ),
     )

@@ -1,9 +1,9 @@
-"""What is published about long-tailed benchmarks, and whether data agree.
+"""Published numbers of long-tailed benchmarks, and differences of data from them.
 
 Counts of ImageNet-LT and Places-LT: Liu et al., "Large-Scale Long-Tailed Recognition in
 an Open World", CVPR 2019; of iNaturalist 2018: its competition's annotations; of
-CIFAR-100-LT: see `long_tail`. The sizes of the many-, medium- and few-shot groups are
-those of the standard rule of `shots`; by VL-LTR's own rule they differ.
+CIFAR-100-LT: see `long_tail`. The sizes of shot groups follow the standard rule of
+`shots`, not VL-LTR's own.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int
 
-from vl_ltr_jax.data.checks.findings import Finding, Kind, Offender, gather
+from vl_ltr_jax.data.sources.faults import Finding, Kind, Offender, gather
 from vl_ltr_jax.data.sources.long_tail import exponential_counts
 from vl_ltr_jax.method.shots import shot_groups
 
@@ -23,11 +23,9 @@ class Benchmark:
     """A published data set.
 
     Attributes:
-      title: its name.
-      layout: of its label file, see `class_names`; empty if it has none of its own.
-      spellings: what it is called, in small letters and digits alone.
-      num_classes: C.
-      sizes: images of each split that is published.
+      layout: of its label file, see `class_names`; empty without such a file.
+      spellings: its names, in small letters and digits alone.
+      sizes: images of each published split.
       extremes: training images of the largest class and of the smallest.
       groups: classes with many, medium and few training images.
     """
@@ -96,13 +94,13 @@ BENCHMARKS = (
 
 
 def by_name(name: str) -> Benchmark | None:
-    """The benchmark that a data set's name is a spelling of."""
+    """Returns the benchmark of a name in any spelling."""
     spelling = re.sub(r"[^a-z0-9]", "", name.lower())
     return next((b for b in BENCHMARKS if spelling in b.spellings), None)
 
 
 def by_form(layout: str, num_classes: int) -> Benchmark | None:
-    """The benchmark that has this layout and number of classes."""
+    """Returns the benchmark with this layout and number of classes."""
     form = (layout, num_classes)
     return next((b for b in BENCHMARKS if (b.layout, b.num_classes) == form), None)
 
@@ -113,29 +111,30 @@ def differences(
     sizes: Mapping[str, int],
     train_counts: Int[np.ndarray, "C"],
 ) -> list[str]:
-    """Each number that is not as published, in words.
+    """Returns each number that differs from the published one, in words.
 
     Args:
-      benchmark: what it should be.
+      benchmark: published numbers.
       num_classes: C.
-      sizes: images of each split that could be opened.
+      sizes: images of each readable split.
       train_counts: training images of each class.
     """
-    found = {"classes": (num_classes, benchmark.num_classes)}
+    numbers = {"classes": (num_classes, benchmark.num_classes)}
     for split in benchmark.sizes.keys() & sizes.keys():
-        found[f"{split} images"] = (sizes[split], benchmark.sizes[split])
+        numbers[f"{split} images"] = (sizes[split], benchmark.sizes[split])
     if len(train_counts) and "train" in sizes:
-        here = int(train_counts.max()), int(train_counts.min())
-        which = ("largest", "smallest")
-        for name, count, known in zip(which, here, benchmark.extremes, strict=True):
-            found[f"training images of the {name} class"] = (count, known)
+        largest, smallest = benchmark.extremes
+        numbers |= {
+            "training images of the largest class": (train_counts.max(), largest),
+            "training images of the smallest class": (train_counts.min(), smallest),
+        }
         groups = shot_groups(train_counts, "standard").items()
         for (name, members), known in zip(groups, benchmark.groups, strict=True):
-            found[f"{name}-shot classes"] = (int(members.sum()), known)
+            numbers[f"{name}-shot classes"] = (int(members.sum()), known)
     return [
-        f"{here:,} {what} here, {there:,} published"
-        for what, (here, there) in found.items()
-        if here != there
+        f"{number:,} {name} here, {known:,} published"
+        for name, (number, known) in numbers.items()
+        if number != known
     ]
 
 
@@ -146,16 +145,16 @@ def findings(
     sizes: Mapping[str, int],
     train_counts: Int[np.ndarray, "C"],
 ) -> list[Finding]:
-    """Numbers that are not those of the benchmark that the data set claims to be.
+    """Returns numbers that differ from those of the benchmark of this name or form.
 
-    It claims so by its name, which makes differences errors, or looks so by its layout
-    and number of classes.
+    Differences are errors if the name is the benchmark's, and warnings if only layout
+    and number of classes are.
 
     Args:
       name: of the data set.
       layout: see `class_names.read_class_names`.
       num_classes: C.
-      sizes: images of each split that could be opened.
+      sizes: images of each readable split.
       train_counts: training images of each class.
     """
     named = by_name(name)
@@ -166,9 +165,9 @@ def findings(
         Kind(
             "published-counts",
             "error" if named else "warning",
-            f"numbers that are not those of {benchmark.title}",
-            f"use the published lists of {benchmark.title}, unpacked whole; if the "
-            "data are others on purpose, give data.name another name",
+            f"numbers that differ from those of {benchmark.title}",
+            f"use the published lists of {benchmark.title}; if the data differ on "
+            "purpose, change data.name",
         ),
         differences(benchmark, num_classes, sizes, train_counts),
         lambda difference: Offender(benchmark.title, note=difference),
@@ -182,7 +181,7 @@ def is_published(
     sizes: Mapping[str, int],
     train_counts: Int[np.ndarray, "C"],
 ) -> bool:
-    """Whether it is a benchmark just as published: same arguments as `findings`."""
+    """Returns True for a benchmark as published; same arguments as `findings`."""
     benchmark = by_name(name) or by_form(layout, num_classes)
     return (
         benchmark is not None

@@ -1,9 +1,9 @@
 """Names and encyclopaedia articles of the embedded world.
 
-An article mixes sentences on looks with sentences on anything else, as Wikipedia
-does: the opening tells of naming and history, the middle of looks, and throughout
-some sentences mention the looks of another thing (a box, a relative). So the first
-sentences of an article are poor anchors and AnSS (paper, section 3.3) has work to do.
+An article mixes sentences on looks with others, as Wikipedia does. The opening is on
+naming and history, the middle on looks. Some sentences mention the looks of another
+thing (a box, a relative). So the first sentences of an article are poor anchors, and
+AnSS (paper, section 3.3) has work to do.
 """
 
 import re
@@ -85,7 +85,7 @@ _CULTURE = (
     "A postage stamp was issued in {year}.",
 )
 
-# They name looks, but those of something else, or what differs between pictures.
+# Looks of something else, or circumstances that differ between pictures.
 _MISLEADING = (
     "It is sold in {size} {colour} boxes.",
     "The flag of {place} shows a {colour} {noun} for another reason.",
@@ -132,7 +132,7 @@ def _stem(rng: np.random.Generator, syllables: int) -> str:
 def binomials(
     num_genera: int, species_per_genus: int, rng: np.random.Generator
 ) -> tuple[str, ...]:
-    """Distinct invented names, the species of a genus one after another."""
+    """Returns distinct invented names, the species of a genus one after another."""
     endings = _GENUS_ENDINGS, _EPITHET_ENDINGS
     words: tuple[list[str], list[str]] = ([], [])
     needed = num_genera, num_genera * species_per_genus
@@ -160,29 +160,21 @@ def _sentences(
     for k in rng.permutation(len(frames))[:count]:
         place, place2 = rng.choice(_PLACES, 2, replace=False)
         person, person2 = rng.choice(_SURNAMES, 2, replace=False)
-        chance = {
-            "place": place,
-            "place2": place2,
-            "person": person,
-            "person2": person2,
-            "year": str(rng.integers(1740, 1990)),
-            "number": str(rng.integers(3, 60)),
-        }
+        chance = dict(place=place, place2=place2, person=person, person2=person2)
+        chance |= {"year": str(rng.integers(1740, 1990))}
+        chance |= {"number": str(rng.integers(3, 60))}
         filled.append(_fill(frames[k], slots | chance))
     return filled
 
 
 def article(name: str, other: str, looks: Looks, rng: np.random.Generator) -> str:
-    """Writes the article of one class, 31 to 39 sentences and two dropped sections.
+    """Returns the article of a class: 31 to 39 sentences, two sections to drop.
 
     Args:
-        name: binomial of the class.
-        other: binomial of another class, mentioned in passing.
-        looks: what pictures of the class show.
-        rng: source of every choice.
-
-    Returns:
-        Text with `== Heading ==` lines, an opening without heading first.
+      name: binomial of the class.
+      other: binomial of another class, mentioned in passing.
+      looks: of the class's pictures.
+      rng: source of every choice.
     """
     genus, epithet = name.split()
     slots = {"name": name, "genus": genus, "epithet": epithet, "other": other}
@@ -191,28 +183,22 @@ def article(name: str, other: str, looks: Looks, rng: np.random.Generator) -> st
         return _sentences(frames, int(rng.integers(low, high + 1)), slots, rng)
 
     def misleading(count: int) -> list[str]:
-        chosen = rng.permutation(len(_MISLEADING))[:count]
-        return [
-            sentence
-            for k in chosen
-            for sentence in _sentences(
-                (_MISLEADING[k],),
-                1,
-                slots | word_slots(random_looks(rng), rng, 0.0),
-                rng,
-            )
-        ]
+        sentences = []
+        for k in rng.permutation(len(_MISLEADING))[:count]:
+            words = word_slots(random_looks(rng), rng, 0.0)
+            sentences += _sentences((_MISLEADING[k],), 1, slots | words, rng)
+        return sentences
 
-    seen = [
+    visual = [
         _fill(LOOKS_FRAMES[k], word_slots(looks, rng, LEARNED_SHARE))
         for k in rng.permutation(len(LOOKS_FRAMES))[: rng.integers(11, 14)]
     ]
     naming = facts(_NAMING, 9, 10)
     sections = {
         "": naming[:6] + misleading(1) + naming[6:],
-        "Description": seen[:-3] + facts(_LIFE[:6], 1, 2),
-        "Distribution": facts(_LIFE[6:], 2, 3) + seen[-3:-1],
-        "Uses and culture": facts(_CULTURE, 5, 6) + seen[-1:] + misleading(3),
+        "Description": visual[:-3] + facts(_LIFE[:6], 1, 2),
+        "Distribution": facts(_LIFE[6:], 2, 3) + visual[-3:-1],
+        "Uses and culture": facts(_CULTURE, 5, 6) + visual[-1:] + misleading(3),
         "References": facts(_CITATIONS, 2, 3),
         "External links": [f"{genus} in the catalogue of species."],
     }

@@ -1,7 +1,7 @@
-"""Captions of random compositions, all the tiny CLIP ever reads.
+"""Captions of random compositions, the only texts that train the tiny CLIP.
 
-They speak of looks only and in everyday words; no class name, no article and no
-learned word is among them, and their frames are not those of the articles.
+They describe looks in everyday words. They contain no class name, no learned word and
+no frame of an article.
 """
 
 import string
@@ -52,11 +52,7 @@ _MENTIONS = np.array([_mentions(frame) for frame in CAPTION_FRAMES])
 def caption(
     looks: Looks, rng: np.random.Generator
 ) -> tuple[str, Bool[np.ndarray, "7"]]:
-    """Describes a composition in part: a sentence or a list of attributes.
-
-    Returns:
-        The caption, and which fields of `Looks` it speaks of.
-    """
+    """Returns a partial description, and True for each field of `Looks` in it."""
     slots = word_slots(looks, rng, learned_share=0.0)
     if rng.random() < LIST_SHARE:
         chosen = rng.permutation(len(looks))[: rng.integers(2, 6)]
@@ -69,7 +65,7 @@ def caption(
 def truth(
     looks: Sequence[Looks], mentioned: Bool[np.ndarray, "B 7"]
 ) -> Bool[np.ndarray, "B B"]:
-    """Whether caption j, written for composition j, is true of composition i."""
+    """Returns True at i, j if the caption of composition j is true of composition i."""
     _, values = np.unique(np.array(looks), return_inverse=True)
     values = values.reshape(len(looks), -1)
     agree = values[:, None] == values[None]

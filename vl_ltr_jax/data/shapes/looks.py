@@ -1,11 +1,10 @@
 """Looks of the embedded world: seven attributes and the words that name them.
 
-A picture of the embedded set shows one composition of shape, colour, pattern, size,
-arrangement, ground and edge. Shape, colour, pattern and edge are the traits of a
-class; the others are circumstances, which differ from picture to picture. Every value
-has everyday words, which the tiny CLIP was trained on, and learned words, which only
-the encyclopaedia uses. Not part of the paper: it stands in for the photographs and the
-Wikipedia of VL-LTR's data sets.
+A picture of the embedded set shows one composition of seven attributes. Shape, colour,
+pattern and edge are the traits of a class. The others are circumstances, which differ
+from picture to picture. Every value has everyday words, which train the tiny CLIP, and
+learned words, which only the encyclopaedia uses. Not in the paper: it stands in for the
+photographs and the Wikipedia of VL-LTR's data sets.
 """
 
 from typing import NamedTuple
@@ -96,41 +95,26 @@ WORDS: dict[str, dict[str, Words]] = {
     },
 }
 
-NOUNS: dict[str, tuple[str, str]] = {
+NOUNS = {shape: (shape, f"{shape}s") for shape in WORDS["shape"]} | {
     "circle": ("disc", "discs"),
-    "square": ("square", "squares"),
-    "triangle": ("triangle", "triangles"),
-    "star": ("star", "stars"),
     "cross": ("cross", "crosses"),
-    "ring": ("ring", "rings"),
-    "crescent": ("crescent", "crescents"),
-    "heart": ("heart", "hearts"),
-    "hexagon": ("hexagon", "hexagons"),
-    "arrow": ("arrow", "arrows"),
-    "drop": ("drop", "drops"),
     "leaf": ("leaf", "leaves"),
 }
-
 # Colours that vanish into a ground.
 _CLASHES = {
-    ("black", "night"),
-    ("white", "snow"),
-    ("green", "meadow"),
-    ("blue", "water"),
-    ("teal", "water"),
+    *(("black", "night"), ("white", "snow"), ("green", "meadow")),
+    *(("blue", "water"), ("teal", "water")),
 }
-
-
 TRAITS = ("shape", "colour", "pattern", "edge")
 
 
 def is_visible(looks: Looks) -> bool:
-    """Whether the colour stands out from the ground."""
+    """Returns True if the colour differs from the ground."""
     return (looks.colour, looks.ground) not in _CLASHES
 
 
 def random_looks(rng: np.random.Generator) -> Looks:
-    """A visible composition with every attribute drawn uniformly and on its own."""
+    """Returns a visible composition of independent, uniform attributes."""
     while True:
         values = (list(WORDS[name]) for name in Looks._fields)
         looks = Looks(*(column[rng.integers(len(column))] for column in values))
@@ -139,26 +123,26 @@ def random_looks(rng: np.random.Generator) -> Looks:
 
 
 def in_circumstances(looks: Looks, rng: np.random.Generator) -> Looks:
-    """The same traits in another size, arrangement and on another ground."""
+    """Returns the same traits in another size, arrangement and on another ground."""
     traits = {name: getattr(looks, name) for name in TRAITS}
     while True:
-        seen = random_looks(rng)._replace(**traits)
-        if is_visible(seen):
-            return seen
+        result = random_looks(rng)._replace(**traits)
+        if is_visible(result):
+            return result
 
 
 def word_slots(
     looks: Looks, rng: np.random.Generator, learned_share: float
 ) -> dict[str, str]:
-    """Words for the slots of a sentence frame.
+    """Returns words for the slots of a sentence frame.
 
     Args:
-        looks: the composition to put into words.
-        rng: chooses among synonyms.
-        learned_share: probability of a learned word instead of an everyday one.
+      looks: composition to describe.
+      rng: chooses among synonyms.
+      learned_share: probability of a learned word instead of an everyday one.
 
     Returns:
-        `colour`, `pattern`, ... by attribute name, and the nouns `noun` and `nouns`.
+      `colour`, `pattern`, ... by attribute name, and the nouns `noun` and `nouns`.
     """
     slots = dict(zip(("noun", "nouns"), NOUNS[looks.shape], strict=True))
     for attribute, value in zip(Looks._fields, looks, strict=True):

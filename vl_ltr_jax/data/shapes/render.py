@@ -1,8 +1,8 @@
 """Pictures of the embedded world: looks in, pixels out.
 
 Each picture draws one composition with nuisance that no text mentions: place, turn,
-scale, shade, clutter behind, specks in front, an occluding bar, and sensor noise.
-Not part of the paper. Everything is drawn in units of half the picture's side.
+scale, shade, clutter, specks, an occluding bar and sensor noise. The unit is half the
+picture's side. Not in the paper.
 """
 
 import dataclasses
@@ -53,15 +53,15 @@ _SIZES = {"small": 0.66, "large": 1.0}
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How much a picture distracts from its looks.
+    """Strength of a picture's nuisance.
 
     Attributes:
-        clutter: largest number of muted strokes and blobs behind the elements.
-        specks: largest number of vivid specks in front of them.
-        occlusion: probability of a bar across the picture.
-        shade: standard deviation of the colour of elements and ground, of 255.
-        noise: largest standard deviation of the pixel noise, of 255.
-        cast: gains of the red, green and blue channel, a camera's colour cast.
+      clutter: largest number of muted strokes and blobs behind the elements.
+      specks: largest number of vivid specks in front of them.
+      occlusion: probability of a bar across the picture.
+      shade: standard deviation of the colour of elements and ground, of 255.
+      noise: largest standard deviation of the pixel noise, of 255.
+      cast: gains of the red, green and blue channel.
     """
 
     clutter: int
@@ -96,7 +96,7 @@ def _heart() -> list[tuple[float, float]]:
 
 
 def _outlines() -> dict[str, list[Float[np.ndarray, "K 2"]]]:
-    """Closed outlines within the unit circle; a second one is a hole."""
+    """Returns closed outlines within the unit circle; a second one is a hole."""
     a, b = 0.34, 0.94
     loops: dict[str, list[list[tuple[float, float]]]] = {
         "circle": [_arc(0, 0, 0.92, 0, 2, 24)],
@@ -134,7 +134,7 @@ def _turn(angle: float) -> Float[np.ndarray, "2 2"]:
 
 
 def _second_tone(colour: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
-    """Pale marks on a dark colour, dark marks on a pale one."""
+    """Returns pale marks for a dark colour, dark marks for a pale one."""
     dark = float(colour @ np.array([0.3, 0.59, 0.11])) < 115
     return colour * 0.3 + 175 if dark else colour * 0.3
 
@@ -142,7 +142,7 @@ def _second_tone(colour: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
 def _pattern(
     name: str, side: int, radius: float, rng: np.random.Generator
 ) -> Float[np.ndarray, "H W"]:
-    """Coverage of the second tone over the whole picture, 0 to 1."""
+    """Returns the coverage by the second tone, 0 to 1."""
     step = np.linspace(-1, 1, side, dtype=np.float32)
     # Never finer than four pixels of a 32-pixel picture.
     period = max(0.8 * radius, 0.25) * rng.uniform(0.9, 1.1)
@@ -188,7 +188,7 @@ class _Canvas:
 def _ground(
     looks: Looks, style: Style, side: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "H W 3"]:
-    """The ground: uneven light, then strokes and blobs of muted colours."""
+    """Returns uneven light, with strokes and blobs of muted colours."""
     base = np.array(_GROUNDS[looks.ground]) + rng.normal(0, style.shade, 3)
     patches = base + rng.normal(0, 11, (5, 5, 3))
     coarse = Image.fromarray(np.clip(patches, 0, 255).astype(np.uint8))
@@ -210,7 +210,7 @@ def _ground(
 def _foreground(
     image: Float[np.ndarray, "H W 3"], style: Style, rng: np.random.Generator
 ) -> Float[np.ndarray, "H W 3"]:
-    """Vivid specks anywhere, and at times a bar across the picture."""
+    """Draws vivid specks, and at times a bar across the picture."""
     side = image.shape[0]
     for _ in range(rng.integers(style.specks + 1)):
         size = int(rng.integers(1, max(2, side // 14)))
@@ -229,16 +229,13 @@ def _foreground(
 def render(
     looks: Looks, style: Style, rng: np.random.Generator, image_size: int = 32
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Draws one picture.
+    """Returns the pixels of one picture.
 
     Args:
-        looks: what the picture shows.
-        style: how much nuisance it carries.
-        rng: source of every random choice; equal states give equal pixels.
-        image_size: side in pixels.
-
-    Returns:
-        RGB pixels of 8 bits.
+      looks: composition.
+      style: strength of the nuisance.
+      rng: source of every choice; equal states give equal pixels.
+      image_size: side in pixels.
     """
     centres, radius = _ARRANGEMENTS[looks.arrangement]
     scale = rng.uniform(0.9, 1.08)

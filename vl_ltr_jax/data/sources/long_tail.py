@@ -11,7 +11,7 @@ from jaxtyping import Int32, Int64
 def exponential_counts(
     largest: int, num_classes: int, imbalance: int
 ) -> tuple[int, ...]:
-    """Images of each class, from `largest` to `largest / imbalance`, at least one."""
+    """Returns images per class, from `largest` to `largest / imbalance`, at least 1."""
     last = max(num_classes - 1, 1)
     return tuple(
         max(int(largest * imbalance ** (-label / last)), 1)
@@ -22,10 +22,10 @@ def exponential_counts(
 def thin(
     labels: Int32[np.ndarray, "N"], imbalance: int, *, seed: int
 ) -> Int64[np.ndarray, "K"]:
-    """Which images are kept, in ascending order.
+    """Returns the indices of the remaining images, in ascending order.
 
-    What an imbalance keeps, a smaller one keeps too. The authors draw from numpy's
-    global state, so their images are others.
+    A smaller imbalance keeps the images of a larger one. Differs from the authors, who
+    draw from numpy's global state.
 
     Args:
       labels: class of each of N images, from 0; n_max is the size of the smallest.
@@ -35,8 +35,8 @@ def thin(
     members = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
     smallest = min(map(len, members))
     counts = exponential_counts(smallest, len(members), imbalance)
-    kept = [
+    chosen = [
         np.random.default_rng((seed, label)).permutation(members[label])[:count]
         for label, count in enumerate(counts)
     ]
-    return np.sort(np.concatenate(kept))
+    return np.sort(np.concatenate(chosen))

@@ -1,8 +1,8 @@
-"""Prepares data sets with tensorflow-datasets, for reading at random.
+"""Preparation of data sets with tensorflow-datasets, for random access.
 
-A data set is `places_lt` or `inaturalist2018_lt`, made from the authors' files, or any
-of the catalogue, such as `imagenet_lt` or `cifar100`. Its directory appears whole or
-not at all; the source `tfds` reads it. Not in the paper.
+A data set is `places_lt` or `inaturalist2018_lt`, from the authors' files, or any of
+the catalogue, such as `imagenet_lt` or `cifar100`. Its directory is complete or absent;
+the source `tfds` reads it. Not in the paper.
 """
 
 import abc
@@ -27,11 +27,9 @@ IMAGES_PER_SHARD = 2000  # about 250 MB
 Example = tuple[int, dict[str, Any]]
 _NO_TEXTS = dataset.Texts(absent=True)
 _NEEDS = {
-    "imagenet_lt": " It needs ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar "
-    "under --root, which image-net.org gives to those who register, and the network "
-    "for its lists",
-    "cifar100": " It needs the network; where there is none, prepare it elsewhere and "
-    "copy cifar100/ to --data_dir",
+    "imagenet_lt": " It needs the network, and ILSVRC2012_img_{train,val}.tar of "
+    "image-net.org under --root.",
+    "cifar100": " It needs the network, or a copy of a prepared cifar100/.",
 }
 
 
@@ -42,24 +40,23 @@ class PrepareError(UserError):
 class ListBuilder(tfds.core.ShardBasedBuilder):
     """A data set of image files, in the order of its lists.
 
-    An image is stored byte for byte, whatever it is: as with image files, damage is
-    found when it is decoded. Written shard by shard, since the `GeneratorBasedBuilder`
-    would hold a whole split in memory to keep its order.
+    Images are stored byte for byte, without a check. The builder writes shard by shard:
+    a `GeneratorBasedBuilder` would hold a whole split in memory to keep its order.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The root of the data set's files."
-    # Nothing is downloaded. To find checksums of downloads beside the code,
-    # tensorflow-datasets takes a package that it does not require (its issue 11212).
+    # With a path, tensorflow-datasets would search for checksums of downloads, by a
+    # package that it does not require (its issue 11212).
     code_path = None
 
     def __init__(self, *, num_shards: int | None = None, **options: Any) -> None:
-        """Takes what other builders take.
+        """Takes the options of `tfds.core.DatasetBuilder`.
 
         Args:
           num_shards: files of each split; None: one for `IMAGES_PER_SHARD` images.
-          **options: of `tfds.core.DatasetBuilder`.
+          **options: of the base class.
         """
         self._num_shards = num_shards
         self._rows: dict[str, tuple[np.ndarray, list[str]]] = {}  # labels, files
@@ -67,7 +64,7 @@ class ListBuilder(tfds.core.ShardBasedBuilder):
 
     @abc.abstractmethod
     def read(self, root: Path) -> dataset.LongTailedData:
-        """The data set's rows, checked against the files under `root`."""
+        """Returns the data set's rows, checked against the files under `root`."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -89,23 +86,19 @@ class ListBuilder(tfds.core.ShardBasedBuilder):
     ) -> Mapping[str, Sequence[Callable[[], Iterator[Example]]]]:
         root = Path(dl_manager.manual_dir)
         data = self.read(root)
-        # The blank in front of names of Places would be lost, an underscore is not.
+        # An underscore keeps the blank in front of names of Places.
         names = [name.replace(" ", "_") for name in data.class_names]
         self.info.features["label"].names = names
-        rows = {
+        splits = {"train": data.train, "val": data.val}
+        if not data.test_is_val:
+            splits["test"] = data.test
+        self._rows = {
             name: (split.labels, _file_names(split, root))
-            for name, split in (
-                ("train", data.train),
-                ("val", data.val),
-                ("test", data.test),
-            )
+            for name, split in splits.items()
         }
-        if rows["test"][1] == rows["val"][1]:
-            del rows["test"]  # which stands in for it
-        self._rows = rows
         return {
             name: _shards(name, labels, files, root, self._num_shards)
-            for name, (labels, files) in rows.items()
+            for name, (labels, files) in self._rows.items()
         }
 
     def _download_and_prepare(
@@ -123,14 +116,11 @@ class PlacesLt(ListBuilder):
 
     def read(self, root: Path) -> dataset.LongTailedData:
         """Reads the lists and labels.txt."""
-        lists = {split: f"Places_LT_{split}.txt" for split in dataset.SPLITS}
-        return read_image_list(
-            root, "places_lt", "places_lt", lists=lists, texts=_NO_TEXTS
-        )
+        return read_image_list(root, "Places_LT", "places_lt", texts=_NO_TEXTS)
 
 
 class Inaturalist2018Lt(ListBuilder):
-    """iNaturalist 2018, from its JSON files; a test split where it has annotations."""
+    """iNaturalist 2018, from its JSON files; a test split only with annotations."""
 
     def read(self, root: Path) -> dataset.LongTailedData:
         """Reads train2018.json, val2018.json, test2018.json and categories.json."""
@@ -144,26 +134,23 @@ def prepare(
     root: Path | None = None,
     num_shards: int | None = None,
 ) -> Path:
-    """Prepares a data set as ArrayRecord, its labels beside it.
+    """Prepares a data set as ArrayRecord with labels, and returns its directory.
 
     Args:
       name: one of `PREPARABLE`, or another of the catalogue.
       data_dir: directory of tensorflow-datasets.
-      root: where the data set's files are, if it is not downloaded.
-      num_shards: files of each split; None: a number that fits.
-
-    Returns:
-      The data set's directory.
+      root: directory of the data set's files, if it is not downloaded.
+      num_shards: files of each split; None fits their size.
 
     Raises:
-      PrepareError: if it is there already, unknown, or the catalogue's builder fails.
-      ValueError: (a subclass) what the lists say wrong.
-      OSError: if a file cannot be read or written.
+      PrepareError: the data set exists or is unknown, or the catalogue's builder fails.
+      ListError: the lists are at fault.
+      OSError: a file cannot be read or written.
     """
     ours = {"places_lt": PlacesLt, "inaturalist2018_lt": Inaturalist2018Lt}
     if name in (*ours, "imagenet_lt") and not (root and root.is_dir()):
         raise PrepareError(
-            f"--root={root or ''} is no directory; give that of the files of {name}"
+            f"--root={root or ''} is no directory. Name that of the files of {name}."
         )
     config = tfds.download.DownloadConfig(
         manual_dir=root, num_shards=num_shards, try_download_gcs=False
@@ -177,8 +164,7 @@ def prepare(
     directory = Path(builder.data_path)
     if directory.exists():
         raise PrepareError(
-            f"{directory} is there already, and nothing is overwritten. Name another "
-            "--data_dir"
+            f"{directory} exists, and nothing is overwritten. Name another --data_dir."
         )
     if name in ours:
         builder.download_and_prepare(download_config=config)
@@ -188,7 +174,7 @@ def prepare(
     except Exception as error:  # of the network, of archives, of tensorflow-datasets
         needs = _NEEDS.get(name, "")
         if isinstance(error, ModuleNotFoundError):
-            needs = f" Install it: pip install {error.name}"
+            needs = f" Install it: pip install {error.name}."
         reason = " ".join(str(error).split())
         raise PrepareError(
             f"{name} was not prepared ({type(error).__name__}: {reason}).{needs}"
@@ -196,18 +182,18 @@ def prepare(
     prepared = open_builder(directory)
     for split in prepared.info.splits:
         where = f"{prepared.info.full_name} {split}"
-        found = scan_labels(open_split(prepared, split), where)
-        keep_labels(prepared, split, *found)
+        labels, files = scan_labels(open_split(prepared, split), where)
+        keep_labels(prepared, split, labels, files)
     return directory
 
 
 def _of_the_catalogue(name: str, data_dir: Path) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    except Exception as error:  # it lists what it knows, over thousands of characters
+    except Exception as error:  # its message has thousands of characters
         raise PrepareError(
-            f"tensorflow-datasets has no data set {name!r} ({type(error).__name__})"
-            f"{near_name(name, PREPARABLE)}; its catalogue is at "
+            f"{name!r} is no data set of tensorflow-datasets ({type(error).__name__})"
+            f"{near_name(name, PREPARABLE)}. Its catalogue: "
             "https://www.tensorflow.org/datasets/catalog"
         ) from error
 
@@ -224,19 +210,13 @@ def _shards(
     root: Path,
     num_shards: int | None,
 ) -> list[Callable[[], Iterator[Example]]]:
-    """A function for each file of a split, which gives its images in order."""
+    """Returns a function for each file of a split, which yields its images in order."""
 
     def shard(number: int, indices: range) -> Iterator[Example]:
         what = f"{name} {number} of {count}"
         for index in console.progress(indices, what, len(indices), "images"):
-            yield (
-                index,
-                {
-                    "image": str(root / files[index]),
-                    "label": int(labels[index]),
-                    "file_name": files[index],
-                },
-            )
+            file, label = files[index], int(labels[index])
+            yield index, dict(image=str(root / file), label=label, file_name=file)
 
     count = min(num_shards or -(-len(files) // IMAGES_PER_SHARD), len(files))
     bounds = [len(files) * number // count for number in range(count + 1)]

@@ -1,4 +1,4 @@
-"""The directory of tensorflow-datasets: what is prepared there, and opening it.
+"""The directory of tensorflow-datasets: prepared data sets, found and opened.
 
 A prepared data set is a directory DATA_DIR/NAME[/CONFIG]/VERSION. Only ArrayRecord
 files can be read at random, and they need no TensorFlow. Not in the paper.
@@ -7,7 +7,7 @@ files can be read at random, and they need no TensorFlow. Not in the paper.
 from pathlib import Path
 from typing import Any
 
-from vl_ltr_jax.data.sources.dataset import ListError
+from vl_ltr_jax.data.sources.faults import ListError
 from vl_ltr_jax.logs.messages import near_name
 
 # What `python -m vl_ltr_jax.data.tfds_builders` prepares.
@@ -17,48 +17,46 @@ _VERSION = "[0-9]*.[0-9]*.[0-9]*"
 
 
 def find_prepared(data_dir: Path, name: str, version: str | None = None) -> Path:
-    """The directory of a data set, of its latest version where None is given.
+    """Returns the directory of a data set, of its latest version by default.
 
     Raises:
-      ListError: if it is not there; names the nearest that is, or how to prepare it.
+      ListError: it is missing; names a similar one, or the command to prepare it.
     """
     base = data_dir / name
     versions = {path.name: path for path in _prepared(base, ".")}
     configs = {path.parent.name: path for path in _prepared(base, "*")}
     if not versions and len(configs) > 1:
         raise ListError(
-            f"{base} is prepared in several configurations; write "
-            f"{' or '.join(f'{name}/{config}' for config in sorted(configs))}"
+            f"data.name={name!r} is prepared in several configurations. Write "
+            f"{' or '.join(f'{name}/{config}' for config in sorted(configs))}."
         )
     if not versions:
         versions = {path.name: path for path in _prepared(base, "*")}
     if version and versions and version not in versions:
         raise ListError(
-            f"{base} has no version {version}; there is {', '.join(sorted(versions))}"
+            f"{base} has no version {version}. Choose from "
+            f"{', '.join(sorted(versions))}."
         )
     if versions:
         latest = max(versions, key=lambda text: [int(n) for n in text.split(".")])
         return versions[version or latest]
-    there = sorted(
-        {
-            str(path.parent.relative_to(data_dir))
-            for depth in ("*", "*/*")
-            for path in _prepared(data_dir, depth)
-        }
-    )
-    near = "" if name in PREPARABLE else near_name(name, [*there, *_KNOWN])
-    found = f"prepared is {', '.join(there)}" if there else "nothing is prepared there"
+    names = {
+        str(path.parent.relative_to(data_dir))
+        for depth in ("*", "*/*")
+        for path in _prepared(data_dir, depth)
+    }
+    near = "" if name in PREPARABLE else near_name(name, [*sorted(names), *_KNOWN])
     raise ListError(
-        f"no data set {name!r} under {data_dir}{near}; {found}. "
-        f"{_how_to_prepare(name, data_dir)}"
+        f"data.name={name!r} is not prepared under {data_dir}{near}; prepared: "
+        f"{', '.join(sorted(names)) or 'nothing'}. {_how_to_prepare(name, data_dir)}"
     )
 
 
 def open_builder(directory: Path) -> Any:
-    """A prepared data set, opened with tensorflow-datasets.
+    """Opens a prepared data set with tensorflow-datasets.
 
     Raises:
-      ListError: if it cannot be opened, is not ArrayRecord, or lacks images or labels.
+      ListError: it cannot be opened, is not ArrayRecord, or lacks images or labels.
     """
     import tensorflow_datasets as tfds  # 0.4 s that other sources need not wait for
 
@@ -68,25 +66,25 @@ def open_builder(directory: Path) -> Any:
         features = sorted(builder.info.features)
     except Exception as error:  # a damaged description raises all kinds
         raise ListError(
-            f"tensorflow-datasets cannot open {directory} ({error}). Prepare the data "
-            "set again, under another directory"
+            f"{directory} cannot be opened by tensorflow-datasets ({error}). Prepare "
+            "the data set again, under another directory."
         ) from None
     if "array_record" not in formats:
         raise ListError(
-            f"{directory} is prepared as {', '.join(formats)}, which cannot be read at "
-            "random; prepare it under another directory as array_record. "
+            f"{directory} is prepared as {', '.join(formats)}, which has no random "
+            "access. Prepare it under another directory as array_record. "
             f"{_how_to_prepare(builder.name, Path('DIR'))}"
         )
     if absent := {"image", "label"}.difference(features):
         raise ListError(
-            f"{directory} has the features {', '.join(features)} and no "
-            f"{' and no '.join(sorted(absent))}: not a data set of labelled images"
+            f"{directory} has no feature {' or '.join(sorted(absent))}, but "
+            f"{', '.join(features)}. Choose a data set of labelled images."
         )
     return builder
 
 
 def open_split(builder: Any, split: str) -> Any:
-    """Index to the features of a record; images stay encoded, threads may share it."""
+    """Opens a split: from an index to a record, with encoded images; thread-safe."""
     import tensorflow_datasets as tfds
 
     decoders = {"image": tfds.decode.SkipDecoding()}
@@ -94,11 +92,10 @@ def open_split(builder: Any, split: str) -> Any:
 
 
 def _prepared(base: Path, depth: str) -> list[Path]:
-    """Directories of versions below `base`."""
-    found = base.glob(f"{depth}/{_VERSION}/dataset_info.json")
+    """Returns the directories of versions below `base`."""
     return [
         file.parent
-        for file in found
+        for file in base.glob(f"{depth}/{_VERSION}/dataset_info.json")
         if all(part.isdecimal() for part in file.parent.name.split("."))
     ]
 
@@ -109,6 +106,6 @@ def _how_to_prepare(name: str, data_dir: Path) -> str:
         root = "" if base == "cifar100" else " --root=ROOT"
         return f"Prepare it: {command} {base}{root} --data_dir={data_dir}"
     return (
-        f"Prepare one: {command} NAME --root=ROOT --data_dir={data_dir} with NAME "
-        f"among {', '.join(PREPARABLE)} and others of the catalogue"
+        f"Prepare one: {command} NAME --root=ROOT --data_dir={data_dir}, where NAME is "
+        f"{', '.join(PREPARABLE)} or another of the catalogue"
     )

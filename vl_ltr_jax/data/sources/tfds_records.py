@@ -1,12 +1,11 @@
-"""Data sets that tensorflow-datasets has prepared, read at random without TensorFlow.
+"""Prepared data sets of tensorflow-datasets, read at random without TensorFlow.
 
 A prepared data set is a directory DATA_DIR/NAME[/CONFIG]/VERSION with ArrayRecord
-files. `cifar100_lt` is `cifar100`, thinned when it is read, see `long_tail`. Not in the
-paper.
+files. `cifar100_lt` is `cifar100`, thinned while it is read, see `long_tail`. Not in
+the paper.
 """
 
 import dataclasses
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -23,11 +22,11 @@ from vl_ltr_jax.data.sources import long_tail
 from vl_ltr_jax.data.sources.dataset import (
     SPLITS,
     WIKI,
-    ListError,
     LongTailedData,
     Split,
     Texts,
 )
+from vl_ltr_jax.data.sources.faults import ListError
 from vl_ltr_jax.data.sources.tfds_directory import (
     find_prepared,
     open_builder,
@@ -40,19 +39,19 @@ from vl_ltr_jax.logs.messages import nfc, shortened
 IMBALANCES = ("100", "50", "10")  # of cifar100_lt
 _CIFAR_SEED = 2019
 _SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
-_LONGEST_NAME = 255  # each part of it is a directory
+_MAX_NAME_CHARS = 255  # each part is a directory
 _NAME = re.compile(r"(\w[\w.+-]*)(?:/(\w[\w.+-]*))?(?::(\d+\.\d+\.\d+))?")
 
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """The records of one split; they may be sent to other processes.
+    """The records of one split, which may travel to other processes.
 
     Attributes:
       where: name, version and split.
-      source: index to the features of a record, see :func:`open_split`.
+      source: from an index to the features of a record, see :func:`open_split`.
       labels: class of each record, from 0.
-      file_names: what each record's file was called; empty where that is not known.
+      file_names: of the images; empty if they are unknown.
     """
 
     where: str
@@ -61,16 +60,16 @@ class Records:
     file_names: tuple[str, ...]
 
     def describe(self, index: int) -> str:
-        """The record, for messages; it is not read."""
+        """Returns the name of a record for messages."""
         name = f" ({self.file_names[index]})" if self.file_names else ""
         return f"{self.where} record {index}{name}"
 
     def fetch(self, index: int) -> bytes | Image.Image:
-        """The encoded image, or a picture where the data set has bare pixels.
+        """Returns the encoded image, or a picture if the data set stores pixels.
 
         Raises:
-          ImageReadError: if the record cannot be read.
-          ListError: if its label is not the one that was kept.
+          ImageReadError: the record cannot be read.
+          ListError: its label differs from the cached one.
         """
         try:
             record = self.source[index]
@@ -82,9 +81,8 @@ class Records:
             raise unreadable(self.describe(index), error) from None
         if label != self.labels[index]:
             raise ListError(
-                f"{self.describe(index)} has label {label}, but {self.labels[index]} "
-                "was kept for it: the records were exchanged; start again, or prepare "
-                "the data set again"
+                f"{self.describe(index)} has label {label}, but its cached label is "
+                f"{self.labels[index]}. Remove the file with labels."
             )
         return image
 
@@ -95,38 +93,32 @@ def read_prepared(
     layout: str = "plain",
     *,
     texts: Texts = WIKI,
-    cache_directory: str | os.PathLike[str] | None = None,
 ) -> LongTailedData:
     """Reads a prepared data set.
 
-    Splits are `train`, `val` (or `validation`) and `test`. Where there is no test, or
-    none with labels, the validation images are the test, as with iNaturalist 2018.
-    Where there is no validation, as in CIFAR, the test images are the validation: what
-    is chosen by it then is chosen by the test.
-
-    Class names come from the label file under the texts' root where there is one, else
-    from the data set.
+    Splits are `train`, `val` (or `validation`) and `test`. Without a test with labels
+    the validation images are the test, as with iNaturalist 2018. Without validation, as
+    in CIFAR, the test images are the validation, and choose. Class names come from the
+    label file under the texts' root, if it exists, or from the data set.
 
     Args:
       data_dir: directory of tensorflow-datasets.
-      name: such as `places_lt`, `places_lt:1.0.0` or `name/config`; the latest version
-        where none is given. `cifar100_lt/100` (or 50, or 10) is `cifar100` with that
-        imbalance, and the largest where none is given; it has no validation.
+      name: such as `places_lt`, `places_lt:1.0.0` or `name/config`, by default of the
+        latest version. `cifar100_lt/100` (or 50, or 10) is `cifar100` with that
+        imbalance; the default is 100.
       layout: of the label file, see `class_names.read_class_names`.
-      texts: where the texts are; without a root of its own, under `data_dir`.
-      cache_directory: see `tfds_labels.read_labels`.
+      texts: place of the texts; by default under `data_dir`.
 
     Raises:
-      ListError: if the data set is not prepared, not as ArrayRecord, or not whole, if
-        images have no label or classes no name, or if the label file has the classes in
-        another order.
-      ValueError: if the label file or a text cannot be read.
+      ListError: the data set is missing, incomplete or no ArrayRecord; an image lacks a
+        label; or the label file has another order of classes.
+      ValueError: the label file or a text cannot be read.
     """
     data_dir = Path(data_dir)
-    if not (parts := _NAME.fullmatch(name)) or len(name) > _LONGEST_NAME:
+    if not (parts := _NAME.fullmatch(name)) or len(name) > _MAX_NAME_CHARS:
         raise ListError(
-            f"{shortened(name)} is not the name of a prepared data set, which is NAME, "
-            "NAME/CONFIG or NAME/CONFIG:1.0.0"
+            f"data.name={shortened(name)} is not the name of a prepared data set. "
+            "Write NAME, NAME/CONFIG or NAME/CONFIG:1.0.0."
         )
     dataset, config, version = parts.groups()
     imbalance = None
@@ -134,47 +126,45 @@ def read_prepared(
         imbalance, dataset, config = config or IMBALANCES[0], "cifar100", None
         if imbalance not in IMBALANCES:
             raise ListError(
-                f"{name!r}: the imbalance of cifar100_lt is among "
-                f"{', '.join(IMBALANCES)}, not {imbalance}"
+                f"data.name={name!r}: the imbalance of cifar100_lt is unknown. "
+                f"Choose from {', '.join(IMBALANCES)}."
             )
     dataset = f"{dataset}/{config}" if config else dataset
     builder = open_builder(find_prepared(data_dir, dataset, version))
     class_names = _class_names(builder, layout, Path(texts.root or data_dir))
     class_texts = texts.read(data_dir, len(class_names))
-    splits = _splits(builder, len(class_names), cache_directory)
+    splits = _splits(builder, len(class_names))
     if imbalance:
         train = splits["train"]
-        kept = long_tail.thin(train.labels, int(imbalance), seed=_CIFAR_SEED)
-        splits["train"] = train.select(kept)
+        indices = long_tail.thin(train.labels, int(imbalance), seed=_CIFAR_SEED)
+        splits["train"] = train.select(indices)
     train, val, test = (splits[split] for split in SPLITS)
     return LongTailedData(name, class_names, class_texts, train, val, test)
 
 
-def _splits(
-    builder: Any, num_classes: int, cache_directory: str | os.PathLike[str] | None
-) -> dict[str, Split]:
-    there = list(builder.info.splits)
+def _splits(builder: Any, num_classes: int) -> dict[str, Split]:
+    available = list(builder.info.splits)
     splits = {}
     for split, names in _SPLIT_NAMES.items():
         for name in names:
-            if name not in there or split in splits:
+            if name not in available or split in splits:
                 continue
             source = open_split(builder, name)
-            labels, files = read_labels(builder, name, source, cache_directory)
+            labels, files = read_labels(builder, name, source)
             if split == "test" and (labels < 0).all():
-                continue  # withheld, as those of competitions are
+                continue  # withheld, as in competitions
             records = Records(f"{builder.info.full_name} {name}", source, labels, files)
             if (bad := (labels < 0) | (labels >= num_classes)).any():
                 first = int(bad.argmax())
                 raise ListError(
                     f"{records.describe(first)} has label {labels[first]}, outside 0 "
-                    f"to {num_classes - 1}; each image to train on or to test needs one"
+                    f"to {num_classes - 1}. Every image needs a label."
                 )
             splits[split] = Split(labels, records.fetch, records.describe)
     if "train" not in splits or len(splits) == 1:
         raise ListError(
-            f"{builder.data_path} has the splits {', '.join(there)}; training needs "
-            "`train`, and `validation` or a `test` with labels"
+            f"{builder.data_path} has the splits {', '.join(available)}. Training "
+            "needs `train`, and `validation` or a `test` with labels."
         )
     splits.setdefault("val", splits.get("test", splits["train"]))
     splits.setdefault("test", splits["val"])
@@ -188,9 +178,9 @@ def _class_names(builder: Any, layout: str, root: Path) -> tuple[str, ...]:
     if not file.is_file():
         if are_wnids or all(name.isdecimal() for name in stored):
             raise ListError(
-                f"{builder.data_path} calls its classes {stored[0]} to {stored[-1]}, "
-                f"and no file {file} tells what these are; put the data set's label "
-                "file there, or set the root of the texts to where it is"
+                f"{file} is missing, and {builder.data_path} calls its classes "
+                f"{stored[0]} to {stored[-1]}. Put the data set's label file there, or "
+                "set data.text_root to its directory."
             )
         plain = tuple(name.replace("_", " ") for name in stored)
         check_names([(str(builder.data_path), name) for name in plain])
@@ -199,26 +189,26 @@ def _class_names(builder: Any, layout: str, root: Path) -> tuple[str, ...]:
     if len(names) != len(stored):
         raise ListError(
             f"{file} names {len(names)} classes, but {builder.data_path} has "
-            f"{len(stored)}; use the label file of that data set"
+            f"{len(stored)}. Use the label file of that data set."
         )
     # Another order would give nearly every class the text of another.
     if are_wnids and layout == "imagenet_lt":
-        told: Sequence[str] = read_wnids(root)
-        wrong = [label for label, wnid in enumerate(told) if wnid != stored[label]]
-    else:  # a name may be written otherwise, but what is known has its place
-        told, places = names, _places(stored)
+        listed: Sequence[str] = read_wnids(root)
+        wrong = [label for label, wnid in enumerate(listed) if wnid != stored[label]]
+    else:  # spelling may differ, but a known name has its place
+        listed, places = names, _places(stored)
         wrong = [k for name, k in _places(names).items() if places.get(name, k) != k]
     if wrong:
         label = wrong[0]
         raise ListError(
             f"label {label} is {stored[label]!r} in {builder.data_path}, but "
-            f"{told[label]!r} in {file}; use the label file of that data set"
+            f"{listed[label]!r} in {file}. Use the label file of that data set."
         )
     return names
 
 
 def _places(names: Sequence[str]) -> dict[str, int]:
-    """Label of each name that is there once, however it is spaced."""
+    """Returns the label of each unique name, with normal spaces."""
     plain = [" ".join(re.sub("[_/]", " ", nfc(name)).lower().split()) for name in names]
     times = Counter(plain)
     return {name: label for label, name in enumerate(plain) if times[name] == 1}
