@@ -250,7 +250,7 @@ def test_faulty_rows_of_titles_are_refused(
 @pytest.mark.parametrize(
     "flag",
     [
-        *("--titles=absent.tsv", "--api=en.wikipedia.org", "--contact=mé"),
+        *("--titles=absent.tsv", "--api=en.wikipedia.org"),
         *("--requests_per_second=0", "--missing=no"),
     ],
 )

@@ -83,10 +83,10 @@ def read_vocabulary(directory: Path) -> tuple[dict[str, int], Merges]:
         _check(path, vocabulary, merges)
     except VocabularyError:
         raise
-    except (OSError, ValueError, LookupError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         fault = f"{type(error).__name__}: {error}"
-    except (TypeError, AttributeError) as error:
-        fault = f"a value of another type ({error})"
+    except RecursionError:
+        fault = "its JSON is nested too deeply"
     else:
         if len(merges) >= (number := len(vocabulary) - 514):
             return vocabulary, merges
@@ -153,6 +153,7 @@ def _pair(symbols: Any, where: str) -> tuple[str, str]:
 
 def _check(path: Path, vocabulary: Mapping[str, int], merges: Merges) -> None:
     """Raises a VocabularyError for gaps, which would give wrong ids in silence."""
+    "".join(vocabulary).encode()  # half characters would fail in the library
     symbols = byte_symbols()
     needed = [*symbols, *(symbol + "</w>" for symbol in symbols), START, END]
     fault = ""

@@ -84,15 +84,10 @@ def find_page(
     """
     if title is not None:
         page = wiki.page(title)
-        if page is None:
-            fault = "is not there"
-        elif page.is_disambiguation:
-            fault = "only lists meanings"
-        elif not page.text:
-            fault = "has no text"
-        else:
+        if page is not None and page.text and not page.is_disambiguation:
             return page, "title", title
-        return None, "missing", f"the page {title!r} of --titles {fault}"
+        fault = "absent, empty, or a list of meanings"
+        return None, "missing", f"the page {title!r} of --titles is {fault}"
     page = wiki.page(name)
     if page is not None and _is_usable(page):
         return page, "exact", name

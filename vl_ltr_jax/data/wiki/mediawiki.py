@@ -34,7 +34,7 @@ _BUSY = (
 
 
 class AddressError(UserError):
-    """An address, a rate or a contact that makes no requests."""
+    """An address or a rate that makes no requests."""
 
 
 class WikiError(RuntimeError):
@@ -96,11 +96,6 @@ class MediaWiki:
             raise AddressError(
                 f"--requests_per_second={requests_per_second}: not above 0. Take 5, or "
                 "0.2 for one in five seconds."
-            )
-        if not (contact.isascii() and contact.isprintable()):
-            raise AddressError(
-                f"--contact={contact!r}: has characters that are not ASCII. Write an "
-                "address such as name@example.org."
             )
         self._interval = 1 / requests_per_second
         self._next_start = time.monotonic()
