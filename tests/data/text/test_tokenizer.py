@@ -163,35 +163,6 @@ def test_batches_are_independent(
     np.testing.assert_array_equal(tokenizer.encode(texts), rows)
 
 
-class CountingMerger:
-    """Passes pieces on to the tokenizer's own merger, and keeps them."""
-
-    def __init__(self, merger: Any) -> None:
-        self.merger, self.pieces = merger, list[str]()
-
-    def encode_batch_fast(self, pieces: list[str], **options: Any) -> Any:
-        self.pieces += pieces
-        return self.merger.encode_batch_fast(pieces, **options)
-
-
-def test_a_word_is_merged_once_however_often_it_comes(
-    clip_directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Broken by: words remembered for one batch only, or without end."""
-    tokenizer = Tokenizer.from_directory(clip_directory)
-    counting = CountingMerger(tokenizer._merger)
-    monkeypatch.setattr(tokenizer, "_merger", counting)
-    monkeypatch.setattr(tokenizer_module, "_SENTENCES_AT_ONCE", 2)
-    tokenizer.encode(["A red bird.", "a Bird", "red red", "a bird.", "tree"])
-    assert sorted(counting.pieces) == [".", "a", "bird", "red", "tree"]
-    monkeypatch.setattr(tokenizer_module, "_REMEMBERED", 2)
-    counting.pieces.clear()
-    tokenizer.encode(["a red bird", "", "a", "tree", "a", "", "tree"])
-    # Forgotten after the first batch, which has more than two words.
-    assert counting.pieces.count("a") == 2
-    assert counting.pieces.count("tree") == 1
-
-
 def test_ids_beyond_uint16(tmp_path: Path, merges: list[tuple[str, str]]) -> None:
     """Broken by: uint16 for every vocabulary, where 70,000 would become 4,464."""
     write_tokenizer(tmp_path, merges, vocab_size=70001)

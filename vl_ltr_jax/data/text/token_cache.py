@@ -130,7 +130,13 @@ def _load(
             loaded = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
         else:
             loaded = np.load(os.fspath(path), mmap_mode="r", allow_pickle=False)
-        return _checked(loaded, tokenizer, shape)
+        fits = loaded.dtype == tokenizer.dtype and loaded.ndim == 2
+        if not fits or len(loaded) != shape[0] or loaded.shape[1] > shape[1]:
+            raise ValueError(f"it holds {loaded.dtype}{loaded.shape}, not the ids")
+        # Blocks that never reached the disk are zeros, but every sentence has an end.
+        if not (loaded == tokenizer.vocab_size - 1).any(axis=1).all():
+            raise ValueError("it holds sentences without an end")
+        return loaded.view(np.ndarray)  # slices of a memory map are slow to make
     except FileNotFoundError:
         return None
     except Exception as error:  # numpy reads the header with Python's own parser
@@ -138,16 +144,3 @@ def _load(
     with contextlib.suppress(Exception):  # the write that follows reports the fault
         path.unlink()
     return None
-
-
-def _checked(
-    loaded: object, tokenizer: Tokenizer, shape: tuple[int, int]
-) -> Integer[np.ndarray, "S L"]:
-    if not isinstance(loaded, np.ndarray) or loaded.dtype != tokenizer.dtype:
-        raise ValueError("it holds no token ids")
-    if loaded.ndim != 2 or len(loaded) != shape[0] or loaded.shape[1] > shape[1]:
-        raise ValueError(f"it holds an array of shape {loaded.shape}")
-    # Blocks that never reached the disk are zeros, but every sentence has an end.
-    if not (loaded == tokenizer.vocab_size - 1).any(axis=1).all():
-        raise ValueError("it holds sentences without an end")
-    return loaded.view(np.ndarray)  # slices of a memory map are slow to make
