@@ -23,10 +23,7 @@ def embed_images(
 ) -> tuple[Float[np.ndarray, "N D"], Int[np.ndarray, "N"]]:
     """Returns float32 features and labels of padded evaluation batches.
 
-    Args:
-      encode: jitted function from uint8 images [B, H, W, 3] to features [B, D].
-      batches: host-local batches with `image`, `label` and `mask`.
-      mesh: devices; images are sharded over its data axis.
+    `encode` is a jitted function from uint8 images [B, H, W, 3] to features [B, D].
     """
     features, labels = [], []
     for batch in batches:
@@ -50,12 +47,7 @@ def embed_sentences(
     The text tower is causal and pools at the end of the text, so shorter padding
     changes only the time.
 
-    Args:
-      encode: jitted function from tokens int32 [B, L] to features [B, D].
-      tokens: zero-padded token ids.
-      mesh: devices; sentences are sharded over its data axis.
-      batch_size: sentences in a global batch.
-      what: title of the progress bar.
+    `encode` is a jitted function from tokens int32 [B, L] to features [B, D].
     """
     # Search for the end of text, the largest id: zero is a token too.
     lengths = np.argmax(tokens, axis=1) + 1

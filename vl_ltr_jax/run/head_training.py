@@ -87,7 +87,7 @@ def job(
     Args:
       run: has the images.
       stage: name of the directory of checkpoints.
-      section: of the configuration.
+      section: of the stage.
       head: from features to logits.
       params: initial `head`, and `visual` for a trained tower.
       towers: variables of the towers, on the host.

@@ -35,12 +35,10 @@ class Towers(NamedTuple):
 
 
 def model_source(name: str) -> Path:
-    """Returns the path of a model; downloads a hub id.
-
-    `tiny_clip` is the model of this package.
+    """Returns the path of a model; `tiny_clip` is that of this package.
 
     Raises:
-      HubError: the download fails.
+      HubError: a hub id cannot be downloaded.
     """
     if name == "tiny_clip":
         return Path(str(resources.files("vl_ltr_jax"))) / "assets" / "tiny_clip"
@@ -58,11 +56,7 @@ def find_clip(config: Config) -> clip_files.ClipFile:
 
 
 def released(config: Config) -> vl_ltr_files.Released:
-    """Reads the checkpoint of `init.vl_ltr`, at the run's image size.
-
-    Raises:
-      UserError: its file is gone or damaged.
-    """
+    """Reads the checkpoint of `init.vl_ltr`, at the run's image size."""
     activation = config.init.activation
     details = Details(
         "quick_gelu" if activation == "auto" else activation,

@@ -47,14 +47,9 @@ class Run:
         *,
         writes: bool = True,
     ) -> None:
-        """Builds the mesh and the model.
+        """Builds the mesh, unless one is passed, and the model.
 
-        Args:
-          config: checked configuration.
-          workdir: of the run.
-          inputs: from :func:`run_inputs.read`.
-          mesh: of other devices than `config.mesh` names.
-          writes: False for replay: cached arrays stay in memory.
+        Without `writes`, as in replay, cached arrays stay in memory.
 
         Raises:
           ConfigError: the mesh or a batch does not fit the devices.

@@ -70,7 +70,9 @@ def score(run: Run, images: np.ndarray, image_labels: np.ndarray) -> np.ndarray:
     labels = run.inputs.corpus.labels
     sentences = run.artifact("embed").load_array("sentences")
 
-    def split(embeddings: np.ndarray, classes: np.ndarray, axis: str) -> Any:
+    def split(
+        embeddings: np.ndarray, classes: np.ndarray, axis: str
+    ) -> tuple[jax.Array, jax.Array]:
         # Rows that fill the shards get label -1.
         placed = meshes.shard_rows(run.mesh, classes + 1, axis)
         return meshes.shard_rows(run.mesh, embeddings, axis), placed - 1
@@ -91,10 +93,8 @@ def score(run: Run, images: np.ndarray, image_labels: np.ndarray) -> np.ndarray:
             "model",
         )
         scored = anss.score_sentences(
-            texts[0],
-            texts[1],
-            pictures[0],
-            pictures[1],
+            *texts,
+            *pictures,
             scale,
             num_classes=run.inputs.num_classes,
             mesh=run.mesh,

@@ -25,9 +25,8 @@ PREDICTIONS = Ranking._fields  # arrays `SPLIT_NAME.npy`
 def evaluate_heads(run: Run) -> dict[str, Any]:
     """Returns accuracies of every head on the validation and the test images.
 
-    Writes the five likeliest classes of each image by the run's own head
-    (`predicted_by` in the summary). Writes features of the validation images too:
-    classes that are added later are calibrated by them.
+    Writes the predictions of the run's own head (`predicted_by` in the summary), and
+    features of the validation images, which calibrate classes that are added later.
     """
     inputs, section = run.inputs, _section(run)
     frozen, head, scorer = _frozen(run, section)

@@ -35,10 +35,8 @@ from vl_ltr_jax.storage.lock import sole_user
 from vl_ltr_jax.storage.workdir import check_free, check_writable
 from vl_ltr_jax.systems import titles
 
-_FILES = (
-    *("config.json", "versions.json", "classes.json", "model.json"),
-    *("results.json", "report.md", "report.html"),
-)
+_FACTS = ("config.json", "versions.json", "classes.json", "model.json")
+_FILES = (*_FACTS, "results.json", "report.md", "report.html")
 STAGES: dict[str, systems.Stage] = {
     "pretrain": head_training.TrainingStage(pretraining),
     "embed": run_embed,
@@ -81,8 +79,7 @@ def check(config: Config, workdir: epath.Path, inputs: RunInputs) -> None:
 
     Raises:
       WorkdirError: the workdir is not writable, or other files are in the way.
-      ArtifactError: a stage is damaged, has other settings or inputs, or is finished
-        before an earlier one.
+      ArtifactError: a stage is damaged, or does not fit the run or an earlier stage.
     """
     check_writable(workdir)
     names = planned(config, inputs)
@@ -121,7 +118,12 @@ def _run(run: Run) -> dict[str, Any]:
     versions = runtime_versions.versions()
     _write(run, "config.json", settings.to_json(run.config))
     _write(run, "versions.json", strict_json.to_json(versions))
-    _write(run, "classes.json", strict_json.to_json(classes(run.inputs)))
+    data = run.inputs.data
+    classes = {
+        "names": list(data.class_names),  # in label order
+        "train_counts": data.train_counts.tolist(),
+    }
+    _write(run, "classes.json", strict_json.to_json(classes))
     _write(run, "model.json", strict_json.to_json(run.inputs.model_facts()))
     summaries = {
         name: _summary_of(run, name, versions)
@@ -131,19 +133,28 @@ def _run(run: Run) -> dict[str, Any]:
     results: dict[str, Any] = {
         **{split: evaluation[split] for split in ("test", "val")},
         "predicted_by": evaluation.get("predicted_by"),
-        "data": describe(run),
+        "data": {
+            "name": data.name,
+            "num_classes": run.inputs.num_classes,
+            "train_images": len(data.train.labels),
+            "val_images": len(data.val.labels),
+            "test_images": len(data.test.labels),
+            "test_is_val": data.test_is_val,
+            "largest_class": int(data.train_counts.max()),
+            "smallest_class": int(data.train_counts.min()),
+            "sentences": len(run.inputs.corpus.sentences),
+        },
     }
     if "anchors" in summaries:
         chosen = summaries["anchors"]
         results["anchors"] = {key: chosen[key] for key in anchors.REPORTED_KEYS}
+    units = ("images_seen", "seconds")
     costs = {
-        name: {unit: summary.get(unit, 0) for unit in ("images_seen", "seconds")}
+        name: {unit: summary.get(unit, 0) for unit in units}
         for name, summary in summaries.items()
     }
-    results["cost"] = {
-        unit: sum(cost[unit] for cost in costs.values())
-        for unit in ("images_seen", "seconds")
-    } | {"stages": costs}
+    total = {unit: sum(cost[unit] for cost in costs.values()) for unit in units}
+    results["cost"] = {**total, "stages": costs}
     results["versions"] = evaluation["versions"]  # a finished evaluation keeps its own
     return results
 
@@ -184,27 +195,3 @@ def _run_stage(run: Run, name: str, versions: dict[str, Any]) -> dict[str, Any]:
     multihost_utils.sync_global_devices(f"{name} ends")
     console.say(of_stage(summary, titles.head_names(run.config)), stage=name)
     return summary
-
-
-def classes(inputs: RunInputs) -> dict[str, Any]:
-    """Returns names and training counts of the classes, in label order."""
-    return {
-        "names": list(inputs.data.class_names),
-        "train_counts": inputs.data.train_counts.tolist(),
-    }
-
-
-def describe(run: Run) -> dict[str, Any]:
-    """Returns the data section of the results."""
-    data, counts = run.inputs.data, run.inputs.data.train_counts
-    return {
-        "name": data.name,
-        "num_classes": run.inputs.num_classes,
-        "train_images": len(data.train.labels),
-        "val_images": len(data.val.labels),
-        "test_images": len(data.test.labels),
-        "test_is_val": data.test_is_val,
-        "largest_class": int(counts.max()),
-        "smallest_class": int(counts.min()),
-        "sentences": len(run.inputs.corpus.sentences),
-    }

@@ -5,8 +5,6 @@ from typing import Any
 
 from vl_ltr_jax.logs import messages
 
-_RULE = "standard"
-
 
 def of_stage(summary: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """Formats the summary of a stage; `names` are from :func:`titles.head_names`."""
@@ -33,6 +31,6 @@ def of_head(results: Mapping[str, Any], names: Mapping[str, str]) -> str:
     if head is None:
         return "no head was evaluated"
     result = results["test"][head]
-    groups = {"overall": result["top1"], **result["shots"][_RULE]}
+    groups = {"overall": result["top1"], **result["shots"]["standard"]}
     known = [f"{v:.1f} {name}" for name, v in groups.items() if v is not None]
     return f"test {', '.join(known)} ({names[head]})"

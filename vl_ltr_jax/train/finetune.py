@@ -35,15 +35,10 @@ class PlacedAnchors(NamedTuple):
 
 
 class Frozen(NamedTuple):
-    """Arrays that a fine-tuning step reads and never changes.
+    """Arrays that a fine-tuning step reads and never changes."""
 
-    Attributes:
-      towers: pre-trained variables; None if batches hold features.
-      anchors: None for a head without language.
-    """
-
-    towers: dict[str, Any] | None
-    anchors: PlacedAnchors | None
+    towers: dict[str, Any] | None  # None if batches hold features
+    anchors: PlacedAnchors | None  # None for a head without language
 
 
 def cross_entropy(

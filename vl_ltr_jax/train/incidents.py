@@ -70,12 +70,7 @@ def read(path: epath.Path) -> Incident:
 
 
 def set_aside(directory: epath.Path, after: int) -> None:
-    """Renames the records of steps that a run repeats.
-
-    Args:
-      directory: of the stage.
-      after: number of finished steps.
-    """
+    """Renames the records of a stage's steps `after` one, which the run repeats."""
     for number in steps(directory):
         if number > after:
             path = path_of(directory, number)

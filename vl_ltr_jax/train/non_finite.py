@@ -64,11 +64,7 @@ class NonFiniteSteps:
     ) -> str:
         """Records a step that is not finite, and returns a warning if it is skipped.
 
-        Args:
-          step: its number, from 1.
-          values: its metrics.
-          saved: step of the last checkpoint, which is never of such a state.
-          place: directory of the checkpoints.
+        `saved` is the step of the last checkpoint, in the directory `place`.
 
         Raises:
           NonFiniteLossError: no further step may be skipped.

@@ -35,23 +35,14 @@ class RepeatError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class FaultyRow:
-    """A row of the batch whose embedding is not finite.
+    """A row of the batch whose embedding is not finite."""
 
-    Attributes:
-      row: index in the global batch.
-      not_finite: names of its embeddings that are not finite.
-      index: of the image in the training list.
-      image: file and line.
-      label: class of the image.
-      sentence: drawn with the image, or empty.
-    """
-
-    row: int
-    not_finite: list[str]
-    index: int
-    image: str
+    row: int  # index in the global batch
+    not_finite: list[str]  # names of embeddings
+    index: int  # of the image in the training list
+    image: str  # file and line
     label: int
-    sentence: str
+    sentence: str  # empty if none was drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,13 +110,7 @@ def repeat(
 ) -> Repeat:
     """Repeats the steps from the last checkpoint up to a step, and measures that.
 
-    Args:
-      run: with `writes=False`.
-      name: of the stage.
-      stage: builds the job.
-      step: from 1.
-      incident: the run's record of the step.
-      from_start: repeats all steps.
+    The run has `writes=False`. Steps count from 1; `incident` is the run's record.
 
     Raises:
       RepeatError: the stage has no such step, or the checkpoint is gone.
