@@ -261,29 +261,24 @@ def test_skipped_steps_change_nothing_and_are_counted_over_restarts(
     assert summary["skipped_steps"] == steps
 
 
-def test_a_diverging_head_in_bfloat16_has_no_faulty_row(root, tmp_path, capsys):
-    """The parameters are at fault, and no row: all features are finite."""
-    config = configure(root, finetune__learning_rate=1e38)
+@pytest.mark.parametrize("stage", ["finetune", "classifier"])
+def test_a_diverging_head_has_no_faulty_row(root, tmp_path, capsys, stage):
+    """The parameters are at fault: all features are finite."""
+    config = configure(root)
+    if stage == "classifier":
+        config.classifier.epochs = 1
+        config.classifier.global_batch_size, config.classifier.feature_views = BATCH, 1
+        config = systems.configure(config, "crt")
+        config.finetune.epochs = 1
+        config.finetune.train_image_tower, config.finetune.feature_views = False, 1
+    config[stage].learning_rate = 1e38
     config.model.compute_dtype = "bfloat16"
     message, arguments = arguments_of_stopped(config, tmp_path / "run")
     assert message.startswith("at step 2 ")
     repeat = look(arguments, capsys)
-    assert repeat["comes_back"] is True
+    assert (repeat["stage"], repeat["comes_back"]) == (stage, True)
     assert repeat["wrong_rows"] == []
     assert repeat["state"]["params/head/visual_fc/kernel"]["largest"] > 1e30
-
-
-def test_the_classifier_stage_is_repeated_too(root, tmp_path, capsys):
-    config = configure(root)
-    config.classifier.epochs = 1
-    config.classifier.global_batch_size, config.classifier.feature_views = BATCH, 1
-    config.classifier.learning_rate = 1e38
-    config = systems.configure(config, "crt")
-    config.finetune.epochs = 1
-    config.finetune.train_image_tower, config.finetune.feature_views = False, 1
-    _, arguments = arguments_of_stopped(config, tmp_path / "run")
-    repeat = look(arguments, capsys)
-    assert (repeat["stage"], repeat["comes_back"]) == ("classifier", True)
 
 
 def test_a_finite_step_is_repeated_on_request(healthy, tmp_path, capsys):
