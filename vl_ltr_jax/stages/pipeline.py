@@ -119,10 +119,8 @@ def _run(run: Run) -> dict[str, Any]:
     _write(run, "config.json", settings.to_json(run.config))
     _write(run, "versions.json", strict_json.to_json(versions))
     data = run.inputs.data
-    classes = {
-        "names": list(data.class_names),  # in label order
-        "train_counts": data.train_counts.tolist(),
-    }
+    counts = data.train_counts.tolist()
+    classes = {"names": list(data.class_names), "train_counts": counts}
     _write(run, "classes.json", strict_json.to_json(classes))
     _write(run, "model.json", strict_json.to_json(run.inputs.model_facts()))
     summaries = {
@@ -140,8 +138,8 @@ def _run(run: Run) -> dict[str, Any]:
             "val_images": len(data.val.labels),
             "test_images": len(data.test.labels),
             "test_is_val": data.test_is_val,
-            "largest_class": int(data.train_counts.max()),
-            "smallest_class": int(data.train_counts.min()),
+            "largest_class": max(counts),
+            "smallest_class": min(counts),
             "sentences": len(run.inputs.corpus.sentences),
         },
     }
