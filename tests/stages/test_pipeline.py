@@ -115,10 +115,12 @@ def test_finished_stages_are_skipped(finished, monkeypatch, changes):
     assert again["cost"] == results["cost"]
 
 
-@pytest.mark.parametrize("key", ["pretrain.learning_rate", "finetune.warmup_epochs"])
-def test_a_changed_configuration_is_refused_by_key(finished, key):
+@pytest.mark.parametrize(
+    ("key", "value"), [("pretrain.learning_rate", 5e-5), ("finetune.epochs", 4)]
+)
+def test_a_changed_configuration_is_refused_by_key(finished, key, value):
     root, workdir, _ = finished
-    changes = {key.replace(".", "__"): 0}
+    changes = {key.replace(".", "__"): value}
     with pytest.raises(ArtifactError, match=key):
         run(image_world.change(image_world.configure(root), **changes), workdir)
 
