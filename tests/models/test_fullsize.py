@@ -10,8 +10,7 @@ import pytest
 
 from vl_ltr_jax.method.losses import contrastive_logits
 from vl_ltr_jax.models.clip import PRESETS, Clip
-from vl_ltr_jax.models.port.names import from_openai
-from worlds.clip_oracle import GOLDEN, relative_error
+from worlds.clip_oracle import GOLDEN, from_openai, relative_error
 
 
 def draw(tag: str, name: str, shape: list[int]) -> np.ndarray:

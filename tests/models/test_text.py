@@ -9,8 +9,8 @@ import torch
 from vl_ltr_jax.models.clip import Clip
 from vl_ltr_jax.models.layers import ResidualBlock
 from vl_ltr_jax.models.port.clip_files import load_clip
-from vl_ltr_jax.models.port.names import from_openai
 from worlds.clip_oracle import (
+    from_openai,
     hugging_face_batch,
     hugging_face_clip,
     relative_error,
@@ -39,8 +39,8 @@ def test_every_layer_is_hugging_faces(tmp_path):
     layers = state["intermediates"]["text"]
     assert len(layers) == config.text.layers
     for layer, hidden in enumerate(theirs.hidden_states[1:]):
-        (found,) = layers[f"resblocks_{layer}"]["__call__"]
-        assert relative_error(found, hidden) < 1e-5
+        (output,) = layers[f"resblocks_{layer}"]["__call__"]
+        assert relative_error(output, hidden) < 1e-5
     assert relative_error(ours, expected) < 1e-5
 
 
@@ -62,12 +62,12 @@ def test_what_follows_end_of_text_has_no_effect(embed):
     padded[0, :5] = start, 7, 8, 9, end
     followed = padded.copy()
     followed[0, 5:9] = 33, end, 12, end
-    whole = embed(padded)
-    np.testing.assert_array_equal(embed(followed), whole)
+    expected = embed(padded)
+    np.testing.assert_array_equal(embed(followed), expected)
     for length in (5, 8):
         trimmed = embed(padded[:, :length])
-        assert relative_error(trimmed, whole) < 1e-6
-    np.testing.assert_array_equal(embed(padded.astype(np.uint16)), whole)
+        assert relative_error(trimmed, expected) < 1e-6
+    np.testing.assert_array_equal(embed(padded.astype(np.uint16)), expected)
 
 
 def test_what_precedes_it_does(embed):

@@ -19,7 +19,7 @@ from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.train import finetune, optim, pretrain
 from vl_ltr_jax.train import state as train_state
 from vl_ltr_jax.train.embedder import Embedder
-from worlds.clip_oracle import tiny_clip
+from worlds.clip_oracle import from_openai, tiny_clip
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "train5"
 ONE_DEVICE = meshes.make_mesh(devices=jax.devices()[:1])
@@ -67,12 +67,10 @@ def test_pretraining_follows_the_authors_for_five_steps(rate):
     teacher_config = vit(sizes, text)
     teacher = jax.tree.map(
         jnp.asarray,
-        names.from_openai(load_file(GOLDEN / "teacher.safetensors"), teacher_config),
+        from_openai(load_file(GOLDEN / "teacher.safetensors"), teacher_config),
     )
     student, teacher_model = Clip(tiny.config), Clip(teacher_config)
-    params = jax.tree.map(
-        jnp.asarray, names.from_openai(tiny.state, tiny.config)["params"]
-    )
+    params = jax.tree.map(jnp.asarray, from_openai(tiny.state, tiny.config)["params"])
     schedule = optax.constant_schedule(float(rate))
     optimizer = optim.make_optimizer(params, schedule=schedule, weight_decay=0.05)
     embedder = Embedder(student, unchanged, 0, ONE_DEVICE, teacher_model=teacher_model)
@@ -146,7 +144,7 @@ def test_finetuning_follows_the_authors_for_five_steps(case):
     )
     filler = names.to_tensors(blank, names.OPENAI)
     visual = {name: a for name, a in start.items() if name.startswith("visual.")}
-    towers = jax.tree.map(jnp.asarray, names.from_openai({**filler, **visual}, config))
+    towers = jax.tree.map(jnp.asarray, from_openai({**filler, **visual}, config))
     head = lgr.LanguageGuidedHead(
         sizes["C"],
         sizes["D"],

@@ -8,7 +8,13 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from vl_ltr_jax.models.clip import ClipConfig, TextConfig, VisionConfig
+from vl_ltr_jax.models.clip import (
+    ClipConfig,
+    TextConfig,
+    VisionConfig,
+    variable_shapes,
+)
+from vl_ltr_jax.models.port.names import OPENAI, from_tensors
 from worlds.golden import GOLDEN
 
 __all__ = ["GOLDEN"]
@@ -52,6 +58,11 @@ def tiny_clip(kind: str) -> TinyClip:
         dict(np.load(folder / f"{name}.npz")),
         description["grad_norm_order"],
     )
+
+
+def from_openai(state: dict[str, np.ndarray], config: ClipConfig) -> dict[str, Any]:
+    """Returns the variables of `Clip` from a state dict of OpenAI's `clip/model.py`."""
+    return from_tensors(state, variable_shapes(config), OPENAI, "the state dict")
 
 
 def hugging_face_clip(

@@ -127,7 +127,7 @@ def _towers_as(workdir: epath.Path, to: str) -> Write:
             towers,
             to=to,
             dtype="float32",
-            beside=beside,
+            tokenizer=beside,
             preprocessing=preprocessing,
         )
 

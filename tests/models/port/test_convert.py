@@ -1,6 +1,7 @@
 """Weights in and out: every format, every family of names, and back, bit by bit."""
 
 import argparse
+import collections
 import json
 import os
 import shutil
@@ -21,7 +22,6 @@ from vl_ltr_jax.models.port import clip_files, convert, listing, vl_ltr_files
 from vl_ltr_jax.models.port import names as weights
 from vl_ltr_jax.models.port.preprocessing import Preprocessing, to_preprocessor_json
 from vl_ltr_jax.models.port.tensor_files import TensorFileError, read_tensors
-from vl_ltr_jax.storage import atomic
 from worlds.clip_oracle import GOLDEN, hugging_face_clip, relative_error
 from worlds.openai_clip import openai_clip
 
@@ -41,10 +41,10 @@ def save_hugging_face(directory, dtype=torch.float32, **options):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_hugging_face_comes_back_byte_for_byte(tmp_path, dtype):
     """Breaks when a tensor is left transposed twice, cast through another dtype, or
-    when config.json is written anew."""
+    when config.json is written again."""
     source = save_hugging_face(tmp_path / "source", dtype)
-    made = convert.convert(str(source), tmp_path / "made", to="hf")
-    assert contents(made) == contents(source)
+    output = convert.convert(str(source), tmp_path / "output", to="hf")
+    assert contents(output) == contents(source)
 
 
 @pytest.mark.parametrize("family", ["hf", "openai"])
@@ -64,31 +64,24 @@ def test_our_weights_come_back_bit_for_bit(tmp_path, family):
     jax.tree.map(np.testing.assert_array_equal, back, variables)
 
 
-def test_what_a_kill_left_goes_with_the_next_model(tmp_path):
-    left = tmp_path / f".out-{'0' * 32}"
-    left.mkdir()
-    (left / "model.safetensors").write_bytes(b"half")
-    made = atomic.write_whole(tmp_path / "out", lambda path: (path / "a").touch())
-    assert [path.name for path in made.iterdir()] == ["a"]
-    assert list(tmp_path.iterdir()) == [made]
-
-
 def test_shards_are_one_model(tmp_path):
-    whole = save_hugging_face(tmp_path / "whole")
+    unsharded = save_hugging_face(tmp_path / "unsharded")
     shards = save_hugging_face(tmp_path / "shards", max_shard_size="200KB")
     assert len(list(shards.glob("*.safetensors"))) > 2
-    (config, one), (again, other) = map(clip_files.load_clip, (whole, shards))
+    (config, variables), (again, loaded) = map(
+        clip_files.load_clip, (unsharded, shards)
+    )
     assert config == again
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+    jax.tree.map(np.testing.assert_array_equal, variables, loaded)
     assert contents(
-        convert.convert(str(shards), tmp_path / "made", to="hf")
-    ) == contents(whole)
+        convert.convert(str(shards), tmp_path / "output", to="hf")
+    ) == contents(unsharded)
     lost = sorted(shards.glob("*.safetensors"))[1]
     lost.rename(tmp_path / "lost")
-    with pytest.raises(TensorFileError, match=f"{lost.name}: no such file, though"):
+    with pytest.raises(TensorFileError, match=lost.name):
         clip_files.load_clip(shards)
     shutil.copy(sorted(shards.glob("*.safetensors"))[0], lost)
-    with pytest.raises(TensorFileError, match="its shards do not fit it"):
+    with pytest.raises(TensorFileError, match="index.json"):
         clip_files.load_clip(shards)
 
 
@@ -100,7 +93,7 @@ def torch_features(model, images, tokens):
 
 @pytest.mark.parametrize("backbone", ["ViT-tiny", "RN-tiny", "RN50"])
 def test_openais_own_module(tmp_path, backbone):
-    """In: features of their model in ours. Out: a state dict that loads strictly.
+    """Features of their model in ours, and a state dict that loads strictly.
 
     Broken by attention pooling without the mean, a stem of another stride, heads of
     another width, the projection transposed, positions by columns.
@@ -121,18 +114,16 @@ def test_openais_own_module(tmp_path, backbone):
     tokens[:, 20] = end
     expected = torch_features(theirs, images, tokens)
     ours = jax.jit(Clip(config).apply)(variables, images, tokens)
-    for found, wanted in zip(ours, expected, strict=True):
-        assert relative_error(found, wanted) < 1e-5
+    for actual, features in zip(ours, expected, strict=True):
+        assert relative_error(actual, features) < 1e-5
 
     clip_files.save_clip(
         tmp_path, config, variables, dtype="float32", names=weights.OPENAI
     )
     written = load_file(tmp_path / "open_clip_model.safetensors")
     theirs.load_state_dict({name: torch.from_numpy(a) for name, a in written.items()})
-    for found, wanted in zip(
-        torch_features(theirs, images, tokens), expected, strict=True
-    ):
-        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    again = torch_features(theirs, images, tokens)
+    torch.testing.assert_close(again, expected, rtol=0, atol=0)
 
 
 def test_hugging_faces_logits_survive_the_way_there(tmp_path):
@@ -144,15 +135,15 @@ def test_hugging_faces_logits_survive_the_way_there(tmp_path):
     theirs = openai_clip(config)
     state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
     save_file(state, tmp_path / "model.safetensors")
-    made = convert.convert(
+    output = convert.convert(
         str(tmp_path / "model.safetensors"),
         tmp_path / "hf",
         to="hf",
         activation="quick_gelu",
     )
-    model, report = CLIPModel.from_pretrained(made, output_loading_info=True)
+    model, report = CLIPModel.from_pretrained(output, output_loading_info=True)
     assert not any(report.values())
-    assert CLIPImageProcessor.from_pretrained(made).crop_size["height"] == 32
+    assert CLIPImageProcessor.from_pretrained(output).crop_size["height"] == 32
     rng = np.random.default_rng(0)
     images = rng.standard_normal((3, 32, 32, 3), dtype=np.float32)
     tokens = rng.integers(0, 4094, (3, 77)).astype(np.int32)
@@ -160,10 +151,10 @@ def test_hugging_faces_logits_survive_the_way_there(tmp_path):
     with torch.no_grad():
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
         expected, _ = theirs(pixels, torch.from_numpy(tokens))
-        found = model.eval()(
+        outputs = model.eval()(
             input_ids=torch.from_numpy(tokens).long(), pixel_values=pixels
-        ).logits_per_image
-    assert relative_error(found, expected) < 1e-4
+        )
+    assert relative_error(outputs.logits_per_image, expected) < 1e-4
 
 
 def test_pictures_are_of_the_size_that_the_model_takes(tmp_path):
@@ -171,15 +162,16 @@ def test_pictures_are_of_the_size_that_the_model_takes(tmp_path):
     from transformers import CLIPImageProcessor
 
     source = save_hugging_face(tmp_path / "source")
-    size = clip_files.read_config(source).vision.image_size
-    other = size + clip_files.read_config(source).vision.patch_size
+    size = clip_files.find_clip(source).config.vision.image_size
+    other = size + clip_files.find_clip(source).config.vision.patch_size
     (source / "preprocessor_config.json").write_text(
         to_preprocessor_json(Preprocessing(size))
     )
-    for name, wanted in (("same", size), ("other", other)):
-        made = convert.convert(str(source), tmp_path / name, to="hf", image_size=wanted)
-        found = CLIPImageProcessor.from_pretrained(made)
-        assert found.size["shortest_edge"] == found.crop_size["height"] == wanted
+    for name, side in (("same", size), ("other", other)):
+        output = convert.convert(str(source), tmp_path / name, to="hf", image_size=side)
+        processor = CLIPImageProcessor.from_pretrained(output)
+        sides = processor.size["shortest_edge"], processor.crop_size["height"]
+        assert sides == (side, side)
 
 
 @pytest.fixture
@@ -192,33 +184,43 @@ def as_torch(tensors, dtype=torch.float32):
     return {name: torch.from_numpy(a.copy()).to(dtype) for name, a in tensors.items()}
 
 
-@pytest.mark.parametrize("wrapped", ["plain", "model", "state_dict"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_pytorch_checkpoints(tmp_path, tensors, wrapped, dtype):
-    """As the authors' script saves them: the optimizer and the command line beside."""
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("wrapped", "dtype"),
+    [
+        ("plain", torch.float32),
+        ("model", torch.float16),
+        ("state_dict", torch.bfloat16),
+    ],
+)
+def test_pytorch_checkpoints(tmp_path, tensors, wrapped, dtype, zipped):
+    """With the optimizer, command line and prefix of the authors' and open_clip's."""
     state = as_torch(tensors, dtype)
-    content = state
-    if wrapped == "model":
-        content = {
-            "model": {f"module.{name}": tensor for name, tensor in state.items()},
+    prefixed = {f"module.{name}": tensor for name, tensor in state.items()}
+    content = {
+        "plain": state,
+        "state_dict": {"state_dict": prefixed, "name": "run"},
+        "model": {
+            "model": prefixed,
             "optimizer": {"state": {}, "param_groups": [{"lr": 1e-4}]},
-            "epoch": 49,
-            "args": argparse.Namespace(data_set="IMNET_LT", lr=1e-4),
-        }
-    elif wrapped == "state_dict":
-        content = {"state_dict": state}
-    torch.save(content, tmp_path / "checkpoint.pth")
-    read = read_tensors(tmp_path / "checkpoint.pth")
-    assert read.keys() == state.keys()
+            "random": torch.get_rng_state(),
+            "args": argparse.Namespace(data_set="IMNET_LT", sizes=[1, 2]),
+            "counts": collections.Counter("aab"),
+        },
+    }[wrapped]
+    path = tmp_path / "checkpoint.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    arrays = read_tensors(path)
+    assert arrays.keys() == state.keys()
     for name, tensor in state.items():
-        assert read[name].dtype == jnp.dtype(str(dtype).removeprefix("torch."))
+        assert arrays[name].dtype == jnp.dtype(str(dtype).removeprefix("torch."))
         np.testing.assert_array_equal(
-            read[name].astype(np.float32), tensor.float().numpy()
+            arrays[name].astype(np.float32), tensor.float().numpy()
         )
 
 
 def as_modules(state):
-    """Modules that do nothing but hold the tensors, under the same names."""
+    """Returns modules that only hold the tensors, under the same names."""
     root = torch.nn.Module()
     for name, tensor in state.items():
         owner = root
@@ -246,7 +248,7 @@ def test_openais_torchscript(tmp_path):
     kernel = variables["params"]["visual"]["proj"]["kernel"]
     np.testing.assert_array_equal(kernel, state["visual.proj"].float().numpy())
     text = listing.inspect(str(tmp_path / "ViT-tiny.pt"))
-    assert "input_resolution  [] int64 left over: sizes in OpenAI's archives" in text
+    assert "input_resolution  [] int64 unused" in text
 
 
 class Payload:
@@ -257,67 +259,58 @@ class Payload:
         return os.system, (f"touch {self.path}",)
 
 
-@pytest.mark.parametrize("where", ["beside", "inside"])
-def test_a_pickle_that_runs_code_is_refused(tmp_path, tensors, where):
-    trace = tmp_path / "executed"
-    state = as_torch(tensors)
-    payload = Payload(trace)
-    content = {"model": state, "args": payload}
-    if where == "inside":
-        content = {**state, "visual.proj": payload}
-    torch.save(content, tmp_path / "checkpoint.pth")
-    with pytest.raises(TensorFileError, match="refused.*Nothing in it was run"):
-        clip_files.load_clip(tmp_path / "checkpoint.pth")
-    with pytest.raises(TensorFileError, match="refused"):
-        convert.convert(
-            str(tmp_path / "checkpoint.pth"), tmp_path / "made", to="openai"
-        )
-    assert not trace.exists()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pth"]
+@pytest.mark.parametrize("name", ["args", "visual.proj"])
+def test_a_pickle_that_runs_code_is_refused(tmp_path, tensors, name):
+    trace, path = tmp_path / "executed", tmp_path / "checkpoint.pth"
+    content = {"model": as_torch(tensors), "args": None}
+    (content["model"] if name in tensors else content)[name] = Payload(trace)
+    torch.save(content, path)
+    with pytest.raises(TensorFileError, match="checkpoint.pth"):
+        convert.convert(str(path), tmp_path / "output", to="openai")
+    assert list(tmp_path.iterdir()) == [path]
 
 
-def test_without_pytorch_its_files_say_so(tmp_path, tensors, monkeypatch):
+def test_pytorch_files_without_pytorch(tmp_path, tensors, monkeypatch):
     torch.save(as_torch(tensors), tmp_path / "checkpoint.pth")
     save_file(tensors, tmp_path / "same.safetensors")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(TensorFileError, match="PyTorch is not installed.*pip install"):
+    with pytest.raises(TensorFileError, match="pip install torch"):
         clip_files.load_clip(tmp_path / "checkpoint.pth")
     clip_files.load_clip(tmp_path / "same.safetensors", activation="quick_gelu")
 
 
-@pytest.mark.parametrize("size", [0, 10, 2000, 100_000])
+@pytest.mark.parametrize("size", [0, 2000, 100_000])
 def test_truncated_pytorch_files(tmp_path, tensors, size):
     path = tmp_path / "checkpoint.pth"
     torch.save(as_torch(tensors), path)
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(TensorFileError, match=f"not a whole .* It is {size} bytes"):
+    with pytest.raises(TensorFileError, match="checkpoint.pth"):
         read_tensors(path)
 
 
-def test_other_pickles_are_not_weights(tmp_path):
+def test_pytorch_files_without_weights(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "checkpoint.pth")
-    with pytest.raises(TensorFileError, match="holds no state dict"):
+    with pytest.raises(TensorFileError, match="checkpoint.pth"):
         read_tensors(tmp_path / "checkpoint.pth")
 
 
 def test_every_key_of_the_authors_six_models_has_its_place():
-    """And none of ours is without a key: names and shapes, both ways."""
+    """Names and shapes, both ways."""
     keys = json.loads((GOLDEN / "fullsize" / "state_dict_shapes.json").read_text())
     assert len(keys) == 6
     for name, shapes in keys.items():
         config = PRESETS["ViT-B/16" if "vit16" in name else "RN50"]
-        given = {key: tuple(shape) for key, shape in shapes.items()}
-        if vl_ltr_files.kind_of(given) == "CVLP":
-            expected = variable_shapes(config)
-            wanted = weights.tensor_shapes(expected, weights.OPENAI)
+        theirs = {key: tuple(shape) for key, shape in shapes.items()}
+        if vl_ltr_files.kind_of(theirs) == "CVLP":
+            ours = weights.tensor_shapes(variable_shapes(config), weights.OPENAI)
         else:
-            expected = vl_ltr_files.lgr_shapes(config.vision, config.embed_dim, 11)
-            wanted = weights.tensor_shapes(expected, weights.VL_LTR)
-            assert given.pop("text_embeddings") == (11, 8, config.embed_dim)
-        weights.check_match(wanted, given, name)
-        left_over = given.keys() - wanted.keys()
-        assert all(weights.allowance(key) for key in left_over)
-        assert len(left_over) == (55 if "r50" in name else 0) + ("LGR" in name)
+            lgr = vl_ltr_files.lgr_shapes(config.vision, config.embed_dim, 11)
+            ours = weights.tensor_shapes(lgr, weights.VL_LTR)
+            assert theirs.pop("text_embeddings") == (11, 8, config.embed_dim)
+        weights.check_match(ours, theirs, name)
+        unused = theirs.keys() - ours.keys()
+        assert all(weights.allowance(key) for key in unused)
+        assert len(unused) == (55 if "r50" in name else 0) + ("LGR" in name)
 
 
 def test_authors_lgr_from_its_state_dict():
@@ -340,23 +333,23 @@ def test_authors_lgr_from_its_state_dict():
         jnp.asarray(recognizer.anchors),
         jnp.asarray(recognizer.padding),
     )
-    for found, name in zip(logits, ("logits0", "logits1"), strict=True):
-        assert relative_error(found, golden[f"step0/{name}"]) < 1e-4
+    for branch, name in zip(logits, ("logits0", "logits1"), strict=True):
+        assert relative_error(branch, golden[f"step0/{name}"]) < 1e-4
 
 
 def test_lgr_comes_back_bit_for_bit(tmp_path):
     source = TRAIN5 / "lgr_start.safetensors"
-    made = convert.convert(str(source), tmp_path / "made", to="vl_ltr")
-    before, after = load_file(source), load_file(made / convert.LGR_FILE)
+    output = convert.convert(str(source), tmp_path / "output", to="vl_ltr")
+    before, after = load_file(source), load_file(output / convert.LGR_FILE)
     assert before.keys() == after.keys()
     for name, tensor in before.items():
-        if name != "text_block.attn.norm1k.bias":  # has no effect, ours has none
+        if name != "text_block.attn.norm1k.bias":  # without effect; ours has no bias
             np.testing.assert_array_equal(after[name], tensor)
     text = listing.inspect(str(source))
     assert "text_block.attn.wk.weight" in text and "-> head/wk" in text
-    with pytest.raises(ValueError, match="is an LGR: --to hf does not fit"):
+    with pytest.raises(convert.PortError, match="--to=hf"):
         convert.convert(str(source), tmp_path / "other", to="hf")
-    with pytest.raises(ValueError, match="init.vl_ltr=.* evaluates it"):
+    with pytest.raises(ValueError, match="init.vl_ltr"):
         clip_files.load_clip(source)
 
 
@@ -369,25 +362,21 @@ def test_lgr_mismatches_are_listed(tmp_path):
     assert "(nearest: text_block.attn.wqq.weight)" in str(caught.value)
     del tensors["text_embeddings"]
     save_file(tensors, tmp_path / "lgr.safetensors")
-    with pytest.raises(ValueError, match="an LGR whose text_embeddings is missing"):
+    with pytest.raises(ValueError, match="text_embeddings"):
         vl_ltr_files.load(tmp_path / "lgr.safetensors")
 
 
 def test_command_line(tmp_path, capsys):
-    source = save_hugging_face(tmp_path / "source")
+    source, output = save_hugging_face(tmp_path / "source"), str(tmp_path / "output")
     port.main(["inspect", str(source)])
-    shown = capsys.readouterr().out
-    assert "CLIP, Hugging Face's names" in shown
-    assert "visual_projection.weight  [40, 64] float32 -> visual/proj/kernel" in shown
-    made = str(tmp_path / "made")
-    port.main(["convert", str(source), made, "--to", "hf", "--image_size", "48"])
-    assert clip_files.read_config(made).vision.image_size == 48
-    for arguments, words in (
-        (["convert", str(source), made, "--to", "openai"], "is in use"),
-        (["inspect", str(tmp_path / "no")], "There is no such file or directory"),
-        (["convert", str(source), str(tmp_path / "x"), "--to", "vl_ltr"], "is a CLIP"),
+    assert "[40, 64] float32 -> visual/proj/kernel" in capsys.readouterr().out
+    port.main(["convert", str(source), output, "--to", "hf", "--image_size", "48"])
+    assert clip_files.find_clip(output).config.vision.image_size == 48
+    for arguments, name in (
+        (["convert", str(source), output, "--to", "openai"], output),
+        (["inspect", str(tmp_path / "no")], str(tmp_path / "no")),
+        (["convert", str(source), str(tmp_path / "x"), "--to", "vl_ltr"], "--to"),
     ):
-        code = port.main(arguments)
-        assert code == 2
-        assert words in capsys.readouterr().err
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["made", "source"]
+        assert port.main(arguments) == 2
+        assert name in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["output", "source"]

@@ -1,4 +1,4 @@
-"""Models by hub id: from the cache, and what is said where there is none."""
+"""Models by hub id, from the cache, and the errors without one."""
 
 import numpy as np
 import pytest
@@ -34,26 +34,20 @@ def test_hub_ids_are_found_in_the_cache(cache, tmp_path, monkeypatch):
     assert dtype.dtype == np.float16  # a path wins
 
 
-def test_a_model_that_is_nowhere_says_what_to_do(cache):
-    with pytest.raises(hub.HubError, match="not in the hub's cache.*hf download other"):
+def test_a_model_outside_the_cache_is_refused(cache):
+    with pytest.raises(hub.HubError, match="other/clip-tiny"):
         clip_files.load_clip("other/clip-tiny")
 
 
-@pytest.mark.parametrize(
-    "kind, words",
-    [
-        ("RepositoryNotFoundError", "no such model or revision on the hub"),
-        ("GatedRepoError", "accept them on its page and `hf auth login`"),
-    ],
-)
-def test_what_the_hub_refuses_says_what_to_do(monkeypatch, kind, words):
+@pytest.mark.parametrize("kind", ["RepositoryNotFoundError", "GatedRepoError"])
+def test_a_refusal_of_the_hub_is_a_hub_error(monkeypatch, kind):
     import huggingface_hub
     from huggingface_hub import errors
 
     def refuse(*args, **kwargs):
-        kind_of_error = getattr(errors, kind)
-        raise kind_of_error.__new__(kind_of_error)
+        error = getattr(errors, kind)
+        raise error.__new__(error)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(hub.HubError, match=words):
+    with pytest.raises(hub.HubError, match="other/clip-tiny"):
         hub.local_path("other/clip-tiny")

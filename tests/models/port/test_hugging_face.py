@@ -18,7 +18,7 @@ BFLOAT16_BOUND = 0.02
 
 @pytest.fixture(scope="module", params=[16, 32], ids=["ViT-B/16", "ViT-B/32"])
 def model(request, tmp_path_factory):
-    """A model as its constructor draws it, but that no bias is zero, no scale one."""
+    """A model as drawn by its constructor, with noise on biases and scales."""
     from transformers import CLIPConfig, CLIPModel
 
     directory = tmp_path_factory.mktemp("full")
@@ -77,19 +77,19 @@ def test_full_size_model_is_transformers(model, image_size):
             output_hidden_states=True,
         )
     vision, text = outputs.vision_model_output, outputs.text_model_output
-    found = {}
-    for method, given, reference in (
+    features = {}
+    for method, inputs, reference in (
         ("encode_image", images, vision),
         ("encode_text", tokens, text),
     ):
-        ours, layers = hidden_states(config, variables, method, given)
+        ours, layers = hidden_states(config, variables, method, inputs)
         assert len(layers) == 12
         for layer, expected in zip(layers, reference.hidden_states[1:], strict=True):
             assert relative_error(layer, expected) < 1e-5
         assert relative_error(ours, reference.pooler_output) < 1e-5
-        found[method] = ours
+        features[method] = ours
     scale = jnp.asarray(variables["params"]["logit_scale"])
-    logits = contrastive_logits(found["encode_image"], found["encode_text"], scale)
+    logits = contrastive_logits(*features.values(), scale)
     assert relative_error(logits, outputs.logits_per_image) < 1e-4
 
 
@@ -100,5 +100,5 @@ def test_bfloat16_at_full_size(model):
     images, tokens = map(jnp.asarray, batch(224))
     exact = jax.jit(Clip(config).apply)(variables, images, tokens)
     coarse = jax.jit(Clip(config, dtype=jnp.bfloat16).apply)(variables, images, tokens)
-    for ours, wanted in zip(coarse, exact, strict=True):
-        assert relative_error(ours.astype(jnp.float32), wanted) < BFLOAT16_BOUND
+    for ours, expected in zip(coarse, exact, strict=True):
+        assert relative_error(ours.astype(jnp.float32), expected) < BFLOAT16_BOUND

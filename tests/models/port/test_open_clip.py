@@ -32,11 +32,6 @@ PUBLISHED = (
 )
 
 
-def our_embeddings(config, variables, images, tokens):
-    run = jax.jit(Clip(config).apply)
-    return run(variables, jnp.asarray(images), jnp.asarray(tokens))
-
-
 @pytest.mark.parametrize("quick_gelu", [True, False, None])
 @pytest.mark.parametrize(
     "vision", [{}, {"head_width": 16}, {"head_width": 32, "mlp_ratio": 4.9231}]
@@ -50,10 +45,11 @@ def test_embeddings_are_open_clips(tmp_path, quick_gelu, vision):
     config, variables = clip_files.load_clip(tmp_path / "source")
     assert config.text.activation == ("quick_gelu" if quick_gelu else "gelu")
     assert config.vision.heads == 64 // vision.get("head_width", 64)
-    wanted = open_clip_oracle.embeddings(theirs, images, tokens)
-    found = our_embeddings(config, variables, images, tokens)
-    for ours, expected in zip(found, wanted, strict=True):
-        assert relative_error(ours, expected) < 1e-5
+    expected = open_clip_oracle.embeddings(theirs, images, tokens)
+    run = jax.jit(Clip(config).apply)
+    actual = run(variables, jnp.asarray(images), jnp.asarray(tokens))
+    for ours, embeddings in zip(actual, expected, strict=True):
+        assert relative_error(ours, embeddings) < 1e-5
 
 
 def test_to_hugging_face_and_back(tmp_path):
@@ -63,13 +59,13 @@ def test_to_hugging_face_and_back(tmp_path):
 
     model = open_clip_oracle.model_cfg(head_width=16, mlp_ratio=4.9231)
     half = (0.5, 0.5, 0.5)
-    source, there, back = (tmp_path / name for name in ("source", "hf", "openai"))
+    source, hf, back = (tmp_path / name for name in ("source", "hf", "openai"))
     first = open_clip_oracle.save(source, model, mean=half, std=half)
-    convert.convert(str(source), there, to="hf")
-    convert.convert(str(there), back, to="openai")
+    convert.convert(str(source), hf, to="hf")
+    convert.convert(str(hf), back, to="openai")
     images, tokens = hugging_face_batch()
-    wanted = open_clip_oracle.embeddings(first, images, tokens)
-    theirs, report = CLIPModel.from_pretrained(there, output_loading_info=True)
+    embeddings = open_clip_oracle.embeddings(first, images, tokens)
+    theirs, report = CLIPModel.from_pretrained(hf, output_loading_info=True)
     assert not any(report.values())
     assert theirs.config.vision_config.num_attention_heads == 4
     assert theirs.config.vision_config.intermediate_size == 315
@@ -77,9 +73,9 @@ def test_to_hugging_face_and_back(tmp_path):
     with torch.no_grad():
         visual = theirs.eval().get_image_features(pixel_values=pixels).pooler_output
         text = theirs.get_text_features(input_ids=torch.from_numpy(tokens).long())
-    assert relative_error(visual, wanted[0]) < 1e-5
-    assert relative_error(text.pooler_output, wanted[1]) < 1e-5
-    processor = json.loads((there / "preprocessor_config.json").read_text())
+    assert relative_error(visual, embeddings[0]) < 1e-5
+    assert relative_error(text.pooler_output, embeddings[1]) < 1e-5
+    processor = json.loads((hf / "preprocessor_config.json").read_text())
     assert processor["image_mean"] == processor["image_std"] == list(half)
 
     before = load_file(source / "open_clip_model.safetensors")
@@ -90,25 +86,23 @@ def test_to_hugging_face_and_back(tmp_path):
     settings = json.loads((back / "open_clip_config.json").read_text())
     again = CLIP(**settings["model_cfg"]).eval()
     again.load_state_dict({name: torch.from_numpy(a) for name, a in after.items()})
-    for found, expected in zip(
-        open_clip_oracle.embeddings(again, images, tokens), wanted, strict=True
-    ):
-        np.testing.assert_array_equal(found, expected)
+    again = open_clip_oracle.embeddings(again, images, tokens)
+    jax.tree.map(np.testing.assert_array_equal, again, embeddings)
     assert settings["preprocess_cfg"]["mean"] == list(half)
 
 
 def test_open_clips_files_come_back_byte_for_byte(tmp_path):
     model = open_clip_oracle.model_cfg(head_width=32)
     open_clip_oracle.save(tmp_path / "source", model, resize_mode="squash")
-    made = convert.convert(str(tmp_path / "source"), tmp_path / "made", to="openai")
-    settings = "open_clip_config.json"
-    assert (made / settings).read_bytes() == (
-        tmp_path / "source" / settings
-    ).read_bytes()
-    before = load_file(tmp_path / "source" / "open_clip_model.safetensors")
-    after = load_file(made / "open_clip_model.safetensors")
-    for name, tensor in before.items():
-        np.testing.assert_array_equal(after[name], tensor, strict=True)
+    output = convert.convert(str(tmp_path / "source"), tmp_path / "output", to="openai")
+    for path in (tmp_path / "source").glob("*.json"):
+        assert (output / path.name).read_bytes() == path.read_bytes()
+    before, after = (
+        load_file(directory / "open_clip_model.safetensors")
+        for directory in (tmp_path / "source", output)
+    )
+    assert before.keys() == after.keys()
+    jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
 @pytest.mark.parametrize(("name", "preset", "activation"), PUBLISHED)
@@ -124,8 +118,8 @@ def test_published_sizes_are_presets(name, preset, activation):
     assert config == PRESETS[preset].with_activations(activation, activation)
     assert from_shapes(shapes, name, Details(activation)) == config
     open_clip.check_sizes(model, config, name)
-    wanted = weights.tensor_shapes(variable_shapes(config), weights.OPENAI)
-    weights.check_match(wanted, shapes, name)
+    ours = weights.tensor_shapes(variable_shapes(config), weights.OPENAI)
+    weights.check_match(ours, shapes, name)
     blocks = theirs.transformer.resblocks
     assert {block.attn.num_heads for block in blocks} == {config.text.heads}
     if config.vision.kind == "vit":
@@ -154,7 +148,7 @@ def test_published_sizes_are_presets(name, preset, activation):
     ],
 )
 def test_other_towers_are_refused_by_name(name, key):
-    with pytest.raises(ModelFileError, match=f"x.json: model_cfg.*{key} is .*; built"):
+    with pytest.raises(ModelFileError, match=f"x.json: .*{key}"):
         open_clip.details(open_clip_oracle.published(name), "x.json")
 
 
@@ -182,15 +176,14 @@ def test_other_towers_are_refused_by_name(name, key):
 def test_a_setting_that_is_not_built_is_refused(
     one_source, tmp_path, section, key, value
 ):
-    """Breaks when a key of the file is passed over in silence."""
-    copy = shutil.copytree(one_source, tmp_path / "copy")
-    path = copy / "open_clip_config.json"
-    content = json.loads(path.read_text())
-    model = content["model_cfg"]
-    (model[section] if section else model)[key] = value
-    path.write_text(json.dumps(content))
-    names = {"head_width": "head.width", "heads": "heads"}
-    with pytest.raises(ModelFileError, match=names.get(key, key)):
+    """Breaks when a key of the file is ignored."""
+
+    def edit(content):
+        model = content["model_cfg"]
+        (model[section] if section else model)[key] = value
+
+    copy = edited(one_source, tmp_path, edit)
+    with pytest.raises(ModelFileError, match=key.replace("_", ".")):
         clip_files.load_clip(copy)
 
 
@@ -203,32 +196,42 @@ def one_source(tmp_path_factory):
     return directory
 
 
-def test_training_settings_are_left_out(one_source, tmp_path):
-    copy = shutil.copytree(one_source, tmp_path / "copy")
+def edited(source, tmp_path, edit):
+    """Copies a directory and changes its settings."""
+    copy = shutil.copytree(source, tmp_path / "copy")
     path = copy / "open_clip_config.json"
     content = json.loads(path.read_text())
-    content["model_cfg"]["vision_cfg"] |= {"patch_dropout": 0.5, "image_size": [32, 32]}
-    content["model_cfg"]["custom_text"] = False
-    content["preprocess_cfg"] = {"hf_hub": "somebody/model"}
+    edit(content)
     path.write_text(json.dumps(content))
-    found = clip_files.find_clip(copy)
-    assert found.config == clip_files.read_config(one_source)
-    assert found.preprocessing == clip_files.Preprocessing(32)
-    assert found.notes == ()
+    return copy
 
 
-def test_an_image_size_between_patches_is_said(one_source, tmp_path):
-    """DFN's file says 384 for patches of 14, of which 27 fit."""
-    copy = shutil.copytree(one_source, tmp_path / "copy")
-    path = copy / "open_clip_config.json"
-    path.write_text(path.read_text().replace('"image_size": 32', '"image_size": 36'))
-    found = clip_files.find_clip(copy)
-    assert found.config.vision.image_size == 32
-    assert "image_size" in found.notes[0]
+def test_training_settings_are_ignored(one_source, tmp_path):
+    def edit(content):
+        vision = {"patch_dropout": 0.5, "image_size": [32, 32]}
+        content["model_cfg"]["vision_cfg"] |= vision
+        content["model_cfg"]["custom_text"] = False
+        content["preprocess_cfg"] = {"hf_hub": "somebody/model"}
+
+    file = clip_files.find_clip(edited(one_source, tmp_path, edit))
+    assert file.config == clip_files.find_clip(one_source).config
+    assert file.preprocessing == clip_files.Preprocessing(32)
+    assert file.notes == ()
 
 
-def test_a_lone_file_is_asked_about(one_source, tmp_path, capsys):
-    """Breaks if an activation is taken for granted. F2 of the public troubles."""
+def test_an_image_size_between_patches_is_noted(one_source, tmp_path):
+    """DFN's file says 384 for patches of 14: 27 patches fit."""
+
+    def edit(content):
+        content["model_cfg"]["vision_cfg"]["image_size"] = 36
+
+    file = clip_files.find_clip(edited(one_source, tmp_path, edit))
+    assert file.config.vision.image_size == 32
+    assert "image_size" in file.notes[0]
+
+
+def test_a_lone_file_needs_its_activation(one_source, tmp_path, capsys):
+    """Breaks if an activation is assumed."""
     lone = tmp_path / "open_clip_pytorch_model.bin"
     state = load_file(one_source / "open_clip_model.safetensors")
     torch.save({name: torch.from_numpy(tensor) for name, tensor in state.items()}, lone)
@@ -238,52 +241,35 @@ def test_a_lone_file_is_asked_about(one_source, tmp_path, capsys):
     assert code == 2
     assert "--activation" in capsys.readouterr().err
     port.main(["inspect", str(lone)])
-    shown = capsys.readouterr().out
-    assert "unknown activation" in shown and "visual/proj/kernel" in shown
+    listed = capsys.readouterr().out
+    assert "unknown activation" in listed and "visual/proj/kernel" in listed
     config, _ = clip_files.load_clip(lone, activation="gelu")
     assert config.vision.heads == 1
-    assert "--head_width" in capsys.readouterr().err  # 64 is assumed, and said
+    assert "--head_width" in capsys.readouterr().err  # 64 is assumed
     config, variables = clip_files.load_clip(lone, activation="gelu", head_width=32)
     assert capsys.readouterr().err == ""
-    wanted, expected = clip_files.load_clip(one_source)
-    assert config == wanted
+    original, expected = clip_files.load_clip(one_source)
+    assert config == original
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
     options = ["--to", "openai", "--activation", "gelu", "--head_width", "32"]
     port.main(["convert", str(lone), str(tmp_path / "out"), *options])
-    assert clip_files.read_config(tmp_path / "out") == wanted
+    assert clip_files.find_clip(tmp_path / "out").config == original
 
 
 def test_a_flag_against_the_file_is_refused(one_source):
     for options in ({"head_width": 64}, {"head_width": 16}):
-        with pytest.raises(UserError, match="--head_width=.* says 32"):
+        with pytest.raises(UserError, match="--head_width"):
             clip_files.load_clip(one_source, **options)
-    # The file has no `quick_gelu`: what open_clip makes of that may be named otherwise.
+    # The file has no `quick_gelu`: an argument wins over open_clip's default.
     config, _ = clip_files.load_clip(one_source, activation="quick_gelu")
     assert config.text.activation == "quick_gelu"
 
 
-def test_an_epochs_checkpoint_is_listed(one_source, tmp_path, capsys):
-    """As open_clip's training saves it: `state_dict`, and DistributedDataParallel's
-    prefix."""
-    state = load_file(one_source / "open_clip_model.safetensors")
-    torch.save(
-        {
-            "epoch": 3,
-            "name": "run",
-            "state_dict": {
-                f"module.{name}": torch.from_numpy(tensor)
-                for name, tensor in state.items()
-            },
-        },
-        tmp_path / "epoch_3.pt",
-    )
-    port.main(["inspect", str(tmp_path / "epoch_3.pt")])
-    assert "logit_scale" in capsys.readouterr().out
-
-
 def test_two_activations_have_no_form_of_open_clips(one_source):
-    config = clip_files.read_config(one_source).with_activations("gelu", "quick_gelu")
-    with pytest.raises(ModelFileError, match="gelu and quick_gelu"):
+    config = clip_files.find_clip(one_source).config.with_activations(
+        "gelu", "quick_gelu"
+    )
+    with pytest.raises(ModelFileError, match="quick_gelu"):
         open_clip.to_json(config, clip_files.Preprocessing(32))
 
 
@@ -291,5 +277,5 @@ def test_a_logit_scale_of_shape_one_is_refused(one_source, tmp_path):
     copy = shutil.copytree(one_source, tmp_path / "copy")
     path = copy / "open_clip_model.safetensors"
     save_file(load_file(path) | {"logit_scale": np.ones(1, np.float32)}, path)
-    with pytest.raises(weights.WeightMismatchError, match=r"logit_scale \[1\]"):
+    with pytest.raises(weights.WeightMismatchError, match="logit_scale"):
         clip_files.load_clip(copy)

@@ -21,7 +21,7 @@ from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.storage.atomic import write_whole
 
 LGR_FILE = "lgr.safetensors"
-# Beside weights of a family, what no tensor and no tokenizer holds.
+# Files of a family with facts that neither tensors nor tokenizer files state.
 _OWN_FILES = {
     "hf": clip_files.PROCESSOR_FILES,
     "openai": (open_clip.SETTINGS,),
@@ -29,7 +29,7 @@ _OWN_FILES = {
 
 
 class PortError(UserError):
-    """A model without the form asked for, or no place to put it."""
+    """A model that has no such form."""
 
 
 def convert(
@@ -44,73 +44,72 @@ def convert(
 ) -> Path:
     """Writes the model of a source under another family of names.
 
-    Hugging Face's files converted to themselves come out byte for byte as they were.
+    Hugging Face's files converted to themselves stay the same byte for byte.
 
     Args:
-        source: A directory, a file or a hub id.
-        destination: A directory that does not exist, or is empty.
-        to: `hf`, `openai`, or `vl_ltr` for an LGR.
-        dtype: Of the tensors; if None the source's, float32 if it has several.
-        image_size: Side in pixels; position embeddings are interpolated to it.
-        activation: As `clip_files.find_clip`.
-        head_width: As `clip_files.find_clip`.
+      source: directory, file or hub id.
+      destination: directory that does not exist, or is empty.
+      to: `hf`, `openai`, or `vl_ltr` for an LGR.
+      dtype: dtype of the tensors; if None the source's, float32 if it has several.
+      image_size: side in pixels; position embeddings are interpolated to it.
+      activation: see :func:`clip_files.find_clip`.
+      head_width: see :func:`clip_files.find_clip`.
 
     Returns:
-        The destination.
+      The destination.
 
     Raises:
-        UserError: If the source is broken or has no such form, or the destination is
-            in use. Nothing is left half-written.
+      UserError: the source is damaged or has no such form, or the destination is in
+        use. The destination is then as before.
     """
     path = clip_files.find_weights(source)
     tensors = read_tensors(path)
     is_lgr = vl_ltr_files.kind_of(tensors) == "LGR"
     if is_lgr != (to == "vl_ltr"):
-        allowed = ("vl_ltr",) if is_lgr else ("hf", "openai")
         raise PortError(
-            f"{path} is {'an LGR' if is_lgr else 'a CLIP'}: --to {to} does not fit, "
-            f"use --to {' or --to '.join(allowed)}"
+            f"--to={to}: {path} is {'an LGR' if is_lgr else 'a CLIP'}. Use "
+            f"{'--to vl_ltr' if is_lgr else '--to hf or --to openai'}"
         )
-    chosen = dtype or _dtype_of(tensors)
+    dtype = dtype or _dtype_of(tensors)
 
     def write(directory: Path) -> None:
         if is_lgr:
             released = vl_ltr_files.from_tensors(tensors, str(path))
             if image_size is not None:
                 released = released.at_image_size(image_size)
-            write_lgr(directory, released, chosen)
+            write_lgr(directory, released, dtype)
             return
-        found = clip_files.find_clip(
+        file = clip_files.find_clip(
             source, activation=activation, head_width=head_width
         )
-        for note in found.notes:
+        for note in file.notes:
             console.warn(note)
-        config, variables = clip_files.from_file(found, tensors, image_size=image_size)
-        same = config == found.config and FAMILIES[to] is found.names
-        # Files of Hugging Face's that are copied below must not get another beside.
-        preprocessing = None if same and to == "hf" else found.preprocessing
-        if preprocessing is None and not (same and to == "hf"):
+        config, variables = clip_files.from_file(file, tensors, image_size=image_size)
+        same = config == file.config and FAMILIES[to] is file.names
+        preprocessing = file.preprocessing
+        if same and to == "hf":
+            preprocessing = None  # the source's own files are copied below
+        elif preprocessing is None:
             console.warn(
-                f"{path}: no file beside it says how pixels are normalised; written "
-                "are the numbers of OpenAI's CLIP"
+                f"{path}: no file states the normalisation of pixels; written are the "
+                "numbers of OpenAI's CLIP"
             )
-            preprocessing = Preprocessing(found.config.vision.image_size)
+            preprocessing = Preprocessing(file.config.vision.image_size)
         if preprocessing is not None:
-            size = config.vision.image_size
-            preprocessing = preprocessing.at_image_size(size)
+            preprocessing = preprocessing.at_image_size(config.vision.image_size)
         write_clip(
             directory,
             config,
             variables,
             to=to,
-            dtype=chosen,
-            beside=path.parent,
+            dtype=dtype,
+            tokenizer=path.parent,
             preprocessing=preprocessing,
         )
         if same:  # the source's own files, byte for byte
             _copy(path.parent, directory, _OWN_FILES[to])
-            if chosen == _dtype_of(tensors):
-                _copy(path.parent, directory, ("config.json",) if to == "hf" else ())
+            if to == "hf" and dtype == _dtype_of(tensors):
+                _copy(path.parent, directory, ("config.json",))
 
     return write_whole(Path(destination), write)
 
@@ -122,18 +121,17 @@ def write_clip(
     *,
     to: str,
     dtype: clip_files.Dtype,
-    beside: Path,
+    tokenizer: Path,
     preprocessing: Preprocessing | None,
 ) -> None:
-    """Writes a CLIP with the tokenizer files that lie in `beside`."""
+    """Writes a CLIP with the files of the tokenizer in another directory."""
     if to == "openai" and preprocessing is not None:
         side, shorter_side = preprocessing.image_size, preprocessing.shorter_side
         if side != shorter_side:
             console.warn(
-                f"{open_clip.SETTINGS} has no place for a shorter side of "
-                f"{shorter_side} pixels, and open_clip resizes to {side}; for this "
-                f"model's pixels resize to {shorter_side} and cut the centre, or take "
-                "--to hf"
+                f"{open_clip.SETTINGS} cannot state a shorter side of {shorter_side} "
+                f"pixels, and open_clip resizes to {side}. Resize to {shorter_side} "
+                "and crop the centre, or use --to hf"
             )
     clip_files.save_clip(
         directory,
@@ -143,7 +141,7 @@ def write_clip(
         names=FAMILIES[to],
         preprocessing=preprocessing,
     )
-    _copy(beside, directory, TOKENIZER_FILES)
+    _copy(tokenizer, directory, TOKENIZER_FILES)
 
 
 def _copy(source: Path, directory: Path, names: Sequence[str]) -> None:
@@ -157,16 +155,16 @@ def write_lgr(
 ) -> None:
     """Writes an LGR as the authors' state dict, in safetensors."""
     if released.released_head is None:
-        raise PortError("a CVLP has no recognition head to write")
+        raise PortError("--to=vl_ltr: a CVLP has no recognition head. Use --to hf")
     vision = released.vision
-    # The authors' code builds OpenAI's towers and is told of no other.
+    # The authors' code builds OpenAI's towers only.
     if vision.patch_size and (
         vision.activation != "quick_gelu" or vision.width != 64 * vision.heads
     ):
         raise PortError(
-            f"the image tower has {vision.activation} and heads "
-            f"{vision.width // vision.heads} wide; the authors' LGR has quick_gelu and "
-            "64. --to hf and --to openai keep the tower, --to stablehlo all of it"
+            f"--to=vl_ltr: the image tower has {vision.activation} and heads of width "
+            f"{vision.width // vision.heads}, the authors' LGR quick_gelu and 64. "
+            "--to hf and --to openai keep the tower, --to stablehlo the whole model"
         )
     tensors = vl_ltr_files.lgr_tensors(released.variables, released.released_head)
     save_file(
@@ -180,9 +178,6 @@ def write_lgr(
 
 
 def _dtype_of(tensors: Mapping[str, np.ndarray]) -> clip_files.Dtype:
-    """The one dtype of the weights; float32 where there are several."""
-    kinds = {tensor.dtype.name for tensor in tensors.values()} - {"int32", "int64"}
-    for dtype in get_args(clip_files.Dtype):
-        if kinds == {dtype}:
-            return dtype
-    return "float32"
+    """Returns the dtype of the weights; float32 if they have several."""
+    dtypes = {tensor.dtype.name for tensor in tensors.values()} - {"int32", "int64"}
+    return next((d for d in get_args(clip_files.Dtype) if dtypes == {d}), "float32")

@@ -1,4 +1,4 @@
-"""A list of the tensors of a file, with the facts that a reader of them must know."""
+"""A list of the tensors of a file, and of the facts that a reader of them needs."""
 
 import collections
 
@@ -22,15 +22,15 @@ def inspect(
     activation: Activation | None = None,
     head_width: int | None = None,
 ) -> str:
-    """A list of a source's tensors and of the place of each.
+    """Returns a list of a source's tensors and of the place of each.
 
     Args:
-        source: A directory, a file or a hub id.
-        activation: As `clip_files.find_clip`; the list does without.
-        head_width: As `clip_files.find_clip`.
+      source: directory, file or hub id.
+      activation: see :func:`clip_files.find_clip`; not required here.
+      head_width: see :func:`clip_files.find_clip`.
 
     Raises:
-        UserError: If it is broken, or not exactly a model known here.
+      UserError: the source is damaged, or not exactly a known model.
     """
     path = clip_files.find_weights(source)
     tensors = read_tensors(path)
@@ -38,79 +38,91 @@ def inspect(
         released = vl_ltr_files.from_tensors(tensors, str(path))
         family, (classes, anchors, width) = "vl_ltr", tensors["text_embeddings"].shape
         shapes = vl_ltr_files.lgr_shapes(released.vision, width, classes)
-        sizes = [
-            _vision(released.vision),
+        facts = [
+            _vision(released.vision, released.vision.activation),
             f"embeddings of width {width}",
             f"{classes} classes with up to {anchors} anchor sentences each",
         ]
     else:
-        unknown: tuple[str, ...] = ()
-        try:
-            found = clip_files.find_clip(
-                source, activation=activation, head_width=head_width
-            )
-        except clip_files.UnknownActivationError as error:
-            unknown = (str(error),)
-            found = clip_files.find_clip(
-                source, activation="quick_gelu", head_width=head_width
-            )
-        clip_files.from_file(found, tensors)
-        family = "hf" if found.names is HUGGING_FACE else "openai"
-        shapes = variable_shapes(found.config)
-        sizes = _facts(found, is_known=not unknown)
-        sizes += [f"note: {note}" for note in (*unknown, *found.notes)]
-    where = places(shapes, FAMILIES[family]) | {"text_embeddings": "anchors"}
-    used = {name: tensor for name, tensor in tensors.items() if name in where}
+        file, notes = _find_clip(source, activation, head_width)
+        clip_files.from_file(file, tensors)
+        family = "hf" if file.names is HUGGING_FACE else "openai"
+        shapes = variable_shapes(file.config)
+        facts = _facts(file, is_known=notes == file.notes)
+        facts += [f"note: {note}" for note in notes]
+    place_of = places(shapes, FAMILIES[family]) | {"text_embeddings": "anchors"}
+    used = {name: tensor for name, tensor in tensors.items() if name in place_of}
     count = sum(tensor.size for tensor in used.values())
     dtypes = collections.Counter(str(tensor.dtype) for tensor in used.values())
-    lines = [
-        f"{path}",
-        f"{_TITLES[family]}",
-        *(f"  {size}" for size in sizes),
-        f"  {count:,} numbers in {len(used)} tensors, "
-        + ", ".join(f"{number} of {dtype}" for dtype, number in dtypes.most_common()),
-    ]
-    lines += [
-        f"{name}  {list(tensor.shape)} {tensor.dtype} -> {where[name]}"
-        for name, tensor in used.items()
-    ]
-    lines += [
-        f"{name}  {list(tensor.shape)} {tensor.dtype} left over: {allowance(name)}"
-        for name, tensor in tensors.items()
-        if name not in used
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            f"{path}",
+            _TITLES[family],
+            *(f"  {fact}" for fact in facts),
+            f"  {count:,} numbers in {len(used)} tensors, "
+            + ", ".join(f"{number} of {kind}" for kind, number in dtypes.most_common()),
+            *(
+                f"{name}  {list(tensor.shape)} {tensor.dtype} -> {place_of[name]}"
+                for name, tensor in used.items()
+            ),
+            *(
+                f"{name}  {list(tensor.shape)} {tensor.dtype} unused: {allowance(name)}"
+                for name, tensor in tensors.items()
+                if name not in used
+            ),
+        ]
+    )
 
 
-def _vision(vision: VisionConfig, *, is_known: bool = True) -> str:
+def _find_clip(
+    source: str, activation: Activation | None, head_width: int | None
+) -> tuple[clip_files.ClipFile, tuple[str, ...]]:
+    """Returns the file and its notes, one of them an activation that is not stated."""
+    try:
+        file = clip_files.find_clip(
+            source, activation=activation, head_width=head_width
+        )
+        return file, file.notes
+    except clip_files.UnknownActivationError as error:
+        file = clip_files.find_clip(
+            source, activation="quick_gelu", head_width=head_width
+        )
+        return file, (str(error), *file.notes)
+
+
+def _vision(vision: VisionConfig, activation: str) -> str:
     kind = f"ViT, patches of {vision.patch_size}" if vision.patch_size else "ResNet"
     return (
         f"image tower: {kind}, {vision.image_size} pixels, width {vision.width}, "
         f"layers {vision.layers}, heads {vision.heads}"
-        + (_mlp(vision, is_known) if vision.patch_size else "")
+        + (_mlp(vision, activation) if vision.patch_size else "")
     )
 
 
-def _mlp(tower: VisionConfig | TextConfig, is_known: bool) -> str:
-    activation = tower.activation if is_known else "an unknown activation"
+def _mlp(tower: VisionConfig | TextConfig, activation: str) -> str:
     return f", MLPs of {tower.mlp_width} with {activation}"
 
 
-def _facts(found: clip_files.ClipFile, *, is_known: bool) -> list[str]:
-    config, pixels = found.config, found.preprocessing
-    text, shown = config.text, "pixels: no file says how they are made"
-    if pixels is not None:
-        mean, std = pixels.normalization
-        shown = (
-            f"pixels: {pixels.image_size} of {pixels.shorter_side}, "
-            f"{pixels.interpolation}, {pixels.resize}, mean {list(mean)}, "
+def _facts(file: clip_files.ClipFile, *, is_known: bool) -> list[str]:
+    config, processor = file.config, file.preprocessing
+    pixels = "pixels: no file describes them"
+    if processor is not None:
+        mean, std = processor.normalization
+        pixels = (
+            f"pixels: {processor.image_size} of {processor.shorter_side}, "
+            f"{processor.interpolation}, {processor.resize}, mean {list(mean)}, "
             f"std {list(std)}"
         )
+    vision, text = (
+        tower.activation if is_known else "an unknown activation"
+        for tower in (config.vision, config.text)
+    )
+    sizes = config.text
     return [
-        _vision(config.vision, is_known=is_known),
-        f"text tower: width {text.width}, layers {text.layers}, heads {text.heads}"
-        f"{_mlp(text, is_known)}, {text.context_length} tokens, "
-        f"vocabulary {text.vocab_size}",
+        _vision(config.vision, vision),
+        f"text tower: width {sizes.width}, layers {sizes.layers}, heads {sizes.heads}"
+        f"{_mlp(sizes, text)}, {sizes.context_length} tokens, vocabulary "
+        f"{sizes.vocab_size}",
         f"embeddings of width {config.embed_dim}",
-        shown,
+        pixels,
     ]

@@ -1,10 +1,10 @@
-"""The names of CLIP's tensors elsewhere, and the strict match with ours.
+"""Names of CLIP's tensors in other programs, and the strict match with ours.
 
-Three families are understood: Hugging Face's (`CLIPModel.save_pretrained`), OpenAI's
-(`clip/model.py`, open_clip and the authors' CVLP) and the authors' LGR. As our modules
-bear OpenAI's names, each family is a short table of rewritings of our paths. The match
-is strict both ways: every parameter must be found and every tensor used, but for the
-few of `ALLOWED` that have no effect.
+Three families are known: Hugging Face's (`CLIPModel.save_pretrained`), OpenAI's
+(`clip/model.py`, open_clip and the authors' CVLP) and the authors' LGR. Our modules
+have OpenAI's names, so each family is a short table of rewritings of our paths. The
+match is strict both ways: every parameter is found and every tensor used, except those
+of `ALLOWED`, which have no effect.
 """
 
 import difflib
@@ -17,7 +17,6 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 
-from vl_ltr_jax.models.clip import ClipConfig, variable_shapes
 from vl_ltr_jax.runtime.errors import UserError
 
 Names = tuple[tuple[str, str], ...]
@@ -66,7 +65,7 @@ _LEAVES: Names = (
     (r"/", "."),
 )
 
-# Tensors of published files that may be left over, and what they are.
+# Meaning -> pattern of the tensors of published files that may remain unused.
 ALLOWED = {
     "positions 0, 1, 2, ...": r"\.position_ids$",
     "BatchNorm's step count": r"\.num_batches_tracked$",
@@ -76,7 +75,7 @@ ALLOWED = {
 
 
 class WeightMismatchError(UserError):
-    """The tensors given are not those of the model; the message lists every one."""
+    """Tensors that are not those of the model; the message lists every one."""
 
 
 def _tensor_name(path: _Path, names: Names) -> str:
@@ -87,7 +86,7 @@ def _tensor_name(path: _Path, names: Names) -> str:
 
 
 def _table(paths: Iterable[_Path], names: Names) -> dict[str, list[_Path]]:
-    """Tensor name -> our paths: one, or query, key and value of a fused projection."""
+    """Returns our paths by tensor name; three, q, k and v, for a fused projection."""
     table: dict[str, list[_Path]] = {}
     for path in paths:
         table.setdefault(_tensor_name(path, names), []).append(path)
@@ -98,7 +97,7 @@ def _table(paths: Iterable[_Path], names: Names) -> dict[str, list[_Path]]:
 
 
 def _is_transposed(path: _Path, name: str) -> bool:
-    """PyTorch's weights are [out, in, ...]; OpenAI's bare projections are as ours."""
+    """Returns True for PyTorch's [out, in, ...]; bare projections are as ours."""
     return path[-1] in ("kernel", "wq", "wk") and name.endswith("weight")
 
 
@@ -111,12 +110,12 @@ def _to_tensor(arrays: list[np.ndarray], path: _Path, name: str) -> np.ndarray:
 def to_tensors(
     variables: Mapping[str, Any], names: Names, dtype: DTypeLike = np.float32
 ) -> dict[str, np.ndarray]:
-    """Our variables as the named tensors of a family.
+    """Returns our variables as the named tensors of a family.
 
     Args:
-        variables: Those of `Clip`, or of some of its branches, or with a branch `head`.
-        names: `HUGGING_FACE`, `OPENAI` or `VL_LTR`.
-        dtype: That of the tensors.
+      variables: those of `Clip`, or some of its branches, or with a branch `head`.
+      names: `HUGGING_FACE`, `OPENAI` or `VL_LTR`.
+      dtype: dtype of the tensors.
     """
     flat = flatten_dict(dict(variables))
     return {
@@ -130,7 +129,7 @@ def to_tensors(
 
 
 def batch_counters(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """BatchNorm's step counts, which PyTorch's modules ask for; all are zero."""
+    """Returns BatchNorm's step counts, all zero; PyTorch's modules require them."""
     return {
         name.removesuffix("running_mean") + "num_batches_tracked": np.zeros((), int)
         for name in tensors
@@ -141,31 +140,30 @@ def batch_counters(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def tensor_shapes(
     shapes: Mapping[str, Any], names: Names
 ) -> dict[str, tuple[int, ...]]:
-    """The tensors that a family has for a model: name -> shape.
+    """Returns the shape of each tensor that a family has for a model.
 
     Args:
-        shapes: The model's variables, as anything with a shape.
-        names: The family.
+      shapes: variables of the model, as anything with a shape.
+      names: the family.
     """
-    flat = flatten_dict(dict(shapes))
+    zeros = {
+        path: np.broadcast_to(np.float32(0), leaf.shape)
+        for path, leaf in flatten_dict(dict(shapes)).items()
+    }
     return {
-        name: _to_tensor(
-            [np.broadcast_to(np.float32(0), flat[path].shape) for path in paths],
-            paths[0],
-            name,
-        ).shape
-        for name, paths in _table(flat, names).items()
+        name: _to_tensor([zeros[path] for path in paths], paths[0], name).shape
+        for name, paths in _table(zeros, names).items()
     }
 
 
 def places(shapes: Mapping[str, Any], names: Names) -> dict[str, str]:
-    """Where each tensor of a family goes: name -> our path, `q|k|v` where fused."""
-    places = {}
-    for name, paths in _table(flatten_dict(dict(shapes)), names).items():
-        ends = "|".join(path[-2][0] for path in paths) if len(paths) == 3 else ""
-        here = "/".join(paths[0][1:])
-        places[name] = here.replace("/q_proj/", f"/{ends}_proj/") if ends else here
-    return places
+    """Returns our path of each tensor of a family, with `qkv` where fused."""
+    return {
+        name: "/".join(paths[0][1:]).replace(
+            "/q_proj/", "/q|k|v_proj/" if len(paths) == 3 else "/q_proj/"
+        )
+        for name, paths in _table(flatten_dict(dict(shapes)), names).items()
+    }
 
 
 def from_tensors(
@@ -174,16 +172,17 @@ def from_tensors(
     names: Names,
     source: str,
 ) -> dict[str, Any]:
-    """Variables, as float32 arrays, from the named tensors of a family.
+    """Returns variables, as float32 arrays, from the named tensors of a family.
 
     Args:
-        tensors: Name -> array, of any floating dtype.
-        shapes: The variables to make, as anything with a shape: `variable_shapes`.
-        names: `HUGGING_FACE`, `OPENAI` or `VL_LTR`.
-        source: Where the tensors come from, for the error.
+      tensors: name -> array, of any floating dtype.
+      shapes: variables of the model, as anything with a shape: `variable_shapes`.
+      names: `HUGGING_FACE`, `OPENAI` or `VL_LTR`.
+      source: path of the file, for errors.
 
     Raises:
-        WeightMismatchError: If tensors are missing, unknown or of another shape.
+      WeightMismatchError: tensors are missing, unknown, of another shape or dtype, or
+        not finite.
     """
     table = _table(flatten_dict(dict(shapes)), names)
     check_match(
@@ -194,8 +193,9 @@ def from_tensors(
     _check_values({name: tensors[name] for name in table}, source)
     flat = {}
     for name, fused in table.items():
-        tensor = tensors[name]
-        parts = np.split(tensor, len(fused)) if len(fused) > 1 else [tensor]
+        parts = (
+            np.split(tensors[name], len(fused)) if len(fused) > 1 else [tensors[name]]
+        )
         for path, part in zip(fused, parts, strict=True):
             if _is_transposed(path, name):
                 part = np.moveaxis(part, (0, 1), (-1, -2))
@@ -203,25 +203,16 @@ def from_tensors(
     return unflatten_dict(flat)
 
 
-def from_openai(state: Mapping[str, np.ndarray], config: ClipConfig) -> dict[str, Any]:
-    """The variables of `Clip` from a state dict of OpenAI's `clip/model.py`.
-
-    Raises:
-        WeightMismatchError: If tensors are missing, unknown or of another shape.
-    """
-    return from_tensors(state, variable_shapes(config), OPENAI, "the state dict")
-
-
 def allowance(name: str) -> str | None:
-    """What a tensor is that may be left over; None for one that may not."""
-    found = (what for what, pattern in ALLOWED.items() if re.search(pattern, name))
-    return next(found, None)
+    """Returns the meaning of a tensor that may remain unused; None for any other."""
+    meanings = (text for text, pattern in ALLOWED.items() if re.search(pattern, name))
+    return next(meanings, None)
 
 
 def _check_values(tensors: Mapping[str, Any], source: str) -> None:
     faults = []
     for name, tensor in tensors.items():
-        # `np.floating` leaves out bfloat16.
+        # `np.floating` does not include bfloat16.
         if not jnp.issubdtype(tensor.dtype, jnp.floating):
             faults.append(f"{name} is of {tensor.dtype}, not of a floating dtype")
         elif not np.isfinite(tensor).all():
@@ -234,52 +225,39 @@ def _check_values(tensors: Mapping[str, Any], source: str) -> None:
 
 def check_match(
     expected: Mapping[str, tuple[int, ...]],
-    given: Mapping[str, tuple[int, ...]],
+    actual: Mapping[str, tuple[int, ...]],
     source: str,
 ) -> None:
     """Compares names and shapes, both ways.
 
     Raises:
-        WeightMismatchError: Listing every tensor missing, unknown or misshapen.
+      WeightMismatchError: lists every tensor that is missing, unknown or misshapen.
     """
-    missing = sorted(expected.keys() - given.keys())
-    extra = sorted(
-        name for name in given.keys() - expected.keys() if allowance(name) is None
+    missing = sorted(expected.keys() - actual.keys())
+    unknown = sorted(
+        name for name in actual.keys() - expected.keys() if allowance(name) is None
     )
-    misshapen = [
-        name
-        for name in sorted(expected.keys() & given.keys())
-        if expected[name] != given[name]
+
+    def entry(name: str, shape: tuple[int, ...], candidates: list[str]) -> str:
+        near = difflib.get_close_matches(name, candidates, n=1)
+        return f"{name} {list(shape)}" + (f" (nearest: {near[0]})" if near else "")
+
+    groups = {
+        "missing": [entry(name, expected[name], unknown) for name in missing],
+        "unknown": [entry(name, actual[name], missing) for name in unknown],
+        "of another shape": [
+            f"{name} {list(actual[name])}, the model's is {list(expected[name])}"
+            for name in sorted(expected.keys() & actual.keys())
+            if expected[name] != actual[name]
+        ],
+    }
+    lines = [
+        line
+        for title, entries in groups.items()
+        if entries
+        for line in (f"  {len(entries)} {title}:", *(f"    {e}" for e in entries))
     ]
-    if not (missing or extra or misshapen):
-        return
-
-    def nearest(name: str, others: list[str]) -> str:
-        found = difflib.get_close_matches(name, others, n=1)
-        return f" (nearest: {found[0]})" if found else ""
-
-    lines = [f"{source} does not hold this model:"]
-    for title, entries in (
-        (
-            "missing",
-            [
-                f"{name} {list(expected[name])}{nearest(name, extra)}"
-                for name in missing
-            ],
-        ),
-        (
-            "unknown",
-            [f"{name} {list(given[name])}{nearest(name, missing)}" for name in extra],
-        ),
-        (
-            "of another shape",
-            [
-                f"{name} {list(given[name])}, the model's is {list(expected[name])}"
-                for name in misshapen
-            ],
-        ),
-    ):
-        if entries:
-            lines.append(f"  {len(entries)} {title}:")
-            lines.extend(f"    {entry}" for entry in entries)
-    raise WeightMismatchError("\n".join(lines))
+    if lines:
+        raise WeightMismatchError(
+            "\n".join([f"{source} does not fit the model:", *lines])
+        )

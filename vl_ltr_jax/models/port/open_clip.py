@@ -1,7 +1,8 @@
 """open_clip's description of a model, `open_clip_config.json`, read and written.
 
-What is built here is read, what has no effect on embeddings is left out, and all else
-is refused by its name: a tower of another kind gives other embeddings in silence.
+Settings that are built here are read, and those without effect on embeddings ignored.
+Every other key is refused by its name: a tower of another kind would give other
+embeddings in silence.
 """
 
 import json
@@ -16,34 +17,25 @@ from vl_ltr_jax.models.port.preprocessing import Preprocessing, to_open_clip
 from vl_ltr_jax.models.port.sizes import Details, ModelFileError
 
 SETTINGS = "open_clip_config.json"
-_HEAD_WIDTH, _TEXT_HEADS = 64, 8  # where open_clip's file says nothing
+_HEAD_WIDTH, _TEXT_HEADS = 64, 8  # open_clip's defaults
 _OFF = (None, False)
 _NO_ARGUMENTS: tuple[Any, ...] = (None, {})
-# Keys of both towers that change the function: the values that are built here.
-_BLOCK = {
-    "ls_init_value": _OFF,
-    "act_kwargs": _NO_ARGUMENTS,
-    "norm_kwargs": _NO_ARGUMENTS,
+# Keys that change the function, with the values that are built here.
+_BLOCK: dict[str, Collection[Any]] = {
     "block_type": (None, "default"),
-    "final_ln_after_pool": _OFF,
-    "qk_norm": _OFF,
-    "scaled_cosine_attn": _OFF,
-    "scale_heads": _OFF,
-    "scale_attn_inner": _OFF,
-    "scale_attn": _OFF,
-    "scale_fc": _OFF,
+    **dict.fromkeys(("act_kwargs", "norm_kwargs"), _NO_ARGUMENTS),
+    **dict.fromkeys(("ls_init_value", "final_ln_after_pool", "qk_norm"), _OFF),
+    **dict.fromkeys(("scaled_cosine_attn", "scale_heads", "scale_attn_inner"), _OFF),
+    **dict.fromkeys(("scale_attn", "scale_fc"), _OFF),
 }
 _FIXED: dict[str, dict[str, Collection[Any]]] = {
     "": {
-        "init_logit_bias": (None,),
         "nonscalar_logit_scale": _OFF,
-        "multimodal_cfg": (None,),
+        **dict.fromkeys(("init_logit_bias", "multimodal_cfg"), (None,)),
     },
     "vision_cfg": {
         **_BLOCK,
-        "attentional_pool": _OFF,
-        "no_ln_pre": _OFF,
-        "input_patchnorm": _OFF,
+        **dict.fromkeys(("attentional_pool", "no_ln_pre", "input_patchnorm"), _OFF),
         "global_average_pool": _OFF,
         "pos_embed_type": ("learnable",),
         "pool_type": ("tok",),
@@ -51,18 +43,15 @@ _FIXED: dict[str, dict[str, Collection[Any]]] = {
     },
     "text_cfg": {
         **_BLOCK,
-        "embed_cls": _OFF,
-        "no_causal_mask": _OFF,
+        **dict.fromkeys(("embed_cls", "no_causal_mask", "proj_bias"), _OFF),
         "pool_type": ("argmax",),
-        "proj_bias": _OFF,
         "proj_type": ("linear",),
-        "hf_model_name": (None, ""),
-        "hf_tokenizer_name": (None, ""),
+        **dict.fromkeys(("hf_model_name", "hf_tokenizer_name"), (None, "")),
         "tokenizer_mode": (None,),
         "tokenizer_kwargs": _NO_ARGUMENTS,
     },
 }
-# Read, or without effect on embeddings: of training, of another tower's, of padding.
+# Read, or without effect on embeddings: for training, other towers or padding.
 _KNOWN: dict[str, Collection[str]] = {
     "": (
         *("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text"),
@@ -83,54 +72,53 @@ _KNOWN: dict[str, Collection[str]] = {
 
 
 def details(model: Mapping[str, Any], source: str) -> tuple[Details, bool]:
-    """Facts that tensors do not show, and whether the activation is written there.
+    """Returns facts that tensors do not show, and True if the file has `quick_gelu`.
 
-    Without `quick_gelu` it is open_clip's default, the exact GELU.
+    Without `quick_gelu` the activation is open_clip's default, the exact GELU.
 
     Args:
-        model: `model_cfg` of the file.
-        source: Path of the file, for errors.
+      model: `model_cfg` of the file.
+      source: path of the file, for errors.
 
     Raises:
-        ModelFileError: If the model is of a kind that is not built here.
+      ModelFileError: the model is of a kind that is not built here.
     """
     sections = {"": model} | {
-        name: _section(model, name, source) for name in ("vision_cfg", "text_cfg")
+        name: model.get(name) for name in ("vision_cfg", "text_cfg")
     }
     for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise _error(source, name, "", section, "an object")
         for key, value in section.items():
-            if key in _FIXED[name] and value not in _FIXED[name][key]:
-                built = " or ".join(map(repr, _FIXED[name][key]))
-                raise ModelFileError(
-                    f"{source}: {_where(name, key)} is {shortened(value)}; built "
-                    f"here is {built}. Name a model of OpenAI's towers"
-                )
+            built = _FIXED[name].get(key, (value,))
+            if value not in built:
+                raise _error(source, name, key, value, " or ".join(map(repr, built)))
             if key not in _FIXED[name] and key not in _KNOWN[name]:
                 raise ModelFileError(
-                    f"{source}: {_where(name, key)} is unknown here, and may change "
-                    "the model. Take the key out if it has no effect on embeddings"
+                    f"{source}: {_dotted(name, key)} is unknown here, and may change "
+                    "the model. Remove the key if it has no effect on embeddings"
                 )
     quick = model.get("quick_gelu", False)
     if type(quick) is not bool:
-        raise ModelFileError(
-            f"{source}: model_cfg.quick_gelu is {shortened(quick)}, not true or false. "
-            "Correct it"
-        )
-    vision, text = sections["vision_cfg"], sections["text_cfg"]
+        raise _error(source, "", "quick_gelu", quick, "true or false")
     activation: Activation = "quick_gelu" if quick else "gelu"
-    found = Details(
-        activation,
-        _count(vision.get("head_width", _HEAD_WIDTH), "vision_cfg.head_width", source),
-        _count(text.get("heads", _TEXT_HEADS), "text_cfg.heads", source),
-    )
-    return found, "quick_gelu" in model
+    heads = []
+    for name, key, default in (
+        ("vision_cfg", "head_width", _HEAD_WIDTH),
+        ("text_cfg", "heads", _TEXT_HEADS),
+    ):
+        value = model[name].get(key, default)
+        if type(value) is not int or value < 1:
+            raise _error(source, name, key, value, "a positive integer")
+        heads.append(value)
+    return Details(activation, *heads), "quick_gelu" in model
 
 
 def check_sizes(model: Mapping[str, Any], config: ClipConfig, source: str) -> None:
     """Compares the sizes in the file with those of the tensors.
 
     Raises:
-        ModelFileError: Naming the first size that differs.
+      ModelFileError: a size differs; the message names the first.
     """
     towers: dict[str, VisionConfig | TextConfig] = {
         "vision_cfg": config.vision,
@@ -141,10 +129,7 @@ def check_sizes(model: Mapping[str, Any], config: ClipConfig, source: str) -> No
         for key, size in sizes.items():
             value = section.get(key, size)
             if not _agrees(key, value, size, towers.get(name)):
-                raise ModelFileError(
-                    f"{source}: {_where(name, key)} is {shortened(value)}, but the "
-                    f"tensors beside it have {size}. Put the file of this model there"
-                )
+                raise _error(source, name, key, value, f"{size} as in the tensors")
 
 
 def _agrees(
@@ -152,7 +137,7 @@ def _agrees(
 ) -> bool:
     if key == "image_size" and isinstance(tower, VisionConfig):
         sides = value if isinstance(value, list) else [value]
-        # DFN's says 384 for patches of 14: open_clip leaves out the last 6 pixels.
+        # DFN's file has 384 for patches of 14: open_clip ignores the last 6 pixels.
         return bool(sides) and all(
             type(side) is int and 0 <= side - size < tower.stride for side in sides
         )
@@ -161,22 +146,31 @@ def _agrees(
     return bool(value == size)
 
 
-def _where(section: str, key: str) -> str:
+def _dotted(section: str, key: str) -> str:
     return ".".join(filter(None, ("model_cfg", section, key)))
 
 
+def _error(
+    source: str, section: str, key: str, value: Any, built: str
+) -> ModelFileError:
+    return ModelFileError(
+        f"{source}: {_dotted(section, key)} is {shortened(value)}, not {built}. "
+        "Correct the file, or name a model with OpenAI's towers"
+    )
+
+
 def to_json(config: ClipConfig, preprocessing: Preprocessing) -> str:
-    """The text of an `open_clip_config.json`.
+    """Returns the text of an `open_clip_config.json`.
 
     Raises:
-        ModelFileError: If the towers have different activations, as no model of
-            open_clip has.
+      ModelFileError: the towers have different activations, as no model of open_clip
+        has.
     """
     activation = config.text.activation
     if config.vision.kind == "vit" and config.vision.activation != activation:
         raise ModelFileError(
-            f"the towers have {config.vision.activation} and {activation}; a model "
-            "under OpenAI's names has one activation, --to hf keeps both"
+            f"--to=openai: the towers have {config.vision.activation} and "
+            f"{activation}, and OpenAI's form has one activation. --to hf keeps both"
         )
     sizes = _sizes(config)
     model = {
@@ -190,10 +184,11 @@ def to_json(config: ClipConfig, preprocessing: Preprocessing) -> str:
 
 
 def _sizes(config: ClipConfig) -> dict[str, dict[str, Any]]:
-    """Every size by section and key."""
+    """Returns every size by section and key."""
     vision, text = config.vision, config.text
     is_vit = vision.kind == "vit"
-    whole = vision.width if is_vit else 32 * vision.width
+    # A ResNet's last stage is 32 times as wide as its stem.
+    attention_width = vision.width if is_vit else 32 * vision.width
     layers = vision.layers if isinstance(vision.layers, int) else list(vision.layers)
     return {
         "": {"embed_dim": config.embed_dim},
@@ -201,7 +196,7 @@ def _sizes(config: ClipConfig) -> dict[str, dict[str, Any]]:
             "image_size": vision.image_size,
             "layers": layers,
             "width": vision.width,
-            "head_width": whole // vision.heads,
+            "head_width": attention_width // vision.heads,
             "patch_size": vision.patch_size,
             **({"mlp_ratio": _ratio(vision)} if is_vit else {}),
         },
@@ -217,24 +212,5 @@ def _sizes(config: ClipConfig) -> dict[str, dict[str, Any]]:
 
 
 def _ratio(tower: VisionConfig | TextConfig) -> float:
-    """The MLP's width in widths: open_clip rounds the product down."""
+    """Returns the MLP's width in widths; open_clip rounds the product down."""
     return math.ceil(1e4 * tower.mlp_width / tower.width) / 1e4
-
-
-def _section(model: Mapping[str, Any], name: str, source: str) -> Mapping[str, Any]:
-    section = model.get(name)
-    if not isinstance(section, dict):
-        raise ModelFileError(
-            f"{source}: model_cfg.{name} is {shortened(section)}, not an object. Put "
-            "the file of this model there"
-        )
-    return section
-
-
-def _count(value: Any, key: str, source: str) -> int:
-    if type(value) is not int or value < 1:
-        raise ModelFileError(
-            f"{source}: model_cfg.{key} is {shortened(value)}, not a positive integer. "
-            "Correct it"
-        )
-    return value

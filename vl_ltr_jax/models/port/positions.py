@@ -1,4 +1,4 @@
-"""Position embeddings for another image size than they were trained at."""
+"""Position embeddings interpolated to another image size."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from vl_ltr_jax.models.clip import VisionConfig
 
 
 def _bicubic_weights(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """Weights of cubic convolution with a = -0.75 and repeated edges, as in PyTorch."""
+    """Returns PyTorch's weights: cubic, a = -0.75, repeated edges."""
     a = -0.75
     centres = (np.arange(new) + 0.5) * old / new - 0.5
     first = np.floor(centres).astype(int) - 1
@@ -33,12 +33,12 @@ def interpolate_positions(
 ) -> Float[np.ndarray, "1+{new_grid}**2 D"]:
     """Resizes the position embeddings of a square grid, for another image size.
 
-    Bicubic, with half-pixel centres and no antialiasing; the first row, which belongs
-    to no place in the image, is kept.
+    Bicubic, with half-pixel centres and no antialiasing. The first row has no place in
+    the image and stays the same.
 
     Args:
-        positions: One row for the class token or the mean, then the grid by rows.
-        new_grid: Positions along a side of the new grid.
+      positions: a row for the class token or the mean, then the grid by rows.
+      new_grid: positions along a side of the new grid.
     """
     old_grid = math.isqrt(len(positions) - 1)
     weights = _bicubic_weights(old_grid, new_grid)
@@ -51,18 +51,18 @@ def interpolate_positions(
 def resize_tower(
     visual: Mapping[str, Any], vision: VisionConfig, image_size: int
 ) -> tuple[VisionConfig, dict[str, Any]]:
-    """An image tower for another image size; everything but positions is kept.
+    """Returns an image tower for another image size; only its positions change.
 
     Args:
-        visual: The branch `visual` of the params.
-        vision: Sizes of the tower as it is.
-        image_size: Side in pixels it is to take.
+      visual: the branch `visual` of the parameters.
+      vision: present sizes of the tower.
+      image_size: new side in pixels.
 
     Returns:
-        The new sizes and the new branch.
+      The new sizes and the new branch.
 
     Raises:
-        ValueError: If no whole number of patches fits.
+      SizeError: the size is no multiple of the patch.
     """
     resized = replace(vision, image_size=image_size)
     if image_size == vision.image_size:

@@ -1,4 +1,4 @@
-"""A CLIP's own way from a picture to pixels, out of the files beside its weights."""
+"""A CLIP's own way from a picture to pixels, from the files next to its weights."""
 
 import json
 import math
@@ -13,11 +13,10 @@ from vl_ltr_jax.runtime.errors import UserError
 Resize = Literal["shortest", "squash", "longest"]
 # Pillow's filters in the order of its numbers, which Hugging Face's files have.
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-_LARGEST_SIDE = 2**20  # beyond any picture
 
 
 class PreprocessingError(UserError):
-    """A file beside the weights that describes no preprocessing known here."""
+    """A file next to the weights whose preprocessing is not built here."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +24,11 @@ class Preprocessing:
     """Pixels of a picture as a model expects them; by default those of OpenAI's CLIP.
 
     Attributes:
-        image_size: Side of the model's input in pixels.
-        shorter_side: Of the resized picture that it is cut from.
-        normalization: Mean and standard deviation of the channels, of 0..1.
-        interpolation: Filter of the resize.
-        resize: `shortest` cuts the centre, `squash` keeps no aspect, `longest` pads.
+      image_size: side of the model's input in pixels.
+      shorter_side: shorter side of the resized picture, which is then cropped.
+      normalization: mean and standard deviation of the channels, of 0..1.
+      interpolation: filter of the resize.
+      resize: `shortest` crops the centre, `squash` ignores the aspect, `longest` pads.
     """
 
     image_size: int
@@ -42,9 +41,16 @@ class Preprocessing:
         object.__setattr__(self, "shorter_side", self.shorter_side or self.image_size)
 
     def at_image_size(self, image_size: int) -> "Preprocessing":
-        """The same for another side in pixels."""
+        """Returns the same preprocessing for another side in pixels."""
         shorter_side = round(self.shorter_side * image_size / self.image_size)
         return replace(self, image_size=image_size, shorter_side=shorter_side)
+
+
+def _error(source: str, key: str, value: Any, allowed: str) -> PreprocessingError:
+    return PreprocessingError(
+        f"{source}: {key} is {shortened(value)}, not {allowed}. Correct it, or name "
+        "another model"
+    )
 
 
 def from_processor_json(
@@ -53,27 +59,21 @@ def from_processor_json(
     """Reads Hugging Face's description of an image processor.
 
     Args:
-        content: `preprocessor_config.json`, or `image_processor` of the other file.
-        image_size: The model's, where the content has none.
-        source: Path of the file, for errors.
+      content: `preprocessor_config.json`, or `image_processor` of the other file.
+      image_size: the model's, where the content has none.
+      source: path of the file, for errors.
 
     Raises:
-        PreprocessingError: If a value is of another kind, or is not built here.
+      PreprocessingError: a value has another type, or is not built here.
     """
+    if content.get("do_rescale", True) is False:
+        raise _error(source, "do_rescale", False, "true")
     factor = content.get("rescale_factor", 1 / 255)
-    rescaled = content.get("do_rescale", True) is not False
-    if not rescaled or not isinstance(factor, float) or abs(255 * factor - 1) > 1e-3:
-        raise PreprocessingError(
-            f"{source}: do_rescale is {shortened(content.get('do_rescale'))} and "
-            f"rescale_factor {shortened(factor)}; pixels are divided by 255 here. Name "
-            "another model"
-        )
+    if not isinstance(factor, float) or abs(255 * factor - 1) > 1e-3:
+        raise _error(source, "rescale_factor", factor, "1 / 255")
     number = content.get("resample", 3)
     if type(number) is not int or not 0 <= number < len(_FILTERS):
-        raise PreprocessingError(
-            f"{source}: resample is {shortened(number)}, none of Pillow's filters 0 to "
-            f"{len(_FILTERS) - 1}. Correct it"
-        )
+        raise _error(source, "resample", number, "a filter of Pillow, 0 to 5")
     size = content.get("size", image_size)
     squashed = isinstance(size, dict) and "height" in size
     shorter_side = _side(size, "size", source)
@@ -94,27 +94,24 @@ def from_processor_json(
 def from_open_clip(
     content: Mapping[str, Any], image_size: int, source: str
 ) -> Preprocessing:
-    """Reads `preprocess_cfg` of open_clip; arguments and errors as those above."""
+    """Reads open_clip's `preprocess_cfg`; see :func:`from_processor_json`."""
     mean, std = NORMALIZATIONS["clip"]
-    filter_name = content.get("interpolation") or "bicubic"
+    interpolation = content.get("interpolation") or "bicubic"
     resize: Any = content.get("resize_mode") or "shortest"
-    for key, value, known in (
-        ("interpolation", filter_name, _FILTERS),
+    for key, value, allowed in (
+        ("interpolation", interpolation, _FILTERS),
         ("resize_mode", resize, get_args(Resize)),
     ):
-        if value not in known:
-            raise PreprocessingError(
-                f"{source}: preprocess_cfg.{key} is {shortened(value)}; known are "
-                f"{', '.join(known)}. Correct it"
-            )
+        if value not in allowed:
+            raise _error(source, f"preprocess_cfg.{key}", value, " or ".join(allowed))
     normalization = checked_constants(
         content.get("mean") or mean, content.get("std") or std, source
     )
-    return Preprocessing(image_size, 0, normalization, filter_name, resize)
+    return Preprocessing(image_size, 0, normalization, interpolation, resize)
 
 
 def to_open_clip(preprocessing: Preprocessing) -> dict[str, Any]:
-    """The content of open_clip's `preprocess_cfg`."""
+    """Returns the content of open_clip's `preprocess_cfg`."""
     mean, std = preprocessing.normalization
     return {
         "size": preprocessing.image_size,
@@ -126,15 +123,15 @@ def to_open_clip(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def to_preprocessor_json(preprocessing: Preprocessing) -> str:
-    """The text of a `preprocessor_config.json` for `transformers.CLIPImageProcessor`.
+    """Returns a `preprocessor_config.json` for `transformers.CLIPImageProcessor`.
 
     Raises:
-        PreprocessingError: If pictures are padded, which that class does not do.
+      PreprocessingError: pictures are padded, which that class does not do.
     """
     if preprocessing.resize == "longest":
         raise PreprocessingError(
-            "the model's pictures are padded (resize_mode 'longest'), which "
-            "CLIPImageProcessor does not do; --to openai keeps it"
+            "resize_mode=longest: CLIPImageProcessor does not pad pictures. --to "
+            "openai keeps the padding"
         )
     side, squash = preprocessing.image_size, preprocessing.resize == "squash"
     square = {"height": side, "width": side}
@@ -157,36 +154,26 @@ def to_preprocessor_json(preprocessing: Preprocessing) -> str:
 
 
 def checked_constants(mean: Any, std: Any, source: str) -> Constants:
-    """Mean and standard deviation out of a file's JSON.
+    """Returns the mean and the standard deviation in a file's JSON.
 
     Raises:
-        PreprocessingError: If they are not three numbers each, or a deviation is zero.
+      PreprocessingError: they are not three finite numbers each, or a deviation is not
+        positive.
     """
-    for name, values in (("mean", mean), ("std", std)):
-        numbers = isinstance(values, Sequence) and [
-            value
-            for value in values
-            if type(value) in (int, float) and math.isfinite(value)
-        ]
-        if not numbers or len(numbers) != 3 or len(values) != 3:
-            raise PreprocessingError(
-                f"{source}: the {name} is {shortened(values)}, not three numbers. "
-                "Correct it"
-            )
-    if min(std) <= 0:
-        raise PreprocessingError(
-            f"{source}: the std is {shortened(std)}, and must be above zero. Correct it"
-        )
+    for key, values, lowest in (("mean", mean, -math.inf), ("std", std, 0)):
+        if not (
+            isinstance(values, Sequence)
+            and len(values) == 3
+            and all(type(value) in (int, float) for value in values)
+            and all(lowest < value < math.inf for value in values)
+        ):
+            raise _error(source, key, values, "three finite numbers, positive for std")
     return cast(Constants, tuple(tuple(map(float, values)) for values in (mean, std)))
 
 
 def _side(value: Any, key: str, source: str) -> int:
-    """A side in pixels, from a number or from any of Hugging Face's objects."""
+    """Returns a side in pixels, from a number or from any of Hugging Face's objects."""
     sides = list(value.values()) if isinstance(value, dict) else [value]
-    side = sides[0] if sides and sides == sides[:1] * len(sides) else None
-    if type(side) is not int or not 0 < side <= _LARGEST_SIDE:
-        raise PreprocessingError(
-            f"{source}: {key} is {shortened(value)}, not the side of a square in "
-            "pixels. Correct it"
-        )
-    return side
+    if any(type(side) is not int or side < 1 for side in sides) or len(set(sides)) != 1:
+        raise _error(source, key, value, "the side of a square in pixels")
+    return cast(int, sides[0])

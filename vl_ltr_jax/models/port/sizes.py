@@ -1,4 +1,8 @@
-"""The sizes of a CLIP, from a `config.json` or from the shapes of its tensors."""
+"""Sizes of a CLIP, from a `config.json` or from the shapes of its tensors.
+
+`transformers.CLIPConfig` would read the same file, but accepts any activation and any
+end of text, and its import takes over a second.
+"""
 
 import contextlib
 import math
@@ -7,42 +11,38 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vl_ltr_jax.logs.messages import shortened
 from vl_ltr_jax.models.clip import RESNET_STRIDE, ClipConfig, TextConfig, VisionConfig
 from vl_ltr_jax.models.layers import ACTIVATIONS, Activation
 from vl_ltr_jax.runtime.errors import UserError
 
 _HEAD_WIDTH = 64
-# The image towers of ViT-H, g and bigG, by their width; all others have 64.
+# Published image towers of ViT-H, g and bigG by width; all others have 64.
 _HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
-# Beyond any CLIP: a model of a damaged file's sizes would take hours to lay out.
-_LARGEST = 2**20
-_MOST_LAYERS = 256
+# A damaged file may have any number, and a model of that size takes hours to lay out.
+_LARGEST, _MOST_LAYERS = 2**20, 256
 
-# What a config.json leaves out has these values.
-_TEXT_DEFAULTS = dict(
-    hidden_size=512,
-    intermediate_size=2048,
-    num_hidden_layers=12,
-    num_attention_heads=8,
-    max_position_embeddings=77,
-    vocab_size=49408,
-)
-_VISION_DEFAULTS = dict(
-    hidden_size=768,
-    intermediate_size=3072,
-    num_hidden_layers=12,
-    num_attention_heads=12,
-    image_size=224,
-    patch_size=32,
-)
+# Key of config.json -> our field, and the value of a file without the key.
+_BLOCKS = {
+    "hidden_size": "width",
+    "intermediate_size": "mlp_width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+}
+_VISION = _BLOCKS | {"image_size": "image_size", "patch_size": "patch_size"}
+_TEXT = _BLOCKS | {
+    "max_position_embeddings": "context_length",
+    "vocab_size": "vocab_size",
+}
+_VISION_DEFAULTS = dict(zip(_VISION, (768, 3072, 12, 12, 224, 32), strict=True))
+_TEXT_DEFAULTS = dict(zip(_TEXT, (512, 2048, 12, 8, 77, 49408), strict=True))
 _EMBED_DIM_DEFAULT = 512
 _FIXED = dict(layer_norm_eps=1e-5, num_channels=3)
-_ACTIVATION_DEFAULT = "quick_gelu"
-_OLD_END = 2  # what old files have for any end of text; the largest id is meant
+_OLD_END = 2  # old files have this for any end of text; they mean the largest id
 
 
 class ModelFileError(UserError):
-    """A file that describes no CLIP, or one that is not built here."""
+    """A file that describes no CLIP, or a CLIP that is not built here."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Details:
     """Facts of a CLIP that the shapes of its tensors do not show.
 
     Attributes:
-        activation: Of the MLPs of both towers.
-        head_width: Of the image tower; None: that of the published models.
-        text_heads: Of the text tower; None: its width / 64.
+      activation: activation of the MLPs of both towers.
+      head_width: width of the image tower's heads; None for that of published models.
+      text_heads: number of heads of the text tower; None for its width / 64.
     """
 
     activation: Activation = "quick_gelu"
@@ -60,7 +60,7 @@ class Details:
     text_heads: int | None = None
 
     def vision_heads(self, width: int) -> int:
-        """Number of heads of an image tower of a width."""
+        """Returns the number of heads of an image tower of this width."""
         head_width = self.head_width or _HEAD_WIDTHS.get(width, _HEAD_WIDTH)
         if width % head_width:
             raise ModelFileError(
@@ -72,19 +72,12 @@ class Details:
 OPENAI_DETAILS = Details()
 
 
-def _short(value: Any) -> str:
-    return repr(value)[:100]
-
-
 def _size(value: Any, key: str, source: str) -> int:
-    if type(value) is not int or value < 1:
-        raise ModelFileError(
-            f"{source}: {key} is {_short(value)}, not a positive integer"
-        )
     largest = _MOST_LAYERS if key.endswith("num_hidden_layers") else _LARGEST
-    if value > largest:
+    if type(value) is not int or not 1 <= value <= largest:
         raise ModelFileError(
-            f"{source}: {key} is {value}; at most {largest} is built here"
+            f"{source}: {key} is {shortened(value)}, not an integer from 1 to "
+            f"{largest}. Correct it"
         )
     return value
 
@@ -92,80 +85,57 @@ def _size(value: Any, key: str, source: str) -> int:
 def _tower(
     content: Mapping[str, Any], name: str, defaults: dict[str, int], source: str
 ) -> tuple[dict[str, int], Activation]:
-    """One tower's sizes and its activation, if all else of it is as OpenAI's."""
-    # Where old files have the second section, transformers takes nothing of the first.
-    key = name if content.get(f"{name}_dict") is None else f"{name}_dict"
-    given = content.get(key) or {}
-    if not isinstance(given, dict):
-        raise ModelFileError(f"{source}: {key} is {_short(given)}, not an object")
+    """Returns the sizes of one tower by key, and its activation."""
+    # Where old files have the second section, transformers ignores the first.
+    section = name if content.get(f"{name}_dict") is None else f"{name}_dict"
+    values = content.get(section) or {}
+    if not isinstance(values, dict):
+        raise ModelFileError(
+            f"{source}: {section} is {shortened(values)}, not an object. Correct it"
+        )
     sizes = {
-        key: _size(given.get(key, default), f"{name}.{key}", source)
+        key: _size(values.get(key, default), f"{name}.{key}", source)
         for key, default in defaults.items()
     }
-    for key, value in _FIXED.items():
-        if given.get(key, value) != value:
-            raise ModelFileError(
-                f"{source}: {name}.{key} is {_short(given[key])}; the towers built "
-                f"here have {value!r}"
-            )
-    activation = given.get("hidden_act", _ACTIVATION_DEFAULT)
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise ModelFileError(
-            f"{source}: {name}.hidden_act is {_short(activation)}; built here are "
-            f"{' and '.join(map(repr, ACTIVATIONS))}"
-        )
+    allowed: dict[str, tuple[Any, ...]] = {k: (v,) for k, v in _FIXED.items()}
+    allowed["hidden_act"] = tuple(ACTIVATIONS)
     if "vocab_size" in sizes:
-        last = sizes["vocab_size"] - 1
-        end = given.get("eos_token_id", last)
-        if end not in (last, _OLD_END):
+        # A sentence's embedding is that of its largest id.
+        allowed["eos_token_id"] = (sizes["vocab_size"] - 1, _OLD_END)
+    for key, built in allowed.items():
+        if values.get(key, built[0]) not in built:
             raise ModelFileError(
-                f"{source}: {name}.eos_token_id is {_short(end)}; sentences are read "
-                f"off at the largest id here, {last}"
+                f"{source}: {name}.{key} is {shortened(values[key])}; built here is "
+                f"{' or '.join(map(repr, built))}. Name another model"
             )
-    return sizes, activation
+    return sizes, values.get("hidden_act", "quick_gelu")
 
 
 def from_config_json(content: Mapping[str, Any], source: str) -> ClipConfig:
-    """Sizes from the content of Hugging Face's `config.json`.
+    """Returns the sizes in Hugging Face's `config.json`.
 
     Args:
-        content: The parsed file.
-        source: Its path, for errors.
+      content: parsed file.
+      source: path of the file, for errors.
 
     Raises:
-        ModelFileError: If it describes another kind of model, or impossible sizes.
+      ModelFileError: the file describes another kind of model, or impossible sizes.
     """
     if content.get("model_type") != "clip":
         raise ModelFileError(
-            f"{source}: model_type is {_short(content.get('model_type'))}, not 'clip'"
+            f"{source}: model_type is {shortened(content.get('model_type'))}, not "
+            "'clip'. Name another model"
         )
-    vision, vision_activation = _tower(
-        content, "vision_config", _VISION_DEFAULTS, source
-    )
-    text, text_activation = _tower(content, "text_config", _TEXT_DEFAULTS, source)
+    vision, vision_act = _tower(content, "vision_config", _VISION_DEFAULTS, source)
+    text, text_act = _tower(content, "text_config", _TEXT_DEFAULTS, source)
     embed_dim = content.get("projection_dim", _EMBED_DIM_DEFAULT)
     embed_dim = _size(embed_dim, "projection_dim", source)
+    vision_sizes: Any = {field: vision[key] for key, field in _VISION.items()}
+    text_sizes: Any = {field: text[key] for key, field in _TEXT.items()}
     try:
         return ClipConfig(
-            VisionConfig(
-                "vit",
-                image_size=vision["image_size"],
-                width=vision["hidden_size"],
-                layers=vision["num_hidden_layers"],
-                heads=vision["num_attention_heads"],
-                patch_size=vision["patch_size"],
-                mlp_width=vision["intermediate_size"],
-                activation=vision_activation,
-            ),
-            TextConfig(
-                width=text["hidden_size"],
-                layers=text["num_hidden_layers"],
-                heads=text["num_attention_heads"],
-                context_length=text["max_position_embeddings"],
-                vocab_size=text["vocab_size"],
-                mlp_width=text["intermediate_size"],
-                activation=text_activation,
-            ),
+            VisionConfig("vit", **vision_sizes, activation=vision_act),
+            TextConfig(**text_sizes, activation=text_act),
             embed_dim,
         )
     except UserError as error:
@@ -173,41 +143,31 @@ def from_config_json(content: Mapping[str, Any], source: str) -> ClipConfig:
 
 
 def to_config_json(config: ClipConfig, dtype: str) -> dict[str, Any]:
-    """The content of a `config.json` for `transformers.CLIPModel`.
+    """Returns the content of a `config.json` for `transformers.CLIPModel`.
 
     Args:
-        config: Sizes of a CLIP whose image tower is a ViT.
-        dtype: Name of the dtype of its tensors.
+      config: sizes of a CLIP whose image tower is a ViT.
+      dtype: name of the dtype of its tensors.
     """
-    vision, text = config.vision, config.text
 
-    def tower(part: VisionConfig | TextConfig) -> dict[str, Any]:
-        return {
-            "hidden_size": part.width,
-            "intermediate_size": part.mlp_width,
-            "num_hidden_layers": part.layers,
-            "num_attention_heads": part.heads,
+    def tower(part: VisionConfig | TextConfig, fields: dict[str, str]) -> Any:
+        sizes = {key: getattr(part, field) for key, field in fields.items()}
+        return sizes | {
             "hidden_act": part.activation,
             "layer_norm_eps": _FIXED["layer_norm_eps"],
             "projection_dim": config.embed_dim,
         }
 
+    vocab_size = config.text.vocab_size
+    # Start and end of text are the last two ids; padding has no effect.
+    ids = dict(bos_token_id=vocab_size - 2, eos_token_id=vocab_size - 1, pad_token_id=0)
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         "dtype": dtype,
         "projection_dim": config.embed_dim,
-        "text_config": tower(text)
-        | {
-            "max_position_embeddings": text.context_length,
-            "vocab_size": text.vocab_size,
-            # Start and end of text are the last two ids; padding is never read.
-            "bos_token_id": text.vocab_size - 2,
-            "eos_token_id": text.vocab_size - 1,
-            "pad_token_id": 0,
-        },
-        "vision_config": tower(vision)
-        | {"image_size": vision.image_size, "patch_size": vision.patch_size},
+        "text_config": tower(config.text, _TEXT) | ids,
+        "vision_config": tower(config.vision, _VISION),
     }
 
 
@@ -216,19 +176,19 @@ def from_shapes(
     source: str,
     details: Details = OPENAI_DETAILS,
 ) -> ClipConfig:
-    """Sizes from the tensor shapes of OpenAI's state dict.
+    """Returns the sizes that the shapes of OpenAI's state dict show.
 
     Args:
-        shapes: Name -> shape.
-        source: Path of the file, for errors.
-        details: The facts that shapes do not show; by default those of OpenAI's models.
+      shapes: name -> shape.
+      source: path of the file, for errors.
+      details: facts that shapes do not show.
 
     Raises:
-        ModelFileError: If a tensor that shows a size is missing or of another rank, or
-            if the sizes cannot be.
+      ModelFileError: a tensor that shows a size is missing or of another rank, or the
+        sizes are impossible.
     """
     vision, _ = vision_from_shapes(shapes, source, details)
-    with _told_by(source):
+    with _naming(source):
         vocab_size, width = shapes["token_embedding.weight"]
         context_length, _ = shapes["positional_embedding"]
         _, embed_dim = shapes["text_projection"]
@@ -249,17 +209,11 @@ def vision_from_shapes(
     source: str,
     details: Details = OPENAI_DETAILS,
 ) -> tuple[VisionConfig, int]:
-    """Sizes of the image tower alone, and the width E of its embeddings.
+    """Returns the sizes of the image tower alone, and the width E of its embeddings.
 
-    Args:
-        shapes: Name -> shape, under OpenAI's names.
-        source: Path of the file, for errors.
-        details: As `from_shapes`.
-
-    Raises:
-        ModelFileError: As `from_shapes`.
+    Arguments and errors are those of :func:`from_shapes`.
     """
-    with _told_by(source):
+    with _naming(source):
         if "visual.proj" in shapes:
             width, _, patch_size, _ = shapes["visual.conv1.weight"]
             positions, _ = shapes["visual.positional_embedding"]
@@ -279,36 +233,32 @@ def vision_from_shapes(
             "resnet",
             image_size=RESNET_STRIDE * math.isqrt(positions - 1),
             width=width // RESNET_STRIDE,
-            layers=tuple(
-                _count(shapes, f"visual.layer{stage}") for stage in (1, 2, 3, 4)
-            ),
+            layers=tuple(_count(shapes, f"visual.layer{k}") for k in (1, 2, 3, 4)),
             heads=width // (details.head_width or _HEAD_WIDTH),
         )
         return vision, shapes["visual.attnpool.c_proj.weight"][0]
 
 
 def _mlp_width(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
-    """Hidden width of the first block's MLP; 0 where that tensor is missing."""
+    """Returns the hidden width of the first block's MLP; 0 without that tensor."""
     return shapes.get(f"{prefix}.0.mlp.c_fc.weight", (0,))[0]
 
 
 def _count(shapes: Mapping[str, Any], prefix: str) -> int:
+    """Returns the number of blocks."""
     pattern = re.compile(rf"{re.escape(prefix)}\.\d+\.")
-    count = len({match[0] for name in shapes if (match := pattern.match(name))})
-    if count > _MOST_LAYERS:
-        raise ModelFileError(
-            f"{prefix} has {count} layers, at most {_MOST_LAYERS} are built"
-        )
-    return count
+    return len({match[0] for name in shapes if (match := pattern.match(name))})
 
 
 @contextlib.contextmanager
-def _told_by(source: str) -> Iterator[None]:
+def _naming(source: str) -> Iterator[None]:
+    """Turns errors into ModelFileErrors that name the file."""
     try:
         yield
     except KeyError as error:
         raise ModelFileError(
-            f"{source}: tensor {error} is missing, which tells the size of the model"
+            f"{source}: tensor {error} is missing, which shows a size of the model. "
+            "Download the file again"
         ) from error
     except (ValueError, IndexError) as error:
         raise ModelFileError(

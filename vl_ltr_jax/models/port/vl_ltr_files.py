@@ -33,12 +33,12 @@ _HEAD = "text_block."
 
 @dataclass(frozen=True)
 class ReleasedHead:
-    """The part of an LGR behind its image tower, as float32 numpy arrays.
+    """Head and anchors of a released LGR, as float32 numpy arrays.
 
     Attributes:
-        params: Those of `LanguageGuidedHead`.
-        anchors: Embeddings of the anchor sentences, zero where there are none.
-        padding: Where a class has no such anchor.
+      params: those of `LanguageGuidedHead`.
+      anchors: embeddings of the anchor sentences, zero for padding.
+      padding: True where a class has no such anchor.
     """
 
     params: dict[str, Any]
@@ -48,14 +48,14 @@ class ReleasedHead:
 
 @dataclass(frozen=True)
 class Released:
-    """What a checkpoint of the authors holds.
+    """Content of a checkpoint of the authors.
 
     Attributes:
-        vision: Sizes of the image tower.
-        embed_dim: D.
-        variables: Those of `Clip`; without the branch `text` for an LGR.
-        text: Sizes of the text tower, for a CVLP.
-        released_head: Head and anchors, for an LGR.
+      vision: sizes of the image tower.
+      embed_dim: D.
+      variables: those of `Clip`; without the branch `text` for an LGR.
+      text: sizes of the text tower, for a CVLP.
+      released_head: head and anchors, for an LGR.
     """
 
     vision: VisionConfig
@@ -65,7 +65,7 @@ class Released:
     released_head: ReleasedHead | None = None
 
     def at_image_size(self, image_size: int) -> "Released":
-        """The same with positions interpolated for images of another size."""
+        """Returns the model with positions interpolated for another image size."""
         params = self.variables["params"]
         vision, visual = resize_tower(params["visual"], self.vision, image_size)
         variables = {**self.variables, "params": {**params, "visual": visual}}
@@ -73,35 +73,35 @@ class Released:
 
 
 def kind_of(names: Mapping[str, Any]) -> Literal["CVLP", "LGR"]:
-    """Which model a state dict is of, by the names of its tensors."""
+    """Returns the kind of model that has tensors of these names."""
     return "LGR" if any(name.startswith(_HEAD) for name in names) else "CVLP"
 
 
 def load(path: str | Path, details: Details = OPENAI_DETAILS) -> Released:
     """Reads a checkpoint of the authors.
 
-    An anchor whose embedding is zero is taken for padding: their tables are filled up
-    with zeros, and no sentence has that embedding.
+    An anchor whose embedding is zero is padding: the authors pad their tables with
+    zeros, and no sentence has that embedding.
 
     Args:
-        path: A `checkpoint.pth`, or its state dict as safetensors.
-        details: Facts that shapes do not show; the authors' models have OpenAI's.
+      path: `checkpoint.pth`, or its state dict as safetensors.
+      details: facts that shapes do not show; OpenAI's for the authors' models.
 
     Raises:
-        WeightMismatchError: If tensors are missing, unknown or of another shape.
-        ModelFileError: If the file is missing, broken, or of another model.
+      WeightMismatchError: tensors are missing, unknown or of another shape.
+      ModelFileError: the file is missing, damaged, or of another model.
     """
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(
-            f"{path}: no such file; a checkpoint of VL-LTR is a checkpoint.pth, or its "
-            "state dict as safetensors"
+            f"{path}: no such file. Name a checkpoint.pth of VL-LTR, or its state dict "
+            "as safetensors"
         )
     settings = path.with_name(open_clip.SETTINGS)
     if settings.is_file():
         raise ModelFileError(
-            f"{path}: {settings.name} beside it describes a model of open_clip's, not "
-            "a checkpoint of VL-LTR. Name it by init.clip, or move the checkpoint away"
+            f"init.vl_ltr={path}: {settings.name} next to it describes a model of "
+            "open_clip. Name it by init.clip, or move the checkpoint away"
         )
     return from_tensors(read_tensors(path), str(path), details)
 
@@ -109,7 +109,10 @@ def load(path: str | Path, details: Details = OPENAI_DETAILS) -> Released:
 def from_tensors(
     tensors: Mapping[str, np.ndarray], source: str, details: Details = OPENAI_DETAILS
 ) -> Released:
-    """As `load`, from tensors that have been read; `source` is named in errors."""
+    """Returns the result of :func:`load` from tensors in memory.
+
+    Errors name the `source`.
+    """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     if kind_of(tensors) == "CVLP":
         config = from_shapes(shapes, source, details)
@@ -122,14 +125,14 @@ def from_tensors(
     anchors = tensors.get(_TEXT_EMBEDDINGS)
     if anchors is None or anchors.ndim != 3 or anchors.shape[2] != embed_dim:
         raise weights.WeightMismatchError(
-            f"{source}: an LGR whose {_TEXT_EMBEDDINGS} is "
-            f"{'missing' if anchors is None else list(anchors.shape)}; wanted is "
-            f"[classes, sentences, {embed_dim}]"
+            f"{source}: {_TEXT_EMBEDDINGS} is "
+            f"{'missing' if anchors is None else list(anchors.shape)}, not [classes, "
+            f"sentences, {embed_dim}]. Download the file again"
         )
     anchors = np.array(anchors, np.float32)
     expected = lgr_shapes(vision, embed_dim, len(anchors))
-    others = {name: tensors[name] for name in tensors.keys() - {_TEXT_EMBEDDINGS}}
-    variables = weights.from_tensors(others, expected, weights.VL_LTR, source)
+    model = {name: tensors[name] for name in tensors.keys() - {_TEXT_EMBEDDINGS}}
+    variables = weights.from_tensors(model, expected, weights.VL_LTR, source)
     head = variables["params"].pop("head")
     padding = np.asarray(~anchors.any(axis=-1))
     released_head = ReleasedHead(head, anchors, padding)
@@ -139,7 +142,7 @@ def from_tensors(
 def lgr_shapes(
     vision: VisionConfig, embed_dim: int, num_classes: int
 ) -> dict[str, Any]:
-    """The variables of an LGR as shapes: image tower, logit scale and head."""
+    """Returns the variables of an LGR as shapes: image tower, logit scale, head."""
     one_token = TextConfig(64, 1, 1, context_length=1, vocab_size=1)
     shapes = variable_shapes(ClipConfig(vision, one_token, embed_dim))
     params = {name: shapes["params"][name] for name in ("visual", "logit_scale")}
@@ -150,11 +153,11 @@ def lgr_shapes(
 def lgr_tensors(
     variables: Mapping[str, Any], released_head: ReleasedHead
 ) -> dict[str, np.ndarray]:
-    """An LGR as the authors' state dict, which their code loads strictly.
+    """Returns an LGR as the authors' state dict, which their code loads strictly.
 
     Args:
-        variables: Those of `Clip`; the text tower is left out.
-        released_head: Head and anchors.
+      variables: those of `Clip`; the text tower is left out.
+      released_head: head and anchors.
     """
     params = {**variables["params"], "head": released_head.params}
     params.pop("text", None)
