@@ -41,9 +41,9 @@ def test_boxes_match_vl_ltr():
         height, width = int(row[0]), int(row[1])
         y, x = (jnp.array([int(value)]) for value in row[2:4])
         lam = jnp.array([row[4]], jnp.float32)
-        box, left = mixup.cutmix_box(height, width, lam, y, x)
+        box, share = mixup.cutmix_box(height, width, lam, y, x)
         np.testing.assert_array_equal(box[0], row[5:9])
-        np.testing.assert_allclose(left[0], row[9], rtol=1e-5)
+        np.testing.assert_allclose(share[0], row[9], rtol=1e-5)
 
 
 def per_example(case, batch_size):
@@ -62,12 +62,12 @@ def centers(case, lam, cut, height, width):
     boxes = ARRAYS[f"{case['case']}/boxes_yl_yh_xl_xh_lam"][:, :4].astype(int)
     grid = np.stack(np.meshgrid(range(height), range(width), indexing="ij"), -1)
     grid = jnp.asarray(grid.reshape(-1, 2))
-    result, found = np.zeros((len(lam), 2), np.int32), iter(boxes)
+    result, recorded = np.zeros((len(lam), 2), np.int32), iter(boxes)
     last = {"batch": 1, "pair": len(lam) // 2, "elem": len(lam)}[case["mode"]]
     for i in np.flatnonzero(cut[:last]):
         weight = jnp.full(len(grid), lam[i], jnp.float32)
         edges, _ = mixup.cutmix_box(height, width, weight, *grid.T)
-        matches = np.all(edges == next(found)[None], axis=1)
+        matches = np.all(edges == next(recorded)[None], axis=1)
         result[i] = grid[int(np.flatnonzero(matches)[0])]
     if case["mode"] == "pair":
         result[last:] = result[:last][::-1]
@@ -127,12 +127,12 @@ def test_targets_follow_the_pixels(alphas):
 
 
 def test_both_methods_are_drawn():
-    """CutMix leaves pixels whole, mixup does not; the switch gives both their turn."""
-    whole = []
+    """CutMix does not blend pixels, mixup does; the switch draws both."""
+    unmixed = []
     for seed in range(20):
         mixed, _ = mixer(0.8, 1.0)(seed)
-        whole.append(bool(np.isin(mixed, np.arange(4)).all()))
-    assert 0.2 < np.mean(whole) < 0.8
+        unmixed.append(bool(np.isin(mixed, np.arange(4)).all()))
+    assert 0.2 < np.mean(unmixed) < 0.8
 
 
 def test_zero_alphas_leave_the_batch_alone():

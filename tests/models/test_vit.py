@@ -40,8 +40,8 @@ def test_every_layer_is_hugging_faces(tmp_path):
     layers = state["intermediates"]["visual"]
     assert len(layers) == config.vision.layers
     for layer, expected in enumerate(theirs.hidden_states[1:]):
-        (found,) = layers[f"resblocks_{layer}"]["__call__"]
-        assert relative_error(found, expected) < 1e-5
+        (output,) = layers[f"resblocks_{layer}"]["__call__"]
+        assert relative_error(output, expected) < 1e-5
     with torch.no_grad():
         expected = model.visual_projection(theirs.pooler_output)
     assert relative_error(ours, expected) < 1e-5

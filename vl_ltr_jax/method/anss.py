@@ -1,4 +1,4 @@
-"""Anchor sentence selection (AnSS): the M sentences of a class its images fit best.
+"""Anchor sentence selection (AnSS): the M sentences that fit a class's images best.
 
 The score of sentence j of class c over the images I' is the paper's L_lin,
 -mean_{i in c} log softmax_i(s t_j.e_i). The mean of logits over a class is the logit
@@ -27,7 +27,7 @@ BLOCKS = (1024, 1280)
 
 
 class ScoreError(UserError):
-    """Scores of sentences that are not numbers: the towers have diverged."""
+    """Scores of sentences that are NaN: the towers have diverged."""
 
 
 def score_sentences(
@@ -55,19 +55,11 @@ def score_sentences(
       image_emb: image embeddings, of any length.
       image_labels: class of each image; negative for padding, which has no effect.
       logit_scale: logarithm of the inverse temperature s.
-      num_classes: C; by default the labels say.
-      mesh: devices with images split over `data` and sentences over `model`, which
-        must divide; one device by default.
+      num_classes: C; by default one more than the largest label.
+      mesh: devices; `data` divides the images and `model` the sentences. One device by
+        default.
       blocks: sentences, and images, compared at a time.
-
-    Raises:
-      ValueError: if there are no images, or no sentences.
     """
-    if not len(image_labels) or not len(sentence_labels):
-        raise ValueError(
-            f"{len(sentence_labels)} sentences cannot be scored by "
-            f"{len(image_labels)} images; both are needed"
-        )
     if num_classes is None:
         num_classes = 1 + max(
             int(jnp.max(jnp.asarray(labels)))
@@ -81,7 +73,7 @@ def score_sentences(
 def _compiled(
     num_classes: int, mesh: jax.sharding.Mesh | None, blocks: tuple[int, int]
 ) -> Callable[..., Array]:
-    """The scores as one program, over a mesh where there is one."""
+    """Returns the scores as one program, over a mesh if any."""
     local = functools.partial(_local_scores, num_classes=num_classes, blocks=blocks)
     if mesh is None:
         return jax.jit(local)
@@ -112,7 +104,10 @@ def _local_scores(
     over_images: Callable[[Array], Array] = lambda local: local,
     largest: Callable[[Array], Array] = lambda local: local,
 ) -> Array:
-    """Scores of one device's sentences, given sum and maximum over all images."""
+    """Returns scores of one device's sentences.
+
+    The last two arguments are the sum and the maximum over the images of all devices.
+    """
     scale, images = jnp.exp(jnp.float32(logit_scale)), unit(image_emb)
     sentence_block, image_block = blocks
     real = image_labels >= 0
@@ -141,7 +136,7 @@ def _local_scores(
     parts = parts.reshape(-1)[: len(sentence_emb)]
     highest = largest(parts)
     total = highest + jnp.log(over_images(jnp.exp(parts - highest)))
-    # Blocks once more: a class mean for every sentence would be a second [S, D].
+    # In blocks: a class mean for every sentence would be a second [S, D].
     own = jax.lax.map(
         lambda block: jnp.sum(unit(block[0]) * class_means[block[1]], axis=1),
         (
@@ -154,7 +149,7 @@ def _local_scores(
 
 
 def _blocks(array: Array, size: int, fill: float = 0) -> Array:
-    """[n, ...] as [blocks, size, ...]; blocks are of equal size, the last is filled."""
+    """Returns [n, ...] as [blocks, size, ...]; the last block is padded."""
     num_blocks = -(-len(array) // size)
     size = -(-len(array) // num_blocks)
     width = [(0, num_blocks * size - len(array))] + [(0, 0)] * (array.ndim - 1)
@@ -174,33 +169,25 @@ def select_anchors(
     """Chooses M sentences per class.
 
     Args:
-      scores: of each sentence, lower is better; only 'anss' reads them.
+      scores: score of each sentence, lower is better; only 'anss' reads them.
       sentence_labels: class of each sentence.
       num_classes: C.
       num_anchors: M.
-      selection: 'anss', the lowest scores (ties, and so classes without images, in the
-        order of the sentences); 'cutoff', the first M; 'random', any M.
-      seed: of 'random'.
+      selection: 'anss', the lowest scores, with ties in the order of the sentences;
+        'cutoff', the first M; 'random', any M.
+      seed: seed of 'random'.
 
     Returns:
       Indices of the sentences, best first, and a mask that is True where a class has
       fewer than M; the index there is 0.
 
     Raises:
-      ValueError: if `selection` is not in `SELECTIONS`, a score is NaN, or a label is
-        outside the classes.
+      ScoreError: a score is NaN.
     """
-    if selection not in SELECTIONS:
-        raise ValueError(f"selection {selection!r}: not one of {SELECTIONS}")
-    if not ((sentence_labels >= 0) & (sentence_labels < num_classes)).all():
-        raise ValueError(
-            f"sentence labels run from {sentence_labels.min()} to "
-            f"{sentence_labels.max()}; allowed are 0 to {num_classes - 1}"
-        )
     if selection == "anss" and np.isnan(scores).any():
         raise ScoreError(
-            f"{np.isnan(scores).sum()} of {len(scores)} scores are NaN, the first that "
-            f"of sentence {np.isnan(scores).argmax()}; check the embeddings"
+            f"{np.isnan(scores).sum()} of {len(scores)} scores are NaN, first of "
+            f"sentence {np.isnan(scores).argmax()}. Check the embeddings"
         )
     keys = {
         "anss": lambda: scores,
@@ -210,23 +197,24 @@ def select_anchors(
     order = np.lexsort((keys, sentence_labels))
     labels = sentence_labels[order]
     place = _place_in_class(labels)
-    kept = place < num_anchors
+    is_anchor = place < num_anchors
     indices = np.zeros((num_classes, num_anchors), np.int64)
     padding = np.ones((num_classes, num_anchors), bool)
-    indices[labels[kept], place[kept]] = order[kept]
-    padding[labels[kept], place[kept]] = False
+    slots = labels[is_anchor], place[is_anchor]
+    indices[slots] = order[is_anchor]
+    padding[slots] = False
     return indices, padding
 
 
 def cap_images_per_class(
     labels: Int[np.ndarray, " N"], max_per_class: int
-) -> Int[np.ndarray, " kept"]:
-    """Indices, ascending, of the first `max_per_class` images of each class."""
+) -> Int[np.ndarray, " n"]:
+    """Returns ascending indices of the first `max_per_class` images of each class."""
     order = np.argsort(labels, kind="stable")
     return np.sort(order[_place_in_class(labels[order]) < max_per_class])
 
 
 def _place_in_class(sorted_labels: np.ndarray) -> np.ndarray:
-    """Position of each entry among those of its label; labels ascend."""
+    """Returns the position of each entry among those of its label; labels ascend."""
     first = np.searchsorted(sorted_labels, sorted_labels, side="left")
     return np.arange(len(sorted_labels)) - first

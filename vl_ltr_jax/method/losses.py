@@ -1,9 +1,8 @@
-"""Losses of pre-training and fine-tuning, pure functions of global arrays.
+"""Reference form of the pre-training losses on global arrays, and shared parts.
 
-The paper's L_ccl (class-wise contrastive), L_dis (distillation from the frozen CLIP)
-and the cross entropy of L_rec. Under `jit` the arrays are global, so the positives of a
-class are found across all devices and the partitioner computes every block of logits
-once.
+Training computes the same L_ccl (class-wise contrastive) and L_dis (distillation from
+the frozen CLIP) by :mod:`vl_ltr_jax.method.pair_losses`; tests compare the two. Both
+forms and the heads share `unit`, `cross_entropy` (of L_rec) and the targets.
 """
 
 import jax
@@ -26,7 +25,7 @@ def contrastive_logits(
     text_emb: Float[Array, "S D"],
     logit_scale: Float[Array, ""],
 ) -> Float[Array, "B S"]:
-    """Scaled cosines, exp(logit_scale) cos(image, text), in float32.
+    """Returns scaled cosines, exp(logit_scale) cos(image, text), in float32.
 
     Args:
       image_emb: image embeddings of any length.
@@ -40,7 +39,7 @@ def contrastive_logits(
 def cross_entropy(
     logits: Float[Array, "B C"], targets: Float[Array, "B C"]
 ) -> Float[Array, ""]:
-    """Mean over rows of -sum_c targets log softmax(logits), in float32."""
+    """Returns the mean over rows of -sum_c targets log softmax(logits), in float32."""
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -jnp.mean(jnp.sum(targets * log_probabilities, axis=-1))
 
@@ -48,7 +47,7 @@ def cross_entropy(
 def one_hot_smooth(
     labels: Int[Array, " B"], num_classes: int, smoothing: float
 ) -> Float[Array, "B {num_classes}"]:
-    """One-hot rows with the share `smoothing` spread evenly over all classes."""
+    """Returns one-hot rows with the share `smoothing` spread over all classes."""
     one_hot = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
     return one_hot * (1 - smoothing) + smoothing / num_classes
 
@@ -60,7 +59,7 @@ def classwise_contrastive(
     label_smoothing: float = 0.1,
     reduction: str = "mean",
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Class-wise contrastive loss, the paper's L_ccl.
+    """Returns the class-wise contrastive loss, the paper's L_ccl; reference form.
 
     Image i and text j are a positive pair when their labels agree; the positives of a
     row share its target evenly. With all labels distinct this is CLIP's loss.
@@ -75,9 +74,6 @@ def classwise_contrastive(
 
     Returns:
       The loss, and its image-to-text and text-to-image terms as 'image' and 'text'.
-
-    Raises:
-      ValueError: if `reduction` is not one of `REDUCTIONS`.
     """
     positives = (labels[:, None] == labels[None, :]).astype(jnp.float32)
     targets = positives / jnp.sum(positives, axis=1, keepdims=True)
@@ -98,32 +94,24 @@ def distillation(
     temperature: float = 1.0,
     reduction: str = "mean",
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Distillation L_dis from the frozen CLIP; no gradient reaches the teacher.
+    """Returns the distillation L_dis from the frozen CLIP; reference form.
+
+    No gradient reaches the teacher.
 
     Args:
-      student_logits: scaled cosines of the towers in training, images by texts.
-      teacher_logits: the same of the frozen towers, with the teacher's own scale.
+      student_logits: scaled cosines of the trained towers, images by texts.
+      teacher_logits: those of the frozen towers, with the teacher's own scale.
       form: 'full', cross entropy between whole distributions over a row (the authors'
         code); 'diagonal', only the matching pair, weighted by the teacher's probability
         of it (the paper's formula); 'kl', the authors' `logits_kl`: KL(teacher ||
-        student) divided by the number of entries of the matrix (so B times smaller
-        than a mean over rows) and multiplied by the squared temperature.
+        student) times the squared temperature, divided by the number of entries of the
+        matrix, so B times smaller than a mean over rows.
       temperature: divides both logits of the form 'kl'.
       reduction: 'mean' (the authors' code) or 'sum' (the paper) of both directions.
 
     Returns:
       The loss, and its image-to-text and text-to-image terms as 'image' and 'text'.
-
-    Raises:
-      ValueError: if `form` is not one of `DISTILLATION_FORMS`, `reduction` not one of
-        `REDUCTIONS`, or a temperature is given to another form than 'kl'.
     """
-    if form not in DISTILLATION_FORMS:
-        raise ValueError(f"distillation form {form!r}: not in {DISTILLATION_FORMS}")
-    if temperature != 1.0 and form != "kl":
-        raise ValueError(
-            f"temperature={temperature} has no effect on form {form!r}; use form='kl'"
-        )
 
     def direction(student: Array, teacher: Array) -> Array:
         student = jax.nn.log_softmax(student.astype(jnp.float32) / temperature)
@@ -144,12 +132,6 @@ def distillation(
 
 
 def mean_or_sum(terms: dict[str, Float[Array, ""]], reduction: str) -> Float[Array, ""]:
-    """Joins the terms 'image' and 'text' of both directions.
-
-    Raises:
-      ValueError: if `reduction` is not one of `REDUCTIONS`.
-    """
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction {reduction!r}: not in {REDUCTIONS}")
+    """Returns the 'mean' or the 'sum' of the terms 'image' and 'text'."""
     total = terms["image"] + terms["text"]
     return total / 2 if reduction == "mean" else total

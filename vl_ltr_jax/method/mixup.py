@@ -27,9 +27,9 @@ def mix(
 
     Args:
       key: decides method, weight and box.
-      images: normalised images [B, H, W, 3]; where both methods are off, features
-        [B, D] will do.
-      labels: their classes.
+      images: normalised images [B, H, W, 3], or features [B, D] if both methods are
+        off.
+      labels: class of each image.
       num_classes: C.
       mixup_alpha: weights of mixup are Beta(alpha, alpha); 0 turns mixup off.
       cutmix_alpha: the same for CutMix.
@@ -70,26 +70,26 @@ def pixel_weights(
     center_y: Int[Array, " B"],
     center_x: Int[Array, " B"],
 ) -> tuple[Float[Array, "B {height} {width}"], Float[Array, " B"]]:
-    """Weight of the image itself at each pixel, and of its own target.
+    """Returns the weight of the image at each pixel, and of its target.
 
     Args:
-      height: of the images, in pixels.
-      width: of the images, in pixels.
-      lam: weight drawn for mixup; for CutMix, share of the image outside the box.
+      height: height of the images in pixels.
+      width: width of the images in pixels.
+      lam: for mixup, the weight; for CutMix, the share of the image outside the box.
       cut: True for CutMix, False for mixup.
       center_y: row of the box's centre.
       center_x: column of the box's centre.
 
     Returns:
-      The weights, and `lam` with the share that the clipped box leaves for CutMix.
+      The weights, and `lam`; for CutMix it is the share outside the clipped box.
     """
-    box, left = cutmix_box(height, width, lam, center_y, center_x)
+    box, share = cutmix_box(height, width, lam, center_y, center_x)
     rows, columns = jnp.arange(height)[None, :], jnp.arange(width)[None, :]
     in_rows = (rows >= box[:, :1]) & (rows < box[:, 1:2])
     in_columns = (columns >= box[:, 2:3]) & (columns < box[:, 3:])
     outside = ~(in_rows[:, :, None] & in_columns[:, None, :])
     weights = jnp.where(cut[:, None, None], outside, lam[:, None, None])
-    return weights, jnp.where(cut, left, lam)
+    return weights, jnp.where(cut, share, lam)
 
 
 def cutmix_box(
@@ -99,23 +99,23 @@ def cutmix_box(
     center_y: Int[Array, " B"],
     center_x: Int[Array, " B"],
 ) -> tuple[Int[Array, "B 4"], Float[Array, " B"]]:
-    """Box with the share 1 - lam of the image, clipped to it.
+    """Returns a box with the share 1 - lam of the image, clipped to it.
 
     Returns:
       First row, row after the last, first column and column after the last; and the
-      share of the image that the clipped box leaves.
+      share of the image outside the clipped box.
     """
     ratio = jnp.sqrt(1 - lam)
     half_y = (height * ratio).astype(jnp.int32) // 2
     half_x = (width * ratio).astype(jnp.int32) // 2
     y_low, y_high = (jnp.clip(center_y + h, 0, height) for h in (-half_y, half_y))
     x_low, x_high = (jnp.clip(center_x + h, 0, width) for h in (-half_x, half_x))
-    left = 1 - (y_high - y_low) * (x_high - x_low) / (height * width)
-    return jnp.stack([y_low, y_high, x_low, x_high], axis=1), left
+    share = 1 - (y_high - y_low) * (x_high - x_low) / (height * width)
+    return jnp.stack([y_low, y_high, x_low, x_high], axis=1), share
 
 
 def blend(
     values: Float[Array, "B *rest"], weights: Shaped[Array, "#B *#rest"]
 ) -> Float[Array, "B *rest"]:
-    """Weighted sum of each row and its partner, row B - 1 - i."""
+    """Returns the weighted sum of each row and its partner, row B - 1 - i."""
     return values * weights + values[::-1] * (1 - weights)

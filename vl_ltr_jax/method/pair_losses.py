@@ -1,7 +1,7 @@
 """The losses of pre-training over the mesh: all image-text pairs of the global batch.
 
-The losses of :mod:`vl_ltr_jax.method.losses` need of the B x B logits only a few sums
-over each row and each column, which :mod:`vl_ltr_jax.method.pair_sums` makes.
+The losses of :mod:`vl_ltr_jax.method.losses` need only a few sums over each row and
+each column of the B x B logits. :mod:`vl_ltr_jax.method.pair_sums` computes these.
 
 Two forms, equal up to rounding: `rows` keeps the [b, B] logits for the backward pass;
 `streaming` gathers a block of texts at a time and computes its logits again.
@@ -23,7 +23,7 @@ STREAMING_COLUMNS = 1024  # texts in one block of the streaming form
 
 
 class Embedded(NamedTuple):
-    """What one CLIP makes of the global batch.
+    """Embeddings of the global batch by one CLIP.
 
     Attributes:
       image: image embeddings of any length.
@@ -48,17 +48,17 @@ def pretraining_losses(
     temperature: float = 1.0,
     form: str = "auto",
 ) -> tuple[dict[str, Float[Array, ""]], Int[Array, " B"]]:
-    """L_ccl and L_dis of the paper over a batch sharded over all axes of the mesh.
+    """Returns L_ccl and L_dis of the paper over a batch sharded over the whole mesh.
 
     Args:
-      student: of the towers in training; gradients reach these only.
-      teacher: of the frozen CLIP, or None without distillation.
+      student: embeddings of the trained towers; gradients reach these only.
+      teacher: embeddings of the frozen CLIP, or None without distillation.
       labels: class of each image, and so of its sentence.
       mesh: the devices; B is a multiple of their number.
       label_smoothing: see :func:`losses.classwise_contrastive`.
       contrastive_reduction: 'mean' or 'sum', of both directions.
       distillation: 'full', 'diagonal' or 'kl', see :func:`losses.distillation`.
-      temperature: of 'kl'.
+      temperature: temperature of 'kl'.
       form: 'rows', 'streaming', or 'auto': by the size of a device's rows.
 
     Returns:
@@ -118,7 +118,7 @@ def pretraining_losses(
 
 
 def _scaled(clip: Embedded) -> tuple[Array, Array]:
-    """Images with the temperature in them, and texts: their products are the logits."""
+    """Returns scaled images, and texts: their products are the logits."""
     scale = jnp.exp(clip.logit_scale.astype(jnp.float32))
     return scale * unit(clip.image), unit(clip.text)
 
@@ -126,7 +126,7 @@ def _scaled(clip: Embedded) -> tuple[Array, Array]:
 def _distillation(
     options: Options, side: Side, student_pairs: Array, teacher_pairs: Array
 ) -> Array:
-    """One direction of the distillation, a number for each row or column."""
+    """Returns one direction of the distillation, a number for each row or column."""
     if options.distillation == "full":
         return side.lse - side.dot
     if options.distillation == "diagonal":
@@ -138,11 +138,11 @@ def _distillation(
 
 
 def num_blocks(rows: int, devices: int) -> int:
-    """The fewest equal slices of a device's texts that keep a block small.
+    """Returns the fewest equal slices of a device's texts that keep a block small.
 
     Args:
       rows: texts of one device.
-      devices: how many give a slice to each block.
+      devices: number of devices; each gives a slice to each block.
     """
     most = max(STREAMING_COLUMNS // devices, 1)
     return next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= most)

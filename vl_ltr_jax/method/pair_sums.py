@@ -2,8 +2,8 @@
 
 Each device computes the logits of its own images with all texts, once. It finishes its
 rows alone; columns take a maximum and a sum over the mesh. The backward pass knows the
-logsumexps, so the gradient of a logit is local, and that of a text is scattered while
-it is summed over devices.
+logsumexps, so the gradient of a logit is local. Gradients of texts are summed over
+devices and scattered in one collective.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from jaxtyping import Array, Float, Int
 class Side(NamedTuple):
     """Sums over each row, or each column, of the logits S, and R of the teacher.
 
-    What no loss needs is None.
+    Sums that no loss needs are None.
 
     Attributes:
       lse: logsumexp of S.
       tempered: logsumexp of S / temperature.
       teacher: logsumexp of R / temperature.
-      dot: mean, under the softmax of R / temperature, of S for the form 'full' and of
+      dot: mean under the softmax of R / temperature: of S for the form 'full', of
         (R - S) / temperature for 'kl'.
     """
 
@@ -45,15 +45,15 @@ class Sums(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is fixed when the step is traced.
+    """Constants of a traced step.
 
     Attributes:
-      mesh: the devices.
+      mesh: devices, over all axes of which rows are split.
       label_smoothing: share of each target spread over the whole row.
       distillation: 'none', or a form of :func:`losses.distillation`.
-      temperature: of 'kl'.
-      num_blocks: blocks that texts are gathered in; 0 for all at once, whose logits
-        are kept for the backward pass.
+      temperature: temperature of 'kl'.
+      num_blocks: blocks that texts are gathered in. With 0, all at once, the backward
+        pass reuses the logits.
     """
 
     mesh: jax.sharding.Mesh
@@ -64,12 +64,12 @@ class Options:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The mesh's axes, all of which rows are split over."""
+        """Axes of the mesh; rows are split over all of them."""
         return self.mesh.axis_names
 
     @property
     def slope(self) -> float:
-        """The derivative by S of what is averaged under the teacher's softmax."""
+        """Derivative by S of the values averaged under the teacher's softmax."""
         return -1 / self.temperature if self.distillation == "kl" else 1.0
 
 
@@ -85,14 +85,14 @@ def pair_sums(
     labels: Int[Array, " B"],
     teacher: Pair | None,
 ) -> tuple[Sums, Int[Array, " B"]]:
-    """Sums of the logits queries keys^T over a batch split over the mesh.
+    """Returns sums of the logits queries keys^T over a batch split over the mesh.
 
     Args:
-      options: what is fixed when the step is traced.
+      options: constants of the step.
       queries: unit image embeddings times the inverse temperature.
       keys: unit text embeddings.
       labels: class of each image, and so of its text.
-      teacher: the same pair of the frozen CLIP; no gradient reaches it.
+      teacher: queries and keys of the frozen CLIP; no gradient reaches them.
 
     Returns:
       The sums, and the class of the text nearest to each image.
@@ -119,7 +119,7 @@ pair_sums.defvjp(_forward, _backward)
 
 
 def _over_mesh(options: Options, local: Any) -> Any:
-    """A function of one device's rows, run on every device; all results are rows."""
+    """Returns a function of one device's rows as one of all rows."""
     rows = PartitionSpec(options.axes)
     return jax.shard_map(
         functools.partial(local, options),
@@ -132,7 +132,7 @@ def _over_mesh(options: Options, local: Any) -> Any:
 def _local_forward(
     options: Options, queries: Array, keys: Array, labels: Array, teacher: Pair | None
 ) -> tuple[Sums, Array, Logits | None]:
-    """One device's sums, the class of the nearest text, and in `rows` its logits."""
+    """Returns one device's sums, nearest classes, and in the form `rows` its logits."""
     share = _target_share(options, labels)
 
     def visit(texts: Any) -> tuple[Any, Side, Logits]:
@@ -174,7 +174,7 @@ def _local_backward(
     saved: Logits | None,
     to: Sums,
 ) -> tuple[Array, Array]:
-    """Gradients of one device's images and texts."""
+    """Returns gradients of one device's images and texts."""
     share = _target_share(options, labels)
 
     def visit(total: Array, block: Any) -> tuple[Array, Array]:
@@ -213,12 +213,12 @@ def _logits(
     return _product(queries, keys.T), _product(teacher[0], teacher_keys.T)
 
 
-def _product(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, precision="highest")
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision="highest")
 
 
 def _target_share(options: Options, labels: Array) -> Array:
-    """What each positive of a row gets of its target, [b]."""
+    """Returns the share of each positive in the target of its row, [b]."""
     ordered = jnp.sort(_gather(options, labels))
     first, after = (
         jnp.searchsorted(ordered, labels, side=side) for side in ("left", "right")
@@ -229,7 +229,7 @@ def _target_share(options: Options, labels: Array) -> Array:
 def _targets(
     options: Options, share: Array, labels: Array, text_labels: Array
 ) -> Array:
-    """Targets of one device's rows, [b, columns]; symmetric over the whole batch."""
+    """Returns one device's targets, [b, columns]; symmetric over the global batch."""
     positive = labels[:, None] == text_labels[None, :]
     spread = options.label_smoothing / (len(labels) * options.mesh.size)
     return jnp.where(positive, share[:, None], 0) + spread
@@ -238,7 +238,7 @@ def _targets(
 def _softmaxes(
     options: Options, logits: Array, teacher_logits: Array | None
 ) -> dict[str, tuple[Array, Array | None]]:
-    """The logits of each softmax, and what is averaged under it."""
+    """Returns the logits of each softmax, and the values averaged under it."""
     temperature = options.temperature
     result: dict[str, tuple[Array, Array | None]] = {"lse": (logits, None)}
     if teacher_logits is None:
@@ -255,7 +255,7 @@ def _softmaxes(
 
 
 def _gradient(options: Options, logits: Logits, side: Side, to: Side) -> Array:
-    """Gradient of the logits, [b, columns], by the sums of rows or of columns."""
+    """Returns the gradient by the logits, [b, columns], of the sums of one side."""
     softmaxes = _softmaxes(options, *logits)
     gradient = to.lse * jnp.exp(logits[0] - side.lse)
     if "tempered" in softmaxes:
@@ -268,7 +268,7 @@ def _gradient(options: Options, logits: Logits, side: Side, to: Side) -> Array:
 
 
 class _Partial(NamedTuple):
-    """A softmax over a part: maximum, sum of exp(. - maximum), weighted sum."""
+    """Softmax over a part: maximum, sum of exp(. - maximum), weighted sum."""
 
     maximum: Array
     total: Array
@@ -292,7 +292,7 @@ def _finish_rows(partial: dict[str, _Partial]) -> Side:
 
 
 def _finish_columns(options: Options, partial: dict[str, _Partial]) -> Side:
-    """Joins the devices' shares of the columns; each keeps those of its own texts."""
+    """Joins the devices' shares of the columns; each gets those of its own texts."""
     names = list(partial)
     stacked = jnp.stack([partial[name].maximum for name in names])
     maxima = dict(zip(names, jax.lax.pmax(stacked, options.axes), strict=True))
@@ -308,7 +308,7 @@ def _finish_columns(options: Options, partial: dict[str, _Partial]) -> Side:
 
 
 def _rescaled(part: _Partial, maximum: Array) -> tuple[Array, Array | None]:
-    """Total and weighted sum against another maximum."""
+    """Returns total and weighted sum against another maximum."""
     factor = jnp.exp(part.maximum - maximum)
     weighted = None if part.weighted is None else part.weighted * factor
     return part.total * factor, weighted
@@ -333,7 +333,7 @@ def _blocks(options: Options, tree: Any) -> Any:
 
 
 def _gather(options: Options, tree: Any) -> Any:
-    """The rows of all devices, in order of devices."""
+    """Returns the rows of all devices, in order of devices."""
     return jax.tree.map(
         lambda leaf: jax.lax.all_gather(leaf, options.axes, tiled=True), tree
     )
@@ -347,5 +347,5 @@ def _gather_stacked(options: Options, tree: Any) -> Any:
 
 
 def _scatter(options: Options, array: Array, axis: int) -> Array:
-    """The sum over devices, each keeping its own part of the axis."""
+    """Returns the sum over devices; each gets its own part of the axis."""
     return jax.lax.psum_scatter(array, options.axes, scatter_dimension=axis, tiled=True)

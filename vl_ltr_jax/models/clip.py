@@ -1,4 +1,4 @@
-"""CLIP: two towers and a temperature (VL-LTR Sec. 3.2), its sizes and their names.
+"""CLIP: two towers and a temperature (VL-LTR Sec. 3.2), and its published sizes.
 
 `variables` are Flax's: `params` with the branches `visual`, `text`, `logit_scale`, and,
 for a ResNet only, `batch_stats`.
@@ -20,11 +20,11 @@ from vl_ltr_jax.models.text import PackedTokens, TextTransformer
 from vl_ltr_jax.models.vit import VisionTransformer
 from vl_ltr_jax.runtime.errors import UserError
 
-RESNET_STRIDE = 32  # pixels an attention-pool position stands for
+RESNET_STRIDE = 32  # side in pixels of a position of the attention pool
 
 
 class SizeError(UserError):
-    """Sizes that no CLIP can have; they come from files and flags."""
+    """Impossible sizes of a CLIP, from files or flags."""
 
 
 def _check_heads(tower: str, width: int, heads: int) -> None:
@@ -40,14 +40,14 @@ class VisionConfig:
     """Sizes of an image tower.
 
     Attributes:
-        kind: 'vit', or 'resnet' for CLIP's modified ResNet.
-        image_size: Side of the square input in pixels.
-        width: Width of the residual stream, or channels of the ResNet's stem.
-        layers: Number of blocks; of each of the four stages for a ResNet.
-        heads: Attention heads, those of the attention pool for a ResNet.
-        patch_size: Side of a patch in pixels; None for a ResNet.
-        mlp_width: Hidden width of a ViT's MLPs; 0 becomes 4 times the width.
-        activation: Of a ViT's MLPs; a ResNet has none and keeps the default.
+      kind: 'vit', or 'resnet' for CLIP's modified ResNet.
+      image_size: side of the square input in pixels.
+      width: width of the residual stream, or channels of the ResNet's stem.
+      layers: number of blocks; for a ResNet, of each of the four stages.
+      heads: attention heads; for a ResNet, of the attention pool.
+      patch_size: side of a patch in pixels; None for a ResNet.
+      mlp_width: hidden width of a ViT's MLPs; 0 becomes 4 times the width.
+      activation: activation of a ViT's MLPs.
     """
 
     kind: Literal["vit", "resnet"]
@@ -79,7 +79,7 @@ class VisionConfig:
 
     @property
     def stride(self) -> int:
-        """Side in pixels of what one position stands for."""
+        """Side of a position in pixels."""
         return self.patch_size or RESNET_STRIDE
 
 
@@ -88,13 +88,9 @@ class TextConfig:
     """Sizes of a text tower.
 
     Attributes:
-        width: Width of the residual stream.
-        layers: Number of blocks.
-        heads: Attention heads.
-        context_length: Most tokens of a sentence, start and end included.
-        vocab_size: Number of token ids.
-        mlp_width: Hidden width of the MLPs; 0 becomes 4 times the width.
-        activation: Of these MLPs.
+      width: width of the residual stream.
+      context_length: most tokens of a sentence, start and end included.
+      mlp_width: hidden width of the MLPs; 0 becomes 4 times the width.
     """
 
     width: int
@@ -119,14 +115,11 @@ class ClipConfig:
     embed_dim: int
 
     def at_image_size(self, image_size: int) -> "ClipConfig":
-        """The same model for images of another size, in pixels."""
+        """Returns the sizes for images of another size in pixels."""
         return replace(self, vision=replace(self.vision, image_size=image_size))
 
     def with_activations(self, vision: Activation, text: Activation) -> "ClipConfig":
-        """The same sizes with the activations of each tower's MLPs.
-
-        A ResNet has no MLP, and keeps the default.
-        """
+        """Returns the sizes with other activations; a ResNet keeps its default."""
         if self.vision.kind == "resnet":
             vision = self.vision.activation
         return replace(
@@ -189,10 +182,9 @@ class Clip(nn.Module):
     """Both towers and the logarithm of the inverse temperature.
 
     Attributes:
-        config: Sizes.
-        dtype: Compute dtype; parameters and LayerNorms stay float32.
-        remat: Which activations of residual blocks are kept for the backward pass, a
-            policy of `layers.rematerialized`.
+      config: sizes.
+      dtype: compute dtype; parameters and LayerNorms are float32.
+      remat: policy of :func:`layers.rematerialized`.
     """
 
     config: ClipConfig
@@ -236,44 +228,42 @@ class Clip(nn.Module):
     def encode_image(
         self, images: Float[Array, "B H W 3"], *, train: bool = False
     ) -> Float[Array, "B E"]:
-        """Embeds images; the embeddings are not normalised.
+        """Returns image features.
 
         Args:
-            images: Normalised pixels, channels last.
-            train: Whether a ResNet's BatchNorm uses the statistics of this batch and
-                updates the running ones (then apply with mutable=['batch_stats']).
+          images: normalised pixels.
+          train: True if a ResNet's BatchNorm uses the statistics of this batch and
+            updates the running ones (then apply with mutable=['batch_stats']).
 
         Raises:
-            SizeError: If the images are not of the configured size.
+          SizeError: the images are not of the configured size.
         """
         size = self.config.vision.image_size
         if images.shape[1:3] != (size, size):
             raise SizeError(
                 f"images are {images.shape[1]} x {images.shape[2]}, the model takes "
-                f"{size} x {size}; load_clip(..., image_size=) changes that"
+                f"{size} x {size}. Set load_clip(..., image_size=)"
             )
         return self.visual(images, train=train)
 
     def encode_text(
         self, tokens: Integer[Array, "B L"] | PackedTokens
     ) -> Float[Array, "B E"]:
-        """Embeds sentences; the embeddings are not normalised.
+        """Returns text features.
 
         Args:
-            tokens: Ids with start and end; whatever follows the first end-of-text (the
-                largest id) has no effect, so L may be anything that holds it. Or
-                sentences packed into rows, whose B = G b embeddings come group by
-                group.
+          tokens: ids with start and end of text, the largest id. Later ids have no
+            effect. Packed sentences give B = G b features, group by group.
 
         Raises:
-            SizeError: If the rows are longer than the context.
+          SizeError: the rows are longer than the context.
         """
         longest = self.config.text.context_length
         ids = tokens.tokens if isinstance(tokens, PackedTokens) else tokens
         if ids.shape[-1] > longest:
             raise SizeError(
-                f"sentences are {ids.shape[-1]} tokens long, the model takes at most "
-                f"{longest}"
+                f"sentences have {ids.shape[-1]} tokens, the model takes {longest}. "
+                "Truncate them"
             )
         return self.text(tokens)
 
@@ -284,14 +274,14 @@ class Clip(nn.Module):
         *,
         train: bool = False,
     ) -> tuple[Float[Array, "B E"], Float[Array, "b E"]]:
-        """Embeds images and sentences, neither normalised."""
+        """Returns image and text features."""
         return self.encode_image(images, train=train), self.encode_text(tokens)
 
 
 def variable_shapes(config: ClipConfig) -> dict[str, Any]:
-    """The variables of a model as shapes and dtypes; nothing is computed."""
+    """Returns the variables of a model as shapes and dtypes."""
     size = config.vision.image_size
-    # Shapes all the way: a real key or array would start the devices.
+    # Shapes only: a real key or array would start the devices.
     return jax.eval_shape(
         Clip(config).init,
         jax.eval_shape(lambda: jax.random.key(0)),

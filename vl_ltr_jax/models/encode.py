@@ -10,22 +10,12 @@ from vl_ltr_jax.models.clip import Clip
 def image(
     model: Clip, variables: dict[str, Any], images: Float[Array, "B H W 3"]
 ) -> Float[Array, "B D"]:
-    """Embeddings of normalised images, themselves not normalised.
-
-    BatchNorm uses its running statistics.
-
-    Raises:
-      ValueError: if the images are not of the model's size.
-    """
+    """Returns image features of normalised pixels, with running statistics."""
     return cast(Array, model.apply(variables, images, method="encode_image"))
 
 
 def text(
     model: Clip, variables: dict[str, Any], tokens: Integer[Array, "B L"]
 ) -> Float[Array, "B D"]:
-    """Embeddings of tokenised sentences, not normalised.
-
-    Raises:
-      ValueError: if a row is longer than the model's context.
-    """
+    """Returns text features of tokenised sentences."""
     return cast(Array, model.apply(variables, tokens, method="encode_text"))

@@ -1,10 +1,9 @@
-"""Layers both towers are built of: convolution, attention, residual block.
+"""Layers of both towers: convolution, attention, residual block.
 
-They follow the CLIP the paper starts from (VL-LTR Sec. 3.2): pre-norm residual blocks,
-LayerNorm with epsilon 1e-5 in float32 whatever the compute dtype. OpenAI's models have
-QuickGELU; LAION's and DataComp's have the exact GELU.
-Module and parameter names are those of OpenAI's PyTorch code, so that `port` is a
-renaming and no more.
+They follow the paper's CLIP (VL-LTR Sec. 3.2): pre-norm residual blocks, LayerNorm with
+epsilon 1e-5 in float32 for every compute dtype. OpenAI's models have QuickGELU; LAION's
+and DataComp's have the exact GELU. Names of modules and parameters are those of
+OpenAI's PyTorch code, so that `port` only renames.
 """
 
 from collections.abc import Callable
@@ -33,7 +32,7 @@ LayerNorm = partial(
 
 
 def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """CLIP's approximation of GELU, x sigmoid(1.702 x)."""
+    """Returns CLIP's approximation of GELU, x sigmoid(1.702 x)."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
@@ -72,9 +71,9 @@ class Dense(nn.Module):
 class Conv(nn.Module):
     """Square convolution without bias; the kernel is [k, k, in, out].
 
-    Where windows tile the image (stride = k: a 1 x 1 convolution, a patch embedding)
-    it is one matrix product, whose weight gradient is several times faster than that
-    of a convolution on CPU. Otherwise the padding keeps the size, halved by stride 2.
+    Windows that tile the image (stride = k: 1 x 1, patch embedding) make it one matrix
+    product. On CPU its weight gradient is several times faster than a convolution's.
+    Otherwise the padding keeps the size, halved by stride 2.
     """
 
     features: int
@@ -114,17 +113,17 @@ def attend(
     heads: int,
     visible: Bool[Array, "#B 1 Q K"] | None = None,
 ) -> Float[Array, "B Q D"]:
-    """Multi-head dot-product attention; the softmax is taken in float32.
+    """Returns multi-head dot-product attention; the softmax is in float32.
 
     Heads come before positions, which turns both products into plain batched matrix
     products.
 
     Args:
-        queries: Projected queries.
-        keys: Projected keys.
-        values: Projected values.
-        heads: Number of heads H; it divides D.
-        visible: True where a query may look at a key; None for everywhere.
+      queries: projected queries.
+      keys: projected keys.
+      values: projected values.
+      heads: number of heads H, a divisor of D.
+      visible: True where a query attends to a key; None for everywhere.
     """
 
     def by_head(x: Array) -> Array:
@@ -209,7 +208,7 @@ class ResidualBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "B L D"], visible: Bool[Array, "#B 1 L L"] | None = None
     ) -> Float[Array, "B L D"]:
-        """Applies the block; `visible` is `attend`'s."""
+        """Applies the block; for `visible` see :func:`attend`."""
         attention = Attention(self.heads, self.out_std, self.dtype, name="attn")
         x = x + attention(LayerNorm(name="ln_1")(x), visible)
         mlp = Mlp(self.mlp_width, self.activation, self.out_std, self.dtype, name="mlp")
@@ -219,20 +218,15 @@ class ResidualBlock(nn.Module):
 def rematerialized(
     block: Any, policy: str, static_argnums: tuple[int, ...] = ()
 ) -> Any:
-    """A module whose activations are computed again in the backward pass.
+    """Returns a module that recomputes its activations in the backward pass.
 
     Args:
-      block: a module class.
-      policy: a name in `REMAT_POLICIES`: 'none' keeps all activations, 'full' those
+      block: module class.
+      policy: key of `REMAT_POLICIES`. 'none' keeps all activations, 'full' those
         between blocks only, 'dots' also every matrix product, 'dots_no_batch' those
         with a parameter (not attention's).
       static_argnums: arguments of the call that are not arrays, self included.
-
-    Raises:
-      ValueError: if the name is not one of these.
     """
-    if policy not in REMAT_POLICIES:
-        raise ValueError(f"remat policy {policy!r}: not in {tuple(REMAT_POLICIES)}")
     if policy == "none":
         return block
     return nn.remat(block, policy=REMAT_POLICIES[policy], static_argnums=static_argnums)
@@ -241,22 +235,19 @@ def rematerialized(
 def residual_blocks(
     x: Float[Array, "B L D"],
     visible: Bool[Array, "#B 1 L L"] | None,
-    *,
-    layers: int,
-    heads: int,
-    mlp_width: int,
-    activation: Activation,
-    dtype: DTypeLike,
-    remat: str,
+    tower: Any,
 ) -> Float[Array, "B L D"]:
-    """The transformer of either tower, as `resblocks_0`, `resblocks_1`, ...
+    """Applies the transformer of a tower, `resblocks_0`, `resblocks_1`, ...
 
-    To be called inside a compact module, which then owns the blocks; `remat` is
-    :func:`rematerialized`'s.
+    Args:
+      x: input of the first block.
+      visible: see :func:`attend`.
+      tower: compact module that calls this and owns the blocks. Its fields are layers,
+        heads, mlp_width, activation, dtype and remat.
     """
-    block = rematerialized(ResidualBlock, remat)
-    out_std = (2 * layers * x.shape[-1]) ** -0.5
-    for layer in range(layers):
-        name = f"resblocks_{layer}"
-        x = block(heads, mlp_width, activation, out_std, dtype, name=name)(x, visible)
+    block = rematerialized(ResidualBlock, tower.remat)
+    out_std = (2 * tower.layers * x.shape[-1]) ** -0.5
+    sizes = (tower.heads, tower.mlp_width, tower.activation, out_std, tower.dtype)
+    for layer in range(tower.layers):
+        x = block(*sizes, name=f"resblocks_{layer}")(x, visible)
     return x

@@ -11,8 +11,8 @@ and with p = g Wk^T q
 
     q.Wk(g r (V - mean(V)) + b) = r (p - mean(p)).V + a term equal for all sentences,
 
-which the softmax drops. Both are exact up to rounding: the first costs M/D of building
-G, the second projects B queries in place of C M sentences, and V is the only [C, M, D].
+which the softmax drops. Both are exact up to rounding. The first costs M/D of building
+G, the second projects B queries instead of C M sentences. V is the only [C, M, D].
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ _uniform_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class AnchorConstants(NamedTuple):
-    """What the head needs of frozen anchors besides the anchors; float32.
+    """Constants of frozen anchors, so that no step computes them; float32.
 
     Attributes:
       inverse_std: r, one over the standard deviation of each anchor over D, [C, M].
@@ -47,7 +47,7 @@ class AnchorConstants(NamedTuple):
 
 
 def anchor_constants(anchors: Float[Array, "C M D"]) -> AnchorConstants:
-    """Computes once what would otherwise be computed in every step."""
+    """Returns the constants of anchors."""
     anchors = anchors.astype(jnp.float32)
     variance = jnp.var(anchors, axis=-1)
     return AnchorConstants(
@@ -57,9 +57,9 @@ def anchor_constants(anchors: Float[Array, "C M D"]) -> AnchorConstants:
 
 
 def head_shapes(num_classes: int, embed_dim: int) -> dict[str, Any]:
-    """The parameters of a :class:`LanguageGuidedHead` as shapes and dtypes."""
+    """Returns the parameters of a :class:`LanguageGuidedHead` as shapes and dtypes."""
     head = LanguageGuidedHead(num_classes, embed_dim, language_logit_scale=0.0)
-    # Shapes all the way: a real key would start the devices.
+    # Shapes only: a real key would start the devices.
     variables = jax.eval_shape(
         head.init,
         jax.eval_shape(lambda: jax.random.key(0)),
@@ -76,12 +76,12 @@ def attention(
     anchors: Float[Array, "B M D"],
     padding: Bool[Array, "B M"],
 ) -> Float[Array, "B M"]:
-    """The attention a of each image over the anchors of one class, as the paper has it.
+    """Reference form, for explanations: the attention of images to one class each.
 
     Args:
-      params: of a :class:`LanguageGuidedHead`.
+      params: parameters of a :class:`LanguageGuidedHead`.
       image_features: image embeddings, not normalised.
-      anchors: of the class that each image is compared with.
+      anchors: anchors of the class that each image is compared with.
       padding: True where that class has no such anchor; its attention is 0.
     """
 
@@ -90,8 +90,8 @@ def attention(
         variance = jnp.mean(centred**2, axis=-1, keepdims=True)
         return centred * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
 
-    given = params["norm1q"]
-    queries = normalized(image_features) * given["scale"][None, :] + given["bias"][None]
+    norm = params["norm1q"]
+    queries = normalized(image_features) * norm["scale"][None, :] + norm["bias"][None]
     keys = normalized(anchors) * params["norm1k"][None, None, :] @ params["wk"]
     scores = jnp.einsum("bd,bmd->bm", queries @ params["wq"], keys)
     scores = scores / image_features.shape[-1] ** 0.5
@@ -107,8 +107,8 @@ class ClassLayout:
       padded: number of classes in the anchors. Those past C have no sentence and get no
         logit; they fill up shards and blocks.
       shards: devices that the classes are split over.
-      blocks: parts of each shard that are visited in turn, and again in the backward
-        pass, so that attention exists for one part at a time.
+      blocks: parts of each shard, visited in turn and again in the backward pass.
+        Attention exists for one part at a time.
     """
 
     padded: int
@@ -135,7 +135,7 @@ class ClassLayout:
 def _quadratic(
     attention: Float[Array, "B C M"], gram: Float[Array, "C M M"]
 ) -> Float[Array, "B C"]:
-    """a^T (V V^T) a. Its gradient 2 V V^T a is kept, not multiplied out again."""
+    """Returns a^T (V V^T) a; the backward pass reuses V V^T a."""
     return _quadratic_forward(attention, gram)[0]
 
 
@@ -147,9 +147,9 @@ def _quadratic_forward(
 
 
 def _quadratic_backward(
-    kept: tuple[Array, Array], gradient: Array
+    saved: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
-    attention, product = kept
+    attention, product = saved
     weighted = gradient[..., None] * attention
     # Frozen anchors never ask for the second, and the compiler drops it.
     return 2 * gradient[..., None] * product, jnp.einsum(
@@ -166,7 +166,7 @@ def _identity(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
 
 
 class VisualClassifier(nn.Module):
-    """The visual branch: D -> 4D -> ReLU -> C."""
+    """Visual branch: D -> 4D -> ReLU -> C."""
 
     num_classes: int
     dtype: DTypeLike = jnp.float32
@@ -196,8 +196,8 @@ class LanguageGuidedHead(nn.Module):
       num_classes: C.
       embed_dim: D.
       language_logit_scale: logarithm of s, not trained.
-      detach_norm: treat the length of G as a constant in the gradient, as the authors
-        do when the image tower trains.
+      detach_norm: True if the length of G is a constant in the gradient, as in the
+        authors' code when the image tower trains.
       dtype: compute dtype of the large products; parameters, attention and logits are
         float32.
       layout: division of the classes; by default one shard and one block.
@@ -233,7 +233,7 @@ class LanguageGuidedHead(nn.Module):
           Visual and language logits, float32.
 
         Raises:
-          ValueError: if the arrays do not have C classes and width D.
+          ValueError: the arrays do not have C classes and width D.
         """
         layout = self.layout or ClassLayout(self.num_classes)
         sizes = (anchors.shape[0], anchors.shape[-1], image_features.shape[-1])
@@ -295,7 +295,7 @@ class LanguageGuidedHead(nn.Module):
         padding: Bool[Array, "C M"],
         constants: AnchorConstants,
     ) -> Float[Array, "B C"]:
-        """Cosines of images and what they attend to; 0 without sentences."""
+        """Returns cosines of images and the G they attend to; 0 without sentences."""
         # The root of D scales B D numbers here, not B C M.
         query = query / self.embed_dim**0.5
         scores = self._compare(query, anchors) * constants.inverse_std[None]
@@ -311,7 +311,7 @@ class LanguageGuidedHead(nn.Module):
         return product / norm
 
     def _folded_query(self, image_features: Array) -> Array:
-        """Query g Wk^T Wq LN(e) without its mean, for anchors as they are."""
+        """Returns the query g Wk^T Wq LN(e) without its mean."""
         square = (self.embed_dim, self.embed_dim)
         normalize = nn.LayerNorm(
             epsilon=LAYER_NORM_EPSILON,
@@ -327,7 +327,7 @@ class LanguageGuidedHead(nn.Module):
         return query - jnp.mean(query, axis=-1, keepdims=True)
 
     def _compare(self, queries: Array, table: Array) -> Array:
-        """Inner products [B C M] of queries [B D] and a table [C M D], in float32."""
+        """Returns inner products [B C M] of queries [B D] and a table [C M D]."""
         # As one product of two matrices, which XLA's CPU backend runs twice as fast.
         rows = table.astype(self.dtype).reshape(-1, table.shape[-1])
         products = jnp.matmul(

@@ -45,8 +45,8 @@ def draw_as_torch(
     Weights and biases are uniform between -1 / sqrt(D) and 1 / sqrt(D).
 
     Args:
-      key: of the draw.
-      width: D, of the features.
+      key: random key.
+      width: D.
       num_classes: C.
     """
     for_kernel, for_bias = jax.random.split(key)
@@ -103,11 +103,11 @@ class ScaledHead(nn.Module):
 def scores(
     arrays: Mapping[str, Float[Array, "..."]], features: Float[Array, "B D"]
 ) -> Float[Array, "B C"]:
-    """Scores by a classifier that is given as arrays.
+    """Returns the scores of a linear classifier.
 
     Args:
-      arrays: `kernel` [D, C] and `bias` [C]; with `centre` [D], that is subtracted from
-        features, which are then scaled to length 1.
+      arrays: `kernel` [D, C] and `bias` [C]. With `centre` [D], features minus it are
+        scaled to length 1.
       features: image embeddings.
     """
     features = features.astype(jnp.float32)
@@ -120,11 +120,11 @@ def scores(
 def as_arrays(
     params: Mapping[str, Any], scale: float
 ) -> dict[str, Float32[np.ndarray, "..."]]:
-    """A trained head as arrays for :func:`scores`.
+    """Returns a trained head as arrays for :func:`scores`.
 
     Args:
-      params: of a LinearHead or a CosineHead.
-      scale: by which its scores are multiplied.
+      params: parameters of a LinearHead or a CosineHead.
+      scale: factor of the scores.
     """
     if "visual_fc" in params:
         layer = params["visual_fc"]

@@ -23,8 +23,8 @@ _MOMENTUM = 0.1  # the weight of the newest batch, as in PyTorch
 class BatchNorm(nn.Module):
     """Batch normalisation in float32 that updates its statistics as PyTorch does.
 
-    Differs from VL-LTR: statistics are those of the global batch, whatever the number
-    of devices, where the authors' are each GPU's own.
+    Differs from VL-LTR: statistics are those of the global batch, the authors' those
+    of each GPU.
     """
 
     scale_init: nn.initializers.Initializer = nn.initializers.ones
@@ -117,12 +117,12 @@ class ModifiedResNet(nn.Module):
     """Stem, four stages of bottlenecks, attention pooling.
 
     Attributes:
-        width: Channels of the stem; stage k has 4 * 2^k times as many.
-        layers: Number of bottlenecks in each of the four stages.
-        heads: Heads of the attention pool.
-        embed_dim: Width E of the output.
-        dtype: Compute dtype; parameters and statistics stay float32.
-        remat: Policy of `layers.rematerialized`.
+      width: channels of the stem; stage k has 4 * 2^k times as many.
+      layers: number of bottlenecks in each of the four stages.
+      heads: heads of the attention pool.
+      embed_dim: width E of the output.
+      dtype: compute dtype; parameters and statistics stay float32.
+      remat: policy of `layers.rematerialized`.
     """
 
     width: int

@@ -1,8 +1,8 @@
 """CLIP's text transformer, the paper's language encoder (Sec. 3.2).
 
-The tower is causal and a sentence is read off at its end-of-text token, so whatever
-follows that token changes nothing: batches may be trimmed to their longest sentence,
-and sentences packed into rows.
+The tower is causal and pools a sentence at its end-of-text token. Later tokens have no
+effect, so batches may be trimmed to their longest sentence, and sentences packed into
+rows.
 """
 
 from typing import NamedTuple
@@ -17,13 +17,13 @@ from vl_ltr_jax.models.layers import Activation, LayerNorm, residual_blocks
 
 
 class PackedTokens(NamedTuple):
-    """Several sentences to a row, in groups of R rows with b sentences each.
+    """Sentences packed into rows, in groups of R rows with b sentences.
 
     Attributes:
-        tokens: Ids, [G, R, L].
-        segments: Number of the sentence in its row from 1, and 0 for padding.
-        positions: Place of each token in its sentence.
-        ends: Place of each sentence's end of text among the R L of its group, [G, b].
+      tokens: token ids.
+      segments: number of the sentence in its row from 1; 0 for padding.
+      positions: position of each token in its sentence.
+      ends: position of each end of text among the R L tokens of its group.
     """
 
     tokens: Integer[Array, "G R L"]
@@ -33,7 +33,7 @@ class PackedTokens(NamedTuple):
 
     @property
     def visible(self) -> Bool[Array, "rows 1 L L"]:
-        """True where a token may look at another: earlier, and of its sentence."""
+        """True where a token attends to another: earlier, and of its sentence."""
         length = self.tokens.shape[-1]
         segments = self.segments.reshape(-1, 1, length)
         same = segments[..., :, None] == segments[..., None, :]
@@ -45,16 +45,14 @@ class TextTransformer(nn.Module):
     """Tokens through causal residual blocks; the end-of-text position is projected.
 
     Attributes:
-        width: Width D of the residual stream.
-        layers: Number of residual blocks.
-        heads: Attention heads.
-        mlp_width: Hidden width of the blocks' MLPs.
-        activation: Of these MLPs.
-        context_length: Most tokens in a sentence, start and end included.
-        vocab_size: Number of token ids; end-of-text is the largest.
-        embed_dim: Width E of the output.
-        dtype: Compute dtype; parameters and LayerNorms stay float32.
-        remat: Policy of `layers.rematerialized`.
+      width: width D of the residual stream.
+      mlp_width: hidden width of the blocks' MLPs.
+      activation: activation of the MLPs.
+      context_length: most tokens in a sentence, start and end included.
+      vocab_size: number of token ids; end-of-text is the largest.
+      embed_dim: width E of the output.
+      dtype: compute dtype; parameters and LayerNorms are float32.
+      remat: policy of :func:`layers.rematerialized`.
     """
 
     width: int
@@ -94,16 +92,7 @@ class TextTransformer(nn.Module):
         else:
             x = x + positions.astype(x.dtype)[packed.positions.reshape(-1, length)]
             visible = packed.visible
-        x = residual_blocks(
-            x,
-            visible,
-            layers=self.layers,
-            heads=self.heads,
-            mlp_width=self.mlp_width,
-            activation=self.activation,
-            dtype=self.dtype,
-            remat=self.remat,
-        )
+        x = residual_blocks(x, visible, self)
         if packed is None:
             x = x[jnp.arange(len(x)), ids.argmax(axis=1)]
         else:

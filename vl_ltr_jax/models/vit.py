@@ -12,15 +12,13 @@ class VisionTransformer(nn.Module):
     """Patches and a class token through residual blocks; the class token is projected.
 
     Attributes:
-        patch_size: Side of a patch in pixels.
-        width: Width D of the residual stream.
-        layers: Number of residual blocks.
-        heads: Attention heads.
-        mlp_width: Hidden width of the blocks' MLPs.
-        activation: Of these MLPs.
-        embed_dim: Width E of the output.
-        dtype: Compute dtype; parameters and LayerNorms stay float32.
-        remat: Policy of `layers.rematerialized`.
+      patch_size: side of a patch in pixels.
+      width: width D of the residual stream.
+      mlp_width: hidden width of the blocks' MLPs.
+      activation: activation of the MLPs.
+      embed_dim: width E of the output.
+      dtype: compute dtype; parameters and LayerNorms are float32.
+      remat: policy of :func:`layers.rematerialized`.
     """
 
     patch_size: int
@@ -49,16 +47,7 @@ class VisionTransformer(nn.Module):
         positions = self.param("positional_embedding", scale, x.shape[1:])
         x = x + positions.astype(x.dtype)[None]
         x = LayerNorm(name="ln_pre")(x).astype(self.dtype)
-        x = residual_blocks(
-            x,
-            None,
-            layers=self.layers,
-            heads=self.heads,
-            mlp_width=self.mlp_width,
-            activation=self.activation,
-            dtype=self.dtype,
-            remat=self.remat,
-        )
+        x = residual_blocks(x, None, self)
         x = LayerNorm(name="ln_post")(x[:, 0])
         return nn.Dense(
             self.embed_dim,
