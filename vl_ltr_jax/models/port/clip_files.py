@@ -160,7 +160,6 @@ def _family(path: Path, names: Mapping[str, Any]) -> Names:
 
 def find_clip(
     source: str | Path,
-    *,
     activation: Activation | None = None,
     head_width: int | None = None,
 ) -> ClipFile:
@@ -308,7 +307,7 @@ def load_clip(
       WeightMismatchError: the tensors are not exactly those of the model.
       ModelFileError: see :func:`find_clip`.
     """
-    file = find_clip(source, activation=activation, head_width=head_width)
+    file = find_clip(source, activation, head_width)
     for note in file.notes:
         console.warn(note)
     return from_file(file, read_tensors(file.path), image_size=image_size)

@@ -79,9 +79,7 @@ def convert(
                 released = released.at_image_size(image_size)
             write_lgr(directory, released, dtype)
             return
-        file = clip_files.find_clip(
-            source, activation=activation, head_width=head_width
-        )
+        file = clip_files.find_clip(source, activation, head_width)
         for note in file.notes:
             console.warn(note)
         config, variables = clip_files.from_file(file, tensors, image_size=image_size)

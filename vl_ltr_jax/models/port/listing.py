@@ -2,7 +2,7 @@
 
 import collections
 
-from vl_ltr_jax.models.clip import TextConfig, VisionConfig, variable_shapes
+from vl_ltr_jax.models.clip import VisionConfig, variable_shapes
 from vl_ltr_jax.models.layers import Activation
 from vl_ltr_jax.models.port import clip_files, vl_ltr_files
 from vl_ltr_jax.models.port.names import HUGGING_FACE, OPENAI, VL_LTR, allowance, places
@@ -44,12 +44,17 @@ def inspect(
             f"{classes} classes with up to {anchors} anchor sentences each",
         ]
     else:
-        file, notes = _find_clip(source, activation, head_width)
+        unknown: tuple[str, ...] = ()
+        try:
+            file = clip_files.find_clip(source, activation, head_width)
+        except clip_files.UnknownActivationError as error:
+            file = clip_files.find_clip(source, "quick_gelu", head_width)
+            unknown = (str(error),)
         clip_files.from_file(file, tensors)
         family = "hf" if file.names is HUGGING_FACE else "openai"
         shapes = variable_shapes(file.config)
-        facts = _facts(file, is_known=notes == file.notes)
-        facts += [f"note: {note}" for note in notes]
+        facts = _facts(file, is_known=not unknown)
+        facts += [f"note: {note}" for note in (*unknown, *file.notes)]
     place_of = places(shapes, FAMILIES[family]) | {"text_embeddings": "anchors"}
     used = {name: tensor for name, tensor in tensors.items() if name in place_of}
     count = sum(tensor.size for tensor in used.values())
@@ -74,33 +79,15 @@ def inspect(
     )
 
 
-def _find_clip(
-    source: str, activation: Activation | None, head_width: int | None
-) -> tuple[clip_files.ClipFile, tuple[str, ...]]:
-    """Returns the file and its notes, one of them an activation that is not stated."""
-    try:
-        file = clip_files.find_clip(
-            source, activation=activation, head_width=head_width
-        )
-        return file, file.notes
-    except clip_files.UnknownActivationError as error:
-        file = clip_files.find_clip(
-            source, activation="quick_gelu", head_width=head_width
-        )
-        return file, (str(error), *file.notes)
-
-
 def _vision(vision: VisionConfig, activation: str) -> str:
-    kind = f"ViT, patches of {vision.patch_size}" if vision.patch_size else "ResNet"
+    kind, mlp = "ResNet", ""
+    if vision.patch_size:
+        kind = f"ViT, patches of {vision.patch_size}"
+        mlp = f", MLPs of {vision.mlp_width} with {activation}"
     return (
         f"image tower: {kind}, {vision.image_size} pixels, width {vision.width}, "
-        f"layers {vision.layers}, heads {vision.heads}"
-        + (_mlp(vision, activation) if vision.patch_size else "")
+        f"layers {vision.layers}, heads {vision.heads}{mlp}"
     )
-
-
-def _mlp(tower: VisionConfig | TextConfig, activation: str) -> str:
-    return f", MLPs of {tower.mlp_width} with {activation}"
 
 
 def _facts(file: clip_files.ClipFile, *, is_known: bool) -> list[str]:
@@ -113,16 +100,13 @@ def _facts(file: clip_files.ClipFile, *, is_known: bool) -> list[str]:
             f"{processor.interpolation}, {processor.resize}, mean {list(mean)}, "
             f"std {list(std)}"
         )
-    vision, text = (
-        tower.activation if is_known else "an unknown activation"
-        for tower in (config.vision, config.text)
-    )
-    sizes = config.text
+    vision, text = config.vision, config.text
+    unknown = "" if is_known else "an unknown activation"
     return [
-        _vision(config.vision, vision),
-        f"text tower: width {sizes.width}, layers {sizes.layers}, heads {sizes.heads}"
-        f"{_mlp(sizes, text)}, {sizes.context_length} tokens, vocabulary "
-        f"{sizes.vocab_size}",
+        _vision(vision, unknown or vision.activation),
+        f"text tower: width {text.width}, layers {text.layers}, heads {text.heads}, "
+        f"MLPs of {text.mlp_width} with {unknown or text.activation}, "
+        f"{text.context_length} tokens, vocabulary {text.vocab_size}",
         f"embeddings of width {config.embed_dim}",
         pixels,
     ]
