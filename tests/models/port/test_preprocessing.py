@@ -54,9 +54,9 @@ def test_the_processor_of_transformers_5_is_copied(tmp_path, by_way_of):
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"image_mean": [0.5, 0.5]}, "the mean"),
-        ({"image_std": [0.5, 0, 0.5]}, "the std"),
-        ({"image_std": "wide"}, "the std"),
+        ({"image_mean": [0.5, 0.5]}, "mean"),
+        ({"image_std": [0.5, 0, 0.5]}, "std"),
+        ({"image_std": "wide"}, "std"),
         ({"rescale_factor": 1}, "rescale_factor"),
         ({"do_rescale": False}, "do_rescale"),
         ({"resample": 9}, "resample"),
