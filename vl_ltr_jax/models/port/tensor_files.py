@@ -5,6 +5,7 @@
   OpenAI's `ViT-B-16.pt`. These need PyTorch; no code in them runs.
 """
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -77,10 +78,12 @@ def _open(path: Path, stack: ExitStack) -> Mapping[str, Any]:
         file = _open_shard(path, stack)
         return dict.fromkeys(file.keys(), file)
     shard_of = _read_index(path)
-    files = {
-        shard: _open_shard(path.with_name(shard), stack)
-        for shard in sorted(set(shard_of.values()))
-    }
+    shards = sorted(set(shard_of.values()))
+    if missing := [s for s in shards if not os.path.isfile(path.parent / s)]:
+        raise TensorFileError(
+            f"{path}: {', '.join(missing)[:200]} missing. Copy all shards of the model"
+        )
+    files = {shard: _open_shard(path.with_name(shard), stack) for shard in shards}
     stored = {(name, shard) for shard, file in files.items() for name in file.keys()}
     if differences := stored ^ set(shard_of.items()):
         names = ", ".join(sorted(f"{name} ({shard})" for name, shard in differences))
@@ -93,10 +96,6 @@ def _open(path: Path, stack: ExitStack) -> Mapping[str, Any]:
 def _open_shard(path: Path, stack: ExitStack) -> Any:
     try:
         return stack.enter_context(safe_open(path, framework="np"))
-    except FileNotFoundError as error:
-        raise TensorFileError(
-            f"{path}: no such file. Copy all shards of the model"
-        ) from error
     except (SafetensorError, OSError) as error:
         with path.open("rb") as file:
             if file.read(len(_POINTER)) == _POINTER:
