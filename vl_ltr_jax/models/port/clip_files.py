@@ -255,7 +255,8 @@ def _from_open_clip(
     open_clip.check_sizes(model, config, source)
     side = config.vision.image_size
     notes: tuple[str, ...] = ()
-    if model["vision_cfg"].get("image_size", side) not in (side, [side, side]):
+    vision = model["vision_cfg"]
+    if vision.get("image_size", side) not in (side, [side, side]):
         notes = (
             f"{source}: image_size is no multiple of the patch, {config.vision.stride} "
             f"pixels; the model sees {side}",
