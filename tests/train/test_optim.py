@@ -150,15 +150,6 @@ def test_the_rate_follows_the_step():
     np.testing.assert_allclose(updates["visual"], -0.1, rtol=1e-4)
 
 
-def test_state_is_plain_arrays():
-    params = {"visual": {"kernel": jnp.ones((2, 2))}}
-    optimizer = optim.make_optimizer(
-        params, schedule=optax.constant_schedule(1.0), weight_decay=0.0
-    )
-    state = train_state.create(params, optimizer)
-    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
-
-
 def test_an_optimizer_without_trained_parameters_is_refused():
     with pytest.raises(ValueError, match="trainable"):
         optim.make_optimizer(
