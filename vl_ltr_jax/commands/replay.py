@@ -1,11 +1,11 @@
-"""A training step looked at again: one whose loss was not finite, or any other.
+"""Repeat of a training step: one whose loss was not finite, or any other.
 
     python -m vl_ltr_jax.replay --workdir=DIR [--stage=pretrain] [--step=N]
 
-Where a step's loss or gradient is NaN or infinite, a run keeps what the step was given.
-This restores the checkpoint before it, makes the steps up to it again and prints the
-norms of parameters, gradients and rows of the batch. It writes nothing into DIR. The
-exit code is 0 if it could look, 2 if there was nothing to look at.
+A run saves the input of each step whose loss or gradient is NaN or infinite. This
+command restores the checkpoint before the step, repeats the steps up to it, and prints
+norms of parameters, gradients and examples. DIR stays as it is. The exit code is 2
+without such a step.
 """
 
 import argparse
@@ -54,11 +54,11 @@ COMMAND = Command(
         ),
     ),
 )
-_MOST, _COLUMNS = 24, 3  # rows on a sheet
+_MAX_EXAMPLES, _COLUMNS = 24, 3  # of a sheet
 
 
 class ReplayError(UserError):
-    """A step that is not there."""
+    """The run has no such step."""
 
 
 def replay(
@@ -68,24 +68,24 @@ def replay(
     *,
     from_start: bool = False,
 ) -> tuple[Repeat, Run]:
-    """Makes a training step again and looks at it.
+    """Repeats a training step.
 
     Args:
-      workdir: of a run, finished or not; nothing is written there.
-      stage: that trains; by default that of the step.
-      step: from 1; by default the newest that was not finite.
-      from_start: makes all steps before it again, not those since a checkpoint.
+      workdir: directory of a run, finished or not; it stays as it is.
+      stage: training stage; by default the last with a step that was not finite.
+      step: number from 1; by default the newest that was not finite.
+      from_start: repeats all steps before it, not those since a checkpoint.
 
     Returns:
-      What was seen, and the run.
+      The repeated step and the run.
 
     Raises:
-      ReplayError: if there is no such step.
-      UserError: if the run's files cannot be read, or do not fit.
+      ReplayError: the run has no such step.
+      UserError: files of the run are damaged, or do not fit.
     """
     config = saved.config_of(workdir)
-    configs.check(config)  # paths of another machine, or that are gone
-    # Threads give the same batches, and need no start by absl.
+    configs.check(config)  # its paths may be of another machine
+    # Threads give the same batches; worker processes need absl's start.
     config = dataclasses.replace(
         config, data=dataclasses.replace(config.data, num_workers=0)
     )
@@ -103,65 +103,65 @@ def replay(
     directory = run.artifact(name).directory
     if number in incidents.steps(directory):
         incident = incidents.read(incidents.path_of(directory, number))
-    seen = repeat.repeat(
+    repeated = repeat.repeat(
         run, name, trained[name], number, incident, from_start=from_start
     )
-    return seen, run
+    return repeated, run
 
 
 def _which(
     run: Run, trained: list[str], stage: str | None, step: int | None
 ) -> tuple[str, int]:
-    """The stage and step that are meant."""
+    """Returns the stage and the step to repeat."""
     if stage is not None and stage not in trained:
         raise ReplayError(
-            f"--stage={stage}: this run trains {', '.join(trained) or 'nothing'}"
+            f"--stage={stage}: this run trains {', '.join(trained) or 'nothing'}."
         )
-    kept = {name: incidents.steps(run.artifact(name).directory) for name in trained}
-    listed = [
-        f"--stage={name} --step={number}"
-        for name, numbers in kept.items()
-        for number in numbers
-    ]
+    saved_steps = {
+        name: incidents.steps(run.artifact(name).directory) for name in trained
+    }
     for name in reversed([stage] if stage is not None else trained):
-        numbers = [n for n in kept[name] if step is None or n == step]
+        numbers = [n for n in saved_steps[name] if step is None or n == step]
         if numbers:
             return name, numbers[-1]
     if step is not None and (stage is not None or len(trained) == 1):
         return stage or trained[0], step
-    there = "; there are " + ", ".join(listed) if listed else ""
+    choices = ", ".join(
+        f"--stage={name} --step={number}"
+        for name, numbers in saved_steps.items()
+        for number in numbers
+    )
+    saved_text = f" Saved are {choices}." if choices else ""
     if step is None:
-        where = f"{run.workdir}" + (f", stage {stage}" if stage else "")
         raise ReplayError(
-            f"{where} has kept no step that was not finite{there}. Name any step by "
-            "--stage and --step, to look at that"
+            f"--workdir={run.workdir}: no step was saved as not finite.{saved_text} "
+            "Name any step by --stage and --step."
         )
     raise ReplayError(
-        f"--step={step}: of which stage? Add --stage= and one of {', '.join(trained)}"
-        + there
+        f"--step={step}: add --stage= and one of {', '.join(trained)}.{saved_text}"
     )
 
 
-def sheet_of(seen: Repeat, run: Run) -> list[contact_sheet.SheetExample]:
-    """The first rows that are wrong, as a contact sheet has them."""
-    whole, split = run_inputs.eval_transform(run.config), run.inputs.data.train
+def sheet_of(repeated: Repeat, run: Run) -> list[contact_sheet.SheetExample]:
+    """Returns the first faulty examples of a step for a contact sheet."""
+    evaluate, split = run_inputs.eval_transform(run.config), run.inputs.data.train
 
-    def shown(one: FaultyRow) -> contact_sheet.SheetExample:
+    def sheet_example(row: FaultyRow) -> contact_sheet.SheetExample:
         try:
-            picture = whole(split.read(one.index))
-        except ImageReadError:  # another of its class was taken
+            picture = evaluate(split.read(row.index))
+        except ImageReadError:  # training drew another image of its class
             side = run.config.model.image_size
             picture = np.zeros((side, side, 3), np.uint8)
-        name = run.inputs.data.class_names[one.label]
+        name = run.inputs.data.class_names[row.label]
         return contact_sheet.SheetExample(
-            picture if seen.pixels is None else seen.pixels[one.row],
+            picture if repeated.pixels is None else repeated.pixels[row.row],
             picture,
-            f"row {one.row}: {', '.join(one.not_finite)} of {name} (label {one.label})",
-            one.sentence,
-            one.image,
+            f"row {row.row}: {', '.join(row.not_finite)} of {name} (label {row.label})",
+            row.sentence,
+            row.image,
         )
 
-    return [shown(one) for one in seen.faulty[:_MOST]]
+    return [sheet_example(row) for row in repeated.faulty[:_MAX_EXAMPLES]]
 
 
 @exits.with_codes
@@ -173,20 +173,22 @@ def main(arguments: Sequence[str]) -> int:
     workdir = path_of(parsed.workdir)
     meshes.devices()
     compilation_cache.read_from(workdir)
-    seen, run = replay(workdir, parsed.stage, parsed.step, from_start=parsed.from_start)
-    print((table.to_json if parsed.json else table.to_text)(seen, run))
+    repeated, run = replay(
+        workdir, parsed.stage, parsed.step, from_start=parsed.from_start
+    )
+    print((table.to_json if parsed.json else table.to_text)(repeated, run))
     if parsed.out is not None:
-        _write_sheet(seen, run, parsed.out)
+        _write_sheet(repeated, run, parsed.out)
     return 0
 
 
-def _write_sheet(seen: Repeat, run: Run, out: Path) -> None:
-    examples = sheet_of(seen, run)
+def _write_sheet(repeated: Repeat, run: Run, out: Path) -> None:
+    examples = sheet_of(repeated, run)
     if not examples:
-        console.warn(f"no row is wrong by itself: {out} is not written")
+        console.warn(f"--out={out}: not written, since no example is faulty by itself")
         return
     contact_sheet.write(contact_sheet.contact_sheet(examples, _COLUMNS), out)
-    console.say(f"{len(examples)} of {len(seen.faulty)} rows are on {out}")
+    console.say(f"{len(examples)} of {len(repeated.faulty)} faulty examples: {out}")
 
 
 def _parser() -> argparse.ArgumentParser:
