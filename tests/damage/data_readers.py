@@ -90,9 +90,7 @@ DATA_READERS = {
         {"imagenet_lt/1.0.0/*.json": "json", "imagenet_lt/1.0.0/*record*": "bytes"},
         check_data,
     ),
-    "labels": label_file(
-        "plain", "".join(f"{name} {k}\n" for k, name in enumerate(checked_world.NAMES))
-    ),
+    "labels": label_file("plain", checked_world.label_file(checked_world.NAMES)),
     "places labels": label_file(
         "places_lt", "".join(f"/{n[0]}/{n} {k}\n" for k, n in enumerate("abcdefgh"))
     ),

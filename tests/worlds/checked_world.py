@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,15 @@ PROSE = (
 )
 
 
+def label_file(names: Iterable[str]) -> str:
+    return "".join(f"{name} {label}\n" for label, name in enumerate(names))
+
+
 def write(root: Path) -> Path:
     """Writes list files, a label file, texts and pictures, all sound."""
     rng = np.random.default_rng(0)
     (root / "wiki").mkdir(parents=True)
-    rows = (f"{name} {label}\n" for label, name in enumerate(NAMES))
-    (root / "labels.txt").write_text("".join(rows))
+    (root / "labels.txt").write_text(label_file(NAMES))
     for label, name in enumerate(NAMES):
         text(root, label).write_text(PROSE.format(name.replace("_", " ")))
         (root / "images" / name).mkdir(parents=True)

@@ -88,7 +88,7 @@ INAT = {"source": "inat18", "layout": "inat18"}
 PLACES = {"name": "Places_LT"}
 PLACES |= {f"{split}_list": f"world_{split}.txt" for split in COUNTS}
 FOLDERS = {"source": "image_folder"}
-BY_NAME = "".join(f"{name} {n}\n" for n, name in enumerate(sorted(NAMES)))
+BY_NAME = world.label_file(sorted(NAMES))
 LISTS = (
     error("split-unreadable", rename(VAL, "world_valid.txt"), VAL, "world_valid.txt"),
     error("list-row", write("", TEST), f"{TEST}:1"),

@@ -14,13 +14,7 @@ from open_clip.model import CLIP
 from safetensors.numpy import save_file
 
 VISION = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8}
-TEXT = {
-    "context_length": 14,
-    "vocab_size": 100,
-    "width": 48,
-    "heads": 3,
-    "layers": 2,
-}
+TEXT = {"context_length": 14, "vocab_size": 100, "width": 48, "heads": 3, "layers": 2}
 
 
 def model_cfg(

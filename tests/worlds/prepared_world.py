@@ -31,9 +31,8 @@ with tfds.core.registered.skip_registration():
                 "label": tfds.features.ClassLabel(names=self.names),
                 "file_name": tfds.features.Text(),
             }
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features)
-            )
+            features = tfds.features.FeaturesDict(features)
+            return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _split_generators(self, dl_manager):
             return {split: self._generate_examples(split) for split in self.counts}
@@ -56,19 +55,18 @@ def variant(builder=Tiny, **attributes):
 
 
 def prepare(data_dir, builder=Tiny, **attributes):
-    """Prepares a variant of a builder in two shards; gives its directory."""
-    built = variant(builder, **attributes)(
-        data_dir=data_dir, file_format="array_record"
-    )
+    """Prepares a variant of a builder in two shards; returns its directory."""
+    make = variant(builder, **attributes)
+    built = make(data_dir=data_dir, file_format="array_record")
     config = tfds.download.DownloadConfig(num_shards=2)
     built.download_and_prepare(download_config=config)
     return built.data_path
 
 
 def write_names(root):
-    """Names of ImageNet-LT, whose rows are in no order."""
-    rows = [f"{wnid} {7 - k} {name}" for k, (wnid, name) in enumerate(
-        zip(WNIDS, ["tench", "gold_fish", "white_shark"], strict=True))]  # fmt: skip
+    """Writes names of ImageNet-LT, whose rows are in no order."""
+    names = zip(WNIDS, ("tench", "gold_fish", "white_shark"), strict=True)
+    rows = [f"{wnid} {7 - k} {name}" for k, (wnid, name) in enumerate(names)]
     root.mkdir(exist_ok=True)
     (root / "labels.txt").write_text("\n".join(reversed(rows)) + "\n")
     return dataset.Texts(root, absent=True)
@@ -83,7 +81,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def imagenet(made, tmp_path):
-    """A copy that a test may damage, and where its class names are."""
+    """A copy that a test may damage, and the directory of its class names."""
     shutil.copytree(made / "imagenet_lt", tmp_path / "imagenet_lt")
     return tmp_path, write_names(tmp_path / "names")
 
