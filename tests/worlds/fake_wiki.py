@@ -4,7 +4,7 @@ import contextlib
 import json
 import threading
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -29,30 +29,29 @@ class FakeWiki(ThreadingHTTPServer):
         self.texts: dict[str, str] = {}
         self.redirects: dict[str, str] = {}
         self.disambiguations: set[str] = set()
-        self.asked: list[dict[str, str]] = []
+        self.queries: list[dict[str, str]] = []
         self.agents: set[str] = set()
         self.faults: list[Reply] = []  # answered first
         self.dies_after = float("inf")
-        self.splits = self.has_no_extracts = False
-        self.on_request: Callable[[], object] = lambda: None
+        self.splits = False
 
     @property
     def api(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/w/api.php"
 
-    def titles_asked(self) -> list[str]:
-        return [asked["titles"] for asked in self.asked if "titles" in asked]
+    def titles_queried(self) -> list[str]:
+        return [params["titles"] for params in self.queries if "titles" in params]
 
-    def answer(self, asked: dict[str, str]) -> Any:
-        assert asked["action"] == "query" and asked["formatversion"] == "2"
-        assert asked["format"] == "json" and asked["maxlag"] == "5"
-        if asked.get("meta") == "siteinfo":
+    def answer(self, params: dict[str, str]) -> Any:
+        assert params["action"] == "query" and params["formatversion"] == "2"
+        assert params["format"] == "json" and params["maxlag"] == "5"
+        if params.get("meta") == "siteinfo":
             return {"batchcomplete": True, "query": {"rightsinfo": RIGHTS}}
-        if asked.get("list") == "search":
-            return self.found(asked["srsearch"].split(), int(asked["srlimit"]))
-        return self.pages(asked)
+        if params.get("list") == "search":
+            return self.search(params["srsearch"].split(), int(params["srlimit"]))
+        return self.pages(params)
 
-    def found(self, words: list[str], limit: int) -> Any:
+    def search(self, words: list[str], limit: int) -> Any:
         hits = [
             {"ns": 0, "title": title, "pageid": number, "snippet": ""}
             for number, (title, text) in enumerate(self.texts.items(), 100)
@@ -63,13 +62,13 @@ class FakeWiki(ThreadingHTTPServer):
             more if len(hits) > limit else {}
         )
 
-    def pages(self, asked: dict[str, str]) -> Any:
+    def pages(self, params: dict[str, str]) -> Any:
         query: dict[str, Any] = {}
-        title = given = asked["titles"]
-        assert "|" not in given, "two titles"
-        if (title := given[:1].upper() + given[1:]) != given:
-            query["normalized"] = [{"fromencoded": False, "from": given, "to": title}]
-        if title in self.redirects and asked.get("redirects"):
+        title = sent = params["titles"]
+        assert "|" not in sent, "two titles"
+        if (title := sent[:1].upper() + sent[1:]) != sent:
+            query["normalized"] = [{"fromencoded": False, "from": sent, "to": title}]
+        if title in self.redirects and params.get("redirects"):
             query["redirects"] = [{"from": title, "to": self.redirects[title]}]
             title = self.redirects[title]
         page: dict[str, Any] = {"ns": 6 if title.startswith("File:") else 0}
@@ -80,9 +79,9 @@ class FakeWiki(ThreadingHTTPServer):
                 "query": query | {"pages": [page | {"missing": True}]},
             }
         number = 100 + list(self.texts).index(title)
-        later = self.splits and "excontinue" not in asked
+        later = self.splits and "excontinue" not in params
         page["pageid"] = number
-        if "excontinue" not in asked:
+        if "excontinue" not in params:
             place = urllib.parse.quote(title.replace(" ", "_"))
             page |= {
                 "lastrevid": 7000 + number,
@@ -90,8 +89,8 @@ class FakeWiki(ThreadingHTTPServer):
             }
             if title in self.disambiguations:
                 page["pageprops"] = {"disambiguation": ""}
-        if not later and not self.has_no_extracts:
-            assert asked["explaintext"] == "1" and asked["exsectionformat"] == "wiki"
+        if not later:
+            assert params["explaintext"] == "1" and params["exsectionformat"] == "wiki"
             page["extract"] = self.texts[title]
         query["pages"] = [page]
         if later:
@@ -106,13 +105,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         wiki = self.server
         query = urllib.parse.urlsplit(self.path).query
-        wiki.on_request()
-        if len(wiki.asked) >= wiki.dies_after:
+        if len(wiki.queries) >= wiki.dies_after:
             return
-        wiki.asked.append(dict(urllib.parse.parse_qsl(query, keep_blank_values=True)))
+        wiki.queries.append(dict(urllib.parse.parse_qsl(query, keep_blank_values=True)))
         wiki.agents.add(self.headers["User-Agent"])
         try:
-            answer = as_json(wiki.answer(wiki.asked[-1]))
+            answer = as_json(wiki.answer(wiki.queries[-1]))
         except (AssertionError, KeyError) as unlike:
             answer = as_json(
                 {"error": {"code": "unlike MediaWiki", "info": repr(unlike)}}
@@ -150,7 +148,7 @@ def wiki(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWiki]:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What urllib3 would have waited."""
+    """Seconds that urllib3 would have waited."""
     slept: list[float] = []
     monkeypatch.setattr("time.sleep", slept.append)
     return slept

@@ -101,7 +101,7 @@ def test_redirect_and_search_after_disambiguation(
     assert run(root, wiki, "--hint=bird") == 1
     how = [(row["how"], row["title"]) for row in sources(tmp_path)]
     assert how == [("exact", "Lion"), ("search", "Grus")]
-    searches = [query["srsearch"] for query in wiki.asked if "srsearch" in query]
+    searches = [query["srsearch"] for query in wiki.queries if "srsearch" in query]
     assert searches == ["crane bird", "void bird", "zzz bird"]
     assert files(tmp_path) == ["desc_0.txt", "desc_1.txt", "sources.jsonl"]
     out = capsys.readouterr().out
@@ -114,13 +114,13 @@ def test_missing_empty_and_mended_by_a_title(tmp_path: Path, wiki: FakeWiki) -> 
     root = data_set(tmp_path, "lion", "zzz")
     assert run(root, wiki, "--missing=empty") == 0
     assert text(root, 1) == "" and sources(root)[1]["how"] == "missing"
-    before = len(wiki.asked)
+    before = len(wiki.queries)
     assert run(root, wiki, titles_file(root, "1\tCrane_(bird)\n\n")) == 0
-    assert wiki.titles_asked()[-1] == "Crane (bird)"
-    assert len(wiki.asked) == before + 2  # the page, and the licence
+    assert wiki.titles_queried()[-1] == "Crane (bird)"
+    assert len(wiki.queries) == before + 2  # the page, and the licence
     assert text(root, 1) == f"{CRANE}\n" and sources(root)[1]["how"] == "title"
     assert run(root, wiki, titles_file(root, "1\tCrane_(bird)\n")) == 0
-    assert len(wiki.asked) == before + 2
+    assert len(wiki.queries) == before + 2
     wiki.texts = {}  # pages that are lost take no text away
     assert run(root, wiki, "--missing=empty", "--overwrite") == 0
     assert text(root, 0) == "A cat.\n" and sources(root)[0]["how"] == "exact"
@@ -164,15 +164,15 @@ def test_a_dying_wiki_loses_nothing(
     wiki.dies_after = 3  # two pages and the licence
     assert run(root, wiki) == 1
     assert files(root) == ["desc_0.txt", "desc_1.txt", "sources.jsonl"]
-    wiki.dies_after, wiki.asked = float("inf"), []
+    wiki.dies_after, wiki.queries = float("inf"), []
     assert run(root, wiki) == 0
-    assert wiki.titles_asked() == ["c", "d"]
+    assert wiki.titles_queried() == ["c", "d"]
     assert [row["title"] for row in sources(root)] == ["A", "B", "C", "D"]
-    wiki.asked = []
-    assert run(root, wiki) == 0 and wiki.asked == []
+    wiki.queries = []
+    assert run(root, wiki) == 0 and wiki.queries == []
     wiki.texts["B"] = "Newer."
     assert run(root, wiki, "--overwrite") == 0
-    assert wiki.titles_asked() == list("abcd") and text(root, 1) == "Newer.\n"
+    assert wiki.titles_queried() == list("abcd") and text(root, 1) == "Newer.\n"
 
 
 def test_a_torn_row_of_a_killed_run_is_forgotten(
@@ -220,7 +220,7 @@ def test_faulty_rows_of_titles_are_refused(
     titles_file(root, rows)
     with pytest.raises(TitleError, match=f"titles.tsv:{len(rows.splitlines())}"):
         read_titles(root / "titles.tsv", 2)
-    assert run(root, wiki, titles_file(root, rows)) == 2 and wiki.asked == []
+    assert run(root, wiki, titles_file(root, rows)) == 2 and wiki.queries == []
 
 
 @pytest.mark.parametrize(

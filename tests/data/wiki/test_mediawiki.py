@@ -50,7 +50,7 @@ def test_other_answers_are_explained(wiki: FakeWiki, reply: Reply, words: str) -
     wiki.faults = [reply]
     with pytest.raises(WikiError, match=words):
         client(wiki).page("Lion")
-    assert len(wiki.asked) == 1
+    assert len(wiki.queries) == 1
 
 
 def test_a_busy_wiki_is_given_up(wiki: FakeWiki, waits: list[float]) -> None:
@@ -69,7 +69,7 @@ def test_continued_answers_are_put_together(wiki: FakeWiki) -> None:
     wiki.disambiguations = {"Lion"}
     page = client(wiki).page("Lion")
     assert page is not None and page.text == "A cat." and page.is_disambiguation
-    assert wiki.asked[1]["excontinue"] == "1" and wiki.asked[1]["titles"] == "Lion"
+    assert wiki.queries[1]["excontinue"] == "1" and wiki.queries[1]["titles"] == "Lion"
 
 
 def test_requests_start_at_a_bounded_rate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_names_that_are_no_titles_are_not_asked_for(wiki: FakeWiki) -> None:
     """Breaks when `A|B` asks for two pages, or `C#` for a section of C."""
     wiki.texts = {"C": "A letter.", "File:C": "A picture."}
     assert client(wiki).page("A|B") is None and client(wiki).page("C#") is None
-    assert wiki.asked == []
+    assert wiki.queries == []
     page = client(wiki).page("File:C")
     assert page is not None and not page.is_article
 
