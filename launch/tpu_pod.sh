@@ -146,10 +146,10 @@ up() {
 run() {
   local flags command code said failures=0
   printf -v flags '%q ' --config="$CONFIG" --workdir="$WORKDIR" "$@"
-  # A process that outlived the others may still hold its chips. Codes are echoed since
-  # gcloud tells of several hosts only that one has failed.
-  command="cd $REMOTE && { pkill -KILL -f '^[^ ]*python[^ ]* -m vl_ltr_jax.main' || true; } && { .venv/bin/python -m vl_ltr_jax.main --distributed $flags; code=\$?; echo \"exit code \$code\"; exit \$code; }"
   while true; do
+    # A process that outlived the others may still hold its chips. Codes are echoed since
+    # gcloud tells of several hosts only that one has failed.
+    command="cd $REMOTE && { pkill -KILL -f '^[^ ]*python[^ ]* -m vl_ltr_jax.main' || true; } && { .venv/bin/python -m vl_ltr_jax.main --distributed $flags; code=\$?; echo \"exit code \$code\"; exit \$code; }"
     code=0
     if ((dry_run)); then
       on_all "$command"
@@ -167,6 +167,9 @@ run() {
     if grep -q 'exit code 130$' <<<"$said"; then
       say "the run was interrupted; the same command goes on"
       return 130
+    fi
+    if [[ $flags != *--take_over* ]]; then # the processes may have been killed
+      flags+="--take_over "
     fi
     if [[ $(state) != READY ]]; then
       say "the slice is gone: making it again, the run resumes from $WORKDIR"

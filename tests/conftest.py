@@ -100,7 +100,6 @@ socket.socket.connect_ex = _guarded(socket.socket.connect_ex, "connect_ex")
 
 # Few tests, many minutes: last, they would leave one worker without company.
 _LONG = (
-    "processes/test_kill",
     "processes/test_soak",
     "processes/test_launch",
     "processes/test_processes",

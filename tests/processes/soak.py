@@ -1,16 +1,14 @@
-"""The main job killed again and again, and what it leaves compared bit for bit.
+"""The main job killed again and again, and its workdir compared bit for bit.
 
     python tests/processes/soak.py --kills=25 --config=configs/shapes_lt.py --seed=0
 
-With --workdir=DIR a run is made in DIR/unbroken; another one in DIR/killed, which dies
-at least as often as asked, by SIGKILL, SIGTERM and SIGINT, in every stage (so that a
-small --kills is a minimum), at chosen moments and at random ones; then it may finish.
-The exit code is 1 if anything was lost, or let in. DIR is emptied first; by default it
-is a temporary directory, which stays where there are faults.
+Makes a run in DIR/unbroken, and another in DIR/killed, with --workdir=DIR. The second
+one dies by SIGKILL, SIGTERM and SIGINT, in every stage, at chosen and random moments.
+Then it may finish. The exit code is 1 if anything was lost or added. DIR is emptied
+first; by default it is a temporary directory, which stays if there are faults.
 """
 
 import argparse
-import collections
 import dataclasses
 import json
 import random
@@ -20,7 +18,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import logging
@@ -31,10 +29,15 @@ from processes.moments import Moment
 from processes.watched_run import STAGES, TRAINING, Job, WatchedRun
 from vl_ltr_jax.runtime import preemption
 
-PATIENCE_SECONDS = 180.0  # for an exit, on a machine that is busy with other things
-# What a start may not say: a kill is no fault of what it finds.
+PATIENCE_SECONDS = 180.0  # for an exit, on a busy machine
+# A kill is no fault of the files that the next start reads.
 FAULTS = ("Traceback", "cannot be read", "made again", "is in use", "cannot write")
 NUMBERS = {name: getattr(signal, f"SIG{name}") for name in ("KILL", "TERM", "INT")}
+CODES = {
+    "KILL": -signal.SIGKILL,
+    "TERM": preemption.EXIT_CODE,
+    "INT": preemption.INTERRUPTED_CODE,
+}
 
 
 @dataclasses.dataclass
@@ -42,37 +45,29 @@ class Kill:
     """One end of a run.
 
     Attributes:
-      moment: that was waited for.
-      action: names of signals, joined by `+`.
-      late: the moment was over when it was seen.
-      stage: in which the run was.
-      step: that it had told of last.
-      code: its exit code; None: it had to be killed.
-      lost: seconds of work that the next start makes again.
-      seconds: from the first signal to the exit.
-      faults: what is wrong with it.
+      moment: awaited one.
+      action: name of a signal.
+      stage: under way at the signal.
+      step: last one in a line of progress.
+      code: exit code; None if the run ended before the signal, or did not end.
+      faults: messages.
     """
 
     moment: Moment
     action: str
-    late: bool = False
     stage: str = ""
     step: int = -1
     code: int | None = None
-    lost: float = 0.0
-    seconds: float = 0.0
     faults: list[str] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
-        when = f"{self.moment}{' (late)' if self.late else ''}"
-        where = self.stage if self.step < 0 else f"{self.stage} at step {self.step}"
-        told = f"{when:34} {self.action:9} in {where:24} code {self.code}"
-        told += f", {self.seconds:.1f} s to end, {self.lost:.1f} s lost"
-        return "".join([told, *(f"\n  FAULT: {fault}" for fault in self.faults)])
+        place = self.stage if self.step < 0 else f"{self.stage} at step {self.step}"
+        line = f"{self.moment.name:14} {self.action:4} in {place:24} code {self.code}"
+        return "".join([line, *(f"\n  FAULT: {fault}" for fault in self.faults)])
 
 
 def finish(job: Job, workdir: Path) -> list[str]:
-    """Runs to the end; gives what is wrong with that."""
+    """Runs to the end; returns faults."""
     run = WatchedRun(job, workdir)
     try:
         code = run.end(3600)
@@ -86,74 +81,53 @@ def kill_at(
     job: Job, workdir: Path, moment: Moment, action: str, draw: random.Random
 ) -> tuple[Kill, WatchedRun]:
     """Starts a run and ends it at a moment, or at the end of the moment's stage."""
-    done = Kill(moment, action)
-    cold = Path(f"{workdir}.cold")
-    shutil.rmtree(cold, ignore_errors=True)
-    run = WatchedRun(job, workdir, programs=cold if moment.cold else None)
+    kill = Kill(moment, action)
+    run = WatchedRun(job, workdir)
     try:
-        there = run.until(lambda: moment.reached(run), lambda: run.whole(moment.stage))
-        if there is not None:
-            done.late = there == 1
-            if not done.late and moment.after:
-                time.sleep(draw.uniform(0, moment.after))
-            _end(run, done, draw)
+        index = run.until(
+            lambda: moment.reached(run), lambda: run.finished(moment.stage)
+        )
+        if index is not None:
+            time.sleep(draw.uniform(0, 0 if index else moment.after))
+            _end(run, kill)
     finally:
         run.close()
-    shutil.rmtree(cold, ignore_errors=True)
-    return done, run
+    return kill, run
 
 
-def _end(run: WatchedRun, done: Kill, draw: random.Random) -> None:
-    """Sends the signals, waits, and looks at how it ended."""
-    names = done.action.split("+")
-    caught = names[0] == "KILL" or run.catches(NUMBERS[names[0]])
-    done.stage = run.stage()
-    done.step = run.step(done.stage)
-    complete = run.renewed("report.html")
-    sent = time.time()
-    for index, name in enumerate(names):
-        if index:
-            time.sleep(draw.uniform(0, 1.0))
-        if run.process.poll() is None:
-            run.process.send_signal(NUMBERS[name])
-    done.code = run.end(PATIENCE_SECONDS)
-    done.seconds = time.time() - sent
-    done.lost = max(0.0, sent - run.safe_since())
-    if done.code is None:
-        done.faults.append(f"still there {PATIENCE_SECONDS:.0f} s later")
+def _end(run: WatchedRun, kill: Kill) -> None:
+    """Sends the signal, and checks the end."""
+    number = NUMBERS[kill.action]
+    caught = number == signal.SIGKILL or run.catches(number)
+    kill.stage = run.stage()
+    kill.step = run.step(kill.stage)
+    run.process.send_signal(number)
+    kill.code = run.end(PATIENCE_SECONDS)
+    if kill.code is None:
+        kill.faults.append(f"alive {PATIENCE_SECONDS:.0f} s later")
         return
-    allowed = {
-        "KILL": {-signal.SIGKILL},
-        "TERM": {preemption.EXIT_CODE},
-        "INT": {preemption.INTERRUPTED_CODE},
-    }
-    codes = set().union(*(allowed[name] for name in names))
+    codes = {CODES[kill.action]}
     if not caught:  # Python has not come to our code
-        codes |= {-NUMBERS[name] for name in names}
-    if complete or done.code == 0 and run.renewed("report.html"):
+        codes.add(-number)
+    if run.renewed("report.html"):
         codes.add(0)
-    if done.code not in codes:
-        done.faults.append(f"exit code {done.code}, not one of {sorted(codes)}")
-    if "KILL" not in names and done.stage in TRAINING and done.step >= 0:
-        done.faults += _not_saved(run, done)
-    done.faults += [line for line in _wrong_lines(run) if caught]
-    if left := run.group():
-        time.sleep(5)  # a helper process notices that its parent is gone
-        if left := run.group():
-            done.faults.append(f"{len(left)} processes live on")
+    if kill.code not in codes:
+        kill.faults.append(f"exit code {kill.code}, not one of {sorted(codes)}")
+    if number != signal.SIGKILL and kill.stage in TRAINING and kill.step >= 0:
+        kill.faults += _not_saved(run, kill)
+    if caught:
+        kill.faults += _wrong_lines(run)
 
 
-def _not_saved(run: WatchedRun, done: Kill) -> list[str]:
-    """Asked to stop in training, a run saves the step that it says."""
-    told = [re.search(r"; step (\d+) is saved", line) for line in run.lines]
-    saved = [int(found[1]) for found in told if found]
-    if len(done.action.split("+")) > 1 or run.whole(done.stage):
+def _not_saved(run: WatchedRun, kill: Kill) -> list[str]:
+    """Compares the step that a run prints at its end with its checkpoints."""
+    if run.finished(kill.stage):
         return []
-    if not saved:
-        return [f"step {done.step} was not saved: {run.lines[-1:]}"]
-    steps = run.steps(done.stage)
-    if saved[0] < done.step or steps[-1:] != saved:
-        return [f"it says that step {saved[0]} is saved; there are {steps}"]
+    matches = [re.search(r"; step (\d+) is saved", line) for line in run.lines]
+    printed = [int(match[1]) for match in matches if match]
+    steps = run.steps(kill.stage)
+    if not printed or printed[0] < kill.step or steps[-1:] != printed:
+        return [f"step {kill.step}: printed as saved {printed}; there are {steps}"]
     return []
 
 
@@ -161,172 +135,91 @@ def _wrong_lines(run: WatchedRun) -> list[str]:
     return [line for line in run.lines if any(word in line for word in FAULTS)]
 
 
-def plan(whole: Path, kills: int, draw: random.Random) -> Iterator[tuple[Moment, str]]:
-    """Moments in the order of the road, in every stage; chosen ones, then random."""
-    seconds = {s: _summary(whole, s)["seconds"] for s in STAGES}
-    last = {stage: _summary(whole, stage)["steps"] for stage in TRAINING}
+def plan(unbroken: Path, kills: int, draw: random.Random) -> list[tuple[Moment, str]]:
+    """Returns moments and signals in the order of the stages.
 
-    def some(stage: str) -> int:
-        return draw.randint(1, max(1, last[stage] // 8))
+    Each stage has chosen ones; random ones follow, until there are enough.
+    """
+    summaries = {
+        stage: json.loads((unbroken / stage / "artifact.json").read_text())
+        for stage in STAGES
+    }
 
-    chosen = [
-        (moments.start_up(draw.uniform(0.1, 2)), "KILL"),
-        (moments.inputs_are_read(), "TERM"),
-        (moments.compiling("pretrain"), "TERM"),
-        (moments.step("pretrain", some("pretrain")), "TERM"),
-        (moments.saving("pretrain"), "KILL"),
-        (moments.restoring("pretrain"), "TERM"),
-        (moments.step("pretrain", some("pretrain")), "TERM+KILL"),
-        (moments.saving("pretrain"), "TERM"),
-        (moments.ending("pretrain", last["pretrain"]), "KILL"),
-        (moments.handing_over("pretrain"), "TERM"),
-        (moments.under_way("embed", seconds["embed"] / 2), "TERM"),
-        (moments.arrays("embed"), "KILL"),
-        (moments.handing_over("embed"), "KILL"),
-        (moments.under_way("anchors", seconds["anchors"] / 2), "KILL"),
-        (moments.handing_over("anchors"), "TERM"),
-        *(
-            [(moments.arrays("finetune", "views"), "KILL")]
-            if (whole / "finetune" / "views").exists()
-            else []
-        ),
-        (moments.saving("finetune"), "KILL"),
-        (moments.step("finetune", some("finetune")), "INT"),
-        (moments.saved("finetune"), "KILL"),
-        (moments.handing_over("finetune"), "KILL"),
-        (moments.under_way("evaluate", seconds["evaluate"] / 2), "TERM"),
-        (moments.arrays("evaluate"), "KILL"),
-        (moments.ending("evaluate"), "TERM"),
-        (moments.written("report.md", after=1.0), "TERM"),
-        (moments.page(), "KILL"),
-    ]
-    more = [
-        (moments.restoring("finetune"), "KILL"),
-        (moments.step("pretrain", some("pretrain")), "INT+INT"),
-        (moments.under_way("anchors", seconds["anchors"]), "INT"),
-        (moments.written("results.json"), "KILL"),
-        (moments.inputs_are_read(), "INT"),
-    ]
-    while len(chosen) + len(more) < kills:
-        stage = draw.choice((*TRAINING, *TRAINING, "embed", "evaluate", "start-up"))
+    def some_steps(stage: str) -> Moment:
+        return moments.step(stage, draw.randint(1, max(1, summary["steps"] // 8)))
+
+    planned = [(moments.inputs(), "TERM"), (moments.inputs(), "INT")]
+    for stage, summary in summaries.items():
         if stage in TRAINING:
-            moment = draw.choice(
-                [moments.step(stage, some(stage)), moments.saving(stage)]
-            )
-        elif stage == "start-up":
-            moment = moments.start_up(draw.uniform(0, 10))
+            kinds = [(some_steps(stage), "TERM"), (moments.saving(stage), "KILL")]
+            kinds += [(moments.restoring(stage), "KILL"), (some_steps(stage), "INT")]
+            if (unbroken / stage / "views").exists():
+                kinds.insert(0, (moments.arrays(stage, "views"), "KILL"))
+            more = [(some_steps(stage), draw.choice(["KILL", "TERM"]))]
         else:
-            moment = moments.under_way(stage, seconds[stage])
-        more.append((moment, draw.choice(["KILL", "KILL", "TERM", "TERM", "INT"])))
-    while len(chosen) > max(kills, len(STAGES) + 2):  # each has one
-        stages = collections.Counter(moment.stage for moment, _ in chosen)
-        chosen.remove(draw.choice([one for one in chosen if stages[one[0].stage] > 1]))
-    road, ends = (*STAGES, "report"), ("before artifact", "artifact")
-
-    def place(one: tuple[Moment, str]) -> tuple[float, int]:
-        moment, _ = one
-        if moment.stage not in road:
-            return draw.uniform(-1, len(road)), 0
-        end = ends.index(moment.name) + 1 if moment.name in ends else 0
-        return road.index(moment.stage), end
-
-    added = more[: max(0, kills - len(chosen))]
-    yield from sorted([*chosen, *added], key=place)
-    while True:  # some were late, and took the place of those after them
-        moment = draw.choice([moments.written("results.json", 1), moments.page()])
-        yield moment, draw.choice(["KILL", "TERM"])
-
-
-def _summary(workdir: Path, stage: str) -> dict:
-    return json.loads((workdir / stage / "artifact.json").read_text())
+            middle = moments.under_way(stage, summary["seconds"] / 2)
+            kinds = [(middle, "TERM"), (moments.arrays(stage), "KILL")]
+            more = [(middle, draw.choice(["KILL", "TERM", "INT"]))]
+        planned += kinds + more * (max(0, kills - 20) // len(STAGES))
+        planned.append((moments.handing_over(stage), draw.choice(["KILL", "TERM"])))
+    return [*planned, (moments.page(), "KILL"), (moments.page(), "TERM")]
 
 
 def soak(
     job: Job, directory: Path, kills: int, seed: int
 ) -> tuple[list[Kill], list[str]]:
-    """Makes both runs; gives what was done, and every fault."""
-    whole, killed = directory / "unbroken", directory / "killed"
-    began = time.monotonic()
-    faults = finish(job, whole)
-    if faults:
+    """Makes both runs; returns all kills and faults."""
+    unbroken, killed = directory / "unbroken", directory / "killed"
+    if faults := finish(job, unbroken):
         return [], faults
-    print(f"unbroken: {time.monotonic() - began:.0f} s", flush=True)
-    draw, made, resumed = random.Random(seed), list[Kill](), {}
-    for moment, action in plan(whole, kills, draw):
-        if len(made) >= kills and moment.stage == "report":
-            break
+    draw, ended, resumed = random.Random(seed), list[Kill](), {}
+    for moment, action in plan(unbroken, kills, draw):
         if (killed / moment.stage / "artifact.json").exists():
             continue
-        done, run = kill_at(job, killed, moment, action, draw)
+        kill, run = kill_at(job, killed, moment, action, draw)
         resumed |= resumed_steps(run)
-        if done.code is None and not done.faults:
-            print(f"missed, ended before: {moment}", flush=True)
-            if run.process.returncode:
-                faults.append(f"a start ended with {run.process.returncode}")
-                faults += run.lines[-3:]
-                return made, faults
+        if kill.code is None and not kill.faults:
+            print(f"missed, ended before: {moment.stage}: {moment.name}", flush=True)
             continue
-        made.append(done)
-        print(f"{len(made):3} {done}", flush=True)
-    faults += [f"{one.moment}: {fault}" for one in made for fault in one.faults]
+        ended.append(kill)
+        print(f"{len(ended):3} {kill}", flush=True)
+    faults = [f"{kill.moment.name}: {fault}" for kill in ended for fault in kill.faults]
     faults += finish(job, killed)
     faults += same_bits.leftovers(killed)
-    faults += same_bits.differences(whole, killed, resumed)
-    return made, faults
+    faults += same_bits.differences(unbroken, killed, resumed)
+    return ended, faults
 
 
 def resumed_steps(run: WatchedRun) -> dict[tuple[int, str], int]:
-    """By process and stage, the step that training went on from."""
-    told = [re.match(r"(\w+): resumes at step (\d+)", line) for line in run.lines]
-    return {(run.process.pid, found[1]): int(found[2]) for found in told if found}
-
-
-def _summarize(made: Sequence[Kill]) -> None:
-    for what, keys in {
-        "by stage": [one.moment.stage for one in made],
-        "by signal": [one.action for one in made],
-        "by exit code": [one.code for one in made],
-    }.items():
-        counts = sorted(collections.Counter(keys).items(), key=str)
-        print(f"{what}: {', '.join(f'{key} {count}' for key, count in counts)}")
-    lost = [one.lost for one in made]
-    print(f"lost: {sum(lost):.0f} s in all, {max(lost, default=0):.1f} s at most")
+    """Returns first steps by process and stage."""
+    matches = [re.match(r"(\w+): resumes at step (\d+)", line) for line in run.lines]
+    return {(run.process.pid, m[1]): int(m[2]) for m in matches if m}
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--kills", type=int, default=25, help="at least; each stage has one planned"
-    )
+    parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--config", type=Path, default="configs/shapes_lt.py")
     parser.add_argument("--workdir", type=Path, help="is emptied; default a temporary")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint_every_steps", type=int, default=25)
     parser.add_argument("flags", nargs="*", help="for both runs, behind --")
-    given = parser.parse_args(arguments)
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of what nobody reads
+    options = parser.parse_args(arguments)
+    logging.set_verbosity(logging.ERROR)
     # A shell that puts a job in the background lets it ignore Ctrl-C: not the runs.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    workdir = given.workdir or Path(tempfile.mkdtemp(prefix="soak_"))
+    workdir = options.workdir or Path(tempfile.mkdtemp(prefix="soak_"))
     shutil.rmtree(workdir, ignore_errors=True)
     workdir.mkdir(parents=True)
-    flags = (
-        f"--config.log.checkpoint_every_steps={given.checkpoint_every_steps}",
-        "--config.log.progress_seconds=0",
-        *given.flags,
-    )
-    job = Job(given.config, flags, workdir / "programs")
-    began = time.monotonic()
-    made, faults = soak(job, workdir, given.kills, given.seed)
-    print(f"\n{len(made)} kills in {time.monotonic() - began:.0f} s")
-    _summarize(made)
+    flags = ("--config.log.checkpoint_every_steps=25", *options.flags)
+    flags += ("--config.log.progress_seconds=0",)
+    job = Job(options.config, flags, workdir / "programs")
+    ended, faults = soak(job, workdir, options.kills, options.seed)
     for fault in faults:
         print(f"FAULT: {fault}")
-    told = f"{len(faults)} faults; the runs are in {workdir}"
-    print(told if faults else "nothing lost, nothing let in")
-    if not faults and given.workdir is None:
+    print(f"{len(ended)} kills, {len(faults)} faults; the runs are in {workdir}")
+    if not faults and options.workdir is None:
         shutil.rmtree(workdir)
     return 1 if faults else 0
 

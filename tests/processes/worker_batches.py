@@ -43,7 +43,7 @@ def evaluate(split, **options):
 
 
 def after_a_kill(split):
-    """What is said when the system takes a worker away."""
+    """Returns the message after the system has killed a worker."""
     batches = start(split, num_workers=2)
     next(batches)
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
@@ -62,7 +62,7 @@ def world(root):
 
 
 def wait_with_workers(split):
-    """Says which processes are at work, and waits to be killed."""
+    """Prints the numbers of the workers, and waits to be killed."""
     batches = start(split, num_workers=2)
     next(batches)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
@@ -74,23 +74,23 @@ def main(argv):
         return wait_with_workers(world(Path(argv[1])).train)
     root, out = Path(argv[1]), argv[2]
     data = world(root)
-    found = {}
+    results = {}
     for workers in (1, 4):
         for process in range(2):
             share = {"process_index": process, "process_count": 2}
-            found[f"train {workers} {process}"] = train(
+            results[f"train {workers} {process}"] = train(
                 data.train, num_workers=workers, **share
             )
-        found[f"resumed {workers}"] = train(
+        results[f"resumed {workers}"] = train(
             data.train, num_workers=workers, start_step=2
         )
-        found[f"test {workers}"] = evaluate(data.test, num_workers=workers)
+        results[f"test {workers}"] = evaluate(data.test, num_workers=workers)
     shapes_lt = dataset.load().val
-    found["shapes"] = evaluate(shapes_lt.select(np.arange(9)), num_workers=1)
-    found["killed"] = [{"image": np.array(after_a_kill(data.train))}]
+    results["shapes"] = evaluate(shapes_lt.select(np.arange(9)), num_workers=1)
+    results["killed"] = [{"image": np.array(after_a_kill(data.train))}]
     arrays = {
         f"{name}/{number}/{key}": values
-        for name, batches in found.items()
+        for name, batches in results.items()
         for number, batch in enumerate(batches)
         for key, values in batch.items()
     }

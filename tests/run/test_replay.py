@@ -143,7 +143,7 @@ def test_a_diverging_pretraining_is_repeated_by_the_command_in_its_message(
     )
     workdir = tmp_path / "run"
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    programs.write_to("workdir", epath.Path(workdir))
+    programs.use(workdir / programs.NAME)
     compilation_cache.reset_cache()
     message, arguments = arguments_of_stopped(config, workdir)
     assert message.startswith("at step 2 gradient_norm is nan, loss/contrastive is nan")

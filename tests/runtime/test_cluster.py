@@ -1,7 +1,7 @@
 import pytest
 
 from vl_ltr_jax.runtime import cluster
-from vl_ltr_jax.runtime.cluster import Processes
+from vl_ltr_jax.runtime.cluster import ClusterError, Processes
 
 NOTHING = dict.fromkeys(cluster.VARIABLES)
 MEETING = {
@@ -56,39 +56,27 @@ def test_variables_and_flags_say_where_to_meet():
 
 
 @pytest.mark.parametrize(
-    ("environment", "flags", "message"),
+    ("environment", "flags", "named"),
     [
-        ({}, {"num_processes": 2}, "--num_processes without --coordinator_address or"),
-        (
-            {"JAX_PROCESS_ID": "1"},
-            {},
-            "JAX_PROCESS_ID without --coordinator_address or JAX_COORDINATOR_ADDRESS",
-        ),
-        (
-            MEETING,
-            {"coordinator_address": "here"},
-            "--coordinator_address='here' is not HOST:PORT",
-        ),
-        (MEETING, {"coordinator_address": "here:0"}, "is not HOST:PORT"),
-        ({**MEETING, "JAX_PROCESS_ID": "4"}, {}, "JAX_PROCESS_ID=4: .* from 0 to 3"),
-        ({**MEETING, "JAX_PROCESS_ID": "-1"}, {}, "JAX_PROCESS_ID=-1: .* from 0 to 3"),
-        ({}, {"distributed": True, "process_id": -1}, "--process_id=-1: .* from 0$"),
-        (MEETING, {"num_processes": 0}, "--num_processes=0: at least 1"),
-        ({**MEETING, "JAX_NUM_PROCESSES": "two"}, {}, "'two' is not a number"),
-        ({"SLURM_STEP_NUM_TASKS": "x"}, {}, "SLURM_STEP_NUM_TASKS='x' is not a number"),
-        (
-            {},
-            {"distributed": False, "process_id": 0},
-            "--nodistributed contradicts --process_id",
-        ),
+        ({}, {"num_processes": 2}, "--num_processes"),
+        ({"JAX_PROCESS_ID": "1"}, {}, "JAX_PROCESS_ID"),
+        (MEETING, {"coordinator_address": "here"}, "--coordinator_address"),
+        (MEETING, {"coordinator_address": "here:0"}, "--coordinator_address"),
+        ({**MEETING, "JAX_PROCESS_ID": "4"}, {}, "JAX_PROCESS_ID=4"),
+        ({**MEETING, "JAX_PROCESS_ID": "-1"}, {}, "JAX_PROCESS_ID=-1"),
+        ({}, {"distributed": True, "process_id": -1}, "--process_id=-1"),
+        (MEETING, {"num_processes": 0}, "--num_processes=0"),
+        ({**MEETING, "JAX_NUM_PROCESSES": "two"}, {}, "JAX_NUM_PROCESSES='two'"),
+        ({"SLURM_STEP_NUM_TASKS": "x"}, {}, "SLURM_STEP_NUM_TASKS='x'"),
+        ({}, {"distributed": False, "process_id": 0}, "--process_id"),
     ],
 )
-def test_what_does_not_fit_is_named(environment, flags, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_flag_or_variable_that_does_not_fit_is_named(environment, flags, named):
+    with pytest.raises(ClusterError, match=named):
         decide(environment, **flags)
 
 
 def test_processes_that_cannot_be_joined_end_in_one_message():
     """JAX's own detection finds no cluster here."""
-    with pytest.raises(cluster.ClusterError, match="cannot join .*--nodistributed"):
+    with pytest.raises(ClusterError, match="--nodistributed"):
         cluster.join(Processes())

@@ -1,4 +1,4 @@
-"""The platforms on which the heap stays with the process."""
+"""Platforms on which memory stays with the process."""
 
 import types
 
@@ -8,35 +8,29 @@ from vl_ltr_jax.runtime import cpu_memory
 
 
 @pytest.mark.parametrize(
-    ("platforms", "plugin", "found"),
+    ("platforms", "library", "plugins", "expected"),
     [
-        ("cpu", "libtpu", True),
-        ("cuda,cpu", None, False),
-        ("", None, True),
-        ("", "libtpu", False),
-        (None, "libtpu", False),
+        ("cpu", "libtpu", (), True),
+        ("cuda,cpu", None, (), False),
+        ("", None, (), True),
+        ("", "libtpu", (), False),
+        (None, "libtpu", (), False),
+        (None, None, ("jax_plugins",), False),
     ],
 )
-def test_an_accelerator_is_seen_without_starting_it(
-    monkeypatch, platforms, plugin, found
+def test_an_accelerator_is_noticed_without_starting_it(
+    monkeypatch, platforms, library, plugins, expected
 ):
     config = types.SimpleNamespace(jax_platforms=platforms)
-    monkeypatch.setattr(cpu_memory.jax, "config", config)
-    monkeypatch.setattr(cpu_memory.importlib.metadata, "entry_points", lambda group: ())
-    monkeypatch.setattr(
-        cpu_memory.importlib.util,
-        "find_spec",
-        lambda name: plugin if name == plugin else None,
-    )
-    assert cpu_memory.runs_on_cpu() is found
-
-
-def test_a_registered_plugin_is_an_accelerator(monkeypatch):
-    config = types.SimpleNamespace(jax_platforms=None)
     monkeypatch.setattr(cpu_memory.jax, "config", config)
     monkeypatch.setattr(
         cpu_memory.importlib.metadata,
         "entry_points",
-        lambda group: (group,) if group == "jax_plugins" else (),
+        lambda group: plugins if group in plugins else (),
     )
-    assert not cpu_memory.runs_on_cpu()
+    monkeypatch.setattr(
+        cpu_memory.importlib.util,
+        "find_spec",
+        lambda name: library if name == library else None,
+    )
+    assert cpu_memory.runs_on_cpu() is expected

@@ -14,22 +14,22 @@ def test_the_mesh_takes_every_device_with_auto_axes():
     assert dict(mesh.shape) == {"data": 8, "model": 1}
     assert mesh.axis_types == (AxisType.Auto, AxisType.Auto)
     assert dict(meshes.make_mesh(model=2).shape) == {"data": 4, "model": 2}
-    one = meshes.make_mesh(devices=jax.devices()[:1])
-    assert dict(one.shape) == {"data": 1, "model": 1}
+    single = meshes.make_mesh(devices=jax.devices()[:1])
+    assert dict(single.shape) == {"data": 1, "model": 1}
 
 
 @pytest.mark.parametrize(
-    ("data", "model", "message"),
+    ("data", "model", "named"),
     [
-        (3, 1, r"is 3, but there are 8 devices: set mesh.data=8"),
-        (4, 4, r"is 16, but there are 8 devices: set mesh.data=2"),
-        (-1, 3, r"mesh.model=3 does not divide the 8 devices: .*\[1, 2, 4, 8\]"),
-        (0, 1, "must be positive"),
-        (-1, 0, "must be positive"),
+        (3, 1, "mesh.data=8"),  # would fit
+        (4, 4, "mesh.data=2"),
+        (-1, 3, "mesh.model=3"),
+        (0, 1, "mesh.data=0"),
+        (-1, 0, "mesh.model=0"),
     ],
 )
-def test_impossible_meshes_say_what_would_fit(data, model, message):
-    with pytest.raises(ValueError, match=message):
+def test_impossible_meshes_are_refused(data, model, named):
+    with pytest.raises(meshes.MeshError, match=named):
         meshes.make_mesh(data, model)
 
 
@@ -44,9 +44,7 @@ def test_a_batch_goes_to_the_mesh_and_back():
 
 def test_a_batch_that_does_not_divide_is_named():
     mesh = meshes.make_mesh()
-    with pytest.raises(
-        ValueError, match="'label' has 6 rows .* the 8 devices do not divide"
-    ):
+    with pytest.raises(meshes.MeshError, match="'label'"):
         meshes.to_global(mesh, {"label": np.zeros(6)})
 
 
@@ -57,9 +55,9 @@ def test_rows_that_do_not_divide_are_filled_with_zeros(axes, shards):
     filled = meshes.shard_rows(mesh, table, axes)
     size = -(-11 // shards)
     assert {s.data.shape for s in filled.addressable_shards} == {(size, 3)}
-    whole = np.asarray(filled)
-    np.testing.assert_array_equal(whole[:11], table)
-    assert len(whole) == size * shards and not whole[11:].any()
+    host = np.asarray(filled)
+    np.testing.assert_array_equal(host[:11], table)
+    assert len(host) == size * shards and not host[11:].any()
 
 
 @pytest.mark.parametrize("shape", [(8, 1), (4, 2), (1, 8)])
@@ -70,9 +68,9 @@ def test_rows_are_looked_up_in_a_table_that_no_device_holds(shape):
     rows = np.random.default_rng(1).integers(0, 45, 32)
     split = meshes.to_global(mesh, {"rows": rows})["rows"]
     take = jax.jit(functools.partial(meshes.take_rows, mesh))
-    found = take(meshes.shard_rows(mesh, table), split)
-    assert found.addressable_shards[0].data.shape == (4, 7)
-    np.testing.assert_array_equal(found, table[rows])
+    result = take(meshes.shard_rows(mesh, table), split)
+    assert result.addressable_shards[0].data.shape == (4, 7)
+    np.testing.assert_array_equal(result, table[rows])
 
 
 def test_the_largest_divisible_axis_is_sharded():

@@ -125,22 +125,6 @@ def test_a_changed_configuration_is_refused_by_key(finished, key, value):
         run(image_world.change(image_world.configure(root), **changes), workdir)
 
 
-def test_a_key_that_settings_lack_counts_as_its_default(finished, tmp_path):
-    root, workdir, results = finished
-    copy = tmp_path / "older"
-    shutil.copytree(workdir, copy)
-    for stage in ("finetune", "evaluate"):
-        path = copy / stage / "settings.json"
-        keys = json.loads(path.read_text())
-        del keys["finetune.feature_views"]
-        path.write_text(json.dumps(keys))
-    config = image_world.configure(root)
-    assert run(config, copy)["test"] == results["test"]
-    config.finetune.feature_views = 1
-    with pytest.raises(ArtifactError, match="feature_views"):
-        run(config, copy)
-
-
 def test_changed_inputs_are_refused(finished, tmp_path):
     root, workdir, _ = finished
     text = root / "wiki" / "desc_0.txt"

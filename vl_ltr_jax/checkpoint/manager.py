@@ -2,17 +2,16 @@
 
 A checkpoint is a directory named by its step with three items: `model` (params and
 batch_stats, all that a later stage reads), `training` (every other field of the
-state) and `meta` (JSON: a mapping of the caller's, and the arrays' checksums). Saves
+state) and `meta` (JSON: a mapping of the caller's, and checksums of the arrays). Saves
 are committed whole or not at all. Orbax casts a restored array to the dtype asked for
-without a word, so shapes and dtypes are compared before anything is read; it reads
-damaged arrays without a word too, so checksums are compared after.
+without a word, so shapes and dtypes are compared before a restore. It reads damaged
+arrays without a word too, so checksums are compared after it.
 """
 
 import contextlib
 import functools
 import time
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -20,21 +19,18 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import LatestN
 
 from vl_ltr_jax.checkpoint import checksums, state_items
-from vl_ltr_jax.checkpoint.checksums import Record
-from vl_ltr_jax.checkpoint.mismatch import MisfitError
 from vl_ltr_jax.checkpoint.orbax_messages import first_line, reason
 from vl_ltr_jax.checkpoint.restore import (
     CheckpointError,
     PathLike,
     State,
+    newest_sound,
     open_manager,
-    restore_step,
 )
 from vl_ltr_jax.logs import console
-from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.runtime import mesh as meshes
 
-_MOST_FAULTS_OF_A_SAVE = 20
+_MAX_ERRORS_OF_A_SAVE = 20
 _UNFINISHED, _ASIDE = "*.orbax-checkpoint-tmp*", "unreadable-"
 
 
@@ -45,19 +41,13 @@ class Checkpoints:
         """Opens or creates the directory.
 
         Args:
-            directory: where the checkpoints lie; a path or a bucket's URL.
-            every_steps: `due` is true at multiples of this.
-            keep: how many of the newest stay on disk.
+          directory: a path or a bucket's URL.
+          every_steps: `due` is true at multiples of this.
+          keep: number of the newest checkpoints that stay on disk.
 
         Raises:
-            ValueError: a count that is not positive.
-            CheckpointError: the directory cannot be made.
+          CheckpointError: the directory cannot be made.
         """
-        if every_steps < 1 or keep < 1:
-            raise ValueError(
-                f"checkpoints every {every_steps} steps, keeping {keep}: both counts"
-                " must be at least 1"
-            )
         self._every_steps, self._keep = every_steps, keep
         self._open = functools.partial(
             open_manager, directory, preservation_policy=LatestN(keep)
@@ -73,41 +63,35 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         try:
             with self._writing():
                 self._manager.close()
         except CheckpointError as failure:
             if error is None:
                 raise
-            console.warn(str(failure))  # the first error is the one to tell
+            console.warn(str(failure))  # the first error is the one to raise
         if self._has_failed:
-            # A thread of the failed save may have written after the first sweep: on a
-            # busy machine a test met its directory at the end, once in 3,437.
+            # A thread of the failed save may write after the first sweep: on a busy
+            # machine a test found its directory at the end, once in 3,437 runs.
             self._sweep()
 
     @property
     def directory(self) -> str:
-        """Where the checkpoints lie."""
+        """Path of the checkpoints."""
         return str(self._manager.directory)
 
     @property
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, one being written included."""
-        steps = self._manager.all_steps()
-        return max(steps) if steps else None
+        return max(self._manager.all_steps(), default=None)
 
     def due(self, step: int) -> bool:
-        """Whether the interval calls for a checkpoint at this step."""
+        """Returns True if the interval calls for a checkpoint at this step."""
         return step % self._every_steps == 0
 
     def reached_preemption(self, step: int) -> bool:
-        """Whether the cluster has announced that it will stop this job.
+        """Returns True if the cluster has announced that it will stop this job.
 
         True in every process at the same step, once one of them has received SIGTERM;
         always False unless `jax.distributed` is initialised.
@@ -120,30 +104,30 @@ class Checkpoints:
         """Starts writing a checkpoint; the state may be donated once this returns.
 
         Args:
-            step: the number of steps done. A step already saved is left as it is.
-            state: a dataclass of array trees with a field `params`.
-            meta: whatever JSON can hold: the configuration, the data position.
+          step: number of steps done. A step already saved is left as it is.
+          state: dataclass of array trees with a field `params`.
+          meta: JSON of the caller, such as the configuration.
 
         Raises:
-            CheckpointError: this save, or the one before it, could not be written.
+          CheckpointError: this save, or the one before it, could not be written.
         """
         if step in self._manager.all_steps():
             return
         model, training = state_items.split(state)
-        record = Record(dict(meta or {}), checksums.of(state_items.fields(state)))
+        record = checksums.record(state_items.fields(state), meta or {})
         args = ocp.args.Composite(
             model=ocp.args.StandardSave(model),
             training=ocp.args.StandardSave(training),
-            meta=ocp.args.JsonSave(record.to_json()),
+            meta=ocp.args.JsonSave(record),
         )
         with self._writing():
             self._manager.save(step, force=True, args=args)
 
     def wait(self) -> None:
-        """Blocks until every save is committed, in all processes or in none.
+        """Blocks until every save is committed, in all processes or in no process.
 
         Raises:
-            CheckpointError: one could not be written; what there is of it is deleted.
+          CheckpointError: one could not be written; its partial directory is deleted.
         """
         failure: CheckpointError | None = None
         try:
@@ -153,15 +137,15 @@ class Checkpoints:
             failure = error
         if meshes.in_every_process(failure is None):
             return
-        self._start_anew()
+        self._reopen()
         raise failure or CheckpointError(
             f"another process cannot write its part of a checkpoint to {self.directory}"
         )
 
-    def _start_anew(self) -> None:
-        """Leaves a failed save behind: its manager might tell of it at the next one."""
-        for _ in range(_MOST_FAULTS_OF_A_SAVE):
-            with contextlib.suppress(Exception):  # each call tells of one more
+    def _reopen(self) -> None:
+        """Replaces the manager of a failed save, which may report it at the next."""
+        for _ in range(_MAX_ERRORS_OF_A_SAVE):
+            with contextlib.suppress(Exception):  # each call raises one more
                 self._manager.close()
                 break
         self._manager = self._open()
@@ -170,8 +154,8 @@ class Checkpoints:
 
     def _sweep(self) -> None:
         """Removes partial directories of failed saves, while no save is under way."""
-        for _ in range(_MOST_FAULTS_OF_A_SAVE if jax.process_index() == 0 else 0):
-            with contextlib.suppress(OSError):  # a thread may be at work there still
+        for _ in range(_MAX_ERRORS_OF_A_SAVE if jax.process_index() == 0 else 0):
+            with contextlib.suppress(OSError):  # a thread may still write there
                 for unfinished in self._manager.directory.glob(_UNFINISHED):
                     unfinished.rmtree()
                 break
@@ -188,53 +172,33 @@ class Checkpoints:
             ) from error
 
     def restore_latest(self, template: State) -> tuple[State, dict[str, Any]] | None:
-        """Reads the newest checkpoint that can be read, and is what was saved.
+        """Reads the newest checkpoint that is readable and is what was saved.
 
-        Others are named in a warning and moved aside, to `unreadable-STEP`.
+        Warns about newer ones, and moves them aside, to `unreadable-STEP`.
 
         Args:
-            template: a state of the same structure: arrays or `ShapeDtypeStruct`s,
-                whose shardings the restored arrays take.
+          template: state of the same structure: arrays or `ShapeDtypeStruct`s, whose
+            shardings the restored arrays take.
 
         Returns:
-            The state and its meta, or None where no checkpoint exists.
+          The state and its meta, or None if no checkpoint exists.
 
         Raises:
-            CheckpointError: another structure, shape or dtype than the template's, or
-                checkpoints of which none can be read.
+          CheckpointError: structure, shapes or dtypes are not the template's, or all
+            checkpoints are unreadable.
         """
         self.wait()
-        failures: dict[int, Exception] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                state, record = restore_step(self._manager, step, template)
-            except Exception as error:  # Orbax and TensorStore raise many kinds
-                if fault := errors.lack(error):  # the file may be sound
-                    raise fault from error
-                failures[step] = error
-            if meshes.in_every_process(step not in failures):
-                # Of all processes together.
-                found = checksums.of(state_items.fields(state))
-                if not (damage := checksums.damage(found, record.checksums)):
-                    self._set_aside(failures)
-                    for old in sorted(self._manager.all_steps())[: -self._keep]:
-                        self._manager.delete(old)  # a kill was faster than Orbax
-                    return state, record.meta
-                failures[step] = ValueError(damage)
-            failures.setdefault(step, OSError("unreadable in another process"))
-        if not failures:
+        steps = self._manager.all_steps()
+        state, meta, failures = newest_sound(self._manager, steps, template)
+        if state is None:
             return None
-        newest = failures[max(failures)]
-        if isinstance(newest, MisfitError):  # it is the run that is another
-            raise newest
-        raise CheckpointError(
-            f"none of the checkpoints {sorted(failures)} in {self.directory} can be"
-            f" read; the newest says: {first_line(newest)}. Move the directory away to"
-            " start the stage afresh"
-        ) from newest
+        self._set_aside(failures)
+        for old in sorted(self._manager.all_steps())[: -self._keep]:
+            self._manager.delete(old)  # a kill was faster than Orbax
+        return state, meta
 
     def _set_aside(self, unreadable: Mapping[int, Exception]) -> None:
-        """Clears the way for this run to reach, and save, these steps again."""
+        """Renames checkpoints, so that this run can save these steps again."""
         if not unreadable:
             return
         for step, error in unreadable.items() if jax.process_index() == 0 else ():

@@ -1,4 +1,4 @@
-"""How the arrays that were saved differ from those that a run has."""
+"""Differences between the arrays of a checkpoint and those of a run."""
 
 import difflib
 from typing import Any
@@ -8,61 +8,45 @@ import numpy as np
 
 from vl_ltr_jax.runtime.errors import UserError
 
-_SHOWN = 12
+_MAX_LISTED = 12
 
 
 class MisfitError(UserError):
     """A checkpoint has other arrays than the run."""
 
 
-def check(saved_tree: Any, wanted_tree: Any, where: str) -> None:
-    """Raises MisfitError if two trees differ, see :func:`between`.
+def check(saved_tree: Any, expected_tree: Any, where: str) -> None:
+    """Compares names, shapes and dtypes of two trees.
 
     Args:
-      saved_tree: of leaves with a shape and a dtype.
-      wanted_tree: the same.
+      saved_tree: leaves with a shape and a dtype.
+      expected_tree: the same.
       where: begins the message.
+
+    Raises:
+      MisfitError: names the first differences; a missing array with the nearest name.
     """
-    if differences := between(saved_tree, wanted_tree):
-        raise MisfitError(
-            f"{where} does not fit this run in {differences}\nResume with the "
-            "configuration that wrote it, or use another workdir."
-        )
-
-
-def between(saved_tree: Any, wanted_tree: Any) -> str:
-    """What differs, in lines, or nothing.
-
-    Args:
-      saved_tree: of leaves with a shape and a dtype.
-      wanted_tree: the same.
-
-    Returns:
-      The number of arrays that are missing, too many, or of another shape or dtype, and
-      the first of them with the nearest name.
-    """
-    saved, wanted = _describe(saved_tree), _describe(wanted_tree)
+    saved, expected = _describe(saved_tree), _describe(expected_tree)
+    missing, additional = expected.keys() - saved.keys(), saved.keys() - expected.keys()
     differences = [
-        f"{name}: saved {saved[name]}, the run has {wanted[name]}"
-        for name in wanted
-        if name in saved and saved[name] != wanted[name]
+        f"{name}: saved {saved[name]}, the run has {expected[name]}"
+        for name in expected.keys() & saved.keys()
+        if saved[name] != expected[name]
     ]
-    for name in wanted.keys() - saved.keys():
-        near = difflib.get_close_matches(name, saved.keys() - wanted.keys(), n=1)
+    for name in missing:
+        near = difflib.get_close_matches(name, additional, n=1)
         hint = f" (the nearest saved name is {near[0]})" if near else ""
-        differences.append(f"{name}: the run has {wanted[name]}, not saved{hint}")
-    differences += [
-        f"{name}: saved {saved[name]}, not in the run"
-        for name in saved.keys() - wanted.keys()
-    ]
-    if not differences:
-        return ""
-    more = len(differences) - _SHOWN
-    return (
-        f"{len(differences)} arrays:\n  "
-        + "\n  ".join(sorted(differences)[:_SHOWN])
-        + (f"\n  and {more} more" if more > 0 else "")
-    )
+        differences.append(f"{name}: the run has {expected[name]}, not saved{hint}")
+    differences += [f"{n}: saved {saved[n]}, not in the run" for n in additional]
+    if differences:
+        lines = sorted(differences)[:_MAX_LISTED]
+        if more := differences[_MAX_LISTED:]:
+            lines.append(f"and {len(more)} more")
+        raise MisfitError(
+            f"{where} does not fit this run in {len(differences)} arrays:\n  "
+            + "\n  ".join(lines)
+            + "\nResume with the configuration that wrote it, or use another workdir."
+        )
 
 
 def _describe(tree: Any) -> dict[str, str]:

@@ -10,11 +10,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from vl_ltr_jax.checkpoint import checksums, mismatch, orbax_messages, state_items
-from vl_ltr_jax.checkpoint.checksums import Record
+from vl_ltr_jax.checkpoint import checksums, mismatch, state_items
 from vl_ltr_jax.checkpoint.mismatch import MisfitError
 from vl_ltr_jax.checkpoint.orbax_messages import first_line
 from vl_ltr_jax.runtime import errors
+from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.runtime.errors import UserError
 
 HANDLERS = {
@@ -34,7 +34,7 @@ class DamagedError(CheckpointError):
     """A checkpoint in a directory cannot be read, or is not what was saved."""
 
     def __init__(self, fault: str, directory: epath.Path) -> None:
-        """Binds what is wrong, and where."""
+        """Adds advice to the fault."""
         super().__init__(
             f"{fault}. To make it again from the checkpoint before it, move "
             f"artifact.json out of {directory.parent}, and the directories of the "
@@ -46,65 +46,86 @@ class DamagedError(CheckpointError):
 def restore_up_to(
     directory: PathLike, step: int, template: State
 ) -> tuple[State, dict[str, Any]] | None:
-    """Reads the newest readable checkpoint of at most a step, and changes nothing.
+    """Reads the newest sound checkpoint of at most a step, and changes nothing.
 
     Args:
-        directory: the checkpoints of a stage.
-        step: the last one that will do.
-        template: see :meth:`Checkpoints.restore_latest`.
+      directory: checkpoints of a stage.
+      step: last one that will do.
+      template: see :meth:`Checkpoints.restore_latest`.
 
     Returns:
-        The state and its meta, or None where there is no such checkpoint.
+      The state and its meta, or None if there is no such checkpoint.
 
     Raises:
-        CheckpointError: another structure, shape or dtype than the template's, or
-            checkpoints of which none can be read.
+      CheckpointError: structure, shapes or dtypes are not the template's, or all
+        checkpoints are unreadable.
     """
     if not epath.Path(directory).is_dir():
         return None
-    with open_manager(directory, read_only=True) as manager:
-        failure: Exception | None = None
-        found = sorted(saved for saved in manager.all_steps() if saved <= step)
-        for saved in reversed(found):
-            try:
-                state, record = restore_step(manager, saved, template)
-                sums = checksums.of(state_items.fields(state))
-                if not (damage := checksums.damage(sums, record.checksums)):
-                    return state, record.meta
-                failure = ValueError(damage)
-            except MisfitError:
-                raise
-            except Exception as error:  # Orbax and TensorStore raise many kinds
-                if fault := errors.lack(error):
-                    raise fault from error
-                failure = error
-        if failure is None:
-            return None
-        raise CheckpointError(
-            f"none of the checkpoints {found} in {directory} can be read; the "
-            f"last says: {first_line(failure)}"
-        ) from failure
+    with open_manager(directory, create=False) as manager:
+        steps = [saved for saved in manager.all_steps() if saved <= step]
+        state, meta, _ = newest_sound(manager, steps, template)
+        return None if state is None else (state, meta)
+
+
+def newest_sound(
+    manager: ocp.CheckpointManager, steps: Iterable[int], template: State
+) -> tuple[State | None, dict[str, Any], dict[int, Exception]]:
+    """Reads the newest of some checkpoints that is readable and is what was saved.
+
+    Returns:
+      The state, None without checkpoints; its meta; and errors of newer steps.
+
+    Raises:
+      CheckpointError: structure, shapes or dtypes are not the template's, or all
+        checkpoints are unreadable.
+    """
+    failures: dict[int, Exception] = {}
+    for step in sorted(steps, reverse=True):
+        try:
+            state, record = _restore_step(manager, step, template)
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            if fault := errors.lack(error):  # the file may be sound
+                raise fault from error
+            failures[step] = error
+        if meshes.in_every_process(step not in failures):
+            # All processes compute the checksums together.
+            damage = checksums.damage(state_items.fields(state), record)
+            if not damage:
+                return state, record["meta"], failures
+            failures[step] = ValueError(damage)
+        failures.setdefault(step, OSError("unreadable in another process"))
+    if not failures:
+        return None, {}, {}
+    newest = failures[max(failures)]
+    if isinstance(newest, MisfitError):  # another run, and no damage
+        raise newest
+    raise CheckpointError(
+        f"none of the checkpoints {sorted(failures)} in {manager.directory} can be "
+        f"read; the newest says: {first_line(newest)}. Move the directory away to "
+        "start the stage afresh"
+    ) from newest
 
 
 def load_params(
     directory: PathLike, template: Any = None, last_step: int | None = None
 ) -> dict[str, Any]:
-    """Reads the model of the newest checkpoint, for the stage that comes next.
+    """Reads the model of the newest checkpoint, for the next stage.
 
     Args:
-        directory: the checkpoints of the finished stage.
-        template: what is expected, `{'params': ..., 'batch_stats': ...}` of arrays or
-            `ShapeDtypeStruct`s; anything is accepted when None.
-        last_step: of the stage; its checkpoint is the one to be read.
+      directory: checkpoints of the finished stage.
+      template: expected arrays or `ShapeDtypeStruct`s, as `{'params': ...,
+        'batch_stats': ...}`; by default anything is accepted.
+      last_step: of the stage; its checkpoint must be the newest.
 
     Returns:
-        `{'params': ..., 'batch_stats': ...}` of numpy arrays, whole in every process;
-        `batch_stats` is absent where the model has none.
+      `{'params': ..., 'batch_stats': ...}` of numpy arrays, whole in every process;
+      `batch_stats` is absent if the model has none.
 
     Raises:
-        DamagedError: one that cannot be read, is not what was saved, or not the last.
-        CheckpointError: no checkpoint, or another structure, shape or dtype than the
-            template's.
+      DamagedError: it cannot be read, is not what was saved, or not the last.
+      CheckpointError: no checkpoint, or structure, shapes or dtypes are not the
+        template's.
     """
     path = epath.Path(directory)
     if not path.is_dir():
@@ -112,7 +133,7 @@ def load_params(
             f"no checkpoints: {path} is not a directory. Move the stage's directory "
             "and those of the stages after it elsewhere, and they are made again"
         )
-    with open_manager(path, ("model", "meta"), create=False) as manager:
+    with open_manager(path, create=False) as manager:
         steps = manager.all_steps()
         if not steps:
             raise CheckpointError(f"no checkpoint in {path}: has the stage finished?")
@@ -130,44 +151,35 @@ def load_params(
                     model=ocp.args.StandardRestore(blank), meta=ocp.args.JsonRestore()
                 ),
             )
-            model, saved = items.model, Record.of(items.meta).checksums
-            if damage := checksums.damage(checksums.of(model), saved):
+            if damage := checksums.damage(items.model, _checked(items.meta)):
                 raise ValueError(damage)
         except MisfitError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds
             fault = f"{where} cannot be read: {first_line(error)}"
             raise errors.lack(error) or DamagedError(fault, path) from error
-    return {name: value for name, value in model.items() if value}
+    return {name: value for name, value in items.model.items() if value}
 
 
-def open_manager(
-    directory: PathLike, items: Iterable[str] = tuple(HANDLERS), **options: Any
-) -> ocp.CheckpointManager:
+def open_manager(directory: PathLike, **options: Any) -> ocp.CheckpointManager:
     """Opens a directory of checkpoints.
 
     Args:
-        directory: a path or a bucket's URL.
-        items: keys of `HANDLERS`.
-        **options: of Orbax's `CheckpointManagerOptions`.
+      directory: a path or a bucket's URL.
+      **options: of Orbax's `CheckpointManagerOptions`.
     """
     path = os.fspath(directory)
-    orbax_messages.quieten()
     return ocp.CheckpointManager(
         path if "://" in path else os.path.abspath(path),
         options=ocp.CheckpointManagerOptions(**options),
-        item_handlers={name: HANDLERS[name]() for name in items},
+        item_handlers={name: handler() for name, handler in HANDLERS.items()},
     )
 
 
-def restore_step(
+def _restore_step(
     manager: ocp.CheckpointManager, step: int, template: Any
-) -> tuple[Any, Record]:
-    """Restores a step into the template's structure, and the record beside it.
-
-    Raises:
-        MisfitError: a structure, shape or dtype differs from the template's.
-    """
+) -> tuple[Any, dict[str, Any]]:
+    """Restores a step into the template's structure, and the record of the step."""
     model, training = map(state_items.abstract, state_items.split(template))
     saved = manager.item_metadata(step)
     mismatch.check(
@@ -184,4 +196,11 @@ def restore_step(
         ),
     )
     state = dataclasses.replace(template, **items.model, **items.training)
-    return state, Record.of(items.meta)
+    return state, _checked(items.meta)
+
+
+def _checked(record: Any) -> dict[str, Any]:
+    parts = (record, record["meta"], record["checksums"])
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError("meta is not what was saved")
+    return dict(record)

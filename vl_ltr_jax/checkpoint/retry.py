@@ -1,7 +1,7 @@
-"""Saves of a training stage, of which some may fail: disks fill up and are emptied.
+"""Saves of a training stage, with retries: disks fill up and are emptied.
 
-A save that fails is told of, training goes on, and the next one is tried when it is
-due. The end of a stage is tried until it is on the disk.
+After a failed save training goes on, and the next save is tried when it is due. The
+last save of a stage is tried until it is on the disk.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ RETRY_SECONDS = 30.0
 
 
 class Saves:
-    """Counts the failures, and stops at the limit of the configuration."""
+    """Saves with a limit of failures in a row."""
 
     def __init__(
         self,
@@ -24,24 +24,19 @@ class Saves:
         warn: Callable[[str], None] = lambda text: None,
         max_failures: int = 0,
     ) -> None:
-        """Starts at none.
+        """Binds the checkpoints of a stage.
 
         Args:
           checkpoints: of the stage.
-          warn: is given a line for each failure.
-          max_failures: in a row, with which training stops; 0 for no limit.
+          warn: receives a line for each failure.
+          max_failures: failures in a row that stop training; 0 for no limit.
         """
         self._checkpoints, self._warn = checkpoints, warn
         self._max_failures = max_failures
         self._failures, self._pending = 0, False
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
-        """Starts a save; how it ended, the next call tells.
-
-        Args:
-          step: the number of steps done.
-          state: may be donated once this returns.
-          meta: what to save beside it.
+        """Starts a save, after the one before; see :meth:`Checkpoints.save`.
 
         Raises:
           CheckpointError: too many have failed in a row.
@@ -51,10 +46,10 @@ class Saves:
             self._checkpoints.save(step, state, meta)
             self._pending = True
         except CheckpointError as error:
-            self._failed(error)
+            self._fail(error)
 
     def settle(self) -> bool:
-        """Waits for the save that is being written; tells whether it is on the disk.
+        """Waits for the save under way; returns True if all are on the disk.
 
         Raises:
           CheckpointError: too many have failed in a row.
@@ -63,7 +58,7 @@ class Saves:
         try:
             self._checkpoints.wait()
         except CheckpointError as error:
-            self._failed(error)
+            self._fail(error)
             return False
         if pending:
             self._failures = 0
@@ -74,18 +69,18 @@ class Saves:
         step: int,
         state: Any,
         meta: Callable[[], Mapping[str, Any]],
-        asked: Request,
+        stop: Request,
     ) -> bool:
         """Saves the end of training, and tries again until it is on the disk.
 
         Args:
-          step: the number of steps done.
+          step: number of steps done.
           state: the last one.
-          meta: asked for what to save beside it.
-          asked: a request to stop ends the tries.
+          meta: makes the mapping to save with it.
+          stop: a request to stop ends the tries.
 
         Returns:
-          Whether it is saved; if not, there was a request to stop.
+          True if it is saved; False after a request to stop.
 
         Raises:
           CheckpointError: too many have failed in a row.
@@ -96,15 +91,15 @@ class Saves:
             if self._checkpoints.latest_step == step:
                 return True
             self._warn(f"the end is not saved; trying again in {RETRY_SECONDS:.0f} s")
-            if asked.wait(RETRY_SECONDS):
+            if stop.wait(RETRY_SECONDS):
                 return False
 
-    def _failed(self, error: CheckpointError) -> None:
+    def _fail(self, error: CheckpointError) -> None:
         self._failures += 1
         if self._max_failures and self._failures >= self._max_failures:
             raise CheckpointError(
                 f"{error} (faults.max_failed_saves={self._max_failures} reached)"
             ) from error
         latest = self._checkpoints.latest_step
-        kept = "there is none yet" if latest is None else f"the last is step {latest}"
-        self._warn(f"{error}; {kept}. Training goes on, and tries again when it is due")
+        last = "there is none yet" if latest is None else f"the last is step {latest}"
+        self._warn(f"{error}; {last}. Training goes on, and tries again when it is due")

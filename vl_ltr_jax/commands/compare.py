@@ -19,6 +19,7 @@ from vl_ltr_jax.comparison.runs import Comparison, methods_of
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.runtime import compilation_cache, preemption
 from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.storage import lock
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds, from 0.")
 _METHODS = flags.DEFINE_list(
@@ -58,7 +59,10 @@ def main(argv: Sequence[str]) -> None:
         config, directory = commands_flags.checked_flags(COMMAND)
         commands_flags.join_processes()
         meshes.devices()
-        compilation_cache.write_to(config.mesh.compilation_cache, directory)
+        if commands_flags.TAKE_OVER.value:
+            lock.take_over(directory)
+        setting = config.mesh.compilation_cache
+        compilation_cache.use(compilation_cache.of_run(setting, directory))
         comparison = Comparison(config, directory)
         comparison.check(names, _SEEDS.value)
         table = comparison.run(names, _SEEDS.value)

@@ -93,7 +93,7 @@ def export(workdir: epath.Path, destination: Path, *, to: str) -> Path:
         def write(directory: Path) -> None:
             form(directory, recognizer)
 
-    return atomic.write_whole(destination, write)
+    return atomic.write_directory(destination, write)
 
 
 def _towers_as(workdir: epath.Path, to: str) -> Write:

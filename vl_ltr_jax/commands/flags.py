@@ -32,6 +32,11 @@ _QUIET = flags.DEFINE_bool(
 SHOW_CONFIG = flags.DEFINE_bool(
     "show_config", False, "Print the resolved configuration and end."
 )
+TAKE_OVER = flags.DEFINE_bool(
+    "take_over",
+    False,
+    "Use a workdir without file locks, such as a bucket, that a killed run has left.",
+)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     None,
@@ -148,8 +153,6 @@ def start(main: Callable[[Sequence[str]], None], command: Command) -> None:
     except KeyboardInterrupt:
         console.error("interrupted: the same command goes on from the last checkpoint")
         sys.exit(128 + signal.SIGINT)
-    finally:
-        console.end_lines()  # above a traceback, if there is one
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

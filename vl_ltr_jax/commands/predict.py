@@ -69,7 +69,11 @@ def main(arguments: Sequence[str]) -> int:
             "PICTURE=-: the list on standard input is empty. Write a path on each line."
         )
     with _output(parsed.out) as write:
-        compilation_cache.write_beside(parsed.workdir, token_cache.default_directory())
+        compilation_cache.use(
+            parsed.workdir / compilation_cache.NAME,
+            fallback=token_cache.default_directory() / compilation_cache.NAME,
+            min_seconds=0.0,  # small programs too
+        )
         recognizer = load.load(parsed.workdir)
         counts = _recognize(recognizer, files, write, parsed)
     if counts["unreadable"]:
@@ -206,7 +210,7 @@ def _recognize(
     hidden = parsed.out is None and sys.stdout.isatty()
     with (
         contextlib.closing(answers),
-        console.Progress("predict", len(files), "pictures", hidden=hidden) as line,
+        console.progress_bar("predict", len(files), "pictures", hidden=hidden) as bar,
     ):
         for answer in answers:
             text = to_text(answer)
@@ -215,7 +219,7 @@ def _recognize(
                 path, reason = map(messages.printable, (answer.path, answer.error))
                 console.warn(f"cannot read {path}: {reason}")
             counts["unreadable" if answer.error else "recognised"] += 1
-            line.update()
+            bar.update()
     return counts
 
 

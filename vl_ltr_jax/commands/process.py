@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from absl import logging
 from PIL import Image
 
-from vl_ltr_jax.logs import console
 from vl_ltr_jax.runtime import cpu_memory
 
 
@@ -19,7 +18,6 @@ def prepare() -> None:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     # At INFO, Orbax reports every file.
     logging.set_verbosity(logging.WARNING)
-    logging.get_absl_handler().addFilter(console.make_room)
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:

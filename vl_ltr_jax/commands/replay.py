@@ -10,6 +10,7 @@ without such a step.
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -13,6 +13,7 @@ from vl_ltr_jax.commands import exits
 from vl_ltr_jax.commands.command import Command, program
 from vl_ltr_jax.commands.flags import (
     SHOW_CONFIG,
+    TAKE_OVER,
     checked_flags,
     join_processes,
     show_config,
@@ -27,6 +28,7 @@ from vl_ltr_jax.runtime import compilation_cache, preemption
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.stages import pipeline
 from vl_ltr_jax.stages.summary import of_head
+from vl_ltr_jax.storage import lock
 from vl_ltr_jax.systems.titles import head_names, title
 
 COMMAND = Command(
@@ -96,7 +98,10 @@ def main(argv: Sequence[str]) -> None:
         config, workdir = checked_flags(COMMAND)
         join_processes()
         meshes.devices()
-        compilation_cache.write_to(config.mesh.compilation_cache, workdir)
+        if TAKE_OVER.value:
+            lock.take_over(workdir)
+        setting = config.mesh.compilation_cache
+        compilation_cache.use(compilation_cache.of_run(setting, workdir))
         inputs = run_inputs.read(config)
         pipeline.check(config, workdir, inputs)
         run = Run(config, workdir, inputs)

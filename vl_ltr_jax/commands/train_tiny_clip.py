@@ -195,11 +195,12 @@ def train(
 
     losses: list[float] = []
     start = time.perf_counter()
-    with console.Progress("tiny CLIP", steps, "steps") as line:
+    with console.progress_bar("tiny CLIP", steps, "steps") as bar:
         for number, batch in enumerate(_prefetched(make, steps), 1):
             trained, opt_state, loss = update(trained, opt_state, batch)
             losses.append(float(loss))
-            line.at(number, details=[f"loss {np.mean(losses[-_RECENT:]):.3f}"])
+            bar.set_postfix(loss=np.mean(losses[-_RECENT:]), refresh=False)
+            bar.update()
             if number % max(1, steps // 10) == 0 or number == steps:
                 save_clip(
                     out,

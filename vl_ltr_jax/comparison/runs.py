@@ -162,12 +162,7 @@ class Comparison:
             for key, value in settings.flatten(self.config).items()
             if key != "seed" and depends.matters(key)
         }
-        return Artifact(
-            self.workdir / "compare",
-            kept,
-            defaults=depends.DEFAULTS,
-            matters=depends.matters,
-        )
+        return Artifact(self.workdir / "compare", kept)
 
     def _directory(self, name: str, seed: int) -> epath.Path:
         return self.workdir / name / f"seed_{seed}"

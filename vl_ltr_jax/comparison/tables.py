@@ -15,7 +15,7 @@ from vl_ltr_jax import systems
 from vl_ltr_jax.report import class_curves, tables
 from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.storage import strict_json
-from vl_ltr_jax.storage.artifact import ArtifactError, made_again
+from vl_ltr_jax.storage.artifact import ArtifactError, redo_advice
 from vl_ltr_jax.systems import ablations
 
 GROUPS = {
@@ -83,7 +83,7 @@ def line_of(method: str, seed: int, directory: epath.Path) -> Line:
     except (*_DAMAGES, OSError) as error:
         raise errors.lack(error) or ArtifactError(
             f"the results in {directory} cannot be read "
-            f"({type(error).__name__}: {error}). {made_again(directory / 'evaluate')}"
+            f"({type(error).__name__}: {error}). {redo_advice(directory / 'evaluate')}"
         ) from error
 
 

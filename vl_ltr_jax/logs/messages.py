@@ -11,8 +11,7 @@ from vl_ltr_jax.runtime.errors import UserError
 
 _USER = re.compile(r"//[^\s/@'\"]+@")
 _MAX_SUGGESTION_CHARS = 255  # of a name for which near ones are searched
-_MAX_SUGGESTION_CANDIDATES = 20_000
-_MAX_KEY_CHARS = 100  # of a key for which near ones are searched
+_MAX_SUGGESTION_CANDIDATES = 20_000  # more would take minutes
 
 
 def nfc(name: str) -> str:
@@ -21,17 +20,17 @@ def nfc(name: str) -> str:
 
 
 def any_case(name: str) -> str:
-    """Returns what names that differ by case and Unicode's form have in common."""
+    """Returns a form that is equal for names of other case or Unicode form."""
     return nfc(nfc(name).casefold())
 
 
 def without_passwords(text: str) -> str:
-    """The text, in which `//user:password@host` has become `//***@host`."""
+    """Returns the text with `//***@host` for `//user:password@host`."""
     return _USER.sub("//***@", text)
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with what is not seen written as escapes, but for characters to keep."""
+    """Returns the text with escapes for invisible characters, except those to keep."""
     return "".join(
         char
         if char.isprintable() or char in keep
@@ -41,30 +40,25 @@ def printable(text: str, keep: str = "") -> str:
 
 
 class _Short(reprlib.Repr):
-    """Python's way to write a value, cut in the middle where it is long."""
+    """Python's form of a value, cut in the middle if it is long."""
 
     def __init__(self) -> None:
         super().__init__()
         self.maxstring = self.maxother = 200
 
     def repr_int(self, x: int, level: int) -> str:
-        """A number; Python writes none of more than 4300 digits."""
+        """Returns a number; Python refuses to write more than 4300 digits."""
         bits = x.bit_length()
         return (
             super().repr_int(x, level) if bits < 9999 else f"<a number of {bits} bits>"
         )
 
 
-def shortened(value: object) -> str:
-    """A value as Python writes it, for messages: cut where it is long."""
-    return _SHORT.repr(value)
-
-
-_SHORT = _Short()
+shortened = _Short().repr
 
 
 def format_duration(seconds: float) -> str:
-    """A duration in its two largest units: `2d 03h`, `1h 06m`, `4m 05s`, `12s`."""
+    """Returns a duration in its two largest units: `2d 03h`, `1h 06m`, `12s`."""
     seconds = round(seconds)
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
@@ -77,51 +71,50 @@ def format_duration(seconds: float) -> str:
 
 
 def counted(number: int, unit: str, units: str = "") -> str:
-    """A number of things: `1 picture`, `2,048 pictures`, `60 classes`.
+    """Returns a number of things: `1 picture`, `2,048 pictures`, `60 classes`.
 
     Args:
       number: how many.
-      unit: one of them.
-      units: several, where that is not the same with an s.
+      unit: singular.
+      units: plural, if it is not the singular with an s.
     """
     return f"{number:,} {unit if number == 1 else units or unit + 's'}"
 
 
 def format_rate(rate: float) -> str:
-    """A number for `.../s`: `2,048`, `31.4`, `0.0123`."""
+    """Returns a number for `.../s`: `2,048`, `31.4`, `0.0123`."""
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 class UnknownNameError(UserError):
-    """A name that is not one of those allowed."""
+    """A name that is not allowed."""
 
 
-def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UnknownNameError:
-    """The error for a name that is not one of those allowed, with the nearest."""
+def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> UnknownNameError:
+    """Returns the error for a name that is not allowed, with the nearest name."""
     names = list(allowed)
-    near = difflib.get_close_matches(given[:_MAX_SUGGESTION_CHARS], names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    told = f"{kind} is {shortened(given)}; allowed: {', '.join(names)}.{hint}"
-    return UnknownNameError(told)
+    return UnknownNameError(
+        f"{kind} is {shortened(name)}; allowed: {', '.join(names)}"
+        + near_name(name, names)
+    )
 
 
-def near_name(given: str, allowed: Collection[str]) -> str:
-    """The part of a message that names the nearest of those allowed, if any is near.
+def near_name(name: str, allowed: Collection[str]) -> str:
+    """Returns the part of a message that suggests the nearest name, if any is near.
 
-    One that differs by case or Unicode's form goes first. Of long names and of very
-    many no other is named: the search would take minutes.
+    A name of other case or Unicode form goes first.
     """
-    for name in allowed:
-        if any_case(name) == any_case(given):
-            return f"; did you mean {name!r}?"
-    if len(given) > _MAX_SUGGESTION_CHARS or len(allowed) > _MAX_SUGGESTION_CANDIDATES:
+    for other in allowed:
+        if any_case(other) == any_case(name):
+            return f"; did you mean {other!r}?"
+    if len(name) > _MAX_SUGGESTION_CHARS or len(allowed) > _MAX_SUGGESTION_CANDIDATES:
         return ""
-    near = difflib.get_close_matches(given, list(allowed), n=1)
+    near = difflib.get_close_matches(name, list(allowed), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def nearest(given: object, allowed: Any) -> str:
-    """The end of a message: the allowed name that is nearest, or all of them."""
-    name = str(given)[:_MAX_KEY_CHARS] if isinstance(given, str) else ""
-    near = difflib.get_close_matches(name, [str(a) for a in allowed], n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; allowed: {sorted(allowed)}"
+def nearest(name: object, allowed: Iterable[Any]) -> str:
+    """Returns the end of a message: the nearest allowed name, or all of them."""
+    names = [str(other) for other in allowed]
+    near = near_name(name, names) if isinstance(name, str) else ""
+    return near or f"; allowed: {sorted(names)}"

@@ -68,7 +68,7 @@ def write(
         (partial / CARD).write_text(text, encoding="utf-8")
 
     with errors.system_faults():
-        atomic.write_whole(Path(paths.expand(directory)), fill)
+        atomic.write_directory(Path(paths.expand(directory)), fill)
 
 
 def read(
@@ -80,7 +80,6 @@ def read(
       ArtifactError: if a file is missing, damaged, or does not fit the others.
     """
     try:
-        atomic.check_regular(directory, (CARD, WEIGHTS, *clip_files.TOKENIZER_FILES))
         content = strict_json.parse((directory / CARD).read_bytes())
         if content.pop("format") != _FORMAT:
             raise ValueError("another version of this package wrote it")

@@ -23,7 +23,7 @@ from vl_ltr_jax.run.saved import finished, model_facts, released, towers_of
 from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.storage import paths, strict_json
-from vl_ltr_jax.storage.artifact import ArtifactError, made_again
+from vl_ltr_jax.storage.artifact import ArtifactError, redo_advice
 from vl_ltr_jax.systems.decoupled import STAGE
 from vl_ltr_jax.train.stage import trained
 
@@ -86,7 +86,7 @@ def of_run(workdir: epath.Path) -> Recognizer:
     own = evaluated.summary().get("predicted_by")
     if own is None:
         path = evaluated.directory / "artifact.json"
-        raise ArtifactError(f"{path} names no head. {made_again(evaluated.directory)}")
+        raise ArtifactError(f"{path} names no head. {redo_advice(evaluated.directory)}")
     if own == "knn":
         raise ArtifactError(
             f"{workdir} recognises by the nearest of all sentences (kNN), which is no "

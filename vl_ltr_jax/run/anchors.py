@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.storage import strict_json
-from vl_ltr_jax.storage.artifact import Artifact, ArtifactError, made_again
+from vl_ltr_jax.storage.artifact import Artifact, ArtifactError, redo_advice
 
 
 class Anchors(NamedTuple):
@@ -63,7 +63,7 @@ def load_texts(workdir: epath.Path) -> list[list[str]]:
             raise ValueError("it holds no list of sentences for each class")
     except (OSError, ValueError) as error:
         raise errors.lack(error) or ArtifactError(
-            f"{path} cannot be read ({error}). {made_again(path.parent)}"
+            f"{path} cannot be read ({error}). {redo_advice(path.parent)}"
         ) from error
     return content
 

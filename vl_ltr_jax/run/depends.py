@@ -33,8 +33,6 @@ NEUTRAL = (
     "model.remat",
     "pretrain.loss_form",
 )
-# Values of keys that did not exist when an artifact was written.
-DEFAULTS = settings.flatten(Config())
 
 
 def matters(key: str, sections: Sequence[str] = EVERYTHING) -> bool:
@@ -59,9 +57,4 @@ def artifact(
         for key, value in flat.items()
         if key in always or matters(key, sections)
     }
-    return Artifact(
-        workdir / stage,
-        {**relevant, "inputs": inputs.digest},
-        defaults=DEFAULTS,
-        matters=matters,
-    )
+    return Artifact(workdir / stage, {**relevant, "inputs": inputs.digest})

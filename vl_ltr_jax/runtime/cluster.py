@@ -1,8 +1,8 @@
-"""Which processes make up the run: from flags, from the environment, or only this one.
+"""Processes of a run, by flags and environment.
 
-A plain start is one process and asks nothing of any network. Several are joined when
-the three flags or variables say where they meet, when a cluster's variables speak of
-more than one, or when `--distributed` leaves the finding to JAX.
+A plain start is one process and asks nothing of any network. Several are joined if the
+three flags or variables say where they meet, or a cluster's variables count more than
+one. With `--distributed` JAX asks the cluster.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ VARIABLES = {
     "num_processes": "JAX_NUM_PROCESSES",
     "process_id": "JAX_PROCESS_ID",
 }
-# Clusters whose variables JAX reads, and how each counts its processes.
+# Clusters whose variables JAX reads: number of processes by variable.
 CLUSTERS: dict[str, Callable[[str], int]] = {
     "TPU_WORKER_HOSTNAMES": lambda names: len(names.split(",")),  # GKE
     "MEGASCALE_NUM_SLICES": int,  # several TPU slices
@@ -29,12 +29,12 @@ CLUSTERS: dict[str, Callable[[str], int]] = {
 
 
 class ClusterError(UserError):
-    """Processes that cannot be joined as they were described."""
+    """Flags or variables do not fit, or processes cannot be joined."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """How this process meets the others; what is None, JAX finds out."""
+    """Address and numbers for joining; JAX finds out those that are None."""
 
     coordinator_address: str | None = None
     num_processes: int | None = None
@@ -44,39 +44,38 @@ class Processes:
 def processes(
     flags: Mapping[str, Any], environment: Mapping[str, str], distributed: bool | None
 ) -> Processes | None:
-    """Decides whether, and how, this process is one of several.
+    """Decides how this process joins others.
 
     Args:
-      flags: values of `VARIABLES`' keys, None where not given.
+      flags: values of `VARIABLES`' keys, None without the flag.
       environment: variables of the operating system.
-      distributed: True lets JAX ask the cluster, a TPU VM's metadata server for one;
-        False is this process alone; None goes by flags and environment.
+      distributed: True lets JAX ask the cluster, such as a TPU VM's metadata server;
+        False is a single process; None goes by flags and environment.
 
     Returns:
-      None for a process alone.
+      None for a single process.
 
     Raises:
-      ClusterError: naming the flag or variable and what it should be.
+      ClusterError: a flag or variable does not fit.
     """
-    found = {name: flags[name] for name in VARIABLES if flags[name] is not None}
-    named = {name: f"--{name}" for name in found}
+    values = {name: flags[name] for name in VARIABLES if flags[name] is not None}
+    named = {name: f"--{name}" for name in values}
     if distributed is False:
-        if found:
-            given = ", ".join(named.values())
-            raise ClusterError(f"--nodistributed contradicts {given}; drop one of them")
+        if values:
+            listed = ", ".join(named.values())
+            raise ClusterError(f"--nodistributed contradicts {listed}. Drop one")
         return None
     for name, variable in VARIABLES.items():
-        if name not in found and variable in environment:
-            found[name], named[name] = environment[variable], variable
-    absent = [name for name in VARIABLES if name not in found]
-    if found and absent and not distributed:
-        given = ", ".join(named.values())
-        missing = ", ".join(f"--{name} or {VARIABLES[name]}" for name in absent)
-        raise ClusterError(f"{given} without {missing}: the three go together")
-    if found:
-        return _checked(found, named)
+        if name not in values and variable in environment:
+            values[name], named[name] = environment[variable], variable
+    absent = [f"--{n} or {v}" for n, v in VARIABLES.items() if n not in values]
+    if values and absent and not distributed:
+        listed = ", ".join(named.values())
+        raise ClusterError(f"{listed} without {', '.join(absent)}. Set all three")
+    if values:
+        return _checked(values, named)
     if distributed or any(
-        _count(name, environment[name], count) > 1
+        _number(name, environment[name], count) > 1
         for name, count in CLUSTERS.items()
         if name in environment
     ):
@@ -84,64 +83,52 @@ def processes(
     return None
 
 
-def join(them: Processes | None) -> None:
-    """Meets the other processes, before anything asks for devices.
+def join(processes: Processes | None) -> None:
+    """Joins the other processes, before anything asks for devices.
 
     Raises:
-      ClusterError: if they cannot be found or do not come.
+      ClusterError: they cannot be found or do not come.
     """
-    if them is None:
+    if processes is None:
         return
     try:
-        jax.distributed.initialize(
-            them.coordinator_address, them.num_processes, them.process_id
-        )
+        jax.distributed.initialize(*dataclasses.astuple(processes))
     except Exception as error:  # JAX, its clusters and gRPC raise many kinds
         reason = str(error).partition("\n")[0]
         raise errors.lack(error) or ClusterError(
-            f"cannot join the processes of this run ({reason}); name "
+            f"cannot join the processes of this run ({reason}). Name "
             "--coordinator_address=HOST:PORT, --num_processes and --process_id, or "
             "start one process with --nodistributed"
         ) from error
 
 
-def _checked(found: Mapping[str, Any], named: Mapping[str, str]) -> Processes:
-    address = found.get("coordinator_address")
-    if address is not None:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-            raise ClusterError(
-                f"{named['coordinator_address']}={address!r} is not HOST:PORT, the "
-                "machine of process 0 and a free port there, as in 10.0.0.2:8476"
-            )
-    numbers = {
-        name: _integer(named[name], found[name])
+def _checked(values: Mapping[str, Any], named: Mapping[str, str]) -> Processes:
+    address = values.get("coordinator_address")
+    host, _, port = (address or "host:1").rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise ClusterError(
+            f"{named['coordinator_address']}={address!r} is not HOST:PORT, the machine "
+            "of process 0 and a free port there, as in 10.0.0.2:8476"
+        )
+    count, index = (
+        _number(named[name], values[name], int) if name in values else None
         for name in ("num_processes", "process_id")
-        if name in found
-    }
-    count, index = numbers.get("num_processes"), numbers.get("process_id")
+    )
     if count is not None and count < 1:
         raise ClusterError(f"{named['num_processes']}={count}: at least 1 is needed")
-    if index is not None and (index < 0 or count is not None and index >= count):
-        last = "" if count is None else f" to {count - 1}, one less than num_processes"
+    if index is not None and not 0 <= index < (count or index + 1):
+        last = "" if count is None else f" to {count - 1}"
         raise ClusterError(
             f"{named['process_id']}={index}: processes count from 0{last}"
         )
     return Processes(address, count, index)
 
 
-def _integer(name: str, value: Any) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise ClusterError(f"{name}={value!r} is not a number") from None
-
-
-def _count(name: str, value: str, count: Callable[[str], int]) -> int:
+def _number(name: str, value: Any, count: Callable[[Any], int]) -> int:
     try:
         return count(value)
     except ValueError:
         raise ClusterError(
-            f"{name}={value!r} is not a number of processes; mend the variable, or "
-            "start one process with --nodistributed"
+            f"{name}={value!r} is not a number of processes. Mend it, or start one "
+            "process with --nodistributed"
         ) from None

@@ -1,9 +1,9 @@
-"""Memory that stays with the process: on the CPU, a step's arrays lie in it.
+"""Memory of the process on a CPU, kept between steps.
 
-XLA's CPU backend allocates the temporary arrays of a program anew at each call. glibc
-takes blocks of that size from the system and gives them back, so that a step of ViT-B
-touches half a million fresh pages: 1 to 5 seconds of system time out of 15. Kept in one
-heap they are fresh once. Not in the paper.
+XLA's CPU backend allocates the temporary arrays of a program at each call. glibc takes
+blocks of that size from the system and gives them back. A step of ViT-B then touches
+half a million fresh pages: 1 to 5 seconds of system time out of 15. In one heap that
+stays they are fresh once. Not in the paper.
 """
 
 import ctypes
@@ -12,16 +12,14 @@ import importlib.util
 
 import jax
 
-# Options of mallopt(3): their numbers in malloc.h, and values.
-_TRIM_THRESHOLD, _NEVER = -1, -1
-_MMAP_MAX = -4
-_ARENA_MAX = -8
+# Values of M_ARENA_MAX, M_MMAP_MAX and M_TRIM_THRESHOLD, as in mallopt(3).
+_OPTIONS = {-8: 1, -4: 0, -1: -1}
 
 
 def runs_on_cpu() -> bool:
-    """Whether only the CPU is asked for, or no accelerator's plugin installed.
+    """Returns True if only the CPU is asked for, or no accelerator's plugin installed.
 
-    Starts no device: JAX may still fall back to the CPU where this is False.
+    Starts no device: JAX may still fall back to the CPU if this is False.
     """
     platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
     if platforms:
@@ -30,18 +28,12 @@ def runs_on_cpu() -> bool:
     return not plugins and importlib.util.find_spec("libtpu") is None
 
 
-def keep() -> bool:
+def keep() -> None:
     """Keeps freed memory for the arrays of the next step, from now on.
 
-    To be called before JAX starts its threads: a thread that has an arena of its own
-    keeps it. Resident memory stays at its peak, but for moments: protobuf gives back
-    what is free after every 10,000 blocks of its own.
-
-    Returns:
-      Whether the C library understands; musl's and those outside of Linux do not.
+    To be called before JAX starts its threads: a thread keeps its own arena. Resident
+    memory stays at its peak. Does nothing without glibc.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    options = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER))
-    return all(mallopt(option, value) == 1 for option, value in options)
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        for option, value in _OPTIONS.items():
+            mallopt(option, value)

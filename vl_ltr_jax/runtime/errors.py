@@ -1,4 +1,4 @@
-"""The one base of errors that a user can mend, and faults of the machine as such."""
+"""The base of errors that a user can mend, and faults of the machine."""
 
 import contextlib
 import errno
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 class UserError(ValueError):
     """Flags, files or an environment that the user can mend; the message says how.
 
-    Commands print its message and exit with its code; any other error is a bug of ours
-    and keeps its traceback.
+    Commands print the message and exit with the code. Any other error is a bug and
+    keeps its traceback.
 
     Attributes:
       exit_code: 2 tells launchers to stop, 1 to try again.
@@ -27,15 +27,14 @@ class SystemFault(UserError):
 _PERMISSIONS = "Change its permissions, or name another place"
 _ROOM = "Make room there; what was finished before stays"
 _FILES = "Raise `ulimit -n`"
-_PATH = "Check the path"
 _MEMORY = "Free memory or raise `ulimit -v`, or take a smaller batch"
 _THREADS = "Raise `ulimit -u`, or `ulimit -v`: a thread needs memory"
 _DEVICE_MEMORY = "Take a smaller batch, mesh.accumulation_steps or model.remat"
-# As C++, Linux and zstd say it, through TensorStore.
+# Words of C++, Linux and zstd, through TensorStore.
 _NO_MEMORY = re.compile("bad_alloc|[Cc]annot allocate memory|not enough memory")
-# As safetensors, which is written in Rust, says it.
+# Words of safetensors, which is written in Rust.
 _RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")
-# Lacks of the machine: they say nothing of the file that was being read.
+# Lacks of the machine, which say nothing about the file that was being read.
 _LACKS = {
     errno.EACCES: _PERMISSIONS,
     errno.EPERM: _PERMISSIONS,
@@ -48,8 +47,8 @@ _MENDS = {
     errno.EROFS: _PERMISSIONS,
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
-    errno.ENOENT: _PATH,
-    errno.ENOTDIR: _PATH,
+    errno.ENOENT: "Check the path",
+    errno.ENOTDIR: "Check the path",
     errno.EISDIR: "Name a file",
     errno.EEXIST: "Move away what lies there, or name another place",
     errno.ENAMETOOLONG: "Take a shorter name",
@@ -57,7 +56,7 @@ _MENDS = {
 
 
 def lack(error: BaseException) -> SystemFault | None:
-    """Returns a fault of the machine for an error that is one, and else None.
+    """Returns a fault of the machine, or None if the error is another.
 
     To be asked before a file is called damaged.
     """
@@ -81,11 +80,11 @@ def lack(error: BaseException) -> SystemFault | None:
 
 
 def system_fault(error: BaseException) -> SystemFault | None:
-    """Returns a fault of the machine or of a path, with how to mend it, or None."""
+    """Returns a fault of the machine or of a path, or None if the error is another."""
     if isinstance(error, OSError):
         return _of_system(error, _MENDS)
-    if said := _RUST_OS_ERROR.search(str(error)):
-        number = int(said[1])
+    if match := _RUST_OS_ERROR.search(str(error)):
+        number = int(match[1])
         if number in _MENDS:
             return SystemFault(f"{os.strerror(number)}. {_MENDS[number]} ({error})")
     return lack(error)
@@ -93,7 +92,7 @@ def system_fault(error: BaseException) -> SystemFault | None:
 
 @contextlib.contextmanager
 def system_faults() -> Iterator[None]:
-    """Raises a SystemFault in place of an error that :func:`system_fault` knows."""
+    """Turns errors that :func:`system_fault` knows into it."""
     try:
         yield
     except UserError:

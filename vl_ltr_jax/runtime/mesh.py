@@ -1,8 +1,8 @@
 """Devices as one mesh with the axes `data` and `model`, and arrays on and off it.
 
-The only place that builds a `Mesh` or a `NamedSharding`. Axes are Auto: outside the
-losses, which say what each device does, the partitioner decides. Every device takes
-rows of the batch, those along `model` too; `model` also splits classes and their texts.
+The only module that builds a `Mesh` or a `NamedSharding`. Axes are Auto: the
+partitioner decides, except in the losses. Every device takes rows of the batch, those
+along `model` too; `model` also splits classes and their texts.
 """
 
 import collections
@@ -21,7 +21,7 @@ from jaxtyping import Array, Int, Shaped
 from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.runtime.errors import UserError
 
-ROWS = ("data", "model")  # the axes that rows of a batch are split over
+ROWS = ("data", "model")  # axes that split rows of a batch
 # Below this many elements a leaf costs less to replicate than to gather.
 MIN_SHARDED_ELEMENTS = 2**16
 
@@ -35,57 +35,50 @@ class DeviceError(UserError):
 
 
 def devices() -> list[jax.Device]:
-    """Returns all devices; the first question that a command asks of JAX.
+    """Returns all devices.
 
     Raises:
-      DeviceError: none of the platforms that the environment asks for is here.
+      DeviceError: the platforms that the environment asks for are absent.
     """
     try:
         return jax.devices()
-    except (RuntimeError, AssertionError) as error:  # the latter without a word
+    except (RuntimeError, AssertionError) as error:  # the latter has no message
         platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
         if not platforms:
             raise
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0] or "no message"
         raise errors.lack(error) or DeviceError(
-            f"JAX_PLATFORMS={platforms}: no such device here"
-            + (f" ({reason})" if reason else "")
-            + ". Unset JAX_PLATFORMS, or install jax[cuda13] or jax[tpu] on a machine "
-            "that has one"
+            f"JAX_PLATFORMS={platforms}: no such device here ({reason}). Unset it, or "
+            "install jax[cuda13] or jax[tpu] on a machine that has one"
         ) from error
 
 
 def make_mesh(
     data: int = -1, model: int = 1, *, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """Arranges every device (or those given) as `data` x `model`.
+    """Arranges devices as `data` x `model`.
 
     Args:
-        data: devices that split the batch; -1 takes what `model` leaves.
-        model: devices that split the classes of a head, and the batch further.
-        devices: the devices to use, all of them by default.
+      data: devices that split the batch; -1 takes all that `model` leaves.
+      model: devices that split the classes of a head, and the batch further.
+      devices: all of them by default.
 
     Raises:
-        MeshError: the two sizes do not multiply to the number of devices.
+      MeshError: the two sizes do not multiply to the number of devices.
     """
     used = jax.devices() if devices is None else list(devices)
     count = len(used)
-    if model < 1 or (data < 1 and data != -1):
+    if model < 1 or count % model or (data < 1 and data != -1):
+        divisors = [n for n in range(1, count + 1) if count % n == 0]
         raise MeshError(
-            f"mesh.data={data}, mesh.model={model}: both must be positive"
-            " (mesh.data may be -1: whatever mesh.model leaves)"
-        )
-    divisors = [n for n in range(1, count + 1) if count % n == 0]
-    if count % model:
-        raise MeshError(
-            f"mesh.model={model} does not divide the {count} devices:"
-            f" use one of {divisors}"
+            f"mesh.data={data}, mesh.model={model}: mesh.model must be one of "
+            f"{divisors} for {count} devices, and mesh.data positive or -1"
         )
     data = count // model if data == -1 else data
     if data * model != count:
         raise MeshError(
-            f"mesh.data={data} times mesh.model={model} is {data * model}, but there"
-            f" are {count} devices: set mesh.data={count // model} or mesh.data=-1"
+            f"mesh.data={data} times mesh.model={model} is {data * model}, but there "
+            f"are {count} devices. Set mesh.data={count // model} or mesh.data=-1"
         )
     # In order of processes, so that the rows a process feeds lie together:
     # `jax.make_mesh` reorders TPU devices by their place in the torus.
@@ -98,12 +91,12 @@ def make_mesh(
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
+    """Returns the sharding of a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def row_sharding(mesh: Mesh, axes: Any = ROWS) -> NamedSharding:
-    """The leading axis split; by default over every device, in order of processes."""
+    """Returns the sharding of a split leading axis, by default over every device."""
     return NamedSharding(mesh, PartitionSpec(axes))
 
 
@@ -114,19 +107,16 @@ def shard_largest_axis(
     axis: str = "data",
     min_elements: int = MIN_SHARDED_ELEMENTS,
 ) -> Any:
-    """Shardings that spread a tree of parameters or moments over an axis (FSDP).
+    """Returns shardings that spread parameters or moments over an axis (FSDP).
 
-    Each leaf splits its largest axis that the mesh divides (the first of equals);
-    leaves under `min_elements`, or without such an axis, stay replicated.
+    Each leaf splits its largest axis that the mesh divides (the first of equals).
+    Leaves under `min_elements`, or without such an axis, stay replicated.
 
     Args:
-        mesh: the mesh.
-        tree: arrays or `ShapeDtypeStruct`s.
-        axis: 'data' or 'model'; 'none' replicates everything.
-        min_elements: the smallest leaf worth splitting.
-
-    Returns:
-        The same tree with a `NamedSharding` for each leaf.
+      mesh: of all devices.
+      tree: arrays or `ShapeDtypeStruct`s.
+      axis: 'data' or 'model'; 'none' replicates everything.
+      min_elements: smallest leaf worth splitting.
     """
     size = 1 if axis == "none" else mesh.shape[axis]
 
@@ -141,14 +131,11 @@ def shard_largest_axis(
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Puts host arrays, equal in every process, on the mesh.
+    """Puts host arrays on the mesh; each device receives only its own part.
 
     Args:
-        tree: numpy arrays, whole in every process.
-        shardings: one sharding for all leaves, or a tree of them.
-
-    Returns:
-        The same tree of global arrays. Each device receives only its own part.
+      tree: numpy arrays, whole and equal in every process.
+      shardings: one sharding for all leaves, or a tree of them.
     """
 
     def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
@@ -161,15 +148,16 @@ def place(tree: Any, shardings: Any) -> Any:
 
 
 def shard_rows(mesh: Mesh, array: np.ndarray, axes: Any = ROWS) -> jax.Array:
-    """Splits the leading axis of a host array, equal in every process, over the mesh.
+    """Splits the leading axis of a host array over the mesh.
 
     Args:
-        mesh: the mesh.
-        array: whole in every process; one mapped into memory is read where needed.
-        axes: the mesh's axis or axes that split it.
+      mesh: of all devices.
+      array: whole and equal in every process. If it is mapped into memory, each
+        process reads its own part.
+      axes: of the mesh, one or several.
 
     Returns:
-        The global array, zero rows added at its end until the axes divide it.
+      The global array, with zero rows at its end until the axes divide it.
     """
     axes = (axes,) if isinstance(axes, str) else axes
     shards = math.prod(mesh.shape[axis] for axis in axes)
@@ -187,7 +175,7 @@ def shard_rows(mesh: Mesh, array: np.ndarray, axes: Any = ROWS) -> jax.Array:
 
 
 def split_rows(mesh: Mesh, tree: Any, axes: Any = ROWS, *, axis: int = 0) -> Any:
-    """Inside a step: asks for arrays whose `axis` is split over the mesh's `axes`."""
+    """Splits `axis` of arrays over the mesh's `axes`, inside a step."""
     sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, axes))
     return jax.tree.map(
         lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree
@@ -197,15 +185,15 @@ def split_rows(mesh: Mesh, tree: Any, axes: Any = ROWS, *, axis: int = 0) -> Any
 def take_rows(
     mesh: Mesh, table: Shaped[Array, "S *rest"], rows: Int[Array, " B"]
 ) -> Shaped[Array, "B *rest"]:
-    """Rows of a table that is split over all devices, as :func:`shard_rows` does.
+    """Returns rows of a table that :func:`shard_rows` has split over all devices.
 
-    Each device looks up what it holds of the whole batch; the sum over devices is
-    scattered, so that no device ever holds the table or more than B rows.
+    Each device looks up its own rows of the whole batch; the sum over devices is
+    scattered. So no device ever holds the table or more than B rows.
 
     Args:
-        mesh: the mesh.
-        table: S is a multiple of the number of devices.
-        rows: indices into the table, split over all devices.
+      mesh: of all devices.
+      table: S is a multiple of the number of devices.
+      rows: indices into the table, split over all devices.
     """
 
     def local(table: Array, rows: Array) -> Array:
@@ -213,23 +201,23 @@ def take_rows(
         rows = rows - len(table) * jax.lax.axis_index(ROWS)
         # Rows of other devices are out of bounds here, below and above.
         rows = jnp.where(rows < 0, len(table), rows)
-        found = table.at[rows].get(mode="fill", fill_value=0)
-        return jax.lax.psum_scatter(found, ROWS, scatter_dimension=0, tiled=True)
+        own = table.at[rows].get(mode="fill", fill_value=0)
+        return jax.lax.psum_scatter(own, ROWS, scatter_dimension=0, tiled=True)
 
     spec = PartitionSpec(ROWS)
     return jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec)(table, rows)
 
 
 def to_global(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Joins the rows each process read into global arrays, split over all devices.
+    """Joins the rows of all processes into global arrays, split over all devices.
 
     Args:
-        mesh: the mesh.
-        host_batch: this process's rows of each array, `[b, ...]`, as many in every
-            process.
+      mesh: of all devices.
+      host_batch: this process's rows of each array, `[b, ...]`; b is the same in every
+        process.
 
     Raises:
-        MeshError: the global batch does not divide over the devices.
+      MeshError: the global batch does not divide over the devices.
     """
     sharding = row_sharding(mesh)
     processes = len({device.process_index for device in mesh.devices.flat})
@@ -237,9 +225,8 @@ def to_global(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax
         total = len(rows) * processes
         if total % mesh.size:
             raise MeshError(
-                f"the batch's {name!r} has {total} rows over all processes, which the"
-                f" {mesh.size} devices do not divide: choose a batch size that is a"
-                " multiple of them"
+                f"the batch's {name!r} has {total} rows over all processes, which the "
+                f"{mesh.size} devices do not divide. Choose a multiple of them"
             )
     return {
         name: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
@@ -250,12 +237,12 @@ def to_global(mesh: Mesh, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax
 def prefetch(
     mesh: Mesh, host_batches: Iterator[Mapping[str, np.ndarray]], size: int = 2
 ) -> Generator[dict[str, jax.Array], None, None]:
-    """Global arrays of each batch, put on the devices before they are asked for.
+    """Yields global arrays of each batch, put on the devices ahead of their use.
 
     Args:
-        mesh: the mesh.
-        host_batches: see :func:`to_global`; asked by one thread of its own.
-        size: batches in flight beyond the one in use.
+      mesh: of all devices.
+      host_batches: see :func:`to_global`; a thread of its own reads them.
+      size: batches in flight beyond the one in use.
     """
 
     def pull() -> dict[str, jax.Array] | None:
@@ -273,10 +260,7 @@ def prefetch(
 
 
 def to_host(tree: Any) -> Any:
-    """Fetches a tree of global arrays as whole numpy arrays, in every process.
-
-    Every process must call it: leaves spread over processes are gathered.
-    """
+    """Returns a tree of global arrays as whole numpy arrays; all processes call it."""
 
     def fetch(leaf: Any) -> np.ndarray:
         if not isinstance(leaf, jax.Array):
@@ -289,7 +273,7 @@ def to_host(tree: Any) -> Any:
 
 
 def in_every_process(fact: bool) -> bool:
-    """Whether something holds in all processes, which all have to call this."""
+    """Returns True if a fact holds in all processes, which all call this."""
     if jax.process_count() == 1:
         return fact
     return bool(np.all(multihost_utils.process_allgather(np.asarray(fact))))

@@ -1,4 +1,4 @@
-"""Where a result comes from: package versions, source revision, machine."""
+"""Origins of a result: package versions, source revision, machine."""
 
 import platform
 import subprocess
@@ -20,10 +20,10 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, its source revision, Python and the libraries."""
+    """Returns versions of this package, its source revision, Python and libraries."""
     import vl_ltr_jax
 
-    found = {
+    result = {
         "vl_ltr_jax": vl_ltr_jax.__version__,
         "commit": _commit(),
         "python": platform.python_version(),
@@ -31,10 +31,10 @@ def versions() -> dict[str, str]:
     }
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            result[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            result[package] = "not installed"
+    return result
 
 
 def _commit() -> str:

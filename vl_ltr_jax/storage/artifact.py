@@ -1,19 +1,16 @@
-"""What a stage leaves behind: a directory that is whole or does not count.
+"""Outputs of a stage: a directory that is finished or does not count.
 
-A directory holds `settings.json`, the configuration the stage depends on, from its
-first moment, and `artifact.json`, a summary, from its last: only then is it finished.
-Starting again with other settings is refused, since the rest would not belong
-together. Summaries and arrays have checksums.
+`settings.json` is written first: the configuration that the stage depends on.
+`artifact.json`, a summary, is written last: then the stage is finished. A start with
+other settings is refused. `checksums.json` has the CRC-32 of the summary and of arrays.
 """
 
 import contextlib
-import dataclasses
 import io
 import json
 import os
-import types
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -24,20 +21,21 @@ from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.storage import atomic, paths, strict_json
 
-# What the digest of the inputs stands for; it is no key that could be set back.
+_CHECKSUMS = "checksums.json"
+# The digest of the inputs is no key that could be set back.
 _KINDS = {
     "inputs": "inputs (lists, labels, sentences, weights, or how this version reads "
     "them)"
 }
-_UNFINISHED = ("checkpoints", "views")  # what a stage goes on from
+_UNFINISHED = ("checkpoints", "views")  # a stage resumes from these
 
 
 class ArtifactError(UserError):
     """An artifact that is missing, unreadable, not writable or of other settings."""
 
 
-def made_again(directory: epath.Path) -> str:
-    """Returns what to do where a stage's directory holds a damaged file."""
+def redo_advice(directory: epath.Path) -> str:
+    """Returns what to do if a stage's directory holds a damaged file."""
     return (
         f"Move {directory} and the directories of the stages after it elsewhere, and "
         "start the command of the run again: it makes these stages again"
@@ -47,53 +45,31 @@ def made_again(directory: epath.Path) -> str:
 class Artifact:
     """One stage's directory under the workdir."""
 
-    def __init__(
-        self,
-        directory: epath.Path,
-        settings: Mapping[str, Any],
-        *,
-        defaults: Mapping[str, Any] = types.MappingProxyType({}),
-        matters: Callable[[str], bool] = bool,
-    ) -> None:
-        """Binds the directory to the settings it must have been made with.
-
-        Args:
-          directory: of the stage.
-          settings: keys and values that the artifact depends on.
-          defaults: values of keys that an older version did not know.
-          matters: returns True if a key on disk is one that artifacts depend on.
-        """
+    def __init__(self, directory: epath.Path, settings: Mapping[str, Any]) -> None:
+        """Binds the directory to the settings that it depends on."""
         self.directory = directory
         self.settings = dict(settings)
-        self._defaults, self._matters = defaults, matters
 
     @property
     def finished(self) -> bool:
-        """Whether the stage has run to its end."""
+        """True if the stage has run to its end."""
         return (self.directory / "artifact.json").exists()
 
     def check(self) -> None:
         """Compares the settings on disk, if any, with the present ones.
 
         Raises:
-          ArtifactError: naming every key whose value differs; or if the settings of
-            what lies there are gone.
+          ArtifactError: values of keys differ, or the settings are lost.
         """
         path = self.directory / "settings.json"
-        going_on = any((self.directory / name).exists() for name in _UNFINISHED)
-        if not (path.exists() or going_on or self.finished):
+        resumes = any((self.directory / name).exists() for name in _UNFINISHED)
+        if not (path.exists() or resumes or self.finished):
             return
-        made_with = _read_json(path)
-        # An older version kept keys that no stage depends on.
-        before = {key for key in made_with if self._matters(key)}
-        keys = sorted(self.settings.keys() | before)
-        # A key that did not exist then was what is the default today.
-        then = {key: made_with.get(key, self._defaults.get(key)) for key in keys}
+        before, now = _read_object(path), self.settings
         changed = [
-            f"{_KINDS.get(key, key)}: {then[key]!r} then, "
-            f"{self.settings.get(key)!r} now"
-            for key in keys
-            if not _equal(key, then[key], self.settings.get(key))
+            f"{_KINDS.get(key, key)}: {before.get(key)!r} then, {now.get(key)!r} now"
+            for key in sorted(now.keys() | before.keys())
+            if not _equal(key, before.get(key), now.get(key))
         ]
         if changed:
             raise ArtifactError(
@@ -104,72 +80,54 @@ class Artifact:
             )
 
     def begin(self) -> None:
-        """Makes the directory and writes the settings (on one process only).
+        """Makes the directory and writes the settings, in one process.
 
         Raises:
-          ArtifactError: if that fails.
+          ArtifactError: it cannot be written.
         """
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise errors.lack(error) or ArtifactError(
-                f"{self.directory} cannot be made ({error.strerror or error}); move "
-                "away what lies there"
-            ) from error
-        write_whole(
-            self.directory / "settings.json", json.dumps(self.settings, indent=2)
-        )
+        content = json.dumps(self.settings, indent=2)
+        write_whole(self.directory / "settings.json", content)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Declares the artifact whole (on one process only)."""
-        content = json.loads(json.dumps(dict(summary)))  # as it will be read
-        content["crc32"] = _crc32(content)
-        write_whole(self.directory / "artifact.json", json.dumps(content, indent=2))
-
-    def summary(self) -> dict[str, Any]:
-        """What :meth:`finish` was given.
+        """Writes the summary, in one process: the artifact is finished.
 
         Raises:
-          ArtifactError: if the file cannot be read, or is not what a stage leaves.
+          ArtifactError: it cannot be written.
         """
         path = self.directory / "artifact.json"
-        summary = _read_json(path)
-        if absent := sorted({"seconds", "versions"} - summary.keys()):
-            raise ArtifactError(
-                f"{path} has no {' and no '.join(absent)}. {made_again(self.directory)}"
-            )
-        # Older ones have no checksum.
-        if summary.pop("crc32", wanted := _crc32(summary)) != wanted:
-            raise ArtifactError(
-                f"{path} is not what was written. {made_again(self.directory)}"
-            )
+        content = json.dumps(dict(summary), indent=2)
+        _keep_checksum(path, zlib.crc32(content.encode()))
+        write_whole(path, content)
+
+    def summary(self) -> dict[str, Any]:
+        """Returns what :meth:`finish` wrote.
+
+        Raises:
+          ArtifactError: the file is unreadable, or not what was written.
+        """
+        path = self.directory / "artifact.json"
+        summary = _read_object(path)
+        with _damage(path):
+            _compare_checksum(path)
         return summary
 
     def save_arrays(self, **arrays: np.ndarray) -> None:
-        """Writes each array as `NAME.npy` (on one process only)."""
+        """Writes each array as `NAME.npy`, in one process."""
         for name, array in arrays.items():
             write_array(self.directory / f"{name}.npy", array)
 
     def load_array(self, name: str) -> np.ndarray:
-        """Reads an array written by :meth:`save_arrays`.
-
-        One process for all compares it with its checksum.
+        """Reads an array; the first process compares it with its checksum.
 
         Raises:
-          ArtifactError: if the file is missing, not an array, or not what was written.
+          ArtifactError: the file is missing, no array, or not what was written.
         """
         path = self.directory / f"{name}.npy"
-        try:
+        with _damage(path):
             array = read_array(path)
-            # Its data begin at a multiple of 64; older files end with them.
-            size = path.stat().length
-            if console.is_first_process() and (size - array.nbytes) % 64:
-                _check_sum(path)
+            if console.is_first_process():
+                _compare_checksum(path)
             return array
-        except (OSError, ValueError) as error:
-            raise errors.lack(error) or ArtifactError(
-                f"{path} cannot be read ({error}). {made_again(self.directory)}"
-            ) from error
 
 
 @contextlib.contextmanager
@@ -177,7 +135,7 @@ def written(path: epath.Path) -> Iterator[IO[Any]]:
     """Opens a file of a run, and makes its directory; see :func:`atomic.write`.
 
     Raises:
-      ArtifactError: if it cannot be written, with what is wrong; nothing is left.
+      ArtifactError: it cannot be written; no partial file stays.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,50 +149,32 @@ def written(path: epath.Path) -> Iterator[IO[Any]]:
 
 
 def write_whole(path: epath.Path, text: str) -> None:
-    """Writes a text file so that a reader sees the old one or the new one.
+    """Writes a text file; a reader sees the old one or the new one.
 
     Raises:
-      ArtifactError: if it cannot be written.
+      ArtifactError: it cannot be written.
     """
     with written(path) as file:
         file.write(text.encode())
 
 
 def write_array(path: epath.Path, array: np.ndarray) -> None:
-    """Writes an array, and a checksum behind it; a reader sees all of it or none.
+    """Writes an array and its checksum, in one process.
 
     Raises:
-      ArtifactError: if it cannot be written.
+      ArtifactError: it cannot be written.
     """
     with written(path) as file:
-        summed = _Summed(file)
-        np.save(summed, array, allow_pickle=False)
-        file.write(summed.crc32.to_bytes(4, "little"))
-
-
-@dataclasses.dataclass
-class _Summed:
-    """A file that is written, and the checksum of what is in it."""
-
-    file: IO[Any]
-    crc32: int = 0
-
-    def write(self, part: bytes) -> int:
-        self.crc32 = zlib.crc32(part, self.crc32)
-        return self.file.write(part)
-
-
-def _check_sum(path: epath.Path) -> None:
-    if atomic.crc32(path) != atomic.SOUND:
-        raise ValueError("it is not what was written")
+        np.save(file, array, allow_pickle=False)
+    _keep_checksum(path, atomic.crc32(path))
 
 
 def read_array(path: epath.Path) -> np.ndarray:
-    """Reads an array; on a local disk it is mapped, and read where it is looked at.
+    """Reads an array; from a local disk it is mapped into memory.
 
     Raises:
-      OSError: if there is no such file.
-      ValueError: if it holds no array.
+      OSError: there is no such file.
+      ValueError: it holds no array.
     """
     try:
         if "://" in os.fspath(path):
@@ -243,8 +183,6 @@ def read_array(path: epath.Path) -> np.ndarray:
             array = np.load(os.fspath(path), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
         raise
-    except EOFError as error:
-        raise ValueError("the file is empty") from error
     except Exception as error:  # numpy reads the header with Python's own parser
         raise ValueError(f"its header is damaged: {error}") from error
     if not isinstance(array, np.ndarray):
@@ -253,19 +191,19 @@ def read_array(path: epath.Path) -> np.ndarray:
 
 
 def holds_array(path: epath.Path, shape: tuple[int, ...]) -> bool:
-    """Whether a whole float32 array of this shape lies there; says why one does not.
+    """Returns True if a sound float32 array of this shape lies there.
 
-    One process compares it with its checksum: to be asked on the first.
+    Warns about one that is damaged. Only the first process compares checksums.
     """
     if not path.exists():
         return False
     try:
-        found = read_array(path)
+        array = read_array(path)
         if console.is_first_process():
-            _check_sum(path)
-        if found.shape == shape and found.dtype == np.float32:
+            _compare_checksum(path)
+        if array.shape == shape and array.dtype == np.float32:
             return True
-        fault = f"it holds {found.dtype}{list(found.shape)}"
+        fault = f"it holds {array.dtype}{list(array.shape)}"
     except (OSError, ValueError) as error:
         fault = str(error)
     console.warn(f"{os.fspath(path)} is made again: {fault}")
@@ -278,18 +216,31 @@ def _equal(key: str, before: Any, now: Any) -> bool:
     return bool(before == now)
 
 
-def _crc32(summary: Mapping[str, Any]) -> int:
-    kept = {key: value for key, value in summary.items() if key != "crc32"}
-    return zlib.crc32(json.dumps(kept, sort_keys=True).encode())
+def _keep_checksum(path: epath.Path, checksum: int) -> None:
+    listed = path.parent / _CHECKSUMS
+    sums = strict_json.parse(listed.read_bytes()) if listed.exists() else {}
+    write_whole(listed, json.dumps({**sums, path.name: checksum}, indent=2))
 
 
-def _read_json(path: epath.Path) -> dict[str, Any]:
-    try:
+def _compare_checksum(path: epath.Path) -> None:
+    sums = strict_json.parse((path.parent / _CHECKSUMS).read_bytes())
+    if not isinstance(sums, dict) or sums.get(path.name) != atomic.crc32(path):
+        raise ValueError(f"it is not what was written; see {_CHECKSUMS}")
+
+
+def _read_object(path: epath.Path) -> dict[str, Any]:
+    with _damage(path):
         content = strict_json.parse(path.read_bytes())
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not an object")
+        return content
+
+
+@contextlib.contextmanager
+def _damage(path: epath.Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise errors.lack(error) or ArtifactError(
-            f"{path} cannot be read ({error}). {made_again(path.parent)}"
+            f"{path} cannot be read ({error}). {redo_advice(path.parent)}"
         ) from error
-    return content

@@ -1,23 +1,20 @@
-"""One user at a time of a workdir: a file lock, or a lease in a bucket."""
+"""One user at a time of a workdir."""
 
 import contextlib
+import datetime
 import fcntl
-import json
 import os
 import socket
-import threading
-import time
-import uuid
 from collections.abc import Iterator
 
 import jax
 from etils import epath
 
-from vl_ltr_jax.logs import console
+from vl_ltr_jax.storage import atomic
 from vl_ltr_jax.storage.workdir import LOCK, WorkdirError
 
-_OWNER = ".owner"
-BEAT_SECONDS = 10.0
+# Places of partial files: the workdir, its stages, and their cached features.
+_PLACES = ("", "*/", "*/views/", "*/non_finite/")
 
 
 class InUseError(WorkdirError):
@@ -28,35 +25,53 @@ class InUseError(WorkdirError):
 
 @contextlib.contextmanager
 def sole_user(workdir: epath.Path) -> Iterator[None]:
-    """Keeps other runs out of the workdir, on process 0.
+    """Keeps other runs out of the workdir, and deletes partial files, in process 0.
 
-    A local lock is the operating system's and dies with the process. Buckets, and file
-    systems without locks, have a file that is written anew every few seconds: one that
-    has not changed for a while is of a run that was killed.
+    The file `.lock` names host, process and time of the run. On a local disk the
+    system locks it, until the process ends. In a bucket, and on file systems without
+    locks, its presence refuses another run; a killed run leaves it.
 
     Raises:
-      InUseError: if another run is at work there.
-      WorkdirError: if that cannot be known.
+      InUseError: the system says that another run is at work there.
+      WorkdirError: a run without a lock is, or was killed.
     """
+    if jax.process_index() != 0:
+        yield
+        return
+    path = workdir / LOCK
     with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0:
-            local = "://" not in os.fspath(workdir)
-            if local and stack.enter_context(_locked(workdir)):
-                # Of a time without locks: the other processes would wait for it.
-                (workdir / _OWNER).unlink(missing_ok=True)
-            else:
-                stack.enter_context(leased(workdir))
-        elif before := _content(path := workdir / _OWNER):
-            # As process 0 does: collectives of CPUs wait half a minute and no more.
-            with contextlib.suppress(InUseError):  # which that one tells
-                _wait_unchanged(workdir, path, before)
+        locked = "://" not in os.fspath(workdir) and stack.enter_context(_locked(path))
+        if not locked:
+            if owner := _content(path):
+                raise WorkdirError(
+                    f"--workdir={workdir} is in use by another run ({owner}). If that "
+                    "one has ended, add --take_over"
+                )
+            stack.callback(path.unlink, missing_ok=True)
+        started = datetime.datetime.now().isoformat(" ", "seconds")
+        owner = f"process {os.getpid()} on {socket.gethostname()} since {started}"
+        with contextlib.suppress(OSError):  # a full disk: it is locked all the same
+            path.write_text(owner)
+        for place in _PLACES:
+            for leftover in workdir.glob(f"{place}*{atomic.PARTIAL}"):
+                leftover.unlink(missing_ok=True)
         yield
 
 
+def take_over(workdir: epath.Path) -> None:
+    """Makes a workdir free that runs without a system's lock have left, in process 0.
+
+    A lock that the system keeps stays. Workdirs of a comparison become free too.
+    """
+    if jax.process_index() == 0:
+        for path in (workdir / LOCK, *workdir.glob(f"*/seed_*/{LOCK}")):
+            if path.exists():
+                path.write_text("")
+
+
 @contextlib.contextmanager
-def _locked(workdir: epath.Path) -> Iterator[bool]:
-    """Holds a lock; False on a file system without them."""
-    path = workdir / LOCK
+def _locked(path: epath.Path) -> Iterator[bool]:
+    """Holds a system's lock; yields False on a file system without locks."""
     try:
         number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
@@ -64,91 +79,22 @@ def _locked(workdir: epath.Path) -> Iterator[bool]:
             f"{path}, by which a run keeps others away, cannot be opened: "
             f"{error.strerror}; make room, or move away what lies there"
         ) from error
-    with os.fdopen(number, "rb+", buffering=0) as file:
+    with contextlib.closing(os.fdopen(number)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _in_use(workdir, _content(path).strip()) from None
+            raise InUseError(
+                f"--workdir={path.parent} is in use by another run ({_content(path)}); "
+                "wait for it, stop it, or name another directory"
+            ) from None
         except OSError:
             yield False
             return
-        with contextlib.suppress(OSError):  # a full disk: it is locked all the same
-            file.truncate(0)
-            file.write(_this_process().encode())
         yield True
-
-
-@contextlib.contextmanager
-def leased(workdir: epath.Path) -> Iterator[None]:
-    """Holds a file in the workdir that shows that this process lives.
-
-    Raises:
-      InUseError: if another process shows that it does.
-    """
-    path, mark = workdir / _OWNER, uuid.uuid4().hex
-    before = _content(path)
-    if before:
-        console.say(f"{path} is of another run; looking whether that one lives")
-        _wait_unchanged(workdir, path, before)
-
-    def write(beat: int) -> None:
-        path.write_text(json.dumps({"of": _this_process(), "mark": mark, "beat": beat}))
-
-    write(0)
-    time.sleep(BEAT_SECONDS / 4)  # another may have started at the same moment
-    if mark not in _content(path):
-        raise _in_use(workdir, _content(path))
-    ended = threading.Event()
-
-    def live() -> None:
-        beat = 0
-        while not ended.wait(BEAT_SECONDS):
-            found = _content(path)
-            if found and mark not in found:
-                # Whoever took this process for dead writes there now.
-                console.error(f"{workdir} was taken over by another run: {found}")
-                os._exit(1)
-            else:
-                beat += 1
-                with contextlib.suppress(Exception):  # a bucket's own errors
-                    write(beat)
-
-    thread = threading.Thread(target=live, name="workdir", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        with contextlib.suppress(Exception):
-            if mark in _content(path):
-                path.unlink()
-
-
-def _wait_unchanged(workdir: epath.Path, path: epath.Path, before: str) -> None:
-    """Returns when a file has stayed as it is for three beats."""
-    end = time.monotonic() + 3 * BEAT_SECONDS
-    while time.monotonic() < end:
-        time.sleep(BEAT_SECONDS / 4)
-        if (now := _content(path)) != before:
-            if not now:  # that run has ended
-                return
-            raise _in_use(workdir, now)
 
 
 def _content(path: epath.Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text().strip()
     except Exception:  # absent, or a bucket's own errors
         return ""
-
-
-def _this_process() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"
-
-
-def _in_use(workdir: epath.Path, by: str) -> InUseError:
-    return InUseError(
-        f"--workdir={workdir} is in use by another run ({by}); wait for it, stop it, "
-        "or name another directory"
-    )

@@ -1,10 +1,10 @@
-"""Paths as a user types them: the home directory, and what they are relative to."""
+"""Paths as a user types them: the home directory, and relative paths."""
 
 import os
 import re
 from collections.abc import Iterable
 
-# Keys of the configuration that may hold a path, and their words that are none.
+# Keys of the configuration that may hold a path, and words that are no path there.
 KEYS: dict[str, tuple[str, ...]] = {
     "data.root": (),
     "data.text_root": (),
@@ -14,14 +14,14 @@ KEYS: dict[str, tuple[str, ...]] = {
     "init.vl_ltr": (),
     "mesh.compilation_cache": ("workdir",),
 }
-_HUB = ("init.clip", "init.tokenizer")  # ids of the hub, unless there is such a path
+_HUB = ("init.clip", "init.tokenizer")  # ids of the hub, unless such a path exists
 _WORD = re.compile(r"\A(--?[\w.]+=)?(~.*)", re.DOTALL)
 
 
 def expand(path: str | os.PathLike[str]) -> str:
     """Returns a path with its leading `~` as the home directory.
 
-    Shells leave `~` alone behind `=`. Addresses of buckets stay as they are.
+    Shells leave `~` alone after `=`. Addresses of buckets stay.
     """
     return os.path.expanduser(os.fspath(path))
 
@@ -36,7 +36,7 @@ def expand_arguments(arguments: Iterable[str]) -> list[str]:
 
 
 def absolute(key: str, value: str) -> str:
-    """Returns a value of the configuration so that it means the same anywhere.
+    """Returns a value of the configuration that means the same from any directory.
 
     Args:
       key: one of `KEYS`.
@@ -53,9 +53,9 @@ def absolute(key: str, value: str) -> str:
 def same(key: str, before: str, now: str) -> bool:
     """Returns True if two values of a key name one place, or the first has moved.
 
-    What lies there is compared by the digest of a run's inputs. A place that is gone
-    has moved to the present one, on this machine or from another.
+    The digest of a run's inputs compares the contents. An old place that no longer
+    exists has moved to the present one, on this machine or from another.
     """
     old, new = absolute(key, before), absolute(key, now)
-    gone = os.path.isabs(old) and not os.path.exists(old)
-    return old == new or gone and os.path.exists(new)
+    moved = os.path.isabs(old) and not os.path.exists(old) and os.path.exists(new)
+    return old == new or moved

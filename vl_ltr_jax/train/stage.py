@@ -161,7 +161,7 @@ def train(job: Job, mesh: jax.sharding.Mesh, config: Config) -> dict[str, Any]:
             logs.message(f"resumes at step {int(state.step)}")
         else:
             # Compiles the checksums now: the first save would stop training for it.
-            checksums.of(state_items.fields(state))
+            checksums.compute(state_items.fields(state))
         first_step = int(state.step)
         if jax.process_index() == 0:
             incidents.set_aside(directory, first_step)

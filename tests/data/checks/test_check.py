@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tqdm import tqdm
 
 from vl_ltr_jax.commands import check_data
 from vl_ltr_jax.data.checks import inspection, prose, published
@@ -227,7 +228,7 @@ def test_an_interrupted_check_goes_on(root, tmp_path, reads, monkeypatch):
     """Broken by: writing what is known at the end, or not reading it."""
     ledger, updates = tmp_path / "images.jsonl", []
 
-    class Line(inspection.Progress):
+    class Bar(tqdm):
         def update(self, count):
             updates.append(count)
             assert len(lines(ledger)) == 4 * len(updates)  # as a kill leaves it
@@ -235,7 +236,7 @@ def test_an_interrupted_check_goes_on(root, tmp_path, reads, monkeypatch):
                 signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(inspection, "Progress", Line)
+        patch.setattr(inspection, "progress_bar", lambda *_: Bar(disable=True))
         with pytest.raises(KeyboardInterrupt):
             check_data.check_data(world.config(root), ledger=ledger)
     assert len(lines(ledger)) == 20

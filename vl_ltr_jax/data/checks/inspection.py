@@ -21,7 +21,7 @@ from jaxtyping import UInt8
 from vl_ltr_jax.data.images.decode import as_image, asks_for_turn
 from vl_ltr_jax.data.sources.dataset import Split
 from vl_ltr_jax.data.sources.faults import Classes, Finding, Kind, Offender, gather
-from vl_ltr_jax.logs.console import Progress
+from vl_ltr_jax.logs.console import progress_bar
 
 MIN_SIDE = 8  # pixels
 MAX_ASPECT = 32  # the middle square keeps 3 percent
@@ -116,7 +116,7 @@ def inspect(
     pool = ThreadPoolExecutor(num_threads)
     file = _open(ledger) if ledger else None
     try:
-        with Progress("check", len(jobs), "images") as progress:
+        with progress_bar("check", len(jobs), "images") as progress:
             for results in pool.map(inspect_all, _chunks(jobs)):
                 facts |= results
                 if file is not None:

@@ -18,7 +18,7 @@ from etils import epath
 from jaxtyping import Int32
 
 from vl_ltr_jax.data.sources.faults import ListError
-from vl_ltr_jax.logs.console import Progress
+from vl_ltr_jax.logs.console import progress_bar
 from vl_ltr_jax.storage import atomic
 
 _FORMAT = 1  # of the files with labels
@@ -92,11 +92,11 @@ def scan_labels(source: Any, where: str) -> Labels:
     rows: list[tuple[int, str | None]] = []
     with (
         concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
-        Progress(f"labels of {where}", count, "records") as line,
+        progress_bar(f"labels of {where}", count, "records") as bar,
     ):
         for block in pool.map(read, blocks):
             rows += block
-            line.update(len(block))
+            bar.update(len(block))
     names = tuple(name for _, name in rows if name is not None)
     labels = np.fromiter((label for label, _ in rows), np.int32, count)
     return labels, names if len(names) == count else ()

@@ -76,7 +76,9 @@ def fetch_texts(
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     with (
         store.open(),
-        console.Progress("texts", len(names), "classes", done=counts["present"]) as bar,
+        console.progress_bar(
+            "texts", len(names), "classes", done=counts["present"]
+        ) as bar,
     ):
         for label in labels:
             name = names[label]
@@ -92,7 +94,7 @@ def fetch_texts(
                 if empty_where_missing and not store.has(label):
                     store.add("", Source(label, name, how, today))
             counts[how] += 1
-            bar.at(bar.n + 1, details=[name])
+            bar.update()
     return Outcome(counts, missing, store.same_page())
 
 

@@ -18,7 +18,7 @@ from vl_ltr_jax.models.port.listing import FAMILIES
 from vl_ltr_jax.models.port.preprocessing import Preprocessing
 from vl_ltr_jax.models.port.tensor_files import read_tensors
 from vl_ltr_jax.runtime.errors import UserError
-from vl_ltr_jax.storage.atomic import write_whole
+from vl_ltr_jax.storage.atomic import write_directory
 
 LGR_FILE = "lgr.safetensors"
 # Files of a family with facts that neither tensors nor tokenizer files state.
@@ -109,7 +109,7 @@ def convert(
             if to == "hf" and dtype == _dtype_of(tensors):
                 _copy(path.parent, directory, ("config.json",))
 
-    return write_whole(Path(destination), write)
+    return write_directory(Path(destination), write)
 
 
 def write_clip(

@@ -135,11 +135,11 @@ def repeat(
     with (
         contextlib.closing(job.batches(started)) as host_batches,
         contextlib.closing(meshes.prefetch(mesh, host_batches)) as batches,
-        console.Progress(f"{name}: again", len(numbers), "steps") as line,
+        console.progress_bar(f"{name}: again", len(numbers), "steps") as bar,
     ):
         for number in numbers:
             batch = next(batches)
-            line.update()
+            bar.update()
             if number in skipped:
                 state = dataclasses.replace(state, step=state.step + 1)
                 continue

@@ -1,0 +1,58 @@
+"""Stages as directories that are finished or do not count."""
+
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+
+from vl_ltr_jax.storage.artifact import Artifact, ArtifactError, holds_array
+from worlds.file_damage import flip, full_disk
+
+ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """A finished stage."""
+    artifact = Artifact(epath.Path(tmp_path / "embed"), {"seed": 1})
+    artifact.begin()
+    artifact.save_arrays(rows=ROWS)
+    assert not artifact.finished
+    artifact.finish({"seconds": 1.5})
+    return artifact
+
+
+def test_a_finished_stage_is_read_back(stage):
+    stage.check()
+    assert stage.finished and stage.summary() == {"seconds": 1.5}
+    np.testing.assert_array_equal(stage.load_array("rows"), ROWS)
+    np.testing.assert_array_equal(np.load(stage.directory / "rows.npy"), ROWS)
+    assert holds_array(stage.directory / "rows.npy", (4, 3))
+    assert not holds_array(stage.directory / "rows.npy", (3, 4))
+
+
+@pytest.mark.parametrize("settings", [{"seed": 2}, {"seed": 1, "new": 0}, {}])
+def test_other_settings_are_refused(stage, settings):
+    """Breaks if a key that only one side has passes for equal."""
+    with pytest.raises(ArtifactError, match="seed|new"):
+        Artifact(stage.directory, settings).check()
+
+
+@pytest.mark.parametrize("name", ["rows.npy", "artifact.json"])
+def test_a_flipped_bit_is_noticed(stage, name):
+    flip(stage.directory / name)
+    with pytest.raises(ArtifactError, match=name):
+        stage.load_array("rows")
+        stage.summary()
+
+
+def test_arrays_without_room_are_named(stage):
+    """Breaks if it is an OSError, which commands take for a bug."""
+    with full_disk(size=4096), pytest.raises(ArtifactError, match="images.npy"):
+        stage.save_arrays(images=np.ones((100, 100)))
+    names = sorted(path.name for path in stage.directory.iterdir())
+    assert names == ["artifact.json", "checksums.json", "rows.npy", "settings.json"]
+    assert json.loads((stage.directory / "checksums.json").read_text()).keys() == {
+        *("rows.npy", "artifact.json")
+    }
