@@ -115,8 +115,8 @@ def test_a_full_disk_costs_the_notes_of_a_non_finite_step(tmp_path):
     drawn = BatchDraw(np.arange(8), None)
     guard = NonFiniteSteps(epath.Path(tmp_path), lambda step: drawn, max_skipped=1)
     with full_disk():
-        message = guard.meet(3, {"loss": float("nan")}, 2, "there")
+        message = guard.record(3, {"loss": float("nan")}, 2, "there")
         with pytest.raises(NonFiniteLossError, match="step_4.json"):
-            guard.meet(4, {"loss": float("nan")}, 2, "there")
+            guard.record(4, {"loss": float("nan")}, 2, "there")
     assert message.startswith("step 3 is skipped")
     assert str(tmp_path / "non_finite" / "step_3.json") in message

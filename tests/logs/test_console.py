@@ -2,6 +2,7 @@
 
 import io
 import sys
+import types
 
 import jax
 import pytest
@@ -28,7 +29,9 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def terminal(monkeypatch):
     stream = Terminal()
-    monkeypatch.setattr(sys, "stderr", stream)
+    # pytest replaces sys.stderr between a fixture and its test.
+    stand_in = types.SimpleNamespace(stderr=stream, modules=sys.modules)
+    monkeypatch.setattr(console, "sys", stand_in)
     return stream
 
 

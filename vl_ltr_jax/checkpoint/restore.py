@@ -134,31 +134,36 @@ def load_params(
             "and those of the stages after it elsewhere, and they are made again"
         )
     with open_manager(path, create=False) as manager:
-        steps = manager.all_steps()
-        if not steps:
-            raise CheckpointError(f"no checkpoint in {path}: has the stage finished?")
-        where = f"checkpoint {max(steps)} in {path}"
-        try:
-            if last_step not in (None, max(steps)):
-                raise ValueError(f"that of step {last_step}, the last, is gone")
-            tree = manager.item_metadata(max(steps)).model.tree
-            if template is not None:
-                mismatch.check(tree, {"batch_stats": {}, **template}, where)
-            blank = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
-            items = manager.restore(
-                max(steps),
-                args=ocp.args.Composite(
-                    model=ocp.args.StandardRestore(blank), meta=ocp.args.JsonRestore()
-                ),
-            )
-            if damage := checksums.damage(items.model, _checked(items.meta)):
-                raise ValueError(damage)
-        except MisfitError:
-            raise
-        except Exception as error:  # Orbax and TensorStore raise many kinds
-            fault = f"{where} cannot be read: {first_line(error)}"
-            raise errors.lack(error) or DamagedError(fault, path) from error
-    return {name: value for name, value in items.model.items() if value}
+        step = max(manager.all_steps(), default=None)
+    if step is None:
+        raise CheckpointError(f"no checkpoint in {path}: has the stage finished?")
+    where = f"checkpoint {step} in {path}"
+    try:
+        if last_step not in (None, step):
+            raise ValueError(f"that of step {last_step}, the last, is gone")
+        model = _load_model(path / str(step), template, where)
+    except MisfitError:
+        raise
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        fault = f"{where} cannot be read: {first_line(error)}"
+        raise errors.lack(error) or DamagedError(fault, path) from error
+    return {name: value for name, value in model.items() if value}
+
+
+def _load_model(path: epath.Path, template: Any, where: str) -> dict[str, Any]:
+    """Reads the items `model` and `meta` alone; the others may be damaged."""
+    path = epath.Path(os.path.abspath(path)) if "://" not in os.fspath(path) else path
+    with ocp.Checkpointer(HANDLERS["meta"]()) as reader:
+        record = _checked(reader.restore(path / "meta", args=ocp.args.JsonRestore()))
+    with ocp.Checkpointer(HANDLERS["model"]()) as reader:
+        tree = reader.metadata(path / "model").item_metadata.tree
+        if template is not None:
+            mismatch.check(tree, {"batch_stats": {}, **template}, where)
+        blank = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
+        model = reader.restore(path / "model", args=ocp.args.StandardRestore(blank))
+    if damage := checksums.damage(model, record):
+        raise ValueError(damage)
+    return dict(model)
 
 
 def open_manager(directory: PathLike, **options: Any) -> ocp.CheckpointManager:

@@ -218,14 +218,13 @@ def _equal(key: str, before: Any, now: Any) -> bool:
 
 def _keep_checksum(path: epath.Path, checksum: int) -> None:
     listed = path.parent / _CHECKSUMS
-    sums = strict_json.parse(listed.read_bytes()) if listed.exists() else {}
+    sums = _read_object(listed) if listed.exists() else {}
     write_whole(listed, json.dumps({**sums, path.name: checksum}, indent=2))
 
 
 def _compare_checksum(path: epath.Path) -> None:
-    sums = strict_json.parse((path.parent / _CHECKSUMS).read_bytes())
-    if not isinstance(sums, dict) or sums.get(path.name) != atomic.crc32(path):
-        raise ValueError(f"it is not what was written; see {_CHECKSUMS}")
+    if _read_object(path.parent / _CHECKSUMS).get(path.name) != atomic.crc32(path):
+        raise ValueError(f"it is not what was written, by {_CHECKSUMS}")
 
 
 def _read_object(path: epath.Path) -> dict[str, Any]:
