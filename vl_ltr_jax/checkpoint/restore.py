@@ -1,5 +1,6 @@
 """Restoring of states and parameters from Orbax checkpoints."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable
@@ -153,14 +154,16 @@ def load_params(
 def _load_model(path: epath.Path, template: Any, where: str) -> dict[str, Any]:
     """Reads the items `model` and `meta` alone; the others may be damaged."""
     path = epath.Path(os.path.abspath(path)) if "://" not in os.fspath(path) else path
-    with ocp.Checkpointer(HANDLERS["meta"]()) as reader:
-        record = _checked(reader.restore(path / "meta", args=ocp.args.JsonRestore()))
-    with ocp.Checkpointer(HANDLERS["model"]()) as reader:
-        tree = reader.metadata(path / "model").item_metadata.tree
+    # A handler of an item: Orbax's managers would warn about the other items.
+    handler = ocp.StandardCheckpointHandler()
+    with contextlib.closing(handler):
+        tree = handler.metadata(path / "model").tree
         if template is not None:
             mismatch.check(tree, {"batch_stats": {}, **template}, where)
         blank = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
-        model = reader.restore(path / "model", args=ocp.args.StandardRestore(blank))
+        model = handler.restore(path / "model", args=ocp.args.StandardRestore(blank))
+    meta = ocp.JsonCheckpointHandler()
+    record = _checked(meta.restore(path / "meta", args=ocp.args.JsonRestore()))
     if damage := checksums.damage(model, record):
         raise ValueError(damage)
     return dict(model)
