@@ -52,7 +52,7 @@ def test_a_terminal_has_a_bar_that_goes(terminal):
         console.say("saved")
     assert items == list("abcd")
     text = terminal.getvalue()
-    assert "embed" in text and "10/10" in text
+    assert "embed" in text and "9/10" in text
     assert text.count("saved\n") == 4
     assert text.split("\r")[-1] == ""
 

@@ -239,6 +239,8 @@ def _read_object(path: epath.Path) -> dict[str, Any]:
 def _damage(path: epath.Path) -> Iterator[None]:
     try:
         yield
+    except ArtifactError:  # names the file
+        raise
     except (OSError, ValueError) as error:
         raise errors.lack(error) or ArtifactError(
             f"{path} cannot be read ({error}). {redo_advice(path.parent)}"
