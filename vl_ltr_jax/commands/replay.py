@@ -173,7 +173,8 @@ def main(arguments: Sequence[str]) -> int:
         contact_sheet.check_place(parsed.out)
     workdir = path_of(parsed.workdir)
     meshes.devices()
-    compilation_cache.read_from(workdir)
+    programs = workdir / compilation_cache.NAME
+    compilation_cache.use(programs, min_seconds=math.inf)  # adds no program
     repeated, run = replay(
         workdir, parsed.stage, parsed.step, from_start=parsed.from_start
     )
