@@ -364,7 +364,7 @@ def test_the_page_of_a_run_shows_what_its_stages_left(finished, loaded, monkeypa
     def refuse(workdir):
         raise ArtifactError("no head")
 
-    monkeypatch.setattr(load, "of_run", refuse)
+    monkeypatch.setattr(load, "from_run", refuse)
     write.write(this, results)
     html = (workdir / write.NAME).read_text()
     assert '<section id="predictions">' not in html

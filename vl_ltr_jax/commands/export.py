@@ -16,7 +16,7 @@ DEST, by default DIR/export/FORM, is a new directory. It appears whole or not at
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from etils import epath
@@ -25,16 +25,13 @@ from vl_ltr_jax.commands import exits, process
 from vl_ltr_jax.commands.command import Command, parse
 from vl_ltr_jax.data.images import transforms
 from vl_ltr_jax.logs import messages
-from vl_ltr_jax.models.clip import PRESETS, ClipConfig
 from vl_ltr_jax.models.port import convert, listing, vl_ltr_files
 from vl_ltr_jax.models.port.preprocessing import Preprocessing
 from vl_ltr_jax.recognizer import files, load, stablehlo
-from vl_ltr_jax.run import initial, saved
-from vl_ltr_jax.run.run import with_tuned_tower
+from vl_ltr_jax.run.saved import SavedRun
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.storage import atomic
-from vl_ltr_jax.train.stage import trained
 
 Write: TypeAlias = Callable[[Path], None]
 FORMS = ("stablehlo", *listing.FAMILIES, "npz")
@@ -106,7 +103,13 @@ def _towers_as(workdir: epath.Path, to: str) -> Write:
             card.image_size, card.eval_recipe, card.normalization
         )
     else:
-        sizes, towers, source, preprocessing = _of_run(workdir)
+        run = SavedRun(workdir)
+        sizes, towers, source = run.clip_config(), run.towers(), run.tokenizer_directory
+        preprocessing = _preprocessing(
+            run.config.model.image_size,
+            run.config.data.eval_recipe,
+            run.model_facts()["normalization"],
+        )
     if "text" not in towers["params"]:
         raise ExportError(
             f"{workdir} has no text tower, since it came from an LGR checkpoint: "
@@ -140,29 +143,6 @@ def _preprocessing(
     """From a picture to the pixels that evaluation sees."""
     share, _ = transforms.EVAL_RECIPES[recipe]
     return Preprocessing(image_size, int(share * image_size), normalization)
-
-
-def _of_run(
-    workdir: epath.Path,
-) -> tuple[ClipConfig, dict[str, Any], Callable[[], Path], Preprocessing]:
-    """Sizes, variables, what finds the tokenizer's files, and the way to pixels.
-
-    An LGR may name no tokenizer.
-    """
-    config = saved.config_of(workdir)
-    authors = saved.released(config)
-    towers = authors.variables if authors else saved.towers_of(workdir, config)
-    if config.finetune.epochs:
-        tuned = trained(saved.finished(workdir, "finetune"))["params"]
-        towers = with_tuned_tower(towers, tuned)
-    facts, size = saved.model_facts(workdir), config.model.image_size
-    sizes = PRESETS[config.model.backbone].at_image_size(size)
-    sizes = sizes.with_activations(facts["vision_activation"], facts["text_activation"])
-    name = config.init.tokenizer or config.init.clip
-    preprocessing = _preprocessing(
-        size, config.data.eval_recipe, facts["normalization"]
-    )
-    return sizes, towers, lambda: initial.model_source(name), preprocessing
 
 
 def _lgr(workdir: epath.Path) -> Write:

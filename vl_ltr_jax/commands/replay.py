@@ -24,11 +24,11 @@ from vl_ltr_jax.data.images.decode import ImageReadError
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.report import contact_sheet
 from vl_ltr_jax.run import inputs as run_inputs
-from vl_ltr_jax.run import saved
 from vl_ltr_jax.run.head_training import TrainingStage
 from vl_ltr_jax.run.replay import repeat, table
 from vl_ltr_jax.run.replay.repeat import FaultyRow, Repeat
 from vl_ltr_jax.run.run import Run
+from vl_ltr_jax.run.saved import SavedRun
 from vl_ltr_jax.runtime import compilation_cache
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.runtime.errors import UserError
@@ -84,7 +84,7 @@ def replay(
       ReplayError: the run has no such step.
       UserError: files of the run are damaged, or do not fit.
     """
-    config = saved.config_of(workdir)
+    config = SavedRun(workdir).config
     configs.check(config)  # its paths may be of another machine
     # Threads give the same batches; worker processes need absl's start.
     config = dataclasses.replace(

@@ -45,6 +45,24 @@ def model_source(name: str) -> Path:
     return hub.local_path(name)
 
 
+def tokenizer_directory(config: Config) -> Path:
+    """Returns the directory of the tokenizer's files.
+
+    Raises:
+      InputError: the configuration names no tokenizer.
+      HubError: the hub does not give it.
+    """
+    name = config.init.tokenizer or config.init.clip
+    if not name:
+        raise InputError(
+            f"init.vl_ltr={config.init.vl_ltr}: a CVLP, whose text tower needs a "
+            "vocabulary. Set init.tokenizer to a directory with CLIP's tokenizer "
+            "files, or to openai/clip-vit-base-patch16"
+        )
+    source = model_source(name)
+    return source.parent if source.is_file() else source
+
+
 def find_clip(config: Config) -> clip_files.ClipFile:
     """Finds the CLIP of `init.clip`; raises as :func:`clip_files.find_clip`."""
     activation = config.init.activation

@@ -118,7 +118,7 @@ def read(config: Config, data: sources.LongTailedData | None = None) -> RunInput
         return RunInputs(
             data, corpus, tokens, clip_config, normalization, clip, released_head, root
         )
-    directory = _tokenizer_directory(config)
+    directory = initial.tokenizer_directory(config)
     tokenizer = Tokenizer.from_directory(directory)
     if tokenizer.vocab_size != clip_config.text.vocab_size:
         key = "tokenizer" if config.init.tokenizer else "clip"
@@ -218,19 +218,6 @@ def _data(config: Config, faults: Faults | None) -> sources.LongTailedData:
     splits = (options.train_list, options.val_list, options.test_list)
     lists = dict(zip(sources.SPLITS, splits, strict=True))
     return read_image_list(root, options.name, options.layout, lists=lists, **common)
-
-
-def _tokenizer_directory(config: Config) -> Path:
-    """Returns the directory of the vocabulary, or of the weights."""
-    name = config.init.tokenizer or config.init.clip
-    if not name:
-        raise initial.InputError(
-            f"init.vl_ltr={config.init.vl_ltr!r} is a CVLP, whose text tower needs a "
-            "vocabulary. Set init.tokenizer to a directory with CLIP's tokenizer "
-            "files, or to openai/clip-vit-base-patch16."
-        )
-    source = initial.model_source(name)
-    return source.parent if source.is_file() else source
 
 
 def _check_text(config: Config, clip_config: ClipConfig) -> None:
