@@ -84,7 +84,7 @@ def test_a_linear_head_is_exported_as_well(tmp_path, monkeypatch):
         ["--workdir", str(tmp_path / "saved"), "--to=stablehlo", f"--out={made}"]
     )
     found = stablehlo.load_exported(made)(pictures(1))["probabilities"]
-    wanted = recognizer.probabilities_of(pictures(1))
+    wanted = recognizer.run_pixels(pictures(1))[1]
     np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
 
 
@@ -118,7 +118,7 @@ def test_the_lines_of_the_readme_run_without_this_package(live, program):
     assert done.returncode == 0, done.stderr
     printed = [float(number) for number in re.findall(r"[\d.]+", done.stdout)]
     nothing = np.zeros((2, SIDE, SIDE, 3), np.uint8)
-    wanted = live.probabilities_of(nothing)
+    wanted = live.run_pixels(nothing)[1]
     np.testing.assert_allclose(printed, wanted.ravel(), atol=1e-5)
 
 

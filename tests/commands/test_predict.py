@@ -104,7 +104,7 @@ def test_a_picture_of_any_kind_is_seen_as_evaluation_sees_it(
     pixels = recognizer.transform(
         decode.as_image(decode.decode_image(path.read_bytes(), "a picture"))
     )
-    wanted = recognizer.probabilities_of(pixels[None])[0]
+    wanted = recognizer.run_pixels(pixels[None])[1][0]
     found = answer.explanation.prediction
     np.testing.assert_allclose(found.probabilities, np.sort(wanted)[::-1], rtol=1e-6)
 
@@ -225,7 +225,7 @@ def test_files_are_read_no_further_ahead_than_needed(recognizer, tmp_path):
     """Breaks if the list of files is read to its end, which here never comes."""
     path, taken = picture(tmp_path / "a.png"), itertools.count()
     files = (PictureFile(str(path)) for _ in taken)
-    answers = recognize_files(recognizer, files, batch_size=4, num_threads=2)
+    answers = recognize_files(recognizer, files, batch_size=4)
     with contextlib.closing(answers):
         assert next(answers).path == str(path)
         assert next(taken) <= 2 * 4 + 2 + 1

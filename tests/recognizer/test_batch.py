@@ -1,4 +1,4 @@
-"""Files to answers, whatever the size of the batches they are recognised in."""
+"""Recognition of files in batches of any size."""
 
 import numpy as np
 
@@ -8,20 +8,20 @@ from worlds.small_recognizer import make
 from worlds.sound_images import picture
 
 
-def test_answers_do_not_depend_on_the_size_of_batches(tmp_path):
-    """Breaks when rows of a filled batch are mixed up."""
+def test_results_do_not_depend_on_the_size_of_batches(tmp_path):
+    """Breaks if rows of a padded batch are mixed up."""
     recognizer = make()
     files = [
         PictureFile(str(picture(tmp_path / f"{number}.png", number)))
         for number in range(11)
     ]
-    answers = {}
+    predictions = {}
     for size in (1, 7, 64):
-        found = recognize_files(recognizer, files, batch_size=size)
-        answers[size] = [answer.explanation.prediction for answer in found]
+        results = recognize_files(recognizer, files, batch_size=size)
+        predictions[size] = [result.explanation.prediction for result in results]
     for size in (7, 64):
-        for one, other in zip(answers[1], answers[size], strict=True):
-            assert one.classes == other.classes
+        for first, other in zip(predictions[1], predictions[size], strict=True):
+            assert first.classes == other.classes
             np.testing.assert_allclose(
-                one.probabilities, other.probabilities, rtol=0, atol=1e-5
+                first.probabilities, other.probabilities, rtol=0, atol=1e-5
             )

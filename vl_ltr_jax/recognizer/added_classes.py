@@ -1,17 +1,16 @@
-"""Classes that no training image was seen of, known by their sentences alone.
+"""Classes without training images, recognised by their sentences alone.
 
 The language branch of LGR scores any class that has sentences; the visual branch knows
-the trained classes only. So language decides how much of an image's probability goes to
-the classes that were added, and what is left is shared out among the trained ones as
-before:
+the trained classes only. So language decides the share of an image's probability that
+goes to added classes. The trained classes divide the remainder as before:
 
     P(a) = e^(l_a + d_a) / Z,   P(c) = (e^L / Z) p(c),   L = logsumexp_c l_c,
     Z = e^L + sum_a e^(l_a + d_a),
 
-with language logits l and p the run's own prediction. The order of trained classes
-never changes. The offset d_a of an added class is set by images of the trained ones
-(calibrated stacking, Chao et al. 2016): it is as large as it can be while no more of
-them than a given share turn to the new class. Not in VL-LTR.
+with language logits l and the run's own prediction p. The order of trained classes
+never changes. The offset d_a of an added class is calibrated on images of trained
+classes (calibrated stacking, Chao et al. 2016): the largest offset by which at most a
+certain share of these images turns to the new class. Not in VL-LTR.
 """
 
 import jax
@@ -28,11 +27,11 @@ def join(
     language_logits: Float[Array, "B C"],
     added_logits: Float[Array, "B A"],
 ) -> Float[Array, "B C+A"]:
-    """Probabilities of trained and added classes.
+    """Returns probabilities of trained and added classes.
 
     Args:
-      probabilities: of the trained classes.
-      language_logits: of the same.
+      probabilities: prediction for the trained classes.
+      language_logits: language logits of the trained classes.
       added_logits: language logits of the added classes, offsets included.
     """
     old = jax.nn.logsumexp(language_logits, axis=1, keepdims=True)
@@ -45,15 +44,14 @@ def choose_anchors(
     image_emb: Float[np.ndarray, "N D"],
     num_anchors: int,
 ) -> Int[np.ndarray, " M"]:
-    """The M sentences whose cosines spread most over N images, best first.
+    """Returns the M sentences whose cosines spread most over N images, best first.
+
+    Without images, returns the first M.
 
     Args:
-      sentence_emb: of the new class, of any length.
-      image_emb: of the trained classes' images, of any length.
-      num_anchors: M; fewer where there are fewer sentences.
-
-    Returns:
-      Indices of sentences; the first M where there are no images to tell by.
+      sentence_emb: sentences of the new class, of any length.
+      image_emb: images of the trained classes, of any length.
+      num_anchors: M, or fewer if there are fewer sentences.
     """
     sentences, images = (
         rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
@@ -72,17 +70,16 @@ def choose_offset(
     new_logits: Float[np.ndarray, " N"],
     max_taken: float = MAX_TAKEN,
 ) -> float:
-    """The largest offset by which a new class takes at most a share of N images.
+    """Returns the largest offset by which a class takes at most a share of N images.
+
+    Without images, returns 0.
 
     Args:
-      probabilities: of the trained classes, for images of these.
-      language_logits: of the same.
-      added_logits: of classes added before, offsets included.
-      new_logits: of the new class.
-      max_taken: share of the images that may turn to it.
-
-    Returns:
-      The offset; 0 where there are no images to tell by.
+      probabilities: prediction for images of trained classes.
+      language_logits: language logits of the trained classes.
+      added_logits: language logits of classes added before, offsets included.
+      new_logits: language logits of the new class.
+      max_taken: share of the images that may turn to the new class.
     """
     if not len(new_logits):
         return 0.0
@@ -91,13 +88,13 @@ def choose_offset(
     tiny = np.finfo(np.float32).tiny
     best = total + np.log(np.maximum(probabilities.max(axis=1), tiny))
     best = np.maximum(best, added_logits.max(axis=1, initial=-np.inf))
-    # An image turns to the new class where the offset is above this.
+    # An image turns to the new class if the offset exceeds its threshold.
     thresholds = np.sort(best - new_logits)
     return float(thresholds[min(int(max_taken * len(best)), len(best) - 1)])
 
 
 def empty(num_anchors: int, embed_dim: int) -> dict[str, np.ndarray]:
-    """The arrays of no added class, see `head.apply`."""
+    """Returns the arrays without any added class, see `head.apply`."""
     return {
         "embeddings": np.zeros((0, num_anchors, embed_dim), np.float32),
         "padding": np.zeros((0, num_anchors), bool),

@@ -1,7 +1,8 @@
-"""Files to answers: decoded ahead by threads, recognised together, told in order."""
+"""Recognition of many files: threads decode ahead of the device."""
 
 import collections
 import contextlib
+import itertools
 import os
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,12 +18,12 @@ from vl_ltr_jax.recognizer.recognizer import Recognizer
 
 
 class FileResult(NamedTuple):
-    """What became of a file.
+    """The explanation of a file, or the reason why there is no explanation.
 
     Attributes:
-      path: as it was given.
-      explanation: what was recognised, or None.
-      error: why nothing was, or empty.
+      path: as the caller wrote it.
+      explanation: prediction and sentences.
+      error: fault of the file; empty if it was recognised.
     """
 
     path: str
@@ -37,70 +38,61 @@ def recognize_files(
     top_k: int = 5,
     num_sentences: int = 3,
     batch_size: int = 64,
-    num_threads: int | None = None,
 ) -> Generator[FileResult, None, None]:
-    """Recognises files one after the other; threads decode ahead of the device.
+    """Recognises files in order.
 
     Args:
       recognizer: the model.
-      files: read as they are needed; a million take no memory.
+      files: paths; consumed lazily, so that a million take no memory.
       top_k: classes of each picture.
-      num_sentences: sentences for the first of them.
-      batch_size: pictures that are recognised together. The first goes alone, so that
-        its answer is soon there.
-      num_threads: that decode; None: as many as there are cores.
+      num_sentences: sentences of the first class.
+      batch_size: pictures in a batch. The first has its own, to be printed soon.
 
     Yields:
-      An answer for each file, in the order given.
+      A result for each file.
     """
-    num_threads = num_threads or len(os.sched_getaffinity(0))
     batch: list[tuple[str, np.ndarray | str]] = []
-    limit, pictures = 1, 0
 
-    def answered() -> Iterator[FileResult]:
-        pixels = [made for _, made in batch if not isinstance(made, str)]
-        explained = iter(
+    def results() -> Iterator[FileResult]:
+        pixels = [decoded for _, decoded in batch if not isinstance(decoded, str)]
+        explanations = iter(
             recognizer.explain_pixels(np.stack(pixels), top_k, num_sentences)
             if pixels
             else ()
         )
-        for path, made in batch:
-            if isinstance(made, str):
-                yield FileResult(path, error=made)
+        for path, decoded in batch:
+            if isinstance(decoded, str):
+                yield FileResult(path, error=decoded)
                 continue
-            explanation = next(explained)
+            explanation = next(explanations)
             if np.isfinite(explanation.prediction.probabilities).all():
                 yield FileResult(path, explanation)
             else:
-                yield FileResult(path, error="the model gives no numbers for it")
+                yield FileResult(path, error="its probabilities are not finite")
 
-    ahead = 2 * batch_size + num_threads
-    decoded = _decoded(recognizer, files, num_threads, ahead)
-    with contextlib.closing(decoded):
-        for path, made in decoded:
-            batch.append((path, made))
-            pictures += not isinstance(made, str)
-            if pictures == limit or len(batch) > batch_size:
-                yield from answered()
-                limit = batch_size if pictures else limit
-                batch, pictures = [], 0
-        yield from answered()
+    limit, num_pictures = 1, 0
+    with contextlib.closing(_decode(recognizer, files, 2 * batch_size)) as pairs:
+        for pair in pairs:
+            batch.append(pair)
+            num_pictures += not isinstance(pair[1], str)
+            if num_pictures == limit or len(batch) > batch_size:
+                yield from results()
+                limit = batch_size if num_pictures else limit
+                batch, num_pictures = [], 0
+        yield from results()
 
 
-def _decoded(
-    recognizer: Recognizer,
-    files: Iterable[PictureFile],
-    num_threads: int,
-    ahead: int,
+def _decode(
+    recognizer: Recognizer, files: Iterable[PictureFile], ahead: int
 ) -> Generator[tuple[str, np.ndarray | str], None, None]:
-    """Pixels of each file, or why there are none; some files ahead of the reader."""
-    orientation = recognizer.card.orientation
+    """Yields path and pixels, or the fault, of each file; decodes `ahead` files."""
 
     def pixels(path: str, error: str) -> np.ndarray | str:
         if error:
             return error
         try:
             content = decode.read_content(Path(path), path)
+            orientation = recognizer.card.orientation
             picture = decode.decode_image(content, path, orientation)
             return recognizer.transform(picture)
         except decode.ImageReadError as unreadable:
@@ -108,17 +100,15 @@ def _decoded(
         except (ValueError, MemoryError) as fault:
             return str(fault) or type(fault).__name__
 
-    pool = ThreadPoolExecutor(num_threads)
-    waiting: collections.deque[tuple[str, Future[np.ndarray | str]]]
-    waiting = collections.deque()
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    tasks: collections.deque[tuple[str, Future[np.ndarray | str]]]
+    tasks = collections.deque()
     try:
-        for path, error in files:
-            waiting.append((path, pool.submit(pixels, path, error)))
-            if len(waiting) == ahead:
-                path, task = waiting.popleft()
+        for file in itertools.chain(files, itertools.repeat(None, ahead)):
+            if file is not None:
+                tasks.append((file.path, pool.submit(pixels, *file)))
+            if tasks and (file is None or len(tasks) == ahead):
+                path, task = tasks.popleft()
                 yield path, task.result()
-        while waiting:
-            path, task = waiting.popleft()
-            yield path, task.result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -13,31 +13,31 @@ from vl_ltr_jax.runtime.errors import UserError
 
 
 class RecognizerError(UserError):
-    """Something that this recognizer cannot do, or a picture that is none."""
+    """A request that the recognizer does not support."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-    """What is known of a recognizer besides its arrays; all of it plain JSON.
+    """The facts about a recognizer besides its arrays, as plain JSON.
 
     Attributes:
       method: value of `config.method`.
       backbone: key of `models.clip.PRESETS`.
       image_size: side of the pictures in pixels.
-      compute_dtype: of the towers and the head's large products.
+      compute_dtype: dtype of the towers and of the head's large products.
       normalization: mean and standard deviation of pixels.
-      vision_activation: of the image tower's MLPs.
-      text_activation: of the text tower's.
-      eval_recipe: from a picture to pixels.
+      vision_activation: activation of the image tower's MLPs.
+      text_activation: activation of the text tower's MLPs.
+      eval_recipe: key of `transforms.EVAL_RECIPES`.
       context_length: tokens of a sentence, start and end included.
       head: `lgr`, or `linear` for every head that is linear in the features.
-      prediction: of the LGR: `mixture` or `sum`.
+      prediction: `mixture` or `sum`, for an LGR.
       visual_weight: alpha of the mixture.
-      language_logit_scale: logarithm of s, of the LGR.
-      num_trained: classes that were trained; those after them were added.
-      class_names: of all classes.
-      sentences: anchor sentences of each class, best first; empty where unknown.
-      orientation: of pictures, see `decode.decode_image`.
+      language_logit_scale: logarithm of s, for an LGR.
+      num_trained: number of trained classes; added classes follow them.
+      class_names: names of all classes.
+      sentences: anchor sentences of each class, best first; empty if unknown.
+      orientation: treatment of EXIF, see `decode.decode_image`.
     """
 
     method: str
@@ -64,42 +64,38 @@ class ModelCard:
         sizes = PRESETS[self.backbone].at_image_size(self.image_size)
         return sizes.with_activations(self.vision_activation, self.text_activation)
 
-    def described(self, source: str = "") -> str:
-        """Method, classes, backbone and image size in a line.
+    def describe(self, source: str = "") -> str:
+        """Returns method, classes, backbone and image size in a line.
 
         Args:
-          source: where it is from; empty where it is from nowhere.
+          source: directory that the recognizer was loaded from, if any.
         """
         classes = counted(len(self.class_names), "class", "classes")
-        if added := len(self.class_names) - self.num_trained:
-            classes += f" ({added:,} added)"
-        about = f"{self.method}, {classes}, {self.backbone} at {self.image_size} pixels"
-        return f"{about}, from {source}" if source else about
+        if num_added := len(self.class_names) - self.num_trained:
+            classes += f" ({num_added:,} added)"
+        text = f"{self.method}, {classes}, {self.backbone} at {self.image_size} pixels"
+        return f"{text}, from {source}" if source else text
 
     def with_class(self, name: str, sentences: Sequence[str]) -> "ModelCard":
-        """The card with one more class, known by its sentences.
+        """Returns the card with one more class, known by its sentences.
 
         Raises:
-          RecognizerError: if the model has no language branch, the name is taken, or
-            there is no sentence.
+          RecognizerError: the model has no language branch, the name is empty or
+            taken, or there is no sentence.
         """
         if self.head != "lgr":
             raise RecognizerError(
-                f"a class can be added to a model with a language branch; this one is "
-                f"of method {self.method!r}, whose head knows images alone. Train with "
-                "finetune.head='lgr'"
+                f"method={self.method}: a class is added through the language branch, "
+                "which this model lacks. Train with finetune.head='lgr'"
             )
-        if not name.strip():
-            raise RecognizerError(f"a class needs a name; {name!r} is none")
         names = [nfc(known) for known in self.class_names]
-        if nfc(name) in names:
+        if not name.strip() or nfc(name) in names:
             raise RecognizerError(
-                f"there is a class {name!r} already, label {names.index(nfc(name))}; "
-                "name the new one otherwise"
+                f"name={name!r}: empty, or the name of a class. Use another name"
             )
         if not sentences:
             raise RecognizerError(
-                f"the class {name!r} has no sentence; it is recognised by them alone"
+                f"sentences of {name!r}: empty. Give at least one sentence"
             )
         return dataclasses.replace(
             self,

@@ -1,8 +1,4 @@
-"""Heads as functions of their arrays: what features say of every class.
-
-The recognizer's forms of what a run has trained: LGR, with classes that were added by
-their sentences, and any head that is linear in the features.
-"""
+"""Heads as pure functions of their arrays: LGR with added classes, and linear heads."""
 
 from typing import Any, NamedTuple, cast
 
@@ -18,14 +14,13 @@ from vl_ltr_jax.recognizer.card import ModelCard
 
 
 class HeadOutputs(NamedTuple):
-    """What a head says of features.
+    """Probabilities and logits of a batch.
 
     Attributes:
-      probabilities: of all classes.
-      trained: of the trained classes, as if there were no others.
-      visual: logits of the visual branch, of the trained classes.
-      language: logits of the language branch, of all classes; without LGR neither
-        branch has any.
+      probabilities: probabilities of all classes.
+      trained: probabilities of the trained classes, without added classes.
+      visual: logits of the visual branch; None without LGR.
+      language: logits of the language branch, for all classes; None without LGR.
     """
 
     probabilities: Float[Array, "b C"]
@@ -35,7 +30,7 @@ class HeadOutputs(NamedTuple):
 
 
 def with_constants(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Arrays with what :func:`apply` would compute of an LGR's anchors each time."""
+    """Returns the arrays with an LGR's anchor constants, computed once."""
     computed = {
         name: {
             **arrays[name],
@@ -49,13 +44,13 @@ def with_constants(arrays: dict[str, Any]) -> dict[str, Any]:
 def apply(
     card: ModelCard, arrays: dict[str, Any], features: Float[Array, "b D"]
 ) -> HeadOutputs:
-    """Applies a head to features; pure.
+    """Applies a head to features.
 
     Args:
-      card: says which head.
-      arrays: `head`, for :func:`linear.scores` or LGR's parameters; with LGR `anchors`
-        and `added`, each `embeddings` [C, M, D], `padding` [C, M] and, where they are
-        computed already, `constants`; those of `added` have `offsets` [A].
+      card: description of the model.
+      arrays: `head`, for :func:`linear.scores` or LGR's parameters. An LGR also needs
+        `anchors` and `added`: `embeddings` [C, M, D], `padding` [C, M], and optionally
+        `constants`; `added` also has `offsets` [A].
       features: image embeddings, not normalised.
     """
     if card.head == "linear":
@@ -104,14 +99,14 @@ def _lgr(
 def _added_logits(
     card: ModelCard, arrays: dict[str, Any], features: Float[Array, "b D"]
 ) -> Float[Array, "b A"]:
-    """Language logits of the added classes, with their offsets."""
+    """Returns language logits of the added classes, offsets included."""
     offsets, params = arrays["added"]["offsets"], arrays["head"]
     first_layer = params["visual_fc"]["fc1"]
     width = first_layer["bias"].shape[0]
-    # The visual branch knows nothing of them; the compiler drops it.
-    blind = {
+    # The visual branch has no logits for added classes; the compiler drops these.
+    zeros = {
         "kernel": jnp.zeros((width, len(offsets))),
         "bias": jnp.zeros(len(offsets)),
     }
-    params = {**params, "visual_fc": {"fc1": first_layer, "fc2": blind}}
+    params = {**params, "visual_fc": {"fc1": first_layer, "fc2": zeros}}
     return _lgr(card, params, features, arrays["added"])[1] + offsets[None, :]

@@ -1,7 +1,7 @@
 """A recognizer as a program that JAX alone can run, or as plain arrays.
 
-The program is StableHLO, for any number of pictures at once and for CPU, CUDA and TPU
-alike; its arrays lie beside it. Both are bound to nothing of this package.
+The program is StableHLO, for any number of pictures, on CPU, CUDA and TPU. Its arrays
+are a second file. Neither needs this package.
 """
 
 import dataclasses
@@ -35,19 +35,17 @@ COMPARED_SIZES = (1, 3, 17)  # of batches
 
 Outputs: TypeAlias = dict[str, Array]
 Flat: TypeAlias = dict[str, np.ndarray]
-_HOW_TO_CALL = """\
+_README = """\
+A recognizer of {num_classes} classes, written by vl_ltr_jax {version} with JAX {jax}.
+This loads it and calls it in this directory, on any number of pictures:
+
 import jax, jax.export, numpy, pathlib
 from safetensors.numpy import load_file
 arrays = load_file("{arrays}")
 program = jax.export.deserialize(pathlib.Path("{program}").read_bytes())
 images = numpy.zeros((2, {size}, {size}, 3), numpy.uint8)
 print(jax.jit(program.call)(arrays, images)["probabilities"])
-"""
-_README = """\
-A recognizer of {num_classes} classes, written by vl_ltr_jax {version} with JAX {jax}.
-This loads it and calls it in this directory, on any number of pictures:
 
-{how_to_call}
 Probabilities are [pictures, {num_classes}]; "features" [pictures, {width}] are the
 embeddings that the classes are told by. {description} has the names of the classes, and
 says how a picture becomes {size} x {size} pixels. A loop that calls it often puts the
@@ -62,81 +60,77 @@ def write_program(directory: Path, recognizer: Recognizer) -> None:
     """Writes the program, its arrays, a description, and how to call it.
 
     Args:
-      directory: there, and empty.
+      directory: empty directory.
       recognizer: the model.
 
     Raises:
-      ArtifactError: if what was written, loaded again, gives other numbers.
+      ArtifactError: the program, loaded again, gives other numbers.
     """
     arrays = program_arrays(recognizer)
     (directory / PROGRAM).write_bytes(_export(recognizer, arrays).serialize())
     save_file(arrays, directory / ARRAYS)
-    described = describe(recognizer)
-    described |= {
+    size, num_classes = recognizer.card.image_size, len(recognizer.class_names)
+    width = recognizer.card.clip_config.embed_dim
+    description = describe(recognizer)
+    description |= {
         "program": PROGRAM,
         "arrays": ARRAYS,
         "platforms": PLATFORMS,
         "crc32": {n: atomic.crc32(directory / n) for n in (PROGRAM, ARRAYS)},
         "inputs": {
             "arrays": "all arrays by name",
-            "images": f"uint8 {described['images']}",
+            "images": f"uint8 {description['images']}",
         },
         "outputs": {
-            "probabilities": f"float32 [b, {len(recognizer.class_names)}]",
-            "features": f"float32 [b, {recognizer.card.clip_config.embed_dim}]",
+            "probabilities": f"float32 [b, {num_classes}]",
+            "features": f"float32 [b, {width}]",
         },
     }
-    _write_json(directory / DESCRIPTION, described)
-    (directory / README).write_text(
-        _README.format(
-            num_classes=len(recognizer.class_names),
-            version=__version__,
-            jax=jax.__version__,
-            how_to_call=_HOW_TO_CALL.format(
-                arrays=ARRAYS, program=PROGRAM, size=recognizer.card.image_size
-            ),
-            width=recognizer.card.clip_config.embed_dim,
-            description=DESCRIPTION,
-            size=recognizer.card.image_size,
-            platforms=", ".join(PLATFORMS),
-            difference=compare(load_exported(directory), recognizer),
-        ),
-        encoding="utf-8",
+    _write_json(directory / DESCRIPTION, description)
+    text = _README.format(
+        num_classes=num_classes,
+        version=__version__,
+        jax=jax.__version__,
+        arrays=ARRAYS,
+        program=PROGRAM,
+        width=width,
+        description=DESCRIPTION,
+        size=size,
+        platforms=", ".join(PLATFORMS),
+        difference=compare(load_exported(directory), recognizer),
     )
+    (directory / README).write_text(text, "utf-8")
 
 
 def write_arrays(directory: Path, recognizer: Recognizer) -> None:
     """Writes all arrays under flat names as one `.npz`, and a description.
 
     Args:
-      directory: there, and empty.
+      directory: empty directory.
       recognizer: the model.
     """
     flat = _flatten(recognizer.arrays)
     np.savez(directory / PLAIN_ARRAYS, allow_pickle=False, **flat)
-    described = {**describe(recognizer), "arrays": PLAIN_ARRAYS}
-    _write_json(directory / DESCRIPTION, described)
+    description = {**describe(recognizer), "arrays": PLAIN_ARRAYS}
+    _write_json(directory / DESCRIPTION, description)
 
 
 def load_exported(directory: str | Path) -> Callable[[Any], Outputs]:
-    """Loads a program.
-
-    Args:
-      directory: what :func:`write_program` filled.
+    """Loads a program from a directory that :func:`write_program` filled.
 
     Returns:
       A function of uint8 images [b, H, W, 3] to `probabilities` [b, C] and `features`
       [b, D].
 
     Raises:
-      ArtifactError: if a file is missing or damaged.
+      ArtifactError: a file is missing or damaged.
     """
     directory = Path(directory)
     try:
-        saved = strict_json.parse((directory / DESCRIPTION).read_bytes())["crc32"]
+        sums = strict_json.parse((directory / DESCRIPTION).read_bytes())["crc32"]
         for name in (PROGRAM, ARRAYS):  # XLA trusts a program's bytes
-            if atomic.crc32(directory / name) != saved[name]:
-                raise ValueError(f"{name} is not what was written")
+            if atomic.crc32(directory / name) != sums[name]:
+                raise ValueError(f"{name} is not the file that was written")
         program = export.deserialize(bytearray((directory / PROGRAM).read_bytes()))
         arrays = jax.device_put(load_file(directory / ARRAYS))
     except Exception as error:  # flatbuffers and safetensors raise many kinds
@@ -149,40 +143,39 @@ def load_exported(directory: str | Path) -> Callable[[Any], Outputs]:
 
 
 def compare(exported: Callable[[Any], Outputs], recognizer: Recognizer) -> float:
-    """Holds a program against the live model, on random images.
+    """Compares a program with the live model, on random images.
 
     Returns:
-      The largest difference, of probabilities or of features in units of their largest.
+      The largest difference of probabilities, or of features relative to their largest.
 
     Raises:
-      ArtifactError: if it is beyond `TOLERANCE`.
+      ArtifactError: the difference exceeds `TOLERANCE`.
     """
     rng = np.random.default_rng(0)
     size, worst = recognizer.card.image_size, 0.0
     live, arrays = jax.jit(recognizer.forward), jax.device_put(recognizer.arrays)
     for number in COMPARED_SIZES:
         images = rng.integers(0, 256, (number, size, size, 3), np.uint8)
-        found = jax.device_get(exported(images))
+        outputs = jax.device_get(exported(images))
         features, probabilities = jax.device_get(live(arrays, images))
         pairs = {"probabilities": probabilities, "features": features}
-        for name, wanted in pairs.items():
-            difference = np.abs(found[name] - wanted).max()
-            difference /= max(1.0, float(np.abs(wanted).max()))
+        for name, expected in pairs.items():
+            difference = np.abs(outputs[name] - expected).max()
+            difference /= max(1.0, float(np.abs(expected).max()))
             if not difference <= TOLERANCE:
                 raise ArtifactError(
-                    f"the exported program gives other {name} than the model: by "
-                    f"{difference:.1e} on {number} random images, where "
-                    f"{TOLERANCE:.0e} is allowed; nothing was written"
+                    f"{name} of the exported program differ from the model's by "
+                    f"{difference:.1e} on {number} random images; {TOLERANCE:.0e} is "
+                    "allowed. Nothing was written"
                 )
             worst = max(worst, float(difference))
     return worst
 
 
 def program_arrays(recognizer: Recognizer) -> Flat:
-    """What the program reads, by flat names.
+    """Returns the program's arrays by flat names.
 
-    Without the text tower, which no picture meets, and with what is computed once of
-    the anchors.
+    They lack the text tower, which pictures do not need, and have anchor constants.
     """
     arrays = head.with_constants(recognizer.arrays)
     for name in arrays.keys() & {"anchors", "added"}:
@@ -195,7 +188,7 @@ def program_arrays(recognizer: Recognizer) -> Flat:
 
 
 def describe(recognizer: Recognizer) -> dict[str, Any]:
-    """What a user of the arrays must know of pixels and classes; plain JSON."""
+    """Returns the facts about pixels and classes that a user needs, as plain JSON."""
     card = recognizer.card
     share, half = transforms.EVAL_RECIPES[card.eval_recipe]
     mean, std = card.normalization
@@ -223,7 +216,7 @@ def describe(recognizer: Recognizer) -> dict[str, Any]:
 
 
 def _export(recognizer: Recognizer, arrays: Flat) -> export.Exported:
-    """Lowers the recognizer for any number of images."""
+    """Returns the recognizer lowered for any number of images."""
 
     def recognize(arrays: dict[str, Array], images: UInt8[Array, "b H W 3"]) -> Outputs:
         nested = traverse_util.unflatten_dict(arrays, sep="/")

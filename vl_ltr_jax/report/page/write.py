@@ -48,7 +48,7 @@ def page(run: Run, results: Mapping[str, Any], recognizer: Recognizer | None) ->
       recognizer: of the run; without one no prediction is explained.
     """
     recipe, inputs = systems.recipe_of(run.config), run.inputs
-    ranked = _ranked(run)
+    ranked = _rankings(run)
     content = gather.gather(
         results=results,
         configuration=dataclasses.asdict(run.config),
@@ -85,7 +85,7 @@ def _curves(run: Run, results: Mapping[str, Any]) -> Curves:
     }
 
 
-def _ranked(run: Run) -> dict[str, Ranking]:
+def _rankings(run: Run) -> dict[str, Ranking]:
     """What evaluation has kept of each image; an older run kept nothing."""
     left = run.artifact("evaluate")
     return {
