@@ -304,7 +304,7 @@ def test_the_page_of_a_run_shows_the_arrays_of_its_stages(
     html = (workdir / page.NAME).read_text()
     for part in ("classes", "confusion", "learning", "anchors", "predictions"):
         assert f'<section id="{part}">' in html
-    explained = page._explained(run, page._rankings(run), loaded)
+    explained = page._explained(run, page.rankings(run), loaded)
     labels, classes = (evaluated(workdir, name) for name in ("labels", "classes"))
     for picture, label, explanation in explained:
         assert loaded.predict(picture)[0].classes == explanation.prediction.classes

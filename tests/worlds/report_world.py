@@ -150,7 +150,7 @@ def arguments(**changes):
         ),
         "class_names": HOSTILE,
         "train_counts": np.array(COUNTS),
-        "ranked": {"test": ranked(), "val": ranked(per_class=2)},
+        "rankings": {"test": ranked(), "val": ranked(per_class=2)},
         "curves": curves(),
         "selection": selection(),
         "explained": explained(),

@@ -1,4 +1,4 @@
-"""Accuracy against class frequency, one line a method, as a figure."""
+"""A figure of accuracy against class frequency, with a line for each method."""
 
 import io
 import itertools
@@ -16,7 +16,7 @@ _STYLES = ("-", "--", "-.", ":")
 def group_classes(
     train_counts: Int[np.ndarray, "C"], groups: int = GROUPS
 ) -> list[Int[np.ndarray, "K"]]:
-    """Classes by rising training count, in groups of about the same size."""
+    """Returns classes by rising training count, in groups of equal size."""
     order = np.argsort(train_counts, kind="stable")
     return np.array_split(order, min(groups, len(order)))
 
@@ -26,13 +26,13 @@ def draw(
     train_counts: Int[np.ndarray, "C"],
     emphasised: str,
 ) -> bytes:
-    """The figure as SVG.
+    """Returns the figure as SVG.
 
     Args:
-      panels: under the name of each panel, accuracy in percent of each class under the
-        title of each method; NaN for a class without test images.
+      panels: panel name to method title to accuracy of each class in percent; NaN for
+        a class without test images.
       train_counts: training images of each class.
-      emphasised: the title whose line is drawn thick.
+      emphasised: title of the method with the thick line.
     """
     groups = group_classes(train_counts)
     counts = [float(train_counts[group].mean()) for group in groups]

@@ -1,5 +1,6 @@
 """A contact sheet: training examples as pictures, with captions."""
 
+import functools
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,15 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.storage import atomic
 
 _SMALLEST_SIDE, _LARGEST_SIDE = 112, 224  # of a picture on the sheet, in pixels
-_MARGIN, _LINE, _LINES, _FONT_SIZE = 8, 15, 6, 12
-_PAPER, _INK, _FRAME = (255, 255, 255), (0, 0, 0), (160, 160, 160)
+_MARGIN, LINE_HEIGHT, _LINES = 8, 15, 6
+PAPER, INK, _FRAME = (255, 255, 255), (0, 0, 0), (160, 160, 160)
 
 
 class SheetError(UserError):
@@ -48,18 +48,16 @@ def contact_sheet(examples: Sequence[SheetExample], columns: int) -> Image.Image
       columns: examples in a row.
     """
     side = min(max(examples[0].model_input.shape[0], _SMALLEST_SIDE), _LARGEST_SIDE)
-    width, height = 2 * side + _MARGIN, side + _LINES * _LINE
+    width, height = 2 * side + _MARGIN, side + _LINES * LINE_HEIGHT
     columns = min(columns, len(examples))
     rows = -(-len(examples) // columns)
     sheet = Image.new(
         "RGB",
         (columns * (width + _MARGIN) + _MARGIN, rows * (height + _MARGIN) + _MARGIN),
-        _PAPER,
+        PAPER,
     )
-    # Pillow's own font lacks most accents; matplotlib brings one that has them.
-    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), _FONT_SIZE)
     draw = ImageDraw.Draw(sheet)
-    letters = int(width / font.getlength("n"))
+    letters = letters_in(width)
     for number, example in enumerate(examples):
         row, column = divmod(number, columns)
         x, top = (
@@ -76,8 +74,23 @@ def contact_sheet(examples: Sequence[SheetExample], columns: int) -> Image.Image
             *textwrap.wrap(example.sentence, letters, max_lines=_LINES - 2),
         ]
         for line, words in enumerate(lines):
-            draw.text((x, top + side + line * _LINE), words, _INK, font)
+            place = (x, top + side + line * LINE_HEIGHT)
+            draw.text(place, words, INK, caption_font())
     return sheet
+
+
+@functools.cache
+def caption_font() -> ImageFont.FreeTypeFont:
+    """Returns a font with accents, Greek and Cyrillic, which Pillow's own lacks."""
+    import matplotlib  # takes a while, and training does not need it
+
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(path, 12)
+
+
+def letters_in(width: int) -> int:
+    """Returns the number of letters on a line of a caption."""
+    return int(width / caption_font().getlength("n"))
 
 
 def check_place(out: Path) -> None:

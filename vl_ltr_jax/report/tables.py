@@ -1,4 +1,4 @@
-"""The end of a run: results.json and a table in the paper's column order."""
+"""Results of a run as tables with the paper's columns."""
 
 import dataclasses
 import html
@@ -19,12 +19,12 @@ RULE_NAMES = {
 _MARKUP = re.compile(r"([\\`*\[\]|])")
 SPLIT_NAMES = {"test": "test", "val": "validation"}
 _HEADS = ("Method", "Backbone", "Overall", "Many", "Medium", "Few")
-_NAMED = 10  # classes that a sentence of the report names
+_NAMED = 10  # classes in a note
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What training took; each has a value for every run."""
+    """Cost of training, with a value for each run."""
 
     images_seen: Sequence[int]
     seconds: Sequence[float]
@@ -32,7 +32,7 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the paper's table; each accuracy has a value for every run."""
+    """A row of the paper's table; each accuracy has a value for each run."""
 
     method: str
     backbone: str
@@ -50,7 +50,7 @@ def row(
     rule: str,
     cost: Cost | None = None,
 ) -> Row:
-    """The line of one head over one or several runs, under a shot rule."""
+    """Returns the row of one head over one or several runs, under a shot rule."""
     groups = [result["shots"][rule] for result in results]
     many, medium, few = (
         [group[name] for group in groups] for name in ("many", "medium", "few")
@@ -60,31 +60,31 @@ def row(
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Lines as a Markdown table: Method, Backbone, Overall, Many, Medium, Few.
+    """Returns a Markdown table: Method, Backbone, Overall, Many, Medium, Few.
 
-    Where lines have a cost, so has the table: images seen in training, and seconds.
+    Rows with a cost add images seen in training, and seconds.
     """
     heads = [*_HEADS]
-    if any(line.cost for line in rows):
+    if any(each.cost for each in rows):
         heads += ["Images seen", "Seconds"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for line in rows:
-        cells = _cells(line)
-        if line.cost:
-            images = round(statistics.fmean(line.cost.images_seen))
-            cells += [f"{images:,}", f"{statistics.fmean(line.cost.seconds):.0f}"]
+    for each in rows:
+        cells = _cells(each)
+        if each.cost:
+            images = round(statistics.fmean(each.cost.images_seen))
+            cells += [f"{images:,}", f"{statistics.fmean(each.cost.seconds):.0f}"]
         cells += ["-"] * (len(heads) - len(cells))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cells(line: Row) -> list[str]:
-    accuracies = (line.overall, line.many, line.medium, line.few)
-    return [line.method, line.backbone, *map(cell, accuracies)]
+def _cells(row: Row) -> list[str]:
+    accuracies = (row.overall, row.many, row.medium, row.few)
+    return [row.method, row.backbone, *map(cell, accuracies)]
 
 
 def cell(values: Sequence[float | None]) -> str:
-    """An accuracy over runs as tables have it; `-` where no run has one."""
+    """Formats an accuracy over runs; `-` if no run has one."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
@@ -93,7 +93,7 @@ def cell(values: Sequence[float | None]) -> str:
 
 
 def in_order(heads: Iterable[str], own: str | None) -> list[str]:
-    """Names of heads as tables list them: the run's own first.
+    """Returns names of heads in the order of tables: the run's own first.
 
     Args:
       heads: keys of the results of a split.
@@ -107,15 +107,15 @@ def in_order(heads: Iterable[str], own: str | None) -> list[str]:
 def screen(
     results: Mapping[str, Any], title: str, backbone: str, names: Mapping[str, str]
 ) -> str:
-    """What a person reads at the end: the paper's table under the standard rule.
+    """Returns the paper's table under the standard rule, for a terminal.
 
-    Of the test images, or of the validation images where no test image is labelled.
+    It covers the test images, or validation images if no test image has a label.
 
     Args:
-      results: as in results.json.
-      title: of the whole.
-      backbone: of the image tower.
-      names: of heads.
+      results: content of results.json.
+      title: heading.
+      backbone: name of the image tower.
+      names: display names of heads.
     """
     own, rule = results.get("predicted_by"), "standard"
     split = next(
@@ -139,21 +139,21 @@ def screen(
         for cells in (_HEADS, *rows)
     ]
     about = f"accuracy in percent on the {SPLIT_NAMES[split]} images"
-    under = "-" * len(lines[0])
+    rule_line = "-" * len(lines[0])
     means = f"overall over images; {RULE_NAMES[rule]}"
-    return "\n".join(["", title, about, "", lines[0], under, *lines[1:], "", means])
+    return "\n".join(["", title, about, "", lines[0], rule_line, *lines[1:], "", means])
 
 
 def markdown(
     results: Mapping[str, Any], title: str, backbone: str, names: Mapping[str, str]
 ) -> str:
-    """The whole report as Markdown.
+    """Returns the report as Markdown.
 
     Args:
-      results: as in results.json.
-      title: of the whole.
-      backbone: of the image tower.
-      names: of heads.
+      results: content of results.json.
+      title: heading.
+      backbone: name of the image tower.
+      names: display names of heads.
     """
     data, cost = results["data"], results["cost"]
     parts = [
@@ -180,14 +180,14 @@ def markdown(
             parts += [f"## {split_name}, {rule_name}", table(rows)]
         for head in heads:
             result = results[split][head]
-            parts.append(f"{names[head]}: {beside(result)}.")
+            parts.append(f"{names[head]}: {other_results(result)}.")
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
     parts.append(f"Made with {versions}.")
     return "\n\n".join(parts) + "\n"
 
 
-def beside(result: Mapping[str, Any]) -> str:
-    """Returns what a head's line of the table leaves out, in words."""
+def other_results(result: Mapping[str, Any]) -> str:
+    """Returns the results that a head's row leaves out, in words."""
     return (
         f"top-5 {cell([result['top5']])}, class mean {cell([result['class_mean']])}, "
         f"prediction by {result['prediction']}"
@@ -195,10 +195,10 @@ def beside(result: Mapping[str, Any]) -> str:
 
 
 def check(result: Any) -> None:
-    """Checks that the results of one head are what tables read.
+    """Checks the results of one head.
 
     Raises:
-      LookupError: (or a TypeError) if parts are missing.
+      LookupError, TypeError: parts are missing.
       ValueError: an accuracy is not a number from 0 to 100.
     """
     for rule in RULE_NAMES:
@@ -209,25 +209,22 @@ def check(result: Any) -> None:
                 raise ValueError(f"an accuracy is {str(value)[:50]}")
 
 
-def anchor_notes(told: Mapping[str, Any]) -> list[str]:
-    """What classes lack for anchors of their own choice, in a sentence each."""
-    num_anchors = told["num_anchors"]
+def anchor_notes(anchors: Mapping[str, Any]) -> list[str]:
+    """Returns a sentence about classes without images, or with few sentences."""
     faults = {
         "without_images": "had no image to choose anchors by: the first sentences were "
         "taken, prompts before all",
-        "with_fewer_sentences": f"had fewer than {num_anchors} sentences",
+        "with_fewer_sentences": f"had fewer than {anchors['num_anchors']} sentences",
     }
-    return [
-        f"{_classes(told[key])} {fault}." for key, fault in faults.items() if told[key]
-    ]
-
-
-def _classes(names: Sequence[str]) -> str:
-    """How many, and the first of their names."""
-    named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-    return f"{counted(len(names), 'class', 'classes')} ({named})"
+    notes = []
+    for key, fault in faults.items():
+        if names := anchors[key]:
+            listed = ", ".join(names[:_NAMED]) + ", ..." * (len(names) > _NAMED)
+            number = counted(len(names), "class", "classes")
+            notes.append(f"{number} ({listed}) {fault}.")
+    return notes
 
 
 def _escaped(text: str) -> str:
-    """Names of others in Markdown: no markup, one line."""
+    """Returns user text as one line of Markdown without markup."""
     return _MARKUP.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))

@@ -1,4 +1,4 @@
-"""The report of a run: TensorBoard's summary, `report.md` and `report.html`."""
+"""The only writer of a run's report: event file, `report.md` and `report.html`."""
 
 import time
 from collections.abc import Mapping
@@ -13,21 +13,20 @@ from vl_ltr_jax.report.page import write as page
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.anchors import load_texts
 from vl_ltr_jax.run.run import Run
-from vl_ltr_jax.stages import evaluate
 from vl_ltr_jax.storage.artifact import write_whole
 from vl_ltr_jax.systems import titles
 
 
 def write(run: Run, results: Mapping[str, Any], *, with_page: bool = True) -> None:
-    """Writes the report from the artifacts of a run; to be called on every process.
+    """Writes the report from the artifacts of a run; called by every process.
 
     Args:
-      run: all of whose stages are finished.
-      results: as in results.json.
-      with_page: False leaves `report.html` out.
+      run: run with all stages finished.
+      results: content of results.json.
+      with_page: False omits `report.html`.
     """
-    _write_dashboard(run, results)
     if jax.process_index() == 0:
+        _write_dashboard(run, results)
         text = tables.markdown(
             results,
             titles.title(run.config),
@@ -44,27 +43,18 @@ def write(run: Run, results: Mapping[str, Any], *, with_page: bool = True) -> No
 
 
 def _write_dashboard(run: Run, results: Mapping[str, Any]) -> None:
-    """Writes the event file of evaluation, in place of that of an earlier start."""
-    if jax.process_index() != 0:
-        return
-    artifact = run.artifact("evaluate")
-    for path in list(artifact.directory.glob("events.out.tfevents.*")):
+    """Writes the event file of evaluation; replaces that of an earlier start."""
+    directory = run.artifact("evaluate").directory
+    for path in list(directory.glob("events.out.tfevents.*")):
         path.unlink()
-    images = {
-        split: {
-            name: artifact.load_array(f"{split}_{name}")
-            for name in evaluate.PREDICTIONS
-        }
-        for split in ("val", "test")
-    }
-    with Logs(artifact.directory) as logs:
+    with Logs(directory) as logs:
         dashboard.write(
             logs,
             run.workdir,
             run.config,
             run.inputs.data,
             results,
-            images,
+            page.rankings(run),
             run_inputs.eval_transform(run.config),
             load_texts(run.workdir),
         )

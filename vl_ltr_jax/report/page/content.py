@@ -1,32 +1,29 @@
-"""What a report shows, gathered and shortened, before anything is drawn."""
+"""Content of a report, gathered and shortened before anything is drawn.
 
-import dataclasses
+Every `group` is one of `GROUPS`, by the standard rule.
+"""
+
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from vl_ltr_jax.recognizer.predictions import AttendedSentence
+
 GROUPS = ("many", "medium", "few")
 
 
-@dataclasses.dataclass(frozen=True)
-class Tile:
-    """A number of the header.
-
-    Attributes:
-      group: 'overall' or one of `GROUPS`.
-      percent: accuracy; None where there is no image.
-      detail: what it is the accuracy of.
-    """
+class Tile(NamedTuple):
+    """An accuracy in the header, of a group or 'overall'; None without images."""
 
     group: str
     percent: float | None
     detail: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A line of the paper's table: cells, which are the best, whether it is ours."""
+class Row(NamedTuple):
+    """A row of the paper's table; `main` marks the run's own head."""
 
     method: str
     backbone: str
@@ -35,14 +32,11 @@ class Row:
     main: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """The paper's table of one split under each shot rule.
+class Table(NamedTuple):
+    """The paper's table of one split: rows under the name of each shot rule.
 
     Attributes:
-      split: its name.
-      images: of the split; None where it is not known.
-      rules: under the name of each rule, the lines.
+      images: images of the split, if known.
       notes: a sentence each.
     """
 
@@ -52,17 +46,12 @@ class Table:
     notes: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassLine:
-    """One class: its name, group, images, and what it was taken for, most often first.
+class ClassLine(NamedTuple):
+    """A class with its accuracy.
 
     Attributes:
-      name: of the class.
-      group: by the standard rule.
-      train_images: their number.
-      images: of the split.
-      percent: accuracy on these.
-      taken_for: other classes and how many images were given to them.
+      images: images of the split.
+      taken_for: wrong classes and their images, most frequent first.
     """
 
     name: str
@@ -73,85 +62,63 @@ class ClassLine:
     taken_for: tuple[tuple[str, int], ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class PerClass:
+class PerClass(NamedTuple):
     """Accuracy of each class on a split.
 
     Attributes:
-      split: its name.
-      names: of the classes.
-      train_counts: training images.
-      images: of the split.
+      names: names of all classes.
       percent: accuracy; NaN for a class without images.
-      worst: the classes with the lowest accuracy.
-      listed: of all classes, those that the page lists, by rising training count.
+      worst: classes with the lowest accuracy.
+      listed: classes in the page's table, by rising training count.
     """
 
     split: str
     names: tuple[str, ...]
     train_counts: Int[np.ndarray, "C"]
-    images: Int[np.ndarray, "C"]
     percent: Float[np.ndarray, "C"]
     worst: tuple[ClassLine, ...]
     listed: tuple[ClassLine, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class ConfusionLine:
-    """A line of a confusion matrix: shares of a class's images, in percent."""
+class ConfusionLine(NamedTuple):
+    """A row of a confusion matrix: shares of a class's images, in percent."""
 
     name: str
-    group: str
-    images: int
     shares: tuple[float, ...]
     elsewhere: float
 
 
-@dataclasses.dataclass(frozen=True)
-class LearningCurve:
-    """One scalar of one stage, thinned."""
+class LearningCurve(NamedTuple):
+    """A scalar of a stage, thinned."""
 
     name: str
     steps: Float[np.ndarray, "K"]
     values: Float[np.ndarray, "K"]
 
 
-@dataclasses.dataclass(frozen=True)
-class StageCurves:
-    """The learning curves of a stage, each group in one figure.
-
-    Attributes:
-      stage: its name.
-      panels: under the title of each figure, its curves.
-    """
+class StageCurves(NamedTuple):
+    """Learning curves of a stage, by the title of their figure."""
 
     stage: str
     panels: Mapping[str, tuple[LearningCurve, ...]]
 
 
-@dataclasses.dataclass(frozen=True)
-class ScoredSentence:
-    """A sentence, its L_lin, and whether it is an anchor."""
+class ScoredSentence(NamedTuple):
+    """A sentence and its L_lin; `chosen` marks anchors."""
 
     text: str
     score: float
     chosen: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassSentences:
+class ClassSentences(NamedTuple):
     """The best and the worst sentences of a class.
 
     Attributes:
-      name: of the class.
-      group: by the standard rule.
-      train_images: their number.
-      num_sentences: of the class.
-      num_anchors: how many were chosen.
-      best: with the lowest L_lin, the lowest first.
-      worst: with the highest, the highest last.
-      scores: of all sentences, rising, thinned.
-      chosen: which of these are anchors.
+      best: lowest L_lin, lowest first.
+      worst: highest L_lin, highest last.
+      scores: L_lin of all sentences, rising, thinned.
+      chosen: True for the anchors among them.
     """
 
     name: str
@@ -165,37 +132,26 @@ class ClassSentences:
     chosen: Bool[np.ndarray, "K"]
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassGuess:
-    """A class that a picture was taken for, its probability, whether it is right."""
+class ClassGuess(NamedTuple):
+    """A class among the predictions for a picture; `right` marks the true class."""
 
     name: str
     percent: float
     right: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class AttendedSentence:
-    """A sentence, its share of LGR's attention in percent, its cosine to the image."""
-
-    text: str
-    percent: float
-    cosine: float
-
-
-@dataclasses.dataclass(frozen=True)
-class ExplainedPicture:
-    """A picture and what was said of it.
+class ExplainedPicture(NamedTuple):
+    """A picture with its predictions.
 
     Attributes:
-      source: a data URI.
-      size: width and height at which it is shown, in pixels.
-      enlarged: whether its own pixels are to be seen.
-      name: of its class.
-      right: whether the first answer is that.
-      answers: the likeliest classes.
-      branches: probability in percent of the first answer by each branch.
-      sentences: of the first answer, the most attended first.
+      source: data URI.
+      size: width and height on the page, in pixels.
+      enlarged: True to show its own pixels.
+      name: true class.
+      right: True if the first guess is the true class.
+      guesses: the most probable classes.
+      branches: probability of the first guess by each branch, in percent.
+      sentences: sentences of the first guess, largest weight first.
     """
 
     source: str
@@ -203,14 +159,13 @@ class ExplainedPicture:
     enlarged: bool
     name: str
     right: bool
-    answers: tuple[ClassGuess, ...]
+    guesses: tuple[ClassGuess, ...]
     branches: Mapping[str, float]
     sentences: tuple[AttendedSentence, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class DataGroup:
-    """How many classes and images a group has; `GROUPS` by the standard rule."""
+class DataGroup(NamedTuple):
+    """Numbers of classes and images of a group; `images` by split."""
 
     group: str
     classes: int
@@ -218,18 +173,16 @@ class DataGroup:
     images: Mapping[str, int]
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """A key of the configuration, and the default where that is another."""
+class Setting(NamedTuple):
+    """A key of the configuration; `default` is None if the value equals it."""
 
     key: str
     value: str
     default: str | None
 
 
-@dataclasses.dataclass(frozen=True)
-class StageCost:
-    """What a stage took, and its share of all seconds in percent."""
+class StageCost(NamedTuple):
+    """Cost of a stage; `percent` is its share of all seconds."""
 
     stage: str
     images_seen: int
@@ -237,34 +190,21 @@ class StageCost:
     percent: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Content:
-    """The whole page; what a run has not is None or empty.
+class Content(NamedTuple):
+    """The whole page; parts that a run lacks are None or empty.
 
     Attributes:
-      title: of the data set.
+      title: name of the data set.
       method: name of the system.
-      facts: what describes the run, a few words each.
-      split: whose accuracies the header shows.
-      tiles: overall and each group.
-      tables: of every split.
-      notes: on anchors, a sentence each.
-      train_counts: of each class.
-      groups: of the data.
-      data: other facts of the data.
-      per_class: accuracy of each class.
-      confusion: the most confused classes; the columns are the same classes.
-      curves: of each stage.
+      facts: short descriptions of the run.
+      split: split of the header's accuracies.
+      notes: sentences about anchors.
+      data: further facts of the data set.
+      confusion: most confused classes; the columns are the same classes.
       selection: name of the anchors' selection.
-      anchors: examples of it.
-      explained: pictures with predictions.
-      explained_split: which they are of.
+      explained_split: split of the explained pictures.
       settings: keys of the configuration, by section.
-      costs: of each stage.
-      duration: of all stages.
-      images_seen: in training.
-      versions: of everything that had a part.
-      made_on: the date, if the page is to have one.
+      made_on: date, if the page has one.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""The figures of a report; all are as wide, so that their text is of one size."""
+"""Figures of a report, of equal width, so that their text has one size."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from vl_ltr_jax.report.page.content import GROUPS, LearningCurve, PerClass
 from vl_ltr_jax.report.page.per_class import RULE, group_names
 from vl_ltr_jax.report.page.svg import COLOURS, SERIES
 
-MAX_POINTS = 2000  # of a scatter; more are counted in cells
-_CELLS = (56, 25)  # of the latter, along count and accuracy
+MAX_POINTS = 2000  # in a scatter; more are counted in cells
+_CELLS = (56, 25)  # along count and accuracy
 _WIDE, _SMALL = (4.8, 3.1), (2.9, 1.5)  # inches; at 72 to an inch, the page's units
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A line of a legend: what it says, its colour, its dashes as SVG has them."""
+    """An entry of a legend; `dashes` as in SVG."""
 
     label: str
     colour: str
@@ -40,15 +40,15 @@ class Drawn:
 
 
 def accuracy_by_count(per_class: PerClass) -> Drawn:
-    """Accuracy of every class against its training images, and the mean along them."""
-    seen = np.flatnonzero(~np.isnan(per_class.percent))
-    counts, percent = per_class.train_counts[seen], per_class.percent[seen]
+    """Draws accuracy of every class against its training images, and the mean."""
+    labels = np.flatnonzero(~np.isnan(per_class.percent))
+    counts, percent = per_class.train_counts[labels], per_class.percent[labels]
     groups = group_names(counts)
     with svg.style():
         figure = Figure(figsize=_WIDE, layout="constrained")
         axes = figure.subplots()
         titles: list[str] = []
-        if len(seen) > MAX_POINTS:
+        if len(labels) > MAX_POINTS:
             _cells(axes, counts, percent)
         else:
             axes.scatter(
@@ -63,7 +63,7 @@ def accuracy_by_count(per_class: PerClass) -> Drawn:
             titles = [
                 f"{per_class.names[label]}: {percent:.1f} %, "
                 f"{per_class.train_counts[label]:,} training images"
-                for label, percent in zip(seen, percent, strict=True)
+                for label, percent in zip(labels, percent, strict=True)
             ]
         parts = class_curves.group_classes(counts)
         if len(parts) > 1:
@@ -82,7 +82,7 @@ def accuracy_by_count(per_class: PerClass) -> Drawn:
         drawn = svg.inline(
             figure,
             "accuracy",
-            f"Accuracy of {text.of_classes(len(seen))} against their training images",
+            f"Accuracy of {text.of_classes(len(labels))} against their training images",
             titles,
         )
     keys = [Key(group, group) for group in GROUPS if group in groups]
@@ -94,7 +94,7 @@ def accuracy_by_count(per_class: PerClass) -> Drawn:
 def _cells(
     axes: Axes, counts: Int[np.ndarray, "K"], percent: Float[np.ndarray, "K"]
 ) -> None:
-    """Squares that are the denser, the more classes lie there."""
+    """Draws squares whose density grows with their number of classes."""
     columns, rows = _CELLS
     place = np.log1p(counts)
     edges = np.linspace(place.min(), place.max() + 1e-9, columns + 1)
@@ -106,7 +106,7 @@ def _cells(
     x = np.expm1((edges[cells // rows] + edges[cells // rows + 1]) / 2)
     groups = group_names(counts[first])
     alpha = 0.15 + 0.85 * np.log1p(number) / np.log1p(number.max())
-    for group in GROUPS:  # a colour for each point and a transparency do not mix
+    for group in GROUPS:  # scatter takes one transparency for each colour
         mine = np.array([name == group for name in groups])
         if not mine.any():
             continue
@@ -124,20 +124,20 @@ def _cells(
 def motif(
     train_counts: Int[np.ndarray, "C"], most: int = 60
 ) -> list[tuple[str, float]]:
-    """The tail as an ornament: group and height, up to 1, of each bar.
+    """Returns group and height, up to 1, of each bar of the header's ornament.
 
     Args:
       train_counts: training images of each class.
-      most: how many bars; each is a class, the outermost among them.
+      most: number of bars; each is a class, both ends included.
     """
     counts = np.sort(train_counts)[::-1]
-    kept = np.unique(np.linspace(0, len(counts) - 1, most).round().astype(int))
-    heights = np.log1p(counts[kept]) / max(np.log1p(counts[0]), 1.0)
-    return list(zip(group_names(counts[kept]), heights.tolist(), strict=True))
+    places = np.unique(np.linspace(0, len(counts) - 1, most).round().astype(int))
+    heights = np.log1p(counts[places]) / max(np.log1p(counts[0]), 1.0)
+    return list(zip(group_names(counts[places]), heights.tolist(), strict=True))
 
 
 def long_tail(train_counts: Int[np.ndarray, "C"]) -> Drawn:
-    """Training images of every class, from the most to the fewest."""
+    """Draws training images of every class, in falling order."""
     counts = np.sort(train_counts)[::-1]
     ranks = np.arange(1, len(counts) + 1)
     groups = np.array(group_names(counts), object)
@@ -148,11 +148,13 @@ def long_tail(train_counts: Int[np.ndarray, "C"]) -> Drawn:
             mine = groups == group
             if not mine.any():
                 continue
-            # Steps of the outline, as bars would have, in one path.
-            kept = _thin(np.flatnonzero(mine))
-            edges = np.append(ranks[kept], ranks[mine][-1] + 1) - 0.5
+            # The outline of bars, in one path of at most 300 steps.
+            places = np.flatnonzero(mine)
+            if (size := len(places)) > 300:
+                places = places[np.linspace(0, size, 300, endpoint=False).astype(int)]
+            edges = np.append(ranks[places], ranks[mine][-1] + 1) - 0.5
             axes.stairs(
-                counts[kept], edges, fill=True, color=COLOURS[group], alpha=0.85
+                counts[places], edges, fill=True, color=COLOURS[group], alpha=0.85
             )
         low, high = shots.SHOT_RULES[RULE]["medium"]
         borders = [b for b in (high, low) if b and counts.min() < b < counts.max()]
@@ -174,28 +176,21 @@ def long_tail(train_counts: Int[np.ndarray, "C"]) -> Drawn:
         drawn = svg.inline(figure, "tail", description)
     keys = [Key(group, group) for group in GROUPS if (groups == group).any()]
     if borders:
-        told = " and ".join(map(str, borders))
-        keys.append(Key(f"{told} images", "muted", "3 3"))
+        counts_text = " and ".join(map(str, borders))
+        keys.append(Key(f"{counts_text} images", "muted", "3 3"))
     return Drawn(drawn, tuple(keys))
-
-
-def _thin(indices: np.ndarray, most: int = 300) -> np.ndarray:
-    """At most so many of them, at equal distances, the first among them."""
-    if len(indices) <= most:
-        return indices
-    return indices[np.linspace(0, len(indices), most, endpoint=False).astype(int)]
 
 
 def learning_curves(
     lines: Sequence[LearningCurve], key: str, title: str, small: bool
 ) -> Drawn:
-    """Scalars over steps.
+    """Draws scalars over steps.
 
     Args:
-      lines: one scalar each; `total` is drawn thick.
+      lines: one scalar each; `total` is thick.
       key: see `svg.inline`.
-      title: what the values are.
-      small: whether this one matters less.
+      title: name of the values.
+      small: True for a small figure.
     """
     keys = []
     with svg.style():
@@ -214,7 +209,7 @@ def learning_curves(
             )
             drawn.set_solid_capstyle("round")
             last = _number(float(line.values[-1]))
-            alone = small and len(lines) == 1  # its name is the title
+            alone = small and len(lines) == 1  # the title is its name
             label = f"{last} at the end" if alone else f"{line.name} {last}"
             on_off = "" if dashes == "-" else " ".join(map(str, dashes[1]))
             keys.append(Key(label, colour, on_off or "line"))
@@ -222,9 +217,9 @@ def learning_curves(
         if small:
             axes.locator_params(nbins=4)
         axes.margins(x=0.01)
-        told = ", ".join(key.label.removesuffix(" at the end") for key in keys)
-        described = f"{title}: {told} at the end"
-        return Drawn(svg.inline(figure, key, described), tuple(keys))
+        ends = ", ".join(key.label.removesuffix(" at the end") for key in keys)
+        description = f"{title}: {ends} at the end"
+        return Drawn(svg.inline(figure, key, description), tuple(keys))
 
 
 def _number(value: float) -> str:
@@ -234,7 +229,7 @@ def _number(value: float) -> str:
 
 
 def _looks(lines: Sequence[LearningCurve]) -> list[tuple[str, Any]]:
-    """Colour and dashes: terms that begin with the same word share the colour."""
+    """Returns colours and dashes; terms with the same first word share a colour."""
     if len(lines) == 1:
         return [("accent", "-")]
     words = [line.name.split(" ")[0] for line in lines]
@@ -251,7 +246,7 @@ def _looks(lines: Sequence[LearningCurve]) -> list[tuple[str, Any]]:
 
 
 def _count_axis(axes: Axes, counts: Int[np.ndarray, "K"]) -> None:
-    """A logarithmic axis that has room for no image at all."""
+    """Makes a logarithmic axis that includes zero images."""
     axes.set_xscale("symlog", linthresh=1)
     _plain_ticks(axes, counts, "x")
     low, high = int(counts.min()), int(counts.max())
@@ -259,7 +254,7 @@ def _count_axis(axes: Axes, counts: Int[np.ndarray, "K"]) -> None:
 
 
 def _plain_ticks(axes: Axes, counts: Int[np.ndarray, "K"], axis: str) -> None:
-    """1, 3, 10, 30 ... as far as there are classes, as plain numbers."""
+    """Labels 1, 3, 10, 30 ... within the counts, as plain numbers."""
     low, high = int(counts.min()), max(int(counts.max()), 1)
     marks = [n * 10**power for power in range(8) for n in (1, 3)]
     inside = [mark for mark in marks if low <= mark <= high] or [high]

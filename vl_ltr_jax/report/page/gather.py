@@ -1,4 +1,4 @@
-"""From what a run leaves to what its page shows."""
+"""Collects the content of a page from the files of a run."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from vl_ltr_jax.report import tables
 from vl_ltr_jax.report.page import learning, per_class, pictures, sentences, text
 from vl_ltr_jax.report.page.content import (
     GROUPS,
+    ConfusionLine,
     Content,
     DataGroup,
     Row,
@@ -37,12 +38,12 @@ _COLUMNS = ("overall", *GROUPS)
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """What the run is an instance of.
+    """The system of a run.
 
     Attributes:
-      title: of the system.
-      head: of the results, the one that is the run's own (`predicted_by`).
-      head_names: of heads, where they are not those of `titles.HEAD_NAMES`.
+      title: name of the system.
+      head: the run's own head (`predicted_by` of the results).
+      head_names: names of heads that differ from `titles.HEAD_NAMES`.
     """
 
     title: str
@@ -57,63 +58,61 @@ def gather(
     method: Method,
     class_names: Sequence[str],
     train_counts: Int[np.ndarray, "C"],
-    ranked: Mapping[str, Ranking] | None = None,
+    rankings: Mapping[str, Ranking] | None = None,
     curves: learning.Curves | None = None,
     selection: Selection | None = None,
     explained: Sequence[pictures.Explained] = (),
     made_on: str = "",
 ) -> Content:
-    """Everything that the page shows; what a run has not is left out.
+    """Returns the content of the page, without the parts that the run lacks.
 
     Args:
-      results: as in results.json.
-      configuration: as in config.json.
-      method: of the run.
+      results: content of results.json.
+      configuration: content of config.json.
+      method: system of the run.
       class_names: C names.
       train_counts: training images of each class.
-      ranked: under `test` and `val`, what is known of each image.
-      curves: under the name of each stage and scalar, steps and values.
-      selection: the corpus and its anchors.
+      rankings: rankings of `test` and `val`.
+      curves: steps and values by stage and scalar.
+      selection: corpus and anchors.
       explained: pictures, their classes, and explanations.
-      made_on: the date, if the page is to have one.
+      made_on: date, if the page has one.
     """
-    ranked = {s: r for s, r in (ranked or {}).items() if len(r.labels)}
-    split = next((s for s in SPLITS if _has_images(results, s, method)), SPLITS[0])
-    shown = next((s for s in (split, *SPLITS) if s in ranked), None)
+    rankings = {s: r for s, r in (rankings or {}).items() if len(r.labels)}
+    heads = {s: results[s].get(method.head) for s in SPLITS}
+    known = (s for s, head in heads.items() if head and head["top1"] is not None)
+    split = next(known, SPLITS[0])
+    ranked = next((s for s in (split, *SPLITS) if s in rankings), None)
     backbone = str(configuration["model"]["backbone"])
-    cost = results["cost"]
-    several = len(class_names) > 1
+    cost, notes = results["cost"], []
+    if "anchors" in results:
+        notes = tables.anchor_notes(results["anchors"])
+    classes, confusion = None, list[ConfusionLine]()
+    if ranked:
+        arguments = (rankings[ranked], class_names, train_counts)
+        classes = per_class.per_class(SPLIT_NAMES[ranked], *arguments)
+        if len(class_names) > 1:
+            confusion = per_class.confusion(*arguments)
     return Content(
         title=text.name(str(results["data"]["name"])),
         method=text.name(method.title),
         facts=_facts(results, configuration),
         split=SPLIT_NAMES[split],
-        tiles=_tiles(results[split].get(method.head), train_counts),
-        tables=tuple(_table(s, results[s], method, backbone, ranked) for s in SPLITS),
-        notes=tuple(
-            text.line(note, 3000)
-            for note in (
-                tables.anchor_notes(results["anchors"]) if "anchors" in results else ()
-            )
-        ),
+        tiles=_tiles(heads[split], train_counts),
+        tables=tuple(_table(s, results[s], method, backbone, rankings) for s in SPLITS),
+        notes=tuple(text.line(note, 3000) for note in notes),
         train_counts=train_counts,
-        groups=_groups(train_counts, ranked),
+        groups=_groups(train_counts, rankings),
         data=_data(results["data"]),
-        per_class=per_class.per_class(
-            SPLIT_NAMES[shown], ranked[shown], class_names, train_counts
-        )
-        if shown
-        else None,
-        confusion=per_class.confusion(ranked[shown], class_names, train_counts)
-        if shown and several
-        else (),
+        per_class=classes,
+        confusion=tuple(confusion),
         curves=learning.stages(curves or {}),
         selection=_SELECTIONS[selection.name] if selection else "",
         anchors=sentences.examples(selection, class_names, train_counts)
         if selection
         else (),
         explained=pictures.explained(explained, class_names),
-        explained_split=SPLIT_NAMES[shown or split],
+        explained_split=SPLIT_NAMES[ranked or split],
         settings=_settings(configuration),
         costs=_costs(cost),
         duration=messages.format_duration(cost["seconds"]),
@@ -121,11 +120,6 @@ def gather(
         versions=_versions(results["versions"]),
         made_on=text.line(made_on, 60),
     )
-
-
-def _has_images(results: Mapping[str, Any], split: str, method: Method) -> bool:
-    head = results[split].get(method.head)
-    return head is not None and head["top1"] is not None
 
 
 def _facts(
@@ -146,7 +140,7 @@ def _facts(
 def _tiles(
     head: Mapping[str, Any] | None, train_counts: Int[np.ndarray, "C"]
 ) -> tuple[Tile, ...]:
-    """The four numbers of the run's own head."""
+    """Returns the four accuracies of the run's own head."""
     if head is None:
         return ()
     top5 = "" if head["top5"] is None else f" · top-5 {head['top5']:.1f}"
@@ -166,55 +160,55 @@ def _table(
     heads: Mapping[str, Any],
     method: Method,
     backbone: str,
-    ranked: Mapping[str, Ranking],
+    rankings: Mapping[str, Ranking],
 ) -> Table:
     names = {**titles.HEAD_NAMES, **method.head_names}
     in_order = tables.in_order(heads, method.head)
-    rules, notes = {}, []
+    rules = {}
     for rule, rule_name in tables.RULE_NAMES.items():
-        rows = {
-            head: tables.row(text.name(names[head]), backbone, [heads[head]], rule)
+        rows = [
+            tables.row(text.name(names[head]), backbone, [heads[head]], rule)
             for head in in_order
-        }
-        cells = {
-            head: tuple(tables.cell(getattr(row, column)) for column in _COLUMNS)
-            for head, row in rows.items()
-        }
-        # The best by what is printed: a reader sees no further digit.
-        highest = [
-            max((float(c) for c in column if c != "-"), default=None)
-            for column in zip(*cells.values(), strict=True)
         ]
+        cells = [
+            tuple(tables.cell(getattr(row, column)) for column in _COLUMNS)
+            for row in rows
+        ]
+        # The best by the printed digit: readers see no further digit.
+        best = [max(column, key=_number) for column in zip(*cells, strict=True)]
         rules[rule_name] = tuple(
             Row(
                 row.method,
                 row.backbone,
-                cells[head],
+                mine,
                 tuple(
-                    len(rows) > 1 and c != "-" and float(c) == best
-                    for c, best in zip(cells[head], highest, strict=True)
+                    len(rows) > 1 and a == b != "-"
+                    for a, b in zip(mine, best, strict=True)
                 ),
                 head == method.head,
             )
-            for head, row in rows.items()
+            for head, row, mine in zip(in_order, rows, cells, strict=True)
         )
-    for head in in_order:
-        notes.append(f"{names[head]}: {tables.beside(heads[head])}.")
-    images = len(ranked[split].labels) if split in ranked else None
-    return Table(
-        SPLIT_NAMES[split], images, rules, tuple(text.line(n, 200) for n in notes)
+    notes = tuple(
+        text.line(f"{names[head]}: {tables.other_results(heads[head])}.", 200)
+        for head in in_order
     )
+    images = len(rankings[split].labels) if split in rankings else None
+    return Table(SPLIT_NAMES[split], images, rules, notes)
+
+
+def _number(cell: str) -> float:
+    return -1 if cell == "-" else float(cell)
 
 
 def _groups(
-    train_counts: Int[np.ndarray, "C"], ranked: Mapping[str, Ranking]
+    train_counts: Int[np.ndarray, "C"], rankings: Mapping[str, Ranking]
 ) -> tuple[DataGroup, ...]:
+    size = len(train_counts)
     images = {
-        SPLIT_NAMES[split]: np.bincount(
-            ranked[split].labels, minlength=len(train_counts)
-        )
+        SPLIT_NAMES[split]: np.bincount(rankings[split].labels, minlength=size)
         for split in SPLITS
-        if split in ranked
+        if split in rankings
     }
     return tuple(
         DataGroup(
@@ -229,7 +223,7 @@ def _groups(
 
 def _data(data: Mapping[str, Any]) -> dict[str, str]:
     largest, smallest = data["largest_class"], data["smallest_class"]
-    told = {
+    facts = {
         "Classes": f"{data['num_classes']:,}",
         "Training images": f"{data['train_images']:,}",
         "Validation images": f"{data['val_images']:,}",
@@ -241,22 +235,20 @@ def _data(data: Mapping[str, Any]) -> dict[str, str]:
         "Sentences": f"{data['sentences']:,}",
     }
     if smallest:
-        told["Imbalance"] = f"{largest / smallest:,.0f} to 1"
-    return told
+        facts["Imbalance"] = f"{largest / smallest:,.0f} to 1"
+    return facts
 
 
 def _settings(configuration: Mapping[str, Any]) -> dict[str, tuple[Setting, ...]]:
-    """Every key, by section; keys without one come first, under no name."""
+    """Returns all keys by section; keys outside sections come first, under ''."""
     sections: dict[str, list[Setting]] = {"": []}
-    for section, given in configuration.items():
-        inside = isinstance(given, Mapping)
-        for name, value in (given if inside else {section: given}).items():
+    for section, content in configuration.items():
+        inside = isinstance(content, Mapping)
+        for name, value in (content if inside else {section: content}).items():
             key = f"{section}.{name}" if inside else section
-            # A key that has gone since has no default, and differs from none.
             default = _DEFAULTS[key] if key in _DEFAULTS else value
-            setting = Setting(
-                key, _value(value), None if default == value else _value(default)
-            )
+            changed = None if default == value else _value(default)
+            setting = Setting(key, _value(value), changed)
             sections.setdefault(section if inside else "", []).append(setting)
     return {name: tuple(keys) for name, keys in sections.items() if keys}
 
@@ -270,12 +262,12 @@ def _value(value: Any) -> str:
 
 
 def _versions(versions: Mapping[str, Any]) -> dict[str, str]:
-    """With as much of the commit as tells it from others."""
-    told = {name: text.line(str(version), 120) for name, version in versions.items()}
-    if "commit" in told:
-        revision, plus, changes = told["commit"].partition("+")
-        told["commit"] = revision[:12] + plus + changes
-    return told
+    """Returns versions of programs, with the commit shortened."""
+    lines = {name: text.line(str(version), 120) for name, version in versions.items()}
+    if "commit" in lines:
+        revision, plus, changes = lines["commit"].partition("+")
+        lines["commit"] = revision[:12] + plus + changes
+    return lines
 
 
 def _costs(cost: Mapping[str, Any]) -> tuple[StageCost, ...]:
@@ -283,9 +275,9 @@ def _costs(cost: Mapping[str, Any]) -> tuple[StageCost, ...]:
     return tuple(
         StageCost(
             text.line(stage, 60),
-            int(one["images_seen"]),
-            messages.format_duration(one["seconds"]),
-            100 * one["seconds"] / total,
+            int(stage_cost["images_seen"]),
+            messages.format_duration(stage_cost["seconds"]),
+            100 * stage_cost["seconds"] / total,
         )
-        for stage, one in cost["stages"].items()
+        for stage, stage_cost in cost["stages"].items()
     )

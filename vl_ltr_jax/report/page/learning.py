@@ -8,9 +8,9 @@ import numpy as np
 from vl_ltr_jax.report.page import text
 from vl_ltr_jax.report.page.content import LearningCurve, StageCurves
 
-# Under the name of each stage and scalar: steps and values.
+# Steps and values by stage and scalar.
 Curves: TypeAlias = Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
-# Title of a figure, and how the names of its scalars begin.
+# Title of a figure to the prefix of its scalars.
 PANELS = {
     "Loss": "loss/",
     "Batch accuracy in percent": "accuracy",
@@ -18,12 +18,12 @@ PANELS = {
     "Images per second": "throughput/images_per_second",
 }
 MAX_POINTS = 400
-_MAX_CURVES = 8  # of a figure
+_MAX_CURVES = 8  # in a figure
 
 
 def stages(curves: Curves) -> tuple[StageCurves, ...]:
-    """The figures of every stage that has any."""
-    found = []
+    """Returns the figures of every stage that has scalars."""
+    result = []
     for stage, scalars in curves.items():
         panels: dict[str, list[LearningCurve]] = {}
         for scalar in sorted(scalars, key=lambda name: (name != "loss/total", name)):
@@ -38,28 +38,25 @@ def stages(curves: Curves) -> tuple[StageCurves, ...]:
                 for title in PANELS
                 if title in panels
             }
-            found.append(StageCurves(text.line(stage, 60), in_order))
-    return tuple(found)
+            result.append(StageCurves(text.line(stage, 60), in_order))
+    return tuple(result)
 
 
 def thinned(name: str, steps: np.ndarray, values: np.ndarray) -> LearningCurve:
-    """A curve of at most `MAX_POINTS` points, the first and the last among them.
+    """Returns a curve of at most `MAX_POINTS` points, both ends included.
 
-    Args:
-      name: of the scalar.
-      steps: rising.
-      values: of the scalar; those that are no numbers are left out.
+    Values that are not finite are dropped.
     """
     steps, values = np.asarray(steps, np.float64), np.asarray(values, np.float64)
     finite = np.isfinite(values)
     steps, values = steps[finite], values[finite]
     if len(steps) > MAX_POINTS:
-        kept = np.linspace(0, len(steps) - 1, MAX_POINTS).round().astype(int)
-        steps, values = steps[kept], values[kept]
+        places = np.linspace(0, len(steps) - 1, MAX_POINTS).round().astype(int)
+        steps, values = steps[places], values[places]
     return LearningCurve(name, steps, values)
 
 
 def _short(scalar: str) -> str:
-    """`loss/contrastive_image` is `contrastive image`."""
-    _, _, rest = scalar.partition("/")
-    return text.line((rest or scalar).replace("_", " "), 40)
+    """Returns `contrastive image` for `loss/contrastive_image`."""
+    name = scalar.partition("/")[2] or scalar
+    return text.line(name.replace("_", " "), 40)

@@ -1,26 +1,28 @@
-"""The page itself: content and figures through a template, everything escaped."""
+"""The page as HTML: content and figures in a template that escapes all texts."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
 
-from vl_ltr_jax.report.page.content import Content
+from vl_ltr_jax.report.page.content import Content, LearningCurve
 
 TEMPLATE = "report.html.jinja"
 _WIDE_PANELS = ("Loss", "Batch accuracy in percent")
 
 
 def render(content: Content) -> str:
-    """The page as HTML that needs nothing else.
+    """Returns the page as one HTML file without scripts.
 
-    Texts of others (names, sentences, values) appear as text, whatever they hold: the
-    template escapes all of them, and the page's own policy forbids scripts.
-
-    Args:
-      content: from `gather.gather`.
+    The template escapes user text, and the page's own policy forbids scripts.
     """
     from vl_ltr_jax.report.page import figures  # matplotlib takes a while
+
+    def panel(key: str, title: str, curves: Sequence[LearningCurve]) -> dict[str, Any]:
+        small = title not in _WIDE_PANELS
+        figure = figures.learning_curves(curves, key, title, small)
+        return {"title": title, "small": small, "figure": figure}
 
     return _template().render(
         content=content,
@@ -31,21 +33,13 @@ def render(content: Content) -> str:
             {
                 "stage": stage.stage,
                 "panels": [
-                    _panel(f"curve-{number}-{place}", title, lines)
-                    for place, (title, lines) in enumerate(stage.panels.items())
+                    panel(f"curve-{number}-{place}", title, curves)
+                    for place, (title, curves) in enumerate(stage.panels.items())
                 ],
             }
             for number, stage in enumerate(content.curves)
         ],
     )
-
-
-def _panel(key: str, title: str, lines: Any) -> dict[str, Any]:
-    from vl_ltr_jax.report.page import figures
-
-    small = title not in _WIDE_PANELS
-    drawn = figures.learning_curves(lines, key, title, small)
-    return {"title": title, "small": small, "figure": drawn}
 
 
 @functools.lru_cache(maxsize=1)

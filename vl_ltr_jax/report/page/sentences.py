@@ -1,4 +1,4 @@
-"""What AnSS made of a class's sentences: the best and the worst, as in the paper."""
+"""The best and the worst sentences of classes by AnSS, as in the paper."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,20 +11,20 @@ from vl_ltr_jax.report.page.content import GROUPS, ClassSentences, ScoredSentenc
 from vl_ltr_jax.report.page.per_class import group_names
 
 PER_GROUP = 3  # classes shown of each group
-_SHOWN = 3  # sentences at either end
-_MAX_MARKS = 120  # of the strip that shows all scores
+_AT_EITHER_END = 3  # sentences
+_MAX_MARKS = 120  # in the strip of all scores
 
 
 class Selection(NamedTuple):
-    """The corpus and its anchors, as the stages `embed` and `anchors` leave them.
+    """The corpus and its anchors, from the stages `embed` and `anchors`.
 
     Attributes:
-      sentences: of the corpus.
-      labels: the class of each.
+      sentences: sentences of the corpus.
+      labels: class of each sentence.
       scores: L_lin of each, lower is better; +inf for classes without images.
-      indices: the M anchors of each class, best first.
-      padding: True where a class has fewer.
-      name: of the selection.
+      indices: anchors of each class, best first.
+      padding: True in place of an absent anchor.
+      name: value of `anchors.selection`.
     """
 
     sentences: Sequence[str]
@@ -41,14 +41,7 @@ def examples(
     train_counts: Int[np.ndarray, "C"],
     per_group: int = PER_GROUP,
 ) -> tuple[ClassSentences, ...]:
-    """Of each group, the classes whose sentences differ most in L_lin.
-
-    Args:
-      selection: corpus and anchors.
-      class_names: C names.
-      train_counts: training images of each class.
-      per_group: how many classes of each.
-    """
+    """Returns, for each group, the classes whose sentences differ most in L_lin."""
     groups = np.array(group_names(train_counts), object)
     spread = _spread(selection, len(class_names))
     chosen: list[int] = []
@@ -69,7 +62,7 @@ def examples(
 
 
 def _spread(selection: Selection, num_classes: int) -> Float[np.ndarray, "C"]:
-    """Highest less lowest score of each class; -inf without two that are known."""
+    """Returns the range of scores of each class; -inf without finite scores."""
     known = np.isfinite(selection.scores)
     labels, scores = selection.labels[known], selection.scores[known]
     highest, lowest = (np.full(num_classes, end) for end in (-np.inf, np.inf))
@@ -110,7 +103,7 @@ def _class_sentences(
 
 
 def _ends(ordered: np.ndarray) -> np.ndarray:
-    """The first and the last few."""
-    if len(ordered) <= 2 * _SHOWN:
+    """Returns the first and the last few."""
+    if len(ordered) <= 2 * _AT_EITHER_END:
         return ordered
-    return np.concatenate([ordered[:_SHOWN], ordered[-_SHOWN:]])
+    return np.concatenate([ordered[:_AT_EITHER_END], ordered[-_AT_EITHER_END:]])

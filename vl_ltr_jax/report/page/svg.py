@@ -1,7 +1,7 @@
-"""Figures of matplotlib as SVG that stands inside a page and takes its colours.
+"""Figures of matplotlib as SVG inside a page, in the page's colours and font.
 
-Colours are drawn as stand-ins, which become variables of the page's style sheet, so
-that one figure serves a dark and a light page. Text stays text, in the page's font.
+Placeholder colours become variables of the page's style sheet. So one figure serves a
+dark and a light page.
 """
 
 import contextlib
@@ -14,21 +14,10 @@ from xml.etree import ElementTree
 import matplotlib
 from matplotlib.figure import Figure
 
-# Stand-ins for variables of the style sheet.
-COLOURS = {
-    "ink": "#010a01",
-    "muted": "#010a02",
-    "line": "#010a03",
-    "accent": "#010a04",
-    "many": "#010a05",
-    "medium": "#010a06",
-    "few": "#010a07",
-    "series-1": "#010a08",
-    "series-2": "#010a09",
-    "series-3": "#010a0a",
-    "series-4": "#010a0b",
-}
-SERIES = tuple(name for name in COLOURS if name.startswith("series"))
+# Placeholders for variables of the style sheet.
+SERIES = ("series-1", "series-2", "series-3", "series-4")
+_NAMES = ("ink", "muted", "line", "accent", "many", "medium", "few", *SERIES)
+COLOURS = {name: f"#010a{number:02x}" for number, name in enumerate(_NAMES, 1)}
 _VARIABLES = {colour: f"var(--{name})" for name, colour in COLOURS.items()}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -63,7 +52,7 @@ _FONT_FAMILY = re.compile(r"\s*font-family:[^;]*(;|$)")
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """The look of all figures, to be in force while one is made and drawn."""
+    """Applies the style of all figures while one is made and drawn."""
     with matplotlib.rc_context(_STYLE):
         yield
 
@@ -71,27 +60,23 @@ def style() -> Iterator[None]:
 def inline(
     figure: Figure, key: str, description: str, titles: Sequence[str] = ()
 ) -> str:
-    """A figure as an `svg` element for an HTML page.
+    """Returns a figure as an `svg` element for an HTML page.
 
     Args:
       figure: made and drawn under :func:`style`.
-      key: distinguishes its ids from those of the other figures of the page.
-      description: what it shows, for those who do not see it.
-      titles: of the marks of the artist with the gid `points`, shown where a mouse
-        rests.
-
-    Raises:
-      ValueError: if there are other than as many marks as titles.
+      key: prefix of its ids, unique in the page.
+      description: text for screen readers.
+      titles: tooltips, one for each mark of the artist with the gid `points`.
     """
     figure.patch.set_visible(False)
     file = io.BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(file, format="svg", metadata=nothing)
     root = ElementTree.fromstring(file.getvalue())
-    _plain(root)
+    _simplify(root)
     if titles:
         points = next(g for g in root.iter("g") if g.get("id") == "points")
-        for mark, text in zip(_marks(points), titles, strict=True):
+        for mark, text in zip(points.iter("use"), titles, strict=True):
             ElementTree.SubElement(mark, "title").text = text
     _set_ids(root, key)
     size = root.attrib["viewBox"]
@@ -100,8 +85,8 @@ def inline(
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _plain(root: ElementTree.Element) -> None:
-    """Takes out what HTML does not need: name spaces, metadata, style sheet, fonts."""
+def _simplify(root: ElementTree.Element) -> None:
+    """Removes name spaces, metadata, style sheet and fonts, which HTML needs not."""
     for parent in root.iter():
         parent.tag = _NAMESPACE.sub("", parent.tag)
         parent.tail = None
@@ -122,22 +107,13 @@ def _plain(root: ElementTree.Element) -> None:
                 parent.attrib[_NAMESPACE.sub("", name)] = value
 
 
-def _marks(group: ElementTree.Element) -> Iterator[ElementTree.Element]:
-    """What is drawn in a group, its definitions left out."""
-    for child in group:
-        if child.tag in ("use", "path"):
-            yield child
-        elif child.tag == "g":
-            yield from _marks(child)
-
-
 def _set_ids(root: ElementTree.Element, key: str) -> None:
-    """Makes ids unique in the page, and leaves out those that nothing refers to."""
+    """Makes ids unique in the page, and drops ids without a reference."""
     used = {
-        found[1]
+        match[1]
         for element in root.iter()
         for name, value in element.attrib.items()
-        if name in ("href", "clip-path") and (found := _REFERENCE.search(value))
+        if name in ("href", "clip-path") and (match := _REFERENCE.search(value))
     }
     for element in root.iter():
         if (own := element.attrib.pop("id", None)) in used:

@@ -1,42 +1,34 @@
-"""Texts of others as a page shows them: short, one line, without control characters."""
+"""User text for the page: short, one line, without control characters."""
 
 import unicodedata
 
-MAX_NAME = 100  # characters of a class name
-MAX_SENTENCE = 320
+
+def name(content: str) -> str:
+    """Returns a class name of at most 100 characters, see :func:`line`."""
+    return line(content, 100)
 
 
-def name(given: str) -> str:
-    """A class name, see :func:`line`."""
-    return line(given, MAX_NAME)
+def sentence(content: str) -> str:
+    """Returns a sentence of at most 320 characters, see :func:`line`."""
+    return line(content, 320)
 
 
-def sentence(given: str) -> str:
-    """A sentence, see :func:`line`."""
-    return line(given, MAX_SENTENCE)
+def line(content: str, max_length: int) -> str:
+    """Returns a text as one line of bounded length that UTF-8 can encode.
 
-
-def line(given: str, max_length: int) -> str:
-    """A text as one line of bounded length that can be written as UTF-8.
-
-    Control characters and lone surrogates become the replacement character; marks of
-    direction stay: where the text is shown they act on it alone.
-
-    Args:
-      given: any text.
-      max_length: in characters; a longer one ends with an ellipsis.
+    Control characters and lone surrogates become the replacement character. A shortened
+    text ends with an ellipsis.
     """
-    # Four times as many: blank space shrinks, but nobody waits for a megabyte.
-    words = " ".join(given[: 4 * max_length].split())
+    words = " ".join(content.split())
     safe = "".join(
         "\ufffd" if unicodedata.category(letter) in ("Cc", "Cs") else letter
-        for letter in words
+        for letter in words[: max_length + 1]
     )
-    if len(safe) <= max_length and len(given) <= 4 * max_length:
+    if len(safe) <= max_length:
         return safe
     return safe[: max_length - 1].rstrip() + "…"
 
 
 def of_classes(number: int) -> str:
-    """`1 class`, `1,203 classes`."""
+    """Returns `1 class`, `1,203 classes`."""
     return f"{number:,} class{'' if number == 1 else 'es'}"

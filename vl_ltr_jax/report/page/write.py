@@ -1,4 +1,4 @@
-"""The page of a run, from what its stages have left."""
+"""The page of a run, from the files of its stages."""
 
 import dataclasses
 import datetime
@@ -20,7 +20,6 @@ from vl_ltr_jax.report.page.sentences import Selection
 from vl_ltr_jax.run.anchors import Anchors
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime.errors import UserError
-from vl_ltr_jax.stages import evaluate
 from vl_ltr_jax.storage.artifact import write_whole
 from vl_ltr_jax.systems import titles
 
@@ -28,44 +27,44 @@ NAME = "report.html"
 
 
 def write(run: Run, results: Mapping[str, Any]) -> None:
-    """Writes `workdir/report.html`; to be called on every process.
+    """Writes `workdir/report.html`; called by every process.
 
     Args:
-      run: all of whose stages are finished.
-      results: as in results.json.
+      run: run with all stages finished.
+      results: content of results.json.
     """
-    recognizer = _recognizer(run)  # a checkpoint is read by all processes together
-    if jax.process_index() == 0:
-        write_whole(run.workdir / NAME, page(run, results, recognizer))
-
-
-def page(run: Run, results: Mapping[str, Any], recognizer: Recognizer | None) -> str:
-    """The page as HTML.
-
-    Args:
-      run: all of whose stages are finished.
-      results: as in results.json.
-      recognizer: of the run; without one no prediction is explained.
-    """
-    recipe, inputs = systems.recipe_of(run.config), run.inputs
-    ranked = _rankings(run)
+    recognizer = _recognizer(run)  # all processes read a checkpoint together
+    if jax.process_index() != 0:
+        return
+    by_split = rankings(run)
     content = gather.gather(
         results=results,
         configuration=dataclasses.asdict(run.config),
         method=gather.Method(
-            recipe.title,
+            systems.recipe_of(run.config).title,
             titles.own_head(run.config, results["test"]),
             titles.head_names(run.config),
         ),
-        class_names=inputs.data.class_names,
-        train_counts=inputs.data.train_counts,
-        ranked=ranked,
+        class_names=run.inputs.data.class_names,
+        train_counts=run.inputs.data.train_counts,
+        rankings=by_split,
         curves=_curves(run, results),
         selection=_selection(run) if "anchors" in results["cost"]["stages"] else None,
-        explained=_explained(run, ranked, recognizer) if recognizer else [],
+        explained=_explained(run, by_split, recognizer) if recognizer else [],
         made_on=datetime.date.today().isoformat(),
     )
-    return render(content)
+    write_whole(run.workdir / NAME, render(content))
+
+
+def rankings(run: Run) -> dict[str, Ranking]:
+    """Returns the rankings of `test` and `val` that evaluation wrote."""
+    artifact = run.artifact("evaluate")
+    return {
+        split: Ranking(
+            *(artifact.load_array(f"{split}_{name}") for name in Ranking._fields)
+        )
+        for split in gather.SPLITS
+    }
 
 
 def _recognizer(run: Run) -> Recognizer | None:
@@ -77,23 +76,11 @@ def _recognizer(run: Run) -> Recognizer | None:
 
 
 def _curves(run: Run, results: Mapping[str, Any]) -> Curves:
-    """What the training stages have logged."""
+    """Returns the scalars of the training stages."""
     return {
         stage: event_files.read_scalars(run.workdir / stage)
         for stage, cost in results["cost"]["stages"].items()
         if cost["images_seen"]
-    }
-
-
-def _rankings(run: Run) -> dict[str, Ranking]:
-    """What evaluation has kept of each image; an older run kept nothing."""
-    left = run.artifact("evaluate")
-    return {
-        split: Ranking(
-            *(left.load_array(f"{split}_{name}") for name in evaluate.PREDICTIONS)
-        )
-        for split in gather.SPLITS
-        if (left.directory / f"{split}_{evaluate.PREDICTIONS[-1]}.npy").exists()
     }
 
 
@@ -110,19 +97,19 @@ def _selection(run: Run) -> Selection:
 
 
 def _explained(
-    run: Run, ranked: Mapping[str, Ranking], recognizer: Recognizer
+    run: Run, by_split: Mapping[str, Ranking], recognizer: Recognizer
 ) -> list[pictures.Explained]:
-    """Pictures of the test split, or of validation, with explanations."""
+    """Returns pictures of the test split, or of validation, with explanations."""
     data = run.inputs.data
-    split = next((s for s in gather.SPLITS if s in ranked), None)
+    split = next((s for s in gather.SPLITS if len(by_split[s].labels)), None)
     if split is None:
         return []
     images = getattr(data, split)
-    chosen = pictures.choose(ranked[split], data.train_counts)
+    chosen = pictures.choose(by_split[split], data.train_counts)
     try:
         opened = [images.read(int(index)) for index in chosen]
-    except ImageReadError as error:  # it was there a moment ago
+    except ImageReadError as error:  # deleted since the evaluation
         console.warn(f"{NAME} explains no prediction: {error}")
         return []
-    labels = ranked[split].labels[chosen].tolist()
+    labels = by_split[split].labels[chosen].tolist()
     return list(zip(opened, labels, recognizer.explain(opened), strict=True))
