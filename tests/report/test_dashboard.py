@@ -255,6 +255,6 @@ def test_shown_classes_reach_from_the_largest_to_the_smallest():
     counts = np.arange(8142, 0, -1)
     names = [f"class {label}" for label in range(8142)]
     text = dashboard.anchor_text(counts > 0, [["one."]] * 8142, names, counts)
-    shown = [int(n.replace(",", "")) for n in re.findall(r"\(([\d,]+) training", text)]
-    assert (len(shown), shown[0], shown[-1]) == (dashboard.CLASSES_PER_GROUP, 8142, 1)
-    assert shown == sorted(shown, reverse=True)
+    rows = [int(n.replace(",", "")) for n in re.findall(r"\(([\d,]+) training", text)]
+    assert (len(rows), rows[0], rows[-1]) == (dashboard.CLASSES_PER_GROUP, 8142, 1)
+    assert rows == sorted(rows, reverse=True)

@@ -47,13 +47,13 @@ def test_the_header_and_the_table_hold_the_papers_numbers(content):
 
 
 def test_accuracies_and_confusions_of_classes_are_counted(content):
-    shown = content.per_class
-    np.testing.assert_allclose(shown.percent, [100, 90, 80, 70, 60, 50])
-    worst = shown.worst[0]
+    classes = content.per_class
+    np.testing.assert_allclose(classes.percent, [100, 90, 80, 70, 60, 50])
+    worst = classes.worst[0]
     assert (worst.group, worst.train_images, worst.percent) == ("few", 2, 50.0)
     assert worst.taken_for == ((NAMES[4], 5),)
-    assert [line.percent for line in shown.worst] == [50, 60, 70, 80, 90]
-    assert [line.train_images for line in shown.listed] == sorted(COUNTS)
+    assert [line.percent for line in classes.worst] == [50, 60, 70, 80, 90]
+    assert [line.train_images for line in classes.listed] == sorted(COUNTS)
     first, second, *_ = content.confusion
     assert [first.name, second.name] == [NAMES[5], NAMES[4]]
     assert first.shares[:2] == (50.0, 50.0) and second.shares[:3] == (0.0, 60.0, 40.0)
@@ -62,8 +62,8 @@ def test_accuracies_and_confusions_of_classes_are_counted(content):
 def test_of_equal_accuracies_the_larger_class_comes_first():
     ranking = ranked(num_classes=3)
     wrong = ranking._replace(classes=(ranking.labels[:, None] + 1) % 3)
-    shown = per_class.per_class("test", wrong, ["a", "b", "c"], np.array([5, 90, 20]))
-    assert [line.name for line in shown.worst] == ["b", "c", "a"]
+    classes = per_class.per_class("test", wrong, ["a", "b", "c"], np.array([5, 90, 20]))
+    assert [line.name for line in classes.worst] == ["b", "c", "a"]
 
 
 def test_the_confusion_matrix_is_bounded():
@@ -97,8 +97,8 @@ def test_sentences_are_sorted_by_their_losses(content):
     names = [f"class {n}" for n in range(9)]
     wide = selection(names)
     wide.scores[wide.labels == 4] *= 3
-    shown = sentences.examples(wide, names, np.full(9, 50), 2)
-    assert [example.name for example in shown] == ["class 4", "class 0"]
+    examples = sentences.examples(wide, names, np.full(9, 50), 2)
+    assert [example.name for example in examples] == ["class 4", "class 0"]
 
 
 def test_predictions_carry_their_evidence():

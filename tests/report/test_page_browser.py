@@ -22,7 +22,7 @@ CONTRASTS = """() => {
     const f = v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
     return .2126 * f(r) + .7152 * f(g) + .0722 * f(b);
   };
-  const background = e => {
+  const paper = e => {
     for (; e; e = e.parentElement) {
       const c = parse(getComputedStyle(e).backgroundColor);
       if (c.length < 4 || c[3] === 1) return c;
@@ -35,7 +35,7 @@ CONTRASTS = """() => {
   for (const e of texts) {
     const own = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
     if (!own || !e.checkVisibility()) continue;
-    const [a, b] = [luminance(parse(getComputedStyle(e).color)), luminance(background(e))];
+    const [a, b] = [luminance(parse(getComputedStyle(e).color)), luminance(paper(e))];
     const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
     if (ratio < 4.5) low[`${e.tagName}.${e.className}`] = ratio;
   }

@@ -18,7 +18,7 @@ class RecognizerError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-    """The facts about a recognizer besides its arrays, as plain JSON.
+    """The facts about a recognizer, as plain JSON.
 
     Attributes:
       method: value of `config.method`.

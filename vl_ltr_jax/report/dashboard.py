@@ -86,7 +86,7 @@ def write(
 
 
 def _accuracies(result: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the accuracies of one head; groups without images have none."""
+    """Returns the accuracies of one head; not of groups without images."""
     values = {n: result[n] for n in ("top1", "class_mean")} | result["shots"][RULE]
     return {f"accuracy/{n}": value for n, value in values.items() if value is not None}
 

@@ -71,14 +71,16 @@ def per_class(
     def line(label: int) -> ClassLine:
         mine = wrong.true == label
         order = np.argsort(-wrong.images[mine], kind="stable")[:_TAKEN_FOR]
-        others, counts = wrong.predicted[mine][order], wrong.images[mine][order]
+        wrong_labels, counts = wrong.predicted[mine][order], wrong.images[mine][order]
         return ClassLine(
             names[label],
             groups[label],
             int(train_counts[label]),
             int(images[label]),
             float(percent[label]),
-            tuple((names[o], int(n)) for o, n in zip(others, counts, strict=True)),
+            tuple(
+                (names[o], int(n)) for o, n in zip(wrong_labels, counts, strict=True)
+            ),
         )
 
     with_images = np.flatnonzero(images > 0)

@@ -23,7 +23,7 @@ class Selection(NamedTuple):
       labels: class of each sentence.
       scores: L_lin of each, lower is better; +inf for classes without images.
       indices: anchors of each class, best first.
-      padding: True in place of an absent anchor.
+      padding: True for an absent anchor.
       name: value of `anchors.selection`.
     """
 
