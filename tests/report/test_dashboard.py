@@ -1,21 +1,12 @@
-"""TensorBoard opens a workdir and shows the evaluation of a run."""
+"""TensorBoard's view of an evaluated run."""
 
-import contextlib
-import gzip
-import html
-import io
-import json
-import os
+import collections
 import re
-import subprocess
-import sys
-import time
-import urllib.parse
-import urllib.request
 
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vl_ltr_jax.config import settings
 from vl_ltr_jax.data.images.decode import ImageReadError
@@ -77,7 +68,7 @@ SUMMARY = {
 }
 
 
-def write(directory, predicted=PREDICTED, anchors=ANCHORS):
+def write(logs, predicted=PREDICTED, anchors=ANCHORS):
     train = np.repeat(np.arange(4, dtype=np.int32), COUNTS)
     splits = map(split_of, (train, LABELS, LABELS))
     data = LongTailedData("cats", NAMES, ("",) * 4, *splits)
@@ -89,72 +80,41 @@ def write(directory, predicted=PREDICTED, anchors=ANCHORS):
     )
     rankings = {"val": ranking, "test": ranking}
     config = settings.Config(seed=7)
-    with Logs(directory) as logs:
-        dashboard.write(
-            logs, WORKDIR, config, data, SUMMARY, rankings, transform, anchors
-        )
+    dashboard.write(logs, WORKDIR, config, data, SUMMARY, rankings, transform, anchors)
 
 
-class Board:
-    """TensorBoard's data API."""
+class Recorder:
+    """Holds what would be written, by kind and name."""
 
-    def __init__(self, url):
-        self.url = url
+    def __init__(self):
+        self.written = collections.defaultdict(dict)
 
-    def get(self, plugin, path, **query):
-        """Returns the answer of a plugin as bytes."""
-        url = f"{self.url}data/plugin/{plugin}/{path}?{urllib.parse.urlencode(query)}"
-        with urllib.request.urlopen(url, timeout=60) as answer:
-            content = answer.read()
-            packed = answer.headers["Content-Encoding"] == "gzip"
-            return gzip.decompress(content) if packed else content
+    def scalars(self, step, values):
+        self.written["scalars"] |= values
 
-    def ask(self, plugin, path, **query):
-        return json.loads(self.get(plugin, path, **query))
+    def result(self, run, configuration, metrics):
+        self.written["result"] = {run: (configuration, metrics)}
 
-    def text(self, tag):
-        (event,) = self.ask("text", "text", run="evaluate", tag=tag)
-        return event["text"]
+    def text(self, step, name, content):
+        self.written["text"][name] = content
 
+    def images(self, step, name, pictures):
+        self.written["images"][name] = pictures
 
-@contextlib.contextmanager
-def serving(workdir):
-    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={workdir}"]
-    process = subprocess.Popen(
-        [*command, "--host=127.0.0.1", "--port=0"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-    )
-    try:
-        for line in process.stderr:
-            if match := re.search(r"http://127\.0\.0\.1:\d+/", line):
-                break
-        yield Board(match[0])
-    finally:
-        process.terminate()
-        process.stderr.close()
-        process.wait(60)
+    def histogram(self, step, name, values):
+        self.written["histogram"][name] = values
 
 
 @pytest.fixture(scope="module")
-def board(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("workdir")
-    write(workdir / "evaluate")
-    with serving(workdir) as board:
-        deadline = time.monotonic() + 60
-        while len(board.ask("text", "tags").get("evaluate", ())) < 6 or (
-            "evaluate/result" not in board.ask("scalars", "tags")
-        ):
-            assert time.monotonic() < deadline, "TensorBoard has not read the workdir"
-            time.sleep(0.2)
-        yield board
+def written():
+    recorder = Recorder()
+    write(recorder)
+    return recorder.written
 
 
-def test_accuracies_and_margins_are_shown(board):
-    tags = board.ask("scalars", "tags")
+def test_accuracies_and_margins_are_written(written):
     overall, groups = ("top1", "class_mean"), ("many", "medium", "few")
-    assert set(tags["evaluate"]) == {
+    assert set(written["scalars"]) == {
         *(f"test/lgr/accuracy/{name}" for name in (*overall, "many", "medium")),
         *(f"test/knn/accuracy/{name}" for name in (*overall, *groups)),
         *(f"val/lgr/accuracy/{name}" for name in (*overall, *groups)),
@@ -164,80 +124,53 @@ def test_accuracies_and_margins_are_shown(board):
             for name in groups
         ),
     }
-    query = {"run": "evaluate/result", "tag": "accuracy/top1"}
-    ((_, _, top1),) = board.ask("scalars", "scalars", **query)
-    assert top1 == 50.0
-    tags = board.ask("histograms", "tags")["evaluate"]
-    assert set(tags) == {f"{s}/margin/{g}" for s in ("val", "test") for g in groups}
-    query = {"run": "evaluate", "tag": "test/margin/few"}
-    ((_, _, bins),) = board.ask("histograms", "histograms", **query)
-    # One of three few-shot images has an infinite margin.
-    assert sum(count for *_, count in bins) == 2
-    assert (bins[0][0], bins[-1][1]) == (-0.25, 0.5)
+    ((workdir, (configuration, metrics)),) = written["result"].items()
+    assert workdir == WORKDIR and configuration["seed"] == 7
+    names = [f"accuracy/{name}" for name in ("top1", "class_mean", "many", "medium")]
+    assert metrics == dict(zip(names, (50.0, 45.5, 33.3, 50.0), strict=True))
+    margins = written["histogram"]
+    assert set(margins) == {f"{s}/margin/{g}" for s in ("val", "test") for g in groups}
+    assert margins["test/margin/few"].tolist() == [-0.25, 0.5, np.inf]
 
 
-def test_the_clearest_mistakes_are_shown_with_both_names(board):
+def test_the_clearest_mistakes_are_shown_with_both_names(written):
     """Breaks if right predictions are taken, or the order of margins is reversed."""
-    tags = board.ask("images", "tags")["evaluate"]
-    assert set(tags) == {f"misclassified/{g}" for g in ("many", "medium", "few")}
     # Image 2 cannot be read any more: only its row stays.
-    assert tags["misclassified/many"]["samples"] == 1
-    query = {"run": "evaluate", "tag": "misclassified/many", "sample": 0}
-    image = board.ask("images", "images", **query)[0]
-    query = dict(urllib.parse.parse_qsl(image["query"]))
-    png = Image.open(io.BytesIO(board.get("images", "individualImage", **query)))
+    (image,) = written["images"]["misclassified/many"]
     expected = dashboard.captioned(
         transform(picture(1)), (f"2. {NAMES[0]}", f"taken for {NAMES[1]}, 75%")
     )
-    np.testing.assert_array_equal(np.asarray(png.convert("RGB")), expected)
-    table = board.text("misclassified/many/names")
-    rows = re.findall(r"<tr>(.*?)</tr>", table, re.S)
-    cells = [
-        [html.unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", row, re.S)]
-        for row in rows[1:]
-    ]
-    assert cells == [
-        ["1", NAMES[0], "日本の猫 א 🐦", "75%", "test/2.jpg"],
-        ["2", NAMES[0], NAMES[1], "75%", "test/1.jpg"],
-    ]
-    assert "2 of 3 test images" in table
+    np.testing.assert_array_equal(image, expected)
+    table = written["text"]["misclassified/many/names"].splitlines()
+    assert table[0].startswith("2 of 3 test images")
+    assert table[4] == r"| 1 | house cat | 日本の猫 א 🐦 | 75% | test/2\.jpg |"
+    assert table[5].startswith(
+        r"| 2 | house cat | Bärtierchen \*B\.\* \| &lt;b&gt;&amp;"
+    )
 
 
-def test_anchors_are_shown_unchanged(board):
-    many, medium, few = (board.text(f"anchors/{g}") for g in ("many", "medium", "few"))
-    assert "<li>A cat, sentence 0 of #many_ *kinds*.</li>" in many
-    assert many.count("<li>") == dashboard.SENTENCES_PER_CLASS < len(ANCHORS[0])
+def test_anchors_are_escaped_and_bounded(written):
+    many, medium, few = (
+        written["text"][f"anchors/{group}"] for group in ("many", "medium", "few")
+    )
+    assert r"1. A cat, sentence 0 of \#many\_ \*kinds\*\." in many
+    assert many.count("A cat") == dashboard.SENTENCES_PER_CLASS < len(ANCHORS[0])
     assert "house cat (120 training images, 12 anchors)" in many
-    assert "<li>&lt;script&gt;alert(1)&lt;/script&gt;</li>" in medium
+    assert r"&lt;script&gt;alert\(1\)&lt;/script&gt;" in medium
     assert "猫である。" in few and "ox (1 training image, 0 anchors)" in few
 
 
-def test_runs_are_compared_by_their_results_alone(board):
-    about = {"experimentName": "", "includeMetrics": True}
-    experiment = board.ask("hparams", "experiment", request=json.dumps(about))
-    metrics = [info["name"] for info in experiment["metricInfos"]]
-    names = [f"accuracy/{name}" for name in ("class_mean", "many", "medium", "top1")]
-    assert metrics == [{"group": "", "tag": name} for name in names]
-    statuses = ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")
-    request = {
-        "experimentName": "",
-        "allowedStatuses": [f"STATUS_{status}" for status in statuses],
-        "colParams": [{"metric": metric} for metric in metrics],
-        "startIndex": 0,
-        "sliceSize": 10,
-    }
-    answer = board.ask("hparams", "session_groups", request=json.dumps(request))
-    (row,) = answer["sessionGroups"]
-    assert row["name"] == WORKDIR
-    assert row["hparams"]["seed"] == 7 and row["hparams"]["finetune.head"] == "lgr"
-    values = {metric["name"]["tag"]: metric["value"] for metric in row["metricValues"]}
-    expected = dict(zip(names, (45.5, 33.3, 50.0, 50.0), strict=True))
-    assert values == pytest.approx(expected)  # few has no images
-
-
-def test_a_run_without_anchors_or_mistakes_is_written(tmp_path):
-    write(tmp_path, predicted=LABELS, anchors=())
+def test_tensorboard_reads_the_event_files(tmp_path):
+    with Logs(tmp_path) as logs:
+        write(logs)
     assert read_scalars(tmp_path / "result")["accuracy/top1"][1].tolist() == [50.0]
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    names = {f"misclassified/{group}" for group in ("many", "medium", "few")}
+    assert names <= set(events.Tags()["tensors"])
+    recorder = Recorder()
+    write(recorder, predicted=LABELS, anchors=())
+    assert not recorder.written["images"]
 
 
 def test_captions_have_one_size_and_letters_beyond_english():
