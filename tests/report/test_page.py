@@ -136,9 +136,9 @@ def test_settings_carry_the_default_that_they_differ_from(content):
 
 
 def test_curves_are_grouped_and_thinned(content):
-    (stage,) = content.curves
-    assert list(stage.panels) == list(learning.PANELS)
-    losses = [curve.name for curve in stage.panels["Loss"]]
+    panels = content.curves["pretrain"]
+    assert list(panels) == list(learning.PANELS)
+    losses = [curve.name for curve in panels["Loss"]]
     assert losses == ["total", "contrastive", "contrastive image", "distillation"]
     steps = np.arange(100_000)
     curve = learning.thinned("total", steps, np.where(steps % 7, steps, np.nan))

@@ -58,8 +58,7 @@ def write(
       workdir: names the run.
       config: hyper-parameters of the run.
       data: names, counts and test pictures.
-      summary: `predicted_by`, and for `val` and `test` the accuracies of each head, see
-        `split.summarise`.
+      summary: content of results.json.
       rankings: rankings of `val` and `test`.
       transform: from a picture to evaluation pixels.
       anchors: sentences of each class, best first; empty without anchors.

@@ -1,11 +1,10 @@
 """Results of a run as tables with the paper's columns."""
 
-import dataclasses
 import html
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from vl_ltr_jax.data.sources.dataset import TEST_IS_VAL
 from vl_ltr_jax.logs.messages import counted
@@ -22,16 +21,14 @@ _HEADS = ("Method", "Backbone", "Overall", "Many", "Medium", "Few")
 _NAMED = 10  # classes in a note
 
 
-@dataclasses.dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """Cost of training, with a value for each run."""
 
     images_seen: Sequence[int]
     seconds: Sequence[float]
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row of the paper's table; each accuracy has a value for each run."""
 
     method: str
@@ -118,14 +115,12 @@ def screen(
       names: display names of heads.
     """
     own, rule = results.get("predicted_by"), "standard"
-    split = next(
-        (
-            name
-            for name in SPLIT_NAMES
-            if any(head["top1"] is not None for head in results[name].values())
-        ),
-        "test",
+    known = (
+        name
+        for name in SPLIT_NAMES
+        if any(head["top1"] is not None for head in results[name].values())
     )
+    split = next(known, "test")
     rows = [
         _cells(row(names[head], backbone, [results[split][head]], rule))
         for head in in_order(results[split], own)
@@ -147,14 +142,7 @@ def screen(
 def markdown(
     results: Mapping[str, Any], title: str, backbone: str, names: Mapping[str, str]
 ) -> str:
-    """Returns the report as Markdown.
-
-    Args:
-      results: content of results.json.
-      title: heading.
-      backbone: name of the image tower.
-      names: display names of heads.
-    """
+    """Returns the report as Markdown; see :func:`screen` for the arguments."""
     data, cost = results["data"], results["cost"]
     parts = [
         f"# {_escaped(title)}",

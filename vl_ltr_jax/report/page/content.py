@@ -4,7 +4,7 @@ Every `group` is one of `GROUPS`, by the standard rule.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -47,12 +47,7 @@ class Table(NamedTuple):
 
 
 class ClassLine(NamedTuple):
-    """A class with its accuracy.
-
-    Attributes:
-      images: images of the split.
-      taken_for: wrong classes and their images, most frequent first.
-    """
+    """A class with its accuracy, and the wrong classes with their images."""
 
     name: str
     group: str
@@ -63,13 +58,9 @@ class ClassLine(NamedTuple):
 
 
 class PerClass(NamedTuple):
-    """Accuracy of each class on a split.
+    """Accuracy of each class on a split; NaN for a class without images.
 
-    Attributes:
-      names: names of all classes.
-      percent: accuracy; NaN for a class without images.
-      worst: classes with the lowest accuracy.
-      listed: classes in the page's table, by rising training count.
+    `listed` holds the classes of the page's table, by rising training count.
     """
 
     split: str
@@ -96,11 +87,8 @@ class LearningCurve(NamedTuple):
     values: Float[np.ndarray, "K"]
 
 
-class StageCurves(NamedTuple):
-    """Learning curves of a stage, by the title of their figure."""
-
-    stage: str
-    panels: Mapping[str, tuple[LearningCurve, ...]]
+# By stage, and by the title of their figure.
+Curves: TypeAlias = Mapping[str, Mapping[str, tuple[LearningCurve, ...]]]
 
 
 class ScoredSentence(NamedTuple):
@@ -141,15 +129,12 @@ class ClassGuess(NamedTuple):
 
 
 class ExplainedPicture(NamedTuple):
-    """A picture with its predictions.
+    """A picture, as data URI, with its predictions.
 
     Attributes:
-      source: data URI.
       size: width and height on the page, in pixels.
       enlarged: True to show its own pixels.
       name: true class.
-      right: True if the first guess is the true class.
-      guesses: the most probable classes.
       branches: probability of the first guess by each branch, in percent.
       sentences: sentences of the first guess, largest weight first.
     """
@@ -195,16 +180,10 @@ class Content(NamedTuple):
 
     Attributes:
       title: name of the data set.
-      method: name of the system.
-      facts: short descriptions of the run.
       split: split of the header's accuracies.
       notes: sentences about anchors.
-      data: further facts of the data set.
       confusion: most confused classes; the columns are the same classes.
-      selection: name of the anchors' selection.
-      explained_split: split of the explained pictures.
       settings: keys of the configuration, by section.
-      made_on: date, if the page has one.
     """
 
     title: str
@@ -219,7 +198,7 @@ class Content(NamedTuple):
     data: Mapping[str, str]
     per_class: PerClass | None
     confusion: tuple[ConfusionLine, ...]
-    curves: tuple[StageCurves, ...]
+    curves: Curves
     selection: str
     anchors: tuple[ClassSentences, ...]
     explained: tuple[ExplainedPicture, ...]

@@ -1,8 +1,7 @@
 """Figures of a report, of equal width, so that their text has one size."""
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -21,8 +20,7 @@ _WIDE, _SMALL = (4.8, 3.1), (2.9, 1.5)  # inches; at 72 to an inch, the page's u
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """An entry of a legend; `dashes` as in SVG."""
 
     label: str
@@ -30,8 +28,7 @@ class Key:
     dashes: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """A figure as SVG, with its legend."""
 
     svg: str

@@ -1,8 +1,7 @@
 """Collects the content of a page from the files of a run."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -36,19 +35,12 @@ _SELECTIONS = {"anss": "AnSS", "cutoff": "cut-off", "random": "chance"}
 _COLUMNS = ("overall", *GROUPS)
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """The system of a run.
-
-    Attributes:
-      title: name of the system.
-      head: the run's own head (`predicted_by` of the results).
-      head_names: names of heads that differ from `titles.HEAD_NAMES`.
-    """
+class Method(NamedTuple):
+    """The system of a run, its own head, and names of heads unlike `HEAD_NAMES`."""
 
     title: str
     head: str
-    head_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    head_names: Mapping[str, str] = {}
 
 
 def gather(
@@ -75,7 +67,7 @@ def gather(
       rankings: rankings of `test` and `val`.
       curves: steps and values by stage and scalar.
       selection: corpus and anchors.
-      explained: pictures, their classes, and explanations.
+      explained: pictures with explanations.
       made_on: date, if the page has one.
     """
     rankings = {s: r for s, r in (rankings or {}).items() if len(r.labels)}

@@ -5,8 +5,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from vl_ltr_jax.report.page import text
-from vl_ltr_jax.report.page.content import LearningCurve, StageCurves
+from vl_ltr_jax.report.page import content, text
+from vl_ltr_jax.report.page.content import LearningCurve
 
 # Steps and values by stage and scalar.
 Curves: TypeAlias = Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
@@ -21,9 +21,9 @@ MAX_POINTS = 400
 _MAX_CURVES = 8  # in a figure
 
 
-def stages(curves: Curves) -> tuple[StageCurves, ...]:
+def stages(curves: Curves) -> content.Curves:
     """Returns the figures of every stage that has scalars."""
-    result = []
+    result = {}
     for stage, scalars in curves.items():
         panels: dict[str, list[LearningCurve]] = {}
         for scalar in sorted(scalars, key=lambda name: (name != "loss/total", name)):
@@ -33,13 +33,12 @@ def stages(curves: Curves) -> tuple[StageCurves, ...]:
                     if len(curve.steps):
                         panels.setdefault(title, []).append(curve)
         if panels:
-            in_order = {
+            result[text.line(stage, 60)] = {
                 title: tuple(panels[title][:_MAX_CURVES])
                 for title in PANELS
                 if title in panels
             }
-            result.append(StageCurves(text.line(stage, 60), in_order))
-    return tuple(result)
+    return result
 
 
 def thinned(name: str, steps: np.ndarray, values: np.ndarray) -> LearningCurve:

@@ -31,13 +31,13 @@ def render(content: Content) -> str:
         scatter=content.per_class and figures.accuracy_by_count(content.per_class),
         curves=[
             {
-                "stage": stage.stage,
+                "stage": stage,
                 "panels": [
                     panel(f"curve-{number}-{place}", title, curves)
-                    for place, (title, curves) in enumerate(stage.panels.items())
+                    for place, (title, curves) in enumerate(panels.items())
                 ],
             }
-            for number, stage in enumerate(content.curves)
+            for number, (stage, panels) in enumerate(content.curves.items())
         ],
     )
 
