@@ -83,7 +83,7 @@ def write(logs, predicted=PREDICTED, anchors=ANCHORS):
     dashboard.write(logs, WORKDIR, config, data, SUMMARY, rankings, transform, anchors)
 
 
-class Recorder:
+class Recorder(Logs):
     """Holds what would be written, by kind and name."""
 
     def __init__(self):
