@@ -324,11 +324,11 @@ class Recognizer:
     ) -> Iterator[UInt8[np.ndarray, "b H W 3"]]:
         pictures, size = as_list(images), BATCH_SIZES[-1]
         for start in range(0, len(pictures), size):
-            batch = pictures[start : start + size]
-            orientation = self.card.orientation
-            yield np.stack(
-                [self.transform(open_picture(p, orientation)) for p in batch]
+            batch = (
+                open_picture(picture, self.card.orientation)
+                for picture in pictures[start : start + size]
             )
+            yield np.stack([self.transform(picture) for picture in batch])
 
     def _run_images(
         self, images: Picture | Iterable[Picture]
