@@ -68,8 +68,8 @@ def as_list(pictures: Picture | Iterable[Picture]) -> list[Picture]:
     """Returns several pictures as a list, and one as a list of one."""
     if isinstance(pictures, str | os.PathLike | Image.Image):
         return [pictures]
-    if isinstance(pictures, np.ndarray) and pictures.ndim == 3:
-        return [pictures]
+    if getattr(pictures, "ndim", None) == 3:
+        return [pictures]  # type: ignore[list-item]
     return list(pictures)
 
 
