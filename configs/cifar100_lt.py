@@ -3,10 +3,10 @@ r"""CIFAR-100-LT: small, and a benchmark of nearly every paper on long tails.
 python -m vl_ltr_jax.data.tfds_builders cifar100 --data_dir=data/tensorflow_datasets
 python -m vl_ltr_jax.main --config=configs/cifar100_lt.py --workdir=DIR
 
-The first command downloads CIFAR-100; its training images are thinned when they are
+The first command downloads CIFAR-100. Its training images are thinned when they are
 read, to an imbalance of 100, or by `--config=configs/cifar100_lt.py:imbalance=50` (or
-10). There is no validation split: the test images stand in for it, so that nothing may
-be chosen by validation accuracy, and anchors are selected by training images.
+10). There is no validation split, and the test images take its place: choose nothing by
+validation accuracy. Anchors are selected by training images.
 
 VL-LTR has no results on it: the hyper-parameters are a guess of ours, untried. Prompts
 are all that a class has. For texts, make a label file, fetch them, and train with
@@ -20,7 +20,7 @@ python -m vl_ltr_jax.data.fetch_text --root=ROOT
 from ml_collections import ConfigDict
 
 from vl_ltr_jax.config import arguments, default_config
-from vl_ltr_jax.systems import NAMES, configure
+from vl_ltr_jax.systems import NAMES
 
 CLIP = {
     "ViT-B/16": "openai/clip-vit-base-patch16",
@@ -31,20 +31,21 @@ CLIP = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The configuration; `arg` may be such as `imbalance=50,backbone=RN50`."""
-    given = arguments(
+    chosen = arguments(
         arg, imbalance=("100", "50", "10"), backbone=tuple(CLIP), method=NAMES
     )
 
     config = default_config()
+    config.method = chosen["method"]
     config.data.source = "tfds"
     config.data.root = "data/tensorflow_datasets"
-    config.data.name = f"cifar100_lt/{given['imbalance']}"
+    config.data.name = f"cifar100_lt/{chosen['imbalance']}"
     config.data.texts = "none"
     config.data.crop_min_area = 0.5  # less of 32 pixels shows nothing
     config.data.normalization = "clip_4digit"  # as the authors round CLIP's
-    config.model.backbone = given["backbone"]
+    config.model.backbone = chosen["backbone"]
     config.model.image_size = 224  # what CLIP was trained on: pictures are enlarged
-    config.init.clip = CLIP[given["backbone"]]
+    config.init.clip = CLIP[chosen["backbone"]]
 
     config.pretrain.epochs = 20
     config.pretrain.warmup_epochs = 2
@@ -62,4 +63,4 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.classifier.global_batch_size = 256
     config.classifier.schedule = "step"
-    return configure(config, given["method"])
+    return config

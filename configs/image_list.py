@@ -15,15 +15,16 @@ it runs the shipped tiny CLIP at 64 pixels, which a CPU can train; for a real mo
 from ml_collections import ConfigDict
 
 from vl_ltr_jax.config import arguments, default_config
-from vl_ltr_jax.systems import NAMES, configure
+from vl_ltr_jax.systems import NAMES
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The configuration; `arg` may be `scratch=yes` (no CLIP weights), `method=crt`."""
-    given = arguments(arg, scratch=("no", "yes"), method=NAMES)
-    scratch = given["scratch"] == "yes"
+    chosen = arguments(arg, scratch=("no", "yes"), method=NAMES)
+    scratch = chosen["scratch"] == "yes"
 
     config = default_config()
+    config.method = chosen["method"]
     config.data.source = "image_list"
     config.data.layout = "plain"
     config.data.prompts = "plain"
@@ -56,4 +57,4 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.evaluate.batch_size = 256
     config.evaluate.zero_shot_text = "sentences"
-    return configure(config, given["method"])
+    return config

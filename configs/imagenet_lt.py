@@ -10,7 +10,7 @@ backbone, `:backbone=RN50,method=crt` another system of the paper's tables.
 from ml_collections import ConfigDict
 
 from vl_ltr_jax.config import arguments, default_config
-from vl_ltr_jax.systems import NAMES, configure
+from vl_ltr_jax.systems import NAMES
 
 CLIP = {
     "ViT-B/16": "openai/clip-vit-base-patch16",
@@ -21,18 +21,19 @@ CLIP = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The configuration; `arg` may be, say, `backbone=RN50,method=crt`."""
-    given = arguments(arg, backbone=tuple(CLIP), method=NAMES)
-    vit = given["backbone"] != "RN50"
+    chosen = arguments(arg, backbone=tuple(CLIP), method=NAMES)
+    vit = chosen["backbone"] != "RN50"
 
     config = default_config()
+    config.method = chosen["method"]
     config.data.source = "image_list"
     config.data.root = "data/imagenet"
     config.data.name = "ImageNet_LT"
     config.data.layout = "imagenet_lt"
     config.data.orientation = "stored"  # as the authors' loader
     config.data.normalization = "clip_4digit"  # as the authors round CLIP's
-    config.model.backbone = given["backbone"]
-    config.init.clip = CLIP[given["backbone"]]
+    config.model.backbone = chosen["backbone"]
+    config.init.clip = CLIP[chosen["backbone"]]
 
     config.pretrain.epochs = 50
     config.pretrain.warmup_epochs = 5
@@ -44,4 +45,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.finetune.global_batch_size = 1024
     config.finetune.learning_rate = 1e-3
     config.finetune.text_learning_rate = 1e-6
-    return configure(config, given["method"])
+    return config

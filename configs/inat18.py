@@ -12,7 +12,7 @@ the authors published no hyper-parameters: both stages run at 384 pixels with th
 from ml_collections import ConfigDict
 
 from vl_ltr_jax.config import arguments, default_config
-from vl_ltr_jax.systems import NAMES, configure
+from vl_ltr_jax.systems import NAMES
 
 CLIP = {
     "ViT-B/16": "openai/clip-vit-base-patch16",
@@ -23,21 +23,22 @@ CLIP = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The configuration; `arg` may be, say, `backbone=RN50,method=crt`."""
-    given = arguments(
+    chosen = arguments(
         arg, backbone=tuple(CLIP), image_size=("224", "384"), method=NAMES
     )
-    vit = given["backbone"] != "RN50"
+    vit = chosen["backbone"] != "RN50"
 
     config = default_config()
+    config.method = chosen["method"]
     config.data.source = "inat18"
     config.data.name = "iNaturalist 2018"
     config.data.root = "data/iNat"
     config.data.layout = "inat18"
     config.data.orientation = "stored"  # as the authors' loader
     config.data.normalization = "clip_4digit"  # as the authors round CLIP's
-    config.model.backbone = given["backbone"]
-    config.model.image_size = int(given["image_size"])
-    config.init.clip = CLIP[given["backbone"]]
+    config.model.backbone = chosen["backbone"]
+    config.model.image_size = int(chosen["image_size"])
+    config.init.clip = CLIP[chosen["backbone"]]
 
     config.pretrain.epochs = 100
     config.pretrain.warmup_epochs = 5
@@ -59,4 +60,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.classifier.epochs = 30  # of cRT, as Kang et al. have it
 
     config.evaluate.visual_weight = 0.7
-    return configure(config, given["method"])
+    return config

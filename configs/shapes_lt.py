@@ -6,13 +6,14 @@ python -m vl_ltr_jax.main --config=configs/shapes_lt.py --workdir=DIR
 from ml_collections import ConfigDict
 
 from vl_ltr_jax.config import arguments, default_config
-from vl_ltr_jax.systems import NAMES, configure
+from vl_ltr_jax.systems import NAMES
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The configuration; `arg` may be, say, `method=crt`."""
     method = arguments(arg, method=NAMES)["method"]
     config = default_config()
+    config.method = method
     config.data.source = "shapes"
     config.data.name = "shapes_lt"
     config.data.prompts = "plain"
@@ -54,4 +55,4 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.log.every_steps = 10
     config.log.checkpoint_every_steps = 100
-    return configure(config, method)
+    return config

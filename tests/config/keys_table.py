@@ -7,7 +7,6 @@ import dataclasses
 import inspect
 import re
 from pathlib import Path
-from typing import get_args
 
 from vl_ltr_jax.config import settings
 
@@ -18,7 +17,7 @@ _FIELD = re.compile(r"^    (\w+): .*?(?:  # (.*))?$")
 
 
 def comments(section: type) -> dict[str, str]:
-    """Returns the comment beside each field of a dataclass."""
+    """Returns the comment on each field of a dataclass."""
     notes: dict[str, str] = {}
     for base in reversed(section.__mro__[:-1]):
         for line in inspect.getsource(base).splitlines():
@@ -32,7 +31,7 @@ def rows(name: str, section: type) -> list[str]:
     notes = comments(section)
     lines = [f"### `{name}`", "", "| Key | Default | |", "|---|---|---|"]
     for field in dataclasses.fields(section):
-        choices = [c for c in get_args(field.type) if isinstance(c, str)]
+        choices = settings.KEYS[f"{name}.{field.name}"].choices
         words = [", ".join(f"`{c}`" for c in choices), notes.get(field.name, "")]
         text = "; ".join(word for word in words if word).replace("|", "\\|")
         lines.append(f"| `{name}.{field.name}` | `{field.default!r}` | {text} |")

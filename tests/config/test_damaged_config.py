@@ -103,7 +103,6 @@ def parse(*arguments):
     """Returns the configuration of a command with these arguments."""
     values = flags.FlagValues()
     holder = config_flags.define_flag(values)
-    config_flags.check_flag_names(arguments)
     # The library reads `sys.argv`.
     with mock.patch.object(sys, "argv", ["main", *arguments]):
         assert config_flags.parse_flags(values, sys.argv) == ["main"]

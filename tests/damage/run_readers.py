@@ -187,7 +187,7 @@ RUN_READERS = {
     ),
     "results": Reader(
         write_results,
-        lambda folder, file: tables.line_of("vl_ltr", 1, epath.Path(folder)),
+        lambda folder, file: tables.row_of("vl_ltr", 1, epath.Path(folder)),
         {"results.json": "json", "evaluate/per_class_test.csv": "bytes"},
         check_results,
     ),

@@ -13,7 +13,6 @@ from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from vl_ltr_jax import systems
 from vl_ltr_jax.checkpoint import restore
 from vl_ltr_jax.commands import replay
 from vl_ltr_jax.config import build as configs
@@ -88,10 +87,10 @@ def poisoned(healthy, poison, tmp_path):
     return workdir
 
 
-def arguments_of_stopped(config, workdir):
+def arguments_of_stopped(config, workdir, explicit=()):
     """Runs until a step is not finite, and returns the message's replay arguments."""
     with pytest.raises(NonFiniteLossError) as raised:
-        image_world.run(config, workdir)
+        image_world.run(config, workdir, explicit)
     message = str(raised.value)
     command = re.search(r"`python -m vl_ltr_jax\.replay (.+?)`", message)
     return message, command[1].split()
@@ -268,12 +267,13 @@ def test_a_diverging_head_has_no_faulty_row(root, tmp_path, capsys, stage):
     if stage == "classifier":
         config.classifier.epochs = 1
         config.classifier.global_batch_size, config.classifier.feature_views = BATCH, 1
-        config = systems.configure(config, "crt")
+        config.method = "crt"
         config.finetune.epochs = 1
         config.finetune.train_image_tower, config.finetune.feature_views = False, 1
     config[stage].learning_rate = 1e38
     config.model.compute_dtype = "bfloat16"
-    message, arguments = arguments_of_stopped(config, tmp_path / "run")
+    explicit = ["finetune.train_image_tower", "finetune.feature_views"]
+    message, arguments = arguments_of_stopped(config, tmp_path / "run", explicit)
     assert message.startswith("at step 2 ")
     repeat = look(arguments, capsys)
     assert (repeat["stage"], repeat["comes_back"]) == (stage, True)

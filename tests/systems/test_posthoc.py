@@ -265,7 +265,7 @@ def test_tau_normalised_logits_have_no_bias(monkeypatch):
     monkeypatch.setattr(tau_normalized, "embed_split", embedded)
     made = RECIPES["tau_normalized"].make(run)
     np.testing.assert_array_equal(made.bias, [0, 0])
-    assert made.told["tau"] == 0.9 and made.centre is None
+    assert made.summary["tau"] == 0.9 and made.centre is None
     expected = features * [4**0.1, 1]  # (4, 0) of length 4^(1 - 0.9)
     close(score(made, features), expected)
 

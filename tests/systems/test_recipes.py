@@ -34,6 +34,7 @@ def root(tmp_path_factory):
 
 
 def configure(root, method, **changes):
+    """Returns a system's configuration; `changes` are those of a command line."""
     config = image_world.configure(root)
     config.pretrain.epochs, config.finetune.epochs = 0, 2
     config.pretrain.warmup_epochs = 0
@@ -42,12 +43,13 @@ def configure(root, method, **changes):
     config.classifier.scale_epochs = 2
     config.classifier.schedule, config.classifier.feature_views = "step", 1
     config.classifier.learning_rate = 1e-2
-    config = systems.configure(config, method)
-    return configs.from_config_dict(image_world.change(config, **changes))
+    config = image_world.change(config, method=method, **changes)
+    explicit = [key.replace("__", ".") for key in changes]
+    return configs.from_config_dict(config, explicit)
 
 
-def make_run(config, workdir):
-    return Run(config, epath.Path(workdir), run_inputs.read(config), meshes.make_mesh())
+def artifact_of(config, workdir, stage):
+    return artifact(config, epath.Path(workdir), stage, run_inputs.read(config))
 
 
 def run_all(config, workdir):
@@ -56,21 +58,19 @@ def run_all(config, workdir):
     results = pipeline.run(Run(config, workdir, inputs))
     run = Run(config, workdir, inputs, meshes.make_mesh())
     report.write(run, results, with_page=False)
-    return results
+    return results, run
 
 
-def test_the_methods_of_the_settings_are_the_recipes():
-    assert set(settings.Method.__args__) == set(systems.METHODS)
-    assert all(name == recipe.name for name, recipe in systems.METHODS.items())
-    decoupled = {
-        name
-        for name, recipe in systems.METHODS.items()
-        if "classifier" in recipe.stages()
-    }
-    assert decoupled == set(methods.DECOUPLED) == set(CLASSIFIERS)
-    assert {n for n in decoupled if systems.METHODS[n].trains} == set(methods.RETRAINED)
-    titles = [method.title for method in systems.METHODS.values()]
-    assert len(set(titles)) == len(titles)
+def test_every_system_is_registered_under_its_name():
+    assert methods.REGISTRY.keys() == systems.METHODS.keys()
+    for name, recipe in systems.METHODS.items():
+        assert name == recipe.name and methods.REGISTRY[name] is recipe
+        assert all(hasattr(settings.Rebalance(), key) for key in recipe.reads)
+        classifier = "classifier" in recipe.stages()
+        assert classifier == (name in CLASSIFIERS) >= recipe.retrains
+    assert len({recipe.title for recipe in systems.METHODS.values()}) == len(
+        systems.METHODS
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,113 +78,90 @@ def decoupled_runs(root, tmp_path_factory):
     """Every classifier on one and the same fine-tuning."""
     base = tmp_path_factory.mktemp("runs")
     run_all(configure(root, "baseline"), base / "baseline")
-    found = {}
+    runs = {}
     for method in CLASSIFIERS:
-        config = configure(root, method)
-        workdir = base / method
-        workdir.mkdir()
-        (workdir / "finetune").symlink_to(base / "baseline" / "finetune")
-        found[method] = (config, workdir, run_all(config, workdir))
-    return found
+        (base / method).mkdir()
+        finetuned = base / "baseline" / "finetune"
+        (base / method / "finetune").symlink_to(finetuned)
+        runs[method] = run_all(configure(root, method), base / method)
+    return runs
 
 
 @pytest.mark.parametrize("method", CLASSIFIERS)
-def test_a_classifier_is_measured_beside_the_baseline(root, decoupled_runs, method):
+def test_a_classifier_is_measured_with_the_baseline(root, decoupled_runs, method):
     """Breaks if a classifier's fine-tuning is not the Baseline's to the last bit, or
     if evaluation runs before the classifier is made."""
-    config, workdir, results = decoupled_runs[method]
-    workdir = epath.Path(workdir)
+    results, run = decoupled_runs[method]
     assert results["test"].keys() == {"fc", method}
     assert results["cost"]["stages"].keys() == {"finetune", "classifier", "evaluate"}
     title = systems.RECIPES[method].title
-    assert f"| {title} | ViT-tiny |" in (workdir / "report.md").read_text()
-    assert {"images", "sentences"}.isdisjoint(p.name for p in workdir.iterdir())
-    left = artifact(config, workdir, "classifier", run_inputs.read(config))
-    assert left.load_array("kernel").shape[1] == 3
-    image_world.check_loaded(root, workdir)
+    assert f"| {title} | ViT-tiny |" in (run.workdir / "report.md").read_text()
+    assert {"images", "sentences"}.isdisjoint(p.name for p in run.workdir.iterdir())
+    image_world.check_loaded(root, run.workdir)
 
 
 @pytest.mark.parametrize(("method", "epochs"), [("crt", 3), ("lws", 2)])
 def test_an_epoch_is_the_size_of_the_training_set(decoupled_runs, method, epochs):
     """Breaks if it is the largest count times the classes, or keeps its remainder."""
-    _, _, results = decoupled_runs[method]
-    costs = results["cost"]["stages"]  # 36 images in batches of 8
+    costs = decoupled_runs[method][0]["cost"]["stages"]  # 36 images in batches of 8
     assert costs["classifier"]["images_seen"] == epochs * 32
     assert costs["finetune"]["images_seen"] == 2 * 32
 
 
-def trained_head(decoupled_runs, method):
-    _, workdir, _ = decoupled_runs[method]
-    return load_params(workdir / "finetune" / "checkpoints")["params"]["head"][
-        "visual_fc"
-    ]
-
-
-def arrays_of(decoupled_runs, method):
-    _, workdir, _ = decoupled_runs[method]
-    return {p.stem: np.load(p) for p in (workdir / "classifier").glob("*.npy")}
+def before_and_after(decoupled_runs, method):
+    """Returns kernels and biases of Baseline and classifier, and a summary."""
+    run = decoupled_runs[method][1]
+    made = run.artifact("classifier")
+    arrays = [made.load_array(name) for name in ("kernel", "bias")]
+    fc = load_params(run.workdir / "finetune" / "checkpoints")["params"]["head"]
+    return (
+        *(fc["visual_fc"]["kernel"], fc["visual_fc"]["bias"]),
+        *arrays,
+        made.summary(),
+    )
 
 
 def test_lws_scales_weights_and_biases_alike_and_nothing_else(decoupled_runs):
     """Breaks if the FC trains as well, or its bias is left out or not scaled."""
-    before = trained_head(decoupled_runs, "lws")
-    after = arrays_of(decoupled_runs, "lws")
-    scales = after["kernel"] / before["kernel"]
+    kernel, bias, scaled_kernel, scaled_bias, _ = before_and_after(
+        decoupled_runs, "lws"
+    )
+    scales = scaled_kernel / kernel
     np.testing.assert_allclose(scales, scales[:1].repeat(len(scales), 0), rtol=1e-5)
-    np.testing.assert_allclose(after["bias"], before["bias"] * scales[0], rtol=1e-5)
+    np.testing.assert_allclose(scaled_bias, bias * scales[0], rtol=1e-5)
     assert (np.abs(scales[0] - 1) > 1e-3).all()
 
 
-def test_crt_starts_anew(decoupled_runs):
-    before = trained_head(decoupled_runs, "crt")
-    after = arrays_of(decoupled_runs, "crt")
-    cosine = np.sum(before["kernel"] * after["kernel"], axis=0) / (
-        np.linalg.norm(before["kernel"], axis=0)
-        * np.linalg.norm(after["kernel"], axis=0)
-    )
-    assert (cosine < 0.7).all()
+def test_crt_starts_from_new_weights(decoupled_runs):
+    before, _, after, *_ = before_and_after(decoupled_runs, "crt")
+    lengths = [np.linalg.norm(kernel, axis=0) for kernel in (before, after)]
+    assert (np.sum(before * after, axis=0) / np.prod(lengths, axis=0) < 0.7).all()
 
 
 def test_tau_normalisation_has_no_bias(decoupled_runs):
-    before = trained_head(decoupled_runs, "tau_normalized")
-    after = arrays_of(decoupled_runs, "tau_normalized")
-    config, workdir, _ = decoupled_runs["tau_normalized"]
-    left = artifact(config, epath.Path(workdir), "classifier", run_inputs.read(config))
-    tau = left.summary()["tau"]
-    lengths = np.linalg.norm(before["kernel"], axis=0)
-    np.testing.assert_allclose(
-        after["kernel"], before["kernel"] / lengths**tau, rtol=1e-5
-    )
-    assert not after["bias"].any()
+    before, _, after, bias, summary = before_and_after(decoupled_runs, "tau_normalized")
+    expected = before / np.linalg.norm(before, axis=0) ** summary["tau"]
+    np.testing.assert_allclose(after, expected, rtol=1e-5)
+    assert not bias.any()
 
 
 def test_post_hoc_adjustment_moves_biases_by_the_log_priors(decoupled_runs):
-    before = trained_head(decoupled_runs, "logit_adjustment_post_hoc")
-    after = arrays_of(decoupled_runs, "logit_adjustment_post_hoc")
-    np.testing.assert_array_equal(after["kernel"], before["kernel"])
-    priors = np.array(image_world.COUNTS["train"]) / 36
-    expected = before["bias"] - np.log(priors)
-    np.testing.assert_allclose(after["bias"], expected, rtol=1e-5, atol=1e-6)
+    kernel, bias, same_kernel, shifted_bias, _ = before_and_after(
+        decoupled_runs, "logit_adjustment_post_hoc"
+    )
+    np.testing.assert_array_equal(same_kernel, kernel)
+    expected = bias - np.log(np.array(image_world.COUNTS["train"]) / 36)
+    np.testing.assert_allclose(shifted_bias, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_features_and_pictures_train_the_same_classifier(root, tmp_path):
-    """Breaks if the classifier's pictures go through other towers than its features."""
+def test_features_and_images_train_the_same_classifier(root, tmp_path):
+    """Breaks if the classifier's images go through other towers than its features."""
     heads = []
     for views in (0, 1):
-        config = configure(
-            root,
-            "crt",
-            classifier__feature_views=views,
-            finetune__train_image_tower=False,
-        )
-        run_all(config, tmp_path / str(views))
-        left = artifact(
-            config,
-            epath.Path(tmp_path / str(views)),
-            "classifier",
-            run_inputs.read(config),
-        )
-        heads.append(left.load_array("kernel"))
+        changes = {"classifier__feature_views": views}
+        changes["finetune__train_image_tower"] = False
+        run = run_all(configure(root, "crt", **changes), tmp_path / str(views))[1]
+        heads.append(run.artifact("classifier").load_array("kernel"))
     scale = np.abs(heads[0]).max()
     np.testing.assert_allclose(heads[1], heads[0], rtol=0, atol=1e-4 * scale)
 
@@ -198,49 +175,46 @@ def test_a_loss_of_the_counts_trains(root, tmp_path, method):
         "finetune__feature_views": 1,
         "finetune__learning_rate": 0.1,
     }
-    results = run_all(configure(root, method, **frozen), tmp_path)
+    results, _ = run_all(configure(root, method, **frozen), tmp_path)
     assert results["test"].keys() == {"fc"}
     assert results["test"]["fc"]["top1"] > 60  # of three colours
     assert results["cost"]["stages"].keys() == {"finetune", "evaluate"}
     image_world.check_loaded(root, tmp_path)
 
 
-def test_losses_of_the_counts_share_nothing_but_what_is_equal(root, tmp_path):
+def test_stages_are_shared_exactly_by_equal_systems(root, tmp_path):
     """Logit adjustment with tau 1 is balanced softmax; with another tau it is not."""
-    inputs = run_inputs.read(configure(root, "baseline"))
-    made = {
-        name: artifact(configure(root, name), epath.Path(tmp_path), "finetune", inputs)
+
+    def settings_of(name, stage="finetune", **changes):
+        changed = {f"rebalance__{key}": value for key, value in changes.items()}
+        return artifact_of(configure(root, name, **changed), tmp_path, stage).settings
+
+    finetuned = {
+        name: settings_of(name)
         for name in systems.METHODS
         if not name.startswith("zero_shot")
     }
-    groups = {name: found.settings["method"] for name, found in made.items()}
+    baseline = finetuned["baseline"]
     for name in CLASSIFIERS:
-        assert made[name].settings == made["baseline"].settings
-    assert groups["logit_adjustment"] == groups["balanced_softmax"]
-    other = configure(root, "logit_adjustment", rebalance__logit_adjustment_tau=1.5)
-    kept = artifact(other, epath.Path(tmp_path), "finetune", inputs).settings
-    assert kept["method"] == "logit_adjustment"
-    assert set(groups.values()) == {
+        assert finetuned[name] == baseline
+    assert finetuned["logit_adjustment"] == finetuned["balanced_softmax"]
+    assert finetuned["knn"] == finetuned["vl_ltr"]
+    assert {values["method"] for values in finetuned.values()} == {
         *("vl_ltr", "baseline", "cb_focal", "ldam_drw", "balanced_softmax")
     }
-    assert made["knn"].settings == made["vl_ltr"].settings
-    post_hoc = configure(
-        root, "logit_adjustment_post_hoc", rebalance__logit_adjustment_tau=1.5
-    )
-    kept = artifact(post_hoc, epath.Path(tmp_path), "finetune", inputs).settings
-    assert kept == made["baseline"].settings  # the loss does not read tau
-    kept = artifact(post_hoc, epath.Path(tmp_path), "classifier", inputs).settings
-    assert kept["rebalance.logit_adjustment_tau"] == 1.5
-    beta = configure(root, "cb_focal", rebalance__class_balanced_beta=0.5)
-    kept = artifact(beta, epath.Path(tmp_path), "finetune", inputs).settings
-    assert kept != made["cb_focal"].settings
+    tau = {"logit_adjustment_tau": 1.5}
+    assert settings_of("logit_adjustment", **tau)["method"] == "logit_adjustment"
+    post_hoc = "logit_adjustment_post_hoc"
+    assert settings_of(post_hoc, **tau) == baseline  # the loss does not read tau
+    classifier = settings_of(post_hoc, "classifier", **tau)
+    assert classifier["rebalance.logit_adjustment_tau"] == 1.5
+    other = settings_of("cb_focal", class_balanced_beta=0.5)
+    assert other != finetuned["cb_focal"]
 
 
 def test_zero_shot_by_one_prompt_is_that_prompt(root, tmp_path):
     """Breaks if the one prompt is not 'a photo of a NAME.', or not the class's own."""
-    config = configure(root, "zero_shot_prompt")
-    run_all(config, tmp_path)
-    run = make_run(config, tmp_path)
+    _, run = run_all(configure(root, "zero_shot_prompt"), tmp_path)
     sentences = run.artifact("embed").load_array("sentences")
     rows = [
         index
@@ -248,30 +222,28 @@ def test_zero_shot_by_one_prompt_is_that_prompt(root, tmp_path):
         if sentence.startswith("a photo of a ")
     ]
     assert len(rows) == 3
-    chosen = sentences[rows]
-    unit = chosen / np.linalg.norm(chosen, axis=1, keepdims=True)
+    prompts = sentences[rows]
+    unit = prompts / np.linalg.norm(prompts, axis=1, keepdims=True)
     np.testing.assert_allclose(run.class_texts(sentences), unit, rtol=1e-5, atol=1e-7)
     image_world.check_loaded(root, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("method", "changes", "words"),
+    ("method", "changes", "key"),
     [
         ("cb_focal", {"finetune__mixup_alpha": 0.8}, "finetune.mixup_alpha=0.8"),
-        ("ldam_drw", {"finetune__label_smoothing": 0.1}, "label_smoothing=0.1"),
-        ("crt", {"finetune__head": "lgr"}, "method='crt' needs finetune.head='fc'"),
-        ("ncm", {"finetune__epochs": 0, "evaluate__knn": True}, "finetune.epochs"),
+        ("ldam_drw", {"finetune__label_smoothing": 0.1}, "finetune.label_smoothing"),
+        ("crt", {"finetune__head": "lgr"}, "finetune.head='lgr'"),
+        ("ncm", {"finetune__epochs": 0, "evaluate__knn": True}, "finetune.epochs=0"),
         ("crt", {"classifier__epochs": 0}, "classifier.epochs=0"),
         ("lws", {"classifier__epochs": 0}, "classifier.epochs=0"),
-        ("lws", {"classifier__scale_epochs": 7}, "scale_epochs=7: .*classifier.epochs"),
-        ("lws", {"classifier__scale_learning_rate": 0.1}, "classifier.learning_rate"),
-        ("baseline", {"pretrain__epochs": 2}, "pretrain.epochs=2: it has no"),
+        ("baseline", {"pretrain__epochs": 2}, "pretrain.epochs=2"),
         ("zero_shot_prompt", {"evaluate__zero_shot_text": "sentences"}, "'prompt'"),
     ],
 )
-def test_what_contradicts_a_method_is_named(root, method, changes, words):
-    with pytest.raises(configs.ConfigError, match=words):
-        systems.check(configure(root, method, **changes))
+def test_a_contradiction_to_a_method_is_named(root, method, changes, key):
+    with pytest.raises(configs.ConfigError, match=f"{key}.*method|method.*{key}"):
+        configure(root, method, **changes)
 
 
 class TwoExperts(nn.Module):
@@ -286,9 +258,11 @@ class TwoExperts(nn.Module):
 
 
 class Heavy(systems.Recipe):
-    """All that the heavier systems need, as small as can be: two experts, a momentum
-    copy of them and a queue of features in the state, a stage that looks at the test
-    pictures without their labels, and scores by its weights."""
+    """All that the heavier systems need, as small as can be.
+
+    Two experts, a momentum copy of them and a queue of features in the state. A stage
+    looks at the test images without their labels; its weights score.
+    """
 
     title, result = "Heavy", "heavy"
 
@@ -314,7 +288,7 @@ class Heavy(systems.Recipe):
             def loss(params):
                 logits = head.apply({"params": params}, features)
                 return sum(
-                    finetune.cross_entropy(one, targets, state.step) for one in logits
+                    finetune.cross_entropy(row, targets, state.step) for row in logits
                 )
 
             total, gradients = jax.value_and_grad(loss)(state.params)
@@ -335,13 +309,13 @@ class Heavy(systems.Recipe):
                 batch_stats={"momentum": moved, "queue": queue},
             ), {"loss/total": total}
 
-        kept = {"momentum": params, "queue": np.zeros((16, width), np.float32)}
+        extra = {"momentum": params, "queue": np.zeros((16, width), np.float32)}
         return stage.Job(
             plan,
             lambda optimizer: functools.partial(step, optimizer),
             optimizer,
             lambda: run.place(towers),
-            {"params": params, "batch_stats": kept},
+            {"params": params, "batch_stats": extra},
             head_training.batches_of(run, options, with_text=False),
             run.artifact("finetune").directory,
         )
@@ -350,8 +324,8 @@ class Heavy(systems.Recipe):
         state = load_params(run.artifact("finetune").directory / "checkpoints")
         features, _ = decoupled.embed_split(run, run.towers(), run.inputs.data.test)
         head = TwoExperts(run.inputs.num_classes)
-        both = head.apply({"params": state["batch_stats"]["momentum"]}, features)
-        weights = np.asarray(jax.nn.softmax(jnp.std(both, axis=(1, 2))))
+        scores = head.apply({"params": state["batch_stats"]["momentum"]}, features)
+        weights = np.asarray(jax.nn.softmax(jnp.std(scores, axis=(1, 2))))
         run.artifact("test_time").save_arrays(weights=weights)
         return {"queue": float(np.abs(state["batch_stats"]["queue"]).min())}
 
@@ -373,12 +347,10 @@ class Heavy(systems.Recipe):
 def test_a_heavier_system_fits_without_touching_the_loop(root, tmp_path, monkeypatch):
     monkeypatch.setitem(systems.METHODS, "baseline", Heavy())
     config = configure(root, "vl_ltr", evaluate__knn=False, evaluate__zero_shot=False)
-    config = dataclasses.replace(config, method="baseline")
-    config = systems.recipe.change(
-        config, finetune={"head": "fc", "learning_rate": 1e-2}
-    )
-    results = run_all(config, tmp_path)
+    values = {"method": "baseline", "finetune.head": "fc"}
+    config = settings.changed(config, {**values, "finetune.learning_rate": 1e-2})
+    results, run = run_all(config, tmp_path)
     assert results["test"].keys() == {"heavy"}
     assert results["test"]["heavy"]["top1"] > 50
-    left = artifact(config, epath.Path(tmp_path), "test_time", run_inputs.read(config))
-    assert left.summary()["queue"] > 0  # 64 images have passed a queue of 16
+    # 64 images have passed a queue of 16.
+    assert run.artifact("test_time").summary()["queue"] > 0

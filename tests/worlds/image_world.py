@@ -82,9 +82,9 @@ def change(config, **changes):
     return config
 
 
-def run(config, workdir):
+def run(config, workdir, explicit=()):
     """Runs all stages and writes the report; returns the results."""
-    checked = configs.from_config_dict(config)
+    checked = configs.from_config_dict(config, explicit)
     workdir = epath.Path(workdir)
     inputs = run_inputs.read(checked)
     pipeline.check(checked, workdir, inputs)

@@ -68,9 +68,7 @@ def checked_config(command: Command) -> settings.Config:
     """
     if not _CONFIG.value:
         raise configs.ConfigError(commands.without_config(command))
-    config = configs.from_config_dict(_CONFIG.value)
-    systems.check(config)
-    return config
+    return configs.from_config_dict(_CONFIG.value, config_flags.explicit_keys())
 
 
 def checked_flags(command: Command) -> tuple[settings.Config, epath.Path]:
@@ -104,8 +102,8 @@ def show_config(systems_shown: Sequence[str] = (), *, command: Command) -> None:
     """
     if not _CONFIG.value:
         raise configs.ConfigError(commands.without_config(command))
-    config = configs.resolve(_CONFIG.value)
-    changed = {name: systems.named(name).configure(config) for name in systems_shown}
+    config = configs.resolve(_CONFIG.value, config_flags.explicit_keys())
+    changed = {name: systems.METHODS[name].configure(config) for name in systems_shown}
     if changed:
         content = {name: dataclasses.asdict(value) for name, value in changed.items()}
         print(json.dumps(content, indent=2))
@@ -114,7 +112,6 @@ def show_config(systems_shown: Sequence[str] = (), *, command: Command) -> None:
     for name, value in (changed or {config.method: config}).items():
         try:
             configs.check(value)
-            systems.check(value)
         except configs.ConfigError as error:
             console.warn(f"{name} would end here: {error}")
 
@@ -145,8 +142,6 @@ def start(main: Callable[[Sequence[str]], None], command: Command) -> None:
         print(commands.help_text(command, tuple(modules)))
         sys.exit(0)
     sys.argv[1:] = paths.expand_arguments(sys.argv[1:])
-    with exits.refusing():
-        config_flags.check_flag_names(sys.argv[1:])
     process.prepare()
     try:
         app.run(main, flags_parser=_parse)

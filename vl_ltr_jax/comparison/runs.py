@@ -29,36 +29,37 @@ from vl_ltr_jax.storage import workdir as workdirs
 from vl_ltr_jax.storage.artifact import Artifact, ArtifactError, write_whole, written
 
 _FILES = ("compare.md", "compare.csv", "compare.svg")
+_DIVERGED = (FloatingPointError, NonFiniteScoreError, NonFiniteFeatureError)
 
 
-def methods_of(given: Sequence[str]) -> list[str]:
-    """Method names, with groups unfolded, each once.
+def methods_of(words: Sequence[str]) -> list[str]:
+    """Returns method names, with groups unfolded, each once.
 
     Raises:
-      ConfigError: for an unknown name, or none.
+      ConfigError: a name is unknown, or there is no name.
     """
     known = {**dict.fromkeys(tables.GROUPS), **systems.METHODS}
-    for name in given:
-        if name not in known:
-            near = nearest(name.lower(), known)
-            raise configs.ConfigError(f"--methods: {name!r} is unknown{near}")
-    names = [name for word in given for name in tables.GROUPS.get(word, (word,))]
-    if not names:
-        raise configs.ConfigError("--methods names no method")
+    for word in words:
+        if word not in known:
+            near = nearest(word.lower(), known)
+            raise configs.ConfigError(f"--methods={word}: unknown{near}")
+    if not words:
+        raise configs.ConfigError("--methods=: no method. Name one, or 'all'.")
+    names = [name for word in words for name in tables.GROUPS.get(word, (word,))]
     return list(dict.fromkeys(names))
 
 
 class Comparison:
     """Runs under one directory, made from one configuration.
 
-    Each is in `workdir/METHOD/seed_N`. Data sets and weights that methods have in
-    common are read once.
+    Each is in `workdir/METHOD/seed_N`. Data sets and weights are read once for all
+    methods that share them.
     """
 
     def __init__(self, config: Config, workdir: epath.Path) -> None:
-        """Binds VL-LTR's configuration to the directory."""
+        """Takes VL-LTR's configuration; those of all methods are made from it."""
         self.config, self.workdir = config, workdir
-        self._read: dict[Any, run_inputs.RunInputs] = {}
+        self._inputs: dict[Any, run_inputs.RunInputs] = {}
 
     def check(self, methods: Sequence[str], num_seeds: int) -> None:
         """Checks every run before the first begins.
@@ -68,154 +69,144 @@ class Comparison:
           num_seeds: seeds 0 to num_seeds - 1.
 
         Raises:
-          ConfigError: naming the method and what is wrong.
-          ArtifactError: if the directory holds runs of another configuration.
+          ConfigError: a method contradicts the configuration.
+          ArtifactError: the directory holds runs of another configuration.
         """
         if self.config.method != "vl_ltr":
             raise configs.ConfigError(
-                f"method={self.config.method!r}: every method is made from VL-LTR's "
-                "configuration; leave it to --methods"
+                f"method={self.config.method!r}: compare makes every method from "
+                "VL-LTR's configuration. Name it in --methods."
             )
         if num_seeds < 1:
-            raise configs.ConfigError(f"--seeds={num_seeds}: at least 1")
+            raise configs.ConfigError(f"--seeds={num_seeds}: at least 1 expected.")
         for name in methods:
-            changed = self.configured(name, 0)
+            config = self.configured(name, 0)
             try:
-                configs.check(changed)
-                configs.check_devices(changed, jax.device_count())
-                systems.check(changed)
-                _check_measured(changed)
+                configs.check(config)
+                configs.check_devices(config, jax.device_count())
+                _check_measured(config)
             except configs.ConfigError as error:
                 raise configs.ConfigError(f"--methods={name}: {error}") from error
-        workdirs.check_free(self.workdir, _FILES, [self._made_of.directory.name])
-        self._made_of.check()
+        workdirs.check_free(self.workdir, _FILES, [self._artifact.directory.name])
+        self._artifact.check()
         for name in methods:
             for seed in range(num_seeds):
-                changed = self.configured(name, seed)
-                pipeline.check(changed, self._directory(name, seed), self.read(changed))
+                config, directory = self.configured(name, seed), self._place(name, seed)
+                pipeline.check(config, directory, self.inputs(config))
 
     def run(self, methods: Sequence[str], num_seeds: int) -> str:
-        """Runs what is not there yet, and writes the tables and the figure.
+        """Runs what is not finished, writes tables and figure, returns `compare.md`.
 
-        A method that diverges loses its line, not those of the others.
+        A method that diverges loses its row, not those of the others.
 
         Args:
-          methods: keys of `systems.METHODS`, which :meth:`check` has accepted.
+          methods: keys of `systems.METHODS`, checked by :meth:`check`.
           num_seeds: seeds 0 to num_seeds - 1.
 
-        Returns:
-          What `compare.md` holds.
-
         Raises:
-          ArtifactError: if results on disk cannot be read, or tables not written.
-          WorkdirError: if another comparison is at work in the directory.
-          NonFiniteScoreError: at the end, naming the methods that diverged.
+          ArtifactError: results on disk are damaged, or tables cannot be written.
+          WorkdirError: another comparison is at work in the directory.
+          NonFiniteScoreError: methods diverged; raised at the end.
         """
-        failed: dict[str, str] = {}
+        diverged: dict[str, str] = {}
         with lock.sole_user(self.workdir):
             if jax.process_index() == 0:
-                self._made_of.begin()
+                self._artifact.begin()
             for seed in range(num_seeds):
                 for name in methods:
-                    what = f"{systems.METHODS[name].title}, seed {seed}"
+                    title = f"{systems.METHODS[name].title}, seed {seed}"
                     # One process looks: file systems may show the others less.
                     finished = np.asarray(self._finished(name, seed))
                     if multihost_utils.broadcast_one_to_all(finished):
-                        console.say("finished before", stage=what)
+                        console.say("finished before", stage=title)
                         continue
-                    console.say("starts", stage=what)
+                    console.say("starts", stage=title)
                     try:
                         self._run(name, seed)
-                    except (
-                        FloatingPointError,
-                        NonFiniteScoreError,
-                        NonFiniteFeatureError,
-                    ) as error:
-                        failed[what] = str(error)
-                        console.warn(f"{what}: has diverged: {error}")
+                    except _DIVERGED as error:
+                        diverged[title] = str(error)
+                        console.warn(f"{title}: has diverged: {error}")
                     self._write(with_figure=False)
                 self._write(with_figure=True)
         multihost_utils.sync_global_devices("tables are written")
-        if failed:
-            told = "\n  ".join(f"{what}: {error}" for what, error in failed.items())
+        if diverged:
+            rows = "\n  ".join(f"{title}: {error}" for title, error in diverged.items())
             raise NonFiniteScoreError(
-                f"{self.workdir / 'compare.md'} lacks what has diverged:\n  {told}"
+                f"{self.workdir / 'compare.md'} lacks diverged methods:\n  {rows}"
             )
         return (self.workdir / "compare.md").read_text()
 
     def configured(self, name: str, seed: int) -> Config:
-        """The configuration of a method with a seed."""
+        """Returns the configuration of a method with a seed."""
         seeded = dataclasses.replace(self.config, seed=seed)
         return systems.METHODS[name].configure(seeded)
 
-    def read(self, config: Config) -> run_inputs.RunInputs:
-        """What a configuration reads; read once for all that read the same."""
+    def inputs(self, config: Config) -> run_inputs.RunInputs:
+        """Returns the inputs of a configuration, read once for all that share them."""
         key = (config.data, config.model, config.init)
-        if key not in self._read:
-            self._read[key] = run_inputs.read(config)
-        return self._read[key]
+        if key not in self._inputs:
+            self._inputs[key] = run_inputs.read(config)
+        return self._inputs[key]
 
     @property
-    def _made_of(self) -> Artifact:
-        kept = {
+    def _artifact(self) -> Artifact:
+        values = {
             key: value
             for key, value in settings.flatten(self.config).items()
             if key != "seed" and depends.matters(key)
         }
-        return Artifact(self.workdir / "compare", kept)
+        return Artifact(self.workdir / "compare", values)
 
-    def _directory(self, name: str, seed: int) -> epath.Path:
+    def _place(self, name: str, seed: int) -> epath.Path:
         return self.workdir / name / f"seed_{seed}"
 
     def _finished(self, name: str, seed: int) -> bool:
-        directory = self._directory(name, seed)
-        wanted = ("results.json", "report.md", "evaluate/artifact.json")
-        return all((directory / path).exists() for path in wanted)
+        files = ("results.json", "report.md", "evaluate/artifact.json")
+        return all((self._place(name, seed) / file).exists() for file in files)
 
     def _run(self, name: str, seed: int) -> None:
-        changed, directory = self.configured(name, seed), self._directory(name, seed)
-        inputs = self.read(changed)
+        config, directory = self.configured(name, seed), self._place(name, seed)
+        inputs = self.inputs(config)
         if jax.process_index() == 0:
-            share(changed, directory, self.workdir.glob(f"*/seed_{seed}"), inputs)
+            share(config, directory, self.workdir.glob(f"*/seed_{seed}"), inputs)
         multihost_utils.sync_global_devices("stages are shared")
-        pipeline.check(changed, directory, inputs)
-        run = Run(changed, directory, inputs)
+        pipeline.check(config, directory, inputs)
+        run = Run(config, directory, inputs)
         write.write(run, pipeline.run(run), with_page=False)
         jax.clear_caches()  # programs of a finished run are of no use to the next
 
-    def _lines(self) -> list[tables.Line]:
-        """All that is finished, method by method."""
-        found = []
+    def _rows(self) -> list[tables.Row]:
+        """Returns a row for each finished run, method by method."""
+        rows = []
         for name in systems.METHODS:
             seeds = [
                 int(path.name.removeprefix("seed_"))
                 for path in self.workdir.glob(f"{name}/seed_*")
                 if path.name.removeprefix("seed_").isdigit()
             ]
-            found += [
-                tables.line_of(name, seed, self._directory(name, seed))
+            rows += [
+                tables.row_of(name, seed, self._place(name, seed))
                 for seed in sorted(seeds)
                 if self._finished(name, seed)
             ]
-        return found
+        return rows
 
     def _write(self, *, with_figure: bool) -> None:
-        """Tables, and the figure, of all that is finished (on one process only)."""
+        """Writes tables and figure of all finished runs, on one process."""
         if jax.process_index() != 0:
             return
-        lines, backbone = self._lines(), self.config.model.backbone
-        text = tables.markdown(lines, self.config.data.name, backbone)
+        rows, backbone = self._rows(), self.config.model.backbone
+        text = tables.markdown(rows, self.config.data.name, backbone)
         write_whole(self.workdir / "compare.md", text)
-        table = tables.csv_of(lines, backbone)
-        write_whole(self.workdir / "compare.csv", table)
-        if with_figure and lines:
-            counts = self.read(self.config).data.train_counts
+        write_whole(self.workdir / "compare.csv", tables.csv_of(rows, backbone))
+        if with_figure and rows:
+            counts = self.inputs(self.config).data.train_counts
             with written(self.workdir / "compare.svg") as file:
-                file.write(tables.figure(lines, counts))
+                file.write(tables.figure(rows, counts))
 
 
 def _check_measured(config: Config) -> None:
-    """Refuses a method whose line no evaluation would give."""
+    """Raises ConfigError if no evaluated head would fill this method's row."""
     recipe, tuned = systems.recipe_of(config), config.finetune
     measured = {
         "lgr": bool(tuned.epochs) and tuned.head == "lgr",
@@ -225,63 +216,69 @@ def _check_measured(config: Config) -> None:
     }
     if not measured.get(recipe.result, True) or config.init.vl_ltr:
         raise configs.ConfigError(
-            f"nothing would measure its head {recipe.result!r}: finetune.epochs="
-            f"{tuned.epochs}, finetune.head={tuned.head!r}, "
-            f"init.vl_ltr={config.init.vl_ltr!r}"
+            f"finetune.epochs={tuned.epochs}, finetune.head={tuned.head!r}, "
+            f"init.vl_ltr={config.init.vl_ltr!r}: nothing would measure its head "
+            f"{recipe.result!r}. Leave the method out, or change the keys."
         )
 
 
 def share(
     config: Config,
     directory: epath.Path,
-    others: Iterable[epath.Path],
+    runs: Iterable[epath.Path],
     inputs: run_inputs.RunInputs,
 ) -> None:
     """Takes over finished stages that another method ran with the same settings.
 
-    One that was begun here gives way to a finished one. Past a stage that has to be
-    made, nothing is taken: it would belong to another's.
+    One that was begun here gives way to a finished one. After a stage that has to be
+    made, nothing is taken: it would belong to another run.
+
+    Args:
+      config: configuration of the run.
+      directory: its directory.
+      runs: directories of other methods with the same seed.
+      inputs: inputs of the run.
 
     Raises:
-      WorkdirError: if files cannot be copied.
+      WorkdirError: files cannot be copied.
     """
-    runs = list(others)
+    sources = list(runs)
     for stage in pipeline.planned(config, inputs):
-        mine = depends.artifact(config, directory, stage, inputs)
-        if mine.finished:
+        target = depends.artifact(config, directory, stage, inputs)
+        if target.finished:
             continue
-        there = [depends.artifact(config, other, stage, inputs) for other in runs]
-        theirs = next(filter(_is_whole, there), None)
-        if theirs is None:
+        candidates = [depends.artifact(config, run, stage, inputs) for run in sources]
+        source = next(filter(_is_sound, candidates), None)
+        if source is None:
             break
         partial = directory / f"{stage}.partial"
         try:
-            for left in (partial, mine.directory):
-                if left.exists():
-                    left.rmtree()
-            _copy(theirs.directory, partial)
-            partial.rename(mine.directory)
+            for path in (partial, target.directory):
+                if path.exists():
+                    path.rmtree()
+            _copy(source.directory, partial)
+            partial.rename(target.directory)
         except OSError as error:
             raise workdirs.WorkdirError(
-                f"{theirs.directory} cannot be copied to {mine.directory} ({error})"
+                f"{source.directory}: cannot be copied to {target.directory} ({error})."
             ) from error
 
 
-def _is_whole(left: Artifact) -> bool:
-    """Whether a stage is finished, with the settings that are asked for."""
-    if not left.finished:
+def _is_sound(artifact: Artifact) -> bool:
+    """Returns True if a stage is finished, with the expected settings."""
+    if not artifact.finished:
         return False
     try:
-        left.check()
+        artifact.check()
     except ArtifactError:
         return False
     return True
 
 
 def _copy(source: epath.Path, target: epath.Path) -> None:
-    """The same files; on a local disk the same bytes under another name.
+    """Copies a directory; on a local disk large files become hard links.
 
-    Arrays and checkpoints of a finished stage are never written again; the small files
+    Arrays and checkpoints of a finished stage are never written again. The small files
     that a person might edit are copied.
     """
     target.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a comparison found: the paper's table, every run as CSV, and the figure."""
+"""Results of a comparison: the paper's table, every run as CSV, and the figure."""
 
 import csv
 import dataclasses
@@ -27,27 +27,23 @@ COLUMNS = (
     *("method", "title", "backbone", "seed", "rule"),
     *("overall", "class_mean", "many", "medium", "few", "images_seen", "seconds"),
 )
-
-# What damaged values of JSON and CSV lead to.
-_DAMAGES = (ValueError, LookupError, TypeError, AttributeError, csv.Error)
 _NOTES = (
-    "Overall is the mean over images. Costs are those of a method run alone, also "
-    "where a stage was shared: images drawn in training, as pictures or as features "
-    "kept of them, and seconds of all stages but evaluation."
+    "Overall is the mean over images. Costs are those of a method alone, even if a "
+    "stage was shared. Images seen: drawn in training, also as cached features. "
+    "Seconds: all stages except evaluation."
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class Row:
     """One method with one seed.
 
     Attributes:
       method: key of `systems.METHODS`.
-      seed: of the run.
-      test: the method's head on the test images, as in results.json.
+      test: results of the method's head on the test images, as in results.json.
       images_seen: draws of all training stages, shared ones included.
-      seconds: of all stages but evaluation, shared ones included.
-      per_class: accuracy in percent of each class; NaN where it has no test image.
+      seconds: time of all stages except evaluation, shared ones included.
+      per_class: accuracy in percent of each class; NaN if it has no test image.
     """
 
     method: str
@@ -58,40 +54,39 @@ class Line:
     per_class: np.ndarray
 
 
-def line_of(method: str, seed: int, directory: epath.Path) -> Line:
-    """The line of a finished run.
+def row_of(method: str, seed: int, directory: epath.Path) -> Row:
+    """Returns the row of a finished run.
 
     Raises:
-      ArtifactError: if its results cannot be read.
+      ArtifactError: its results are damaged.
     """
     head = systems.METHODS[method].result
     try:
         results = strict_json.parse((directory / "results.json").read_bytes())
         tables.check(results["test"][head])
         costs = results["cost"]["stages"]
-        seconds = [cost["seconds"] for n, cost in costs.items() if n != "evaluate"]
-        table = (directory / "evaluate" / "per_class_test.csv").read_text()
-        per_class = accuracy_per_class(table, head)
+        seconds = sum(costs[name]["seconds"] for name in costs if name != "evaluate")
+        text = (directory / "evaluate" / "per_class_test.csv").read_text()
+        per_class = accuracy_per_class(text, head)
         if len(per_class) != results["data"]["num_classes"]:
             raise ValueError(f"per_class_test.csv has {len(per_class)} classes")
-        if not 0 <= sum(seconds) < math.inf:
-            raise ValueError(f"it took {sum(seconds)} seconds")
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"it took {seconds} seconds")
         images_seen = operator.index(results["cost"]["images_seen"])
-        return Line(
-            method, seed, results["test"][head], images_seen, sum(seconds), per_class
-        )
-    except (*_DAMAGES, OSError) as error:
+        test = results["test"][head]
+        return Row(method, seed, test, images_seen, seconds, per_class)
+    except Exception as error:
         raise errors.lack(error) or ArtifactError(
-            f"the results in {directory} cannot be read "
+            f"{directory}: the results cannot be read "
             f"({type(error).__name__}: {error}). {redo_advice(directory / 'evaluate')}"
         ) from error
 
 
 def accuracy_per_class(text: str, head: str) -> np.ndarray:
-    """Percentages [C] of a head in `per_class_SPLIT.csv`; NaN for no image.
+    """Returns percentages [C] of a head in `per_class_SPLIT.csv`; NaN for no image.
 
     Raises:
-      ValueError: if a class has more hits than images.
+      ValueError: a class has more hits than images.
     """
     rows = [row for row in csv.DictReader(io.StringIO(text)) if row["head"] == head]
     hits, images = (np.array([int(r[k]) for r in rows]) for k in ("top1", "images"))
@@ -100,81 +95,75 @@ def accuracy_per_class(text: str, head: str) -> np.ndarray:
     return np.where(images > 0, 100 * hits / np.maximum(images, 1), np.nan)
 
 
-def by_method(lines: Iterable[Line]) -> dict[str, list[Line]]:
-    """Lines of each method, in their order."""
-    found: dict[str, list[Line]] = {}
-    for line in lines:
-        found.setdefault(line.method, []).append(line)
-    return found
+def by_method(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Returns the rows of each method, in their order."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.method, []).append(row)
+    return groups
 
 
-def markdown(lines: Sequence[Line], data_name: str, backbone: str) -> str:
-    """The paper's table under both shot rules; methods with fewer seeds say so."""
-    num_seeds = len({line.seed for line in lines})
+def markdown(rows: Sequence[Row], data_name: str, backbone: str) -> str:
+    """Returns the paper's table under both shot rules; missing seeds are noted."""
+    num_seeds = len({row.seed for row in rows})
+    seeds = f"{num_seeds} seed{'' if num_seeds == 1 else 's'}"
     parts = []
     for rule, title in tables.RULE_NAMES.items():
-        rows = []
-        for name, mine in by_method(lines).items():
-            fewer = f" ({len(mine)} of {num_seeds} seeds)"
-            rows.append(
+        lines = []
+        for name, group in by_method(rows).items():
+            fewer = f" ({len(group)} of {num_seeds} seeds)"
+            lines.append(
                 tables.row(
-                    systems.METHODS[name].title
-                    + (fewer if len(mine) < num_seeds else ""),
+                    systems.METHODS[name].title + fewer * (len(group) < num_seeds),
                     backbone,
-                    [line.test for line in mine],
+                    [row.test for row in group],
                     rule,
                     tables.Cost(
-                        [line.images_seen for line in mine],
-                        [line.seconds for line in mine],
+                        [row.images_seen for row in group],
+                        [row.seconds for row in group],
                     ),
                 )
             )
-        seeds = f"{num_seeds} seed{'' if num_seeds == 1 else 's'}"
-        parts += [f"{data_name}, {title}, test images, {seeds}", tables.table(rows)]
+        parts += [f"{data_name}, {title}, test images, {seeds}", tables.table(lines)]
     parts.append(_NOTES)
     return "\n\n".join(parts) + "\n"
 
 
-def figure(lines: Sequence[Line], train_counts: np.ndarray) -> bytes:
-    """The figure: one panel for the systems, one for VL-LTR's ablations."""
-    curve = {
-        name: np.mean([line.per_class for line in mine], axis=0)
-        for name, mine in by_method(lines).items()
+def figure(rows: Sequence[Row], train_counts: np.ndarray) -> bytes:
+    """Returns the figure: one panel for the systems, one for VL-LTR's ablations."""
+    curves = {
+        name: np.mean([row.per_class for row in group], axis=0)
+        for name, group in by_method(rows).items()
     }
     panels = {
-        group: {
-            systems.METHODS[name].title: curve[name]
-            for name in GROUPS[group]
-            if name in curve
+        panel: {
+            systems.METHODS[name].title: curves[name]
+            for name in GROUPS[panel]
+            if name in curves
         }
-        for group in ("systems", "ablations")
+        for panel in ("systems", "ablations")
     }
     emphasised = systems.METHODS["vl_ltr"].title
-    others = {
-        group: panel for group, panel in panels.items() if panel.keys() - {emphasised}
+    compared = {
+        name: panels[name] for name in panels if panels[name].keys() - {emphasised}
     }
-    return class_curves.draw(others or panels, train_counts, emphasised)
+    return class_curves.draw(compared or panels, train_counts, emphasised)
 
 
-def csv_of(lines: Iterable[Line], backbone: str) -> str:
-    """A row for each method, seed and shot rule, with a header; see `COLUMNS`."""
+def csv_of(rows: Iterable[Row], backbone: str) -> str:
+    """Returns a header, and a line for each method, seed and shot rule."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for line in lines:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
         for rule in tables.RULE_NAMES:
+            title, shots = systems.METHODS[row.method].title, row.test["shots"][rule]
             writer.writerow(
-                {
-                    "method": line.method,
-                    "title": systems.METHODS[line.method].title,
-                    "backbone": backbone,
-                    "seed": line.seed,
-                    "rule": rule,
-                    "overall": line.test["top1"],
-                    "class_mean": line.test["class_mean"],
-                    **line.test["shots"][rule],
-                    "images_seen": line.images_seen,
-                    "seconds": round(line.seconds, 1),
-                }
+                [
+                    *(row.method, title, backbone, row.seed, rule),
+                    *(row.test["top1"], row.test["class_mean"]),
+                    *(shots[name] for name in ("many", "medium", "few")),
+                    *(row.images_seen, round(row.seconds, 1)),
+                ]
             )
     return file.getvalue()

@@ -1,7 +1,6 @@
 """Command-line flags of a configuration."""
 
-import difflib
-import itertools
+import glob
 import os
 import traceback
 from collections.abc import Sequence
@@ -11,38 +10,32 @@ from absl import flags
 from ml_collections import config_flags
 
 from vl_ltr_jax.config.build import ConfigError
-from vl_ltr_jax.config.settings import Config, flatten
-from vl_ltr_jax.logs.messages import nearest, shortened
+from vl_ltr_jax.config.settings import KEYS
+from vl_ltr_jax.logs.messages import near_name, nearest, shortened
 
-_LONGEST_MESSAGE = 4000  # of one that quotes a command line or a file
+_MAX_MESSAGE_CHARS = 4000  # of a message that quotes a command line or a file
 
 
 def arguments(text: str, **choices: Sequence[str]) -> dict[str, str]:
-    """Reads the part of `--config=FILE:key=value,key=value` after the colon.
+    """Returns the arguments of a configuration file, `--config=FILE:key=value,...`.
 
     Args:
-      text: that part.
-      **choices: the values allowed for each key, the default first.
+      text: part after the colon.
+      **choices: allowed values of each argument, the default first.
 
     Raises:
-      ConfigError: if a key or its value is not one of `choices`.
+      ConfigError: an argument or its value is not one of `choices`.
     """
-    given = {key: allowed[0] for key, allowed in choices.items()}
+    values = {key: allowed[0] for key, allowed in choices.items()}
     for item in filter(None, (text or "").split(",")):
         key, _, value = item.partition("=")
+        head = f"--config=FILE:{shortened(item)[1:-1]}"
         if key not in choices:
-            raise ConfigError(
-                f"--config=FILE:{shortened(text)[1:-1]}: {shortened(key)} is no "
-                "argument of this file"
-                f"{nearest(key, choices)}"
-            )
+            raise ConfigError(f"{head}: unknown argument{nearest(key, choices)}")
         if value not in choices[key]:
-            raise ConfigError(
-                f"--config=FILE:{shortened(text)[1:-1]}: {shortened(value)} is no {key}"
-                f"{nearest(value, choices[key])}"
-            )
-        given[key] = value
-    return given
+            raise ConfigError(f"{head}: unknown value{nearest(value, choices[key])}")
+        values[key] = value
+    return values
 
 
 def define_flag(values: flags.FlagValues = flags.FLAGS) -> Any:
@@ -55,78 +48,69 @@ def define_flag(values: flags.FlagValues = flags.FLAGS) -> Any:
     )
 
 
+def explicit_keys(values: flags.FlagValues = flags.FLAGS) -> frozenset[str]:
+    """Returns the keys that the command line has set."""
+    flag = values["config"]
+    return frozenset(config_flags.get_override_values(flag) if flag.present else ())
+
+
 def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
-    """Parses the flags, and runs the configuration file on the way.
+    """Parses the flags, runs the configuration file, and returns the other words.
 
     Args:
-      values: the flags that there are.
-      argv: the command line, its name first.
-
-    Returns:
-      What is no flag, the command's name first.
+      values: defined flags.
+      argv: command line, with the name of the command.
 
     Raises:
-      ConfigError: a flag or value that cannot be parsed, or whatever the file raises.
+      ConfigError: a flag or its value is wrong, or the configuration file fails.
     """
+    _check_file(argv)
     try:
         return values(argv)
     except (ConfigError, flags.Error) as error:
         # The library puts a traceback of the configuration file before our message.
         _, _, message = str(error).rpartition("ConfigError: ")
-        raise ConfigError(message[:_LONGEST_MESSAGE].strip()) from None
-    except (Exception, SystemExit) as error:  # whatever a user's file may raise
+        if isinstance(error, flags.UnrecognizedFlagError):
+            message = _unknown_key(argv) or message
+        raise ConfigError(message[:_MAX_MESSAGE_CHARS].strip()) from None
+    except (Exception, SystemExit) as error:  # a configuration file is a program
         frames = [
-            (getattr(error, "filename", None), getattr(error, "lineno", None)),
-            *(
-                (frame.filename, frame.lineno)
-                for frame in reversed(traceback.extract_tb(error.__traceback__))
-                if frame.name in ("<module>", "get_config")
-            ),
+            (frame.filename, frame.lineno)
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.name in ("<module>", "get_config")
         ]
-        where = next((f" at {file}:{line}" for file, line in frames if line), "")
-        if isinstance(error, SystemExit) and not where:
-            raise  # it is absl's, which has printed its help
-        words = " ".join(str(error)[:_LONGEST_MESSAGE].split())
+        if isinstance(error, SyntaxError):
+            frames.append((error.filename or "", error.lineno))
+        elif not frames and isinstance(error, SystemExit):
+            raise  # absl has printed its help
+        elif not frames and (message := _unknown_key(argv)):
+            raise ConfigError(message) from None
+        place = "".join(f" at {file}:{line}" for file, line in frames[-1:])
+        words = " ".join(str(error)[:_MAX_MESSAGE_CHARS].split())
         raise ConfigError(
-            f"--config: the file fails{where}: {type(error).__name__}: {words}; "
-            "a configuration file defines get_config(), see configs/"
+            f"--config: the file fails{place}: {type(error).__name__}: {words}. "
+            "A configuration file defines get_config(), see configs/."
         ) from None
 
 
-def check_flag_names(argv: Sequence[str]) -> None:
-    """Checks the flags before they are parsed, where a mistake is a traceback.
+def _check_file(argv: Sequence[str]) -> None:
+    """Raises ConfigError if there is no such configuration file."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, equals, name = word.partition("=")
+        file = (name if equals else following).partition(":")[0]
+        if flag in ("--config", "-config") and not os.path.isfile(file):
+            folders = {os.path.dirname(file), "configs"}
+            files = [p for f in folders for p in glob.glob(os.path.join(f, "*.py"))]
+            near = near_name(file, files)
+            head = f"--config={shortened(file)[1:-1]}"
+            raise ConfigError(f"{head}: there is no such file{near}")
 
-    Raises:
-      ConfigError: naming a missing file, two files, or a wrong key and the nearest
-        one.
-    """
-    known = flatten(Config())
-    files: list[str] = []
-    for argument, following in itertools.pairwise([*argv, ""]):
-        if argument in ("-config", "--config") or argument.startswith(
-            ("-config=", "--config=")
-        ):
-            files.append(argument.partition("=")[2] or following)
-            file = files[-1].partition(":")[0]
-            if not os.path.isfile(file):
-                raise ConfigError(
-                    f"--config={shortened(file)[1:-1]}: there is no such file"
-                )
-            if files[1:]:
-                both = " and ".join(f"--config={shortened(f)[1:-1]}" for f in files)
-                raise ConfigError(
-                    f"{both}: a run has one configuration file; name one, and change "
-                    "its values by --config.KEY=VALUE"
-                )
-        name = argument.lstrip("-").partition("=")[0]
-        key = name.removeprefix("config.")
-        if argument.startswith("-") and key != name and key not in known:
-            near = difflib.get_close_matches(key[:100], known, n=1)
-            hint = (
-                f"did you mean --config.{near[0]}?"
-                if near
-                else "keys are " + (", ".join(known))
-            )
-            raise ConfigError(
-                f"--{shortened(name)[1:-1]}: there is no such key; {hint}"
-            )
+
+def _unknown_key(argv: Sequence[str]) -> str:
+    """Returns a message about the first override with an unknown key, or nothing."""
+    names = [f"--config.{key}" for key in KEYS]
+    for word in argv:
+        name = "--" + word.lstrip("-").partition("=")[0]
+        if name.startswith("--config.") and name not in names:
+            return f"{shortened(name)[1:-1]}: unknown key{nearest(name, names)}"
+    return ""

@@ -1,53 +1,85 @@
-"""Keys that each method reads, and stages that methods share."""
+"""Systems as far as their configuration goes; each is a change of VL-LTR's.
 
-import dataclasses
+Two systems share a stage if it reads the same keys with the same values.
+"""
 
-from vl_ltr_jax.config.settings import Classifier, Config, Method, Rebalance
+from collections.abc import Collection, Mapping
+from typing import Any
 
-# Those that make a classifier of the features of the Baseline.
-DECOUPLED = ("ncm", "crt", "tau_normalized", "lws", "logit_adjustment_post_hoc")
-# Those that train one, by the section `classifier`.
-RETRAINED = ("crt", "lws")
-# The others that train as no other does; all the rest trains as VL-LTR.
-_OWN_TRAINING = ("baseline", "cb_focal", "ldam_drw", "balanced_softmax")
-# Of the section `rebalance`, what each method reads.
-_REBALANCED_BY = {
-    "cb_focal": ("class_balanced_beta", "focal_gamma"),
-    "ldam_drw": ("ldam_max_margin", "ldam_scale", "deferred_beta", "deferred_share"),
-    "logit_adjustment": ("logit_adjustment_tau",),
-    "logit_adjustment_post_hoc": ("logit_adjustment_tau",),
-}
+from vl_ltr_jax.config.settings import Config, changed, flatten
+
+_DEFAULTS = flatten(Config())
 
 
-def finetuned_as(config: Config) -> Method:
-    """The method whose fine-tuning this one shares, to the last bit."""
-    method = config.method
-    if method in DECOUPLED:
-        return "baseline"
-    if method == "logit_adjustment":
-        # With tau 1 the logarithm of the prior is that of the counts, less a constant.
-        same = config.rebalance.logit_adjustment_tau == 1
-        return "balanced_softmax" if same else method
-    return method if method in _OWN_TRAINING else "vl_ltr"
+class Method:
+    """Configuration of one system; this class is VL-LTR's.
+
+    Attributes:
+      name: value of `config.method`.
+      needs: keys that the system sets, and that must keep their values.
+      reads: keys of the section `rebalance` that the system reads.
+      finetuning: system whose fine-tuning it shares; empty: its own.
+      retrains: True if it trains a classifier by the section `classifier`.
+    """
+
+    name = "vl_ltr"
+    needs: Mapping[str, Any] = {}
+    reads: tuple[str, ...] = ()
+    finetuning = ""
+    retrains = False
+
+    def defaults(self, config: Config) -> Mapping[str, Any]:
+        """Returns the keys that the system sets and a user may set otherwise.
+
+        Args:
+          config: VL-LTR's, on the same data set.
+        """
+        del config
+        return {}
+
+    def configure(self, config: Config, explicit: Collection[str] = ()) -> Config:
+        """Returns the system's configuration.
+
+        Args:
+          config: VL-LTR's, on the same data set.
+          explicit: keys of the command line, which keep their values.
+        """
+        values = flatten(config)
+        user = {key: values[key] for key in explicit if key in values}
+        own = {**self.defaults(config), **self.needs}
+        return changed(config, {**own, **user, "method": self.name})
+
+    def faults(self, config: Config) -> list[str]:
+        """Returns one message for each key that contradicts the system."""
+        values, words = flatten(config), f"method={self.name!r} needs"
+        return [
+            f"{key}={values[key]!r}: {words} {value!r}. Leave the key out."
+            for key, value in self.needs.items()
+            if values[key] != value
+        ]
+
+    def finetuned_as(self, config: Config) -> str:
+        """Returns the name of the system whose fine-tuning this one shares."""
+        del config
+        return self.finetuning or self.name
+
+
+# `systems` adds all others.
+REGISTRY: dict[str, Method] = {Method.name: Method()}
 
 
 def as_read_by(config: Config, stage: str) -> Config:
-    """The configuration as a stage reads it: what it does not read is the default.
-
-    Methods that differ by nothing else share the stage.
-    """
-    method = finetuned_as(config) if stage == "finetune" else config.method
-    reads = _REBALANCED_BY.get(method, ())
-    return dataclasses.replace(
-        config,
-        method=method,
-        rebalance=Rebalance(
-            **{name: getattr(config.rebalance, name) for name in reads}
-        ),
-        # Those of LWS are in `epochs` and `learning_rate` by now.
-        classifier=dataclasses.replace(
-            config.classifier, scale_epochs=0, scale_learning_rate=0.0
-        )
-        if method in RETRAINED
-        else Classifier(),
-    )
+    """Returns the configuration with defaults for keys that a stage does not read."""
+    method = REGISTRY[config.method]
+    if stage == "finetune":
+        method = REGISTRY[method.finetuned_as(config)]
+    unread = {
+        key: value
+        for key, value in _DEFAULTS.items()
+        if (key.startswith("rebalance.") and key[10:] not in method.reads)
+        or (key.startswith("classifier.") and not method.retrains)
+    }
+    # LWS has them in `epochs` and `learning_rate`.
+    scale = {"classifier.scale_epochs": 0, "classifier.scale_learning_rate": 0.0}
+    unread |= scale if method.retrains else {}
+    return changed(config, {**unread, "method": method.name})

@@ -1,46 +1,58 @@
-"""Everything a run can be told, as frozen dataclasses.
+"""Keys of a configuration as frozen dataclasses: types, choices, bounds and defaults.
 
-These are the only list of what can be set: fields are the keys, annotations the allowed
-types and choices, defaults the recipe of VL-LTR (ViT-B/16).
+A field is all there is to a key. Its default is the recipe of VL-LTR (ViT-B/16); its
+annotation holds type, choices, bounds and `NEUTRAL`.
 """
 
 import dataclasses
 import json
-from typing import Any, Literal
+import math
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
+
+class Bounds(NamedTuple):
+    """Least and most of a number, both allowed."""
+
+    least: float = -math.inf
+    most: float = math.inf
+
+
+class Key(NamedTuple):
+    """One key, as its field declares it.
+
+    Attributes:
+      kind: type of its values.
+      choices: allowed values; empty if any value within the bounds is allowed.
+      neutral: True if no result depends on it.
+    """
+
+    kind: type
+    choices: tuple[str, ...]
+    bounds: Bounds
+    neutral: bool
+
+
+# Marks a key, or a section, that changes the speed of a run or when it stops, and
+# not its result.
+NEUTRAL = "neutral"
+
+Share = Annotated[float, Bounds(0, 1)]
+NotNegative = Annotated[float, Bounds(0)]
+# At 1 the effective number of samples is 0 / 0.
+Beta = Annotated[float, Bounds(0, 0.999999999)]
+Positive = Annotated[float, Bounds(1e-6)]
+Epochs = Annotated[int, Bounds(0)]
+Count = Annotated[int, Bounds(1)]
+Size = Annotated[int, Bounds(1, 1_000_000)]  # each takes memory
+Workers = Annotated[int, Bounds(0, 1000), NEUTRAL]
+Views = Annotated[int, Bounds(0, 100)]  # each is an open file
 Sampling = Literal["uniform", "sqrt", "class_balanced", "class_aware"]
-# The systems of the paper's tables that run here, and VL-LTR's ablations, see
-# systems/.
-Method = Literal[
-    "vl_ltr",
-    "zero_shot_prompt",
-    "zero_shot_ensemble",
-    "zero_shot_texts",
-    "baseline",
-    "ncm",
-    "crt",
-    "tau_normalized",
-    "lws",
-    "cb_focal",
-    "ldam_drw",
-    "balanced_softmax",
-    "logit_adjustment",
-    "logit_adjustment_post_hoc",
-    "no_pretraining",
-    "no_clip",
-    "no_distillation",
-    "distillation_diagonal",
-    "distillation_kl",
-    "fc",
-    "knn",
-    "cutoff",
-    "random",
-]
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Images and texts: where they are and how they are prepared."""
+    """Images and texts: their places and their preparation."""
 
     source: Literal["shapes", "image_list", "inat18", "image_folder", "tfds"] = (
         "image_list"
@@ -51,29 +63,29 @@ class Data:
     train_list: str = ""  # file names under root; empty: from the name
     val_list: str = ""
     test_list: str = ""
-    texts: Literal["wiki", "none"] = "wiki"  # 'none': prompts are all a class has
+    texts: Literal["wiki", "none"] = "wiki"  # or prompts only
     text_root: str = ""  # directory that holds wiki/; empty: root
     text_encoding: str = "auto"  # UTF-8, else GBK; or a codec of Python
     prompts: Literal["imagenet80", "plain", "none"] = "imagenet80"
     corpus_rule: Literal["mended", "vl_ltr"] = "mended"
-    context_length: int = 77  # tokens, start and end included
+    context_length: Annotated[int, Bounds(3)] = 77  # tokens, start and end included
     orientation: Literal["exif", "stored"] = "exif"  # turned as viewers show it, or not
     train_recipe: Literal["rand_augment", "plain", "gentle", "none"] = "rand_augment"
-    crop_min_area: float = 0.0  # smallest share a crop keeps; 0: the recipe's
-    flip_probability: float = 0.5
-    rand_augment_operations: int = 2  # drawn for each image
-    rand_augment_magnitude: float = 9.0  # of 10
-    rand_augment_magnitude_std: float = 0.5
-    rand_augment_probability: float = 0.5  # that a drawn operation is applied
-    colour_jitter: float = 0.4  # of the plain recipe
+    crop_min_area: Share = 0.0  # smallest share a crop keeps; 0: the recipe's
+    flip_probability: Share = 0.5
+    rand_augment_operations: Annotated[int, Bounds(0, 100)] = 2  # drawn for each image
+    rand_augment_magnitude: Annotated[float, Bounds(0, 10)] = 9.0  # of 10
+    rand_augment_magnitude_std: NotNegative = 0.5
+    rand_augment_probability: Share = 0.5  # of each drawn operation
+    colour_jitter: Share = 0.4  # of the plain recipe
     eval_recipe: Literal["vl_ltr", "clip"] = "vl_ltr"
-    # Of pixels: the model's own; OpenAI's, in full or as VL-LTR rounds it; ImageNet's.
+    # Pixels: as the model; as OpenAI, in full or as VL-LTR rounds it; as ImageNet.
     normalization: Literal["model", "clip", "clip_4digit", "imagenet"] = "model"
-    erase_probability: float = 0.25
-    num_threads: int = 0  # that read and augment; 0: one for each core
-    num_workers: int = 0  # processes that do so instead; 0: none
-    bad_image_limit: float = 0.001  # share of training images that may be unreadable
-    cache: str = "default"  # directory of token ids; '': none
+    erase_probability: Share = 0.25
+    num_threads: Workers = 0  # read and augment; 0: one for each core
+    num_workers: Workers = 0  # processes instead of threads; 0: threads
+    bad_image_limit: Annotated[Share, NEUTRAL] = 0.001  # share of unreadable images
+    cache: Annotated[str, NEUTRAL] = "default"  # directory of token ids; '': no cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,52 +93,52 @@ class Model:
     """The two towers."""
 
     backbone: str = "ViT-B/16"  # a name in models.clip.PRESETS
-    image_size: int = 224
+    image_size: Annotated[int, Bounds(1, 8192)] = 224
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "full", "dots", "dots_no_batch"] = "none"
+    remat: Annotated[Literal["none", "full", "dots", "dots_no_batch"], NEUTRAL] = "none"
 
 
 @dataclasses.dataclass(frozen=True)
 class Init:
-    """Where the weights and the vocabulary come from."""
+    """Sources of the weights and the vocabulary."""
 
     clip: str = ""  # directory, file or hub id; 'tiny_clip': shipped; '': random
-    # Of the MLPs; 'auto': as the files beside the weights say, or as the backbone's.
+    # Of the MLPs; 'auto': from the files of the weights, or as the backbone's.
     activation: Literal["auto", "quick_gelu", "gelu"] = "auto"
-    head_width: int = 0  # of the image tower; 0: as the files beside the weights say
+    head_width: Annotated[int, Bounds(0, 8192)] = 0  # 0: from the files of weights
     tokenizer: str = ""  # directory or hub id with tokenizer files; '': as `clip`
     vl_ltr: str = ""  # the authors' CVLP or LGR checkpoint: evaluated, nothing trained
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What every training stage is told; each has defaults of its own."""
+    """Keys of every training stage; each stage has its own defaults."""
 
-    epochs: int = 50
-    global_batch_size: int = 1024
-    learning_rate: float = 1e-3
-    min_learning_rate: float = 0.0
-    warmup_learning_rate: float = 1e-6
-    warmup_epochs: int = 0
+    epochs: Epochs = 50
+    global_batch_size: Size = 1024
+    learning_rate: NotNegative = 1e-3
+    min_learning_rate: NotNegative = 0.0
+    warmup_learning_rate: NotNegative = 1e-6
+    warmup_epochs: Epochs = 0
     schedule: Literal["epoch", "step"] = "epoch"
-    weight_decay: float = 0.05
+    weight_decay: NotNegative = 0.05
     sampling: Sampling = "sqrt"
-    label_smoothing: float = 0.1
+    label_smoothing: Annotated[float, Bounds(0, 0.999)] = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain(Training):
     """Class-wise contrastive pre-training; 0 epochs leave the towers as they are."""
 
-    learning_rate: float = 3.5e-5
-    warmup_epochs: int = 5
+    learning_rate: NotNegative = 3.5e-5
+    warmup_epochs: Epochs = 5
     contrastive_reduction: Literal["mean", "sum"] = "mean"
     distillation: Literal["full", "diagonal", "kl", "none"] = "full"
-    distillation_weight: float = 0.5  # 1 - lambda
-    distillation_temperature: float = 1.0
+    distillation_weight: Share = 0.5  # 1 - lambda
+    distillation_temperature: Positive = 1.0
     train_batch_norm: bool = False
-    loss_form: Literal["auto", "rows", "streaming"] = "auto"
-    max_logit_scale: float = 100.0  # after each step, as CLIP's; 0: none, as VL-LTR's
+    loss_form: Annotated[Literal["auto", "rows", "streaming"], NEUTRAL] = "auto"
+    max_logit_scale: NotNegative = 100.0  # after a step; 0: no limit, as VL-LTR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +146,9 @@ class Anchors:
     """Anchor sentence selection."""
 
     selection: Literal["anss", "cutoff", "random"] = "anss"
-    num_anchors: int = 64
+    num_anchors: Size = 64
     images: Literal["train", "val"] = "val"
-    max_images_per_class: int = 50
+    max_images_per_class: Count = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,91 +156,91 @@ class Finetune(Training):
     """The recognition head; 0 epochs leave it out."""
 
     head: Literal["lgr", "fc"] = "lgr"
-    text_learning_rate: float = 1e-6
-    mixup_alpha: float = 0.8
-    cutmix_alpha: float = 1.0
+    text_learning_rate: NotNegative = 1e-6
+    mixup_alpha: NotNegative = 0.8
+    cutmix_alpha: NotNegative = 1.0
     train_image_tower: bool = False
     detach_norm: bool = False
-    feature_views: int = 0  # views of each image embedded once; 0: a new one each time
+    feature_views: Views = 0  # cached views of an image; 0: a new view each time
 
 
 @dataclasses.dataclass(frozen=True)
 class Rebalance:
-    """Losses that know the training counts; VL-LTR has none of them."""
+    """Losses that know the training counts, of systems other than VL-LTR."""
 
-    class_balanced_beta: float = 0.999  # CB-Focal
-    focal_gamma: float = 0.5
-    ldam_max_margin: float = 0.5  # of the rarest class
-    ldam_scale: float = 30.0
-    deferred_beta: float = 0.9999  # weights of LDAM's last steps
-    deferred_share: float = 0.2  # how much of the training these are
-    logit_adjustment_tau: float = 1.0
+    class_balanced_beta: Beta = 0.999  # CB-Focal
+    focal_gamma: NotNegative = 0.5
+    ldam_max_margin: Share = 0.5  # of the rarest class
+    ldam_scale: Annotated[float, Bounds(1e-6, 1e4)] = 30.0
+    deferred_beta: Beta = 0.9999  # weights of LDAM's last steps
+    deferred_share: Share = 0.2  # share of these steps in the training
+    logit_adjustment_tau: Annotated[float, Bounds(0, 100)] = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier(Training):
     """The second stage of cRT and LWS, on the features of the first."""
 
-    epochs: int = 10  # Kang et al.: 10 on ImageNet-LT and Places-LT
+    epochs: Epochs = 10  # Kang et al.: 10 on ImageNet-LT and Places-LT
     # LWS trains a factor for each class alone. Its configuration takes `epochs` and
     # `learning_rate` from these two, and has 0 here.
-    scale_epochs: int = 5  # Kang et al.: 5 on all three benchmarks
-    scale_learning_rate: float = 2e-2
+    scale_epochs: Epochs = 5  # Kang et al.: 5 on all three benchmarks
+    scale_learning_rate: NotNegative = 2e-2
     sampling: Sampling = "class_aware"
-    label_smoothing: float = 0.0
-    feature_views: int = 0  # views of each image embedded once; 0: a new one each time
+    label_smoothing: Annotated[float, Bounds(0, 0.999)] = 0.0
+    feature_views: Views = 0  # cached views of an image; 0: a new view each time
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """What is measured on the validation and test images."""
+    """Measurements on the validation and test images."""
 
-    batch_size: int = 1024
+    batch_size: Size = 1024
     knn: bool = True
-    knn_neighbours: int = 5
+    knn_neighbours: Size = 5
     zero_shot: bool = True
     zero_shot_text: Literal["prompt", "prompts", "sentences", "anchors"] = "prompts"
     prediction: Literal["mixture", "sum"] = "mixture"
-    visual_weight: float = 0.2  # alpha of the mixture
+    visual_weight: Share = 0.2  # alpha of the mixture
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """The devices, and how a training step is laid out on them."""
+    """Devices, and the layout of a training step on them."""
 
-    data: int = -1  # devices along each axis; -1: all that are left
-    model: int = 1
+    data: int = -1  # devices along each axis; -1: all that `model` leaves
+    model: Count = 1
     fsdp: Literal["none", "data", "model"] = "none"  # axis that parameters split over
-    accumulation_steps: int = 1  # chunks of a global batch too large for the devices
-    compilation_cache: str = "workdir"  # or a directory or bucket; '': none
+    accumulation_steps: Count = 1  # chunks of a global batch too large for the devices
+    compilation_cache: str = "workdir"  # or a directory or bucket; '': no cache
 
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """Watching and saving."""
+    """Progress and checkpoints."""
 
-    every_steps: int = 20
-    checkpoint_every_steps: int = 500
-    keep_checkpoints: int = 2
-    # Between a training stage's progress lines, where no terminal has one in place.
-    progress_seconds: float = 30.0
-    profile_steps: int = 0  # steps of each training stage to profile for TensorBoard
+    every_steps: Count = 20
+    checkpoint_every_steps: Count = 500
+    keep_checkpoints: Count = 2
+    # Between progress lines where standard error is no terminal.
+    progress_seconds: NotNegative = 30.0
+    profile_steps: Epochs = 0  # steps of each training stage to profile for TensorBoard
 
 
 @dataclasses.dataclass(frozen=True)
 class Faults:
-    """What a run does when something goes wrong; images have a limit in `data`."""
+    """Reactions to faults; unreadable images have a limit in `data`."""
 
     non_finite: Literal["stop", "skip"] = "stop"  # a step's loss or gradient
-    max_skipped_steps: int = 10  # of a training stage; the next one stops it
-    max_failed_saves: int = 0  # in a row, with which training stops; 0: it tries on
+    max_skipped_steps: Count = 10  # of a training stage; the next one stops it
+    max_failed_saves: Epochs = 0  # in a row; then training stops; 0: no limit
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Everything a run needs."""
 
-    method: Method = "vl_ltr"
+    method: str = "vl_ltr"  # a name in `methods.REGISTRY`
     data: Data = Data()
     model: Model = Model()
     init: Init = Init()
@@ -238,19 +250,44 @@ class Config:
     rebalance: Rebalance = Rebalance()
     classifier: Classifier = Classifier()
     evaluate: Evaluate = Evaluate()
-    mesh: Mesh = Mesh()
-    log: Log = Log()
-    faults: Faults = Faults()
-    seed: int = 0
+    mesh: Annotated[Mesh, NEUTRAL] = Mesh()
+    log: Annotated[Log, NEUTRAL] = Log()
+    faults: Annotated[Faults, NEUTRAL] = Faults()
+    seed: Annotated[int, Bounds(0)] = 0
+
+
+SECTIONS: dict[str, Any] = {
+    field.name: type(field.default)
+    for field in dataclasses.fields(Config)
+    if dataclasses.is_dataclass(field.default)
+}
+
+
+def _keys(section: Any, prefix: str = "", *, neutral: bool = False) -> Iterator[Any]:
+    for field in dataclasses.fields(section):
+        kind: Any = field.type
+        annotated = get_origin(kind) is Annotated
+        kind, *marks = get_args(kind) if annotated else (kind,)
+        own = neutral or NEUTRAL in marks
+        if dataclasses.is_dataclass(kind):
+            yield from _keys(kind, f"{field.name}.", neutral=own)
+            continue
+        bounds = next((mark for mark in marks if isinstance(mark, Bounds)), Bounds())
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        key = Key(str if choices else kind, choices, bounds, own)
+        yield prefix + field.name, key
+
+
+KEYS: dict[str, Key] = dict(_keys(Config))
 
 
 def to_json(config: Config) -> str:
-    """The resolved configuration as indented JSON."""
+    """Returns the configuration as indented JSON."""
     return json.dumps(dataclasses.asdict(config), indent=2)
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """The configuration as `section.key` -> value."""
+    """Returns the configuration as `section.key` -> value."""
     flat: dict[str, Any] = {}
     for name, value in dataclasses.asdict(config).items():
         if isinstance(value, dict):
@@ -258,3 +295,18 @@ def flatten(config: Config) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def from_flat(flat: Mapping[str, Any]) -> Config:
+    """Returns the configuration that :func:`flatten` turns into these values."""
+    values = {key: value for key, value in flat.items() if "." not in key}
+    for name, section in SECTIONS.items():
+        fields = dataclasses.fields(section)
+        inner = {field.name: flat[f"{name}.{field.name}"] for field in fields}
+        values[name] = section(**inner)
+    return Config(**values)
+
+
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """Returns the configuration with other values, by `section.key`."""
+    return from_flat({**flatten(config), **changes})

@@ -8,7 +8,6 @@ import numpy as np
 from etils import epath
 
 from vl_ltr_jax import systems
-from vl_ltr_jax.config.methods import DECOUPLED
 from vl_ltr_jax.models import linear
 from vl_ltr_jax.recognizer import added_classes, files, validate
 from vl_ltr_jax.recognizer.card import ModelCard
@@ -19,7 +18,7 @@ from vl_ltr_jax.runtime import errors
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.storage import paths
 from vl_ltr_jax.storage.artifact import ArtifactError, redo_advice
-from vl_ltr_jax.systems.decoupled import STAGE
+from vl_ltr_jax.systems.decoupled import STAGE, Decoupled
 
 
 def load(directory: str | os.PathLike[str]) -> Recognizer:
@@ -130,7 +129,7 @@ def _linear(run: SavedRun, head: str, towers: dict[str, Any]) -> dict[str, np.nd
     if head == "fc":
         scale = systems.recipe_of(config).score_scale(config)
         return linear.as_arrays(run.tuned["head"], scale)
-    if config.method not in DECOUPLED:
+    if not isinstance(recipe, Decoupled):
         raise ArtifactError(
             f"{run.workdir}: the head {head!r} of the method {config.method!r} cannot "
             "be loaded by itself"

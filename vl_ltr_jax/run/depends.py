@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from vl_ltr_jax.config import methods, settings
-from vl_ltr_jax.config.settings import Config
+from vl_ltr_jax.config.settings import KEYS, Config
 from vl_ltr_jax.run.inputs import RunInputs
 from vl_ltr_jax.storage.artifact import Artifact
 
@@ -22,22 +22,14 @@ DEPENDS = {
     "finetune": FINETUNE,
     "classifier": (*FINETUNE, "classifier"),
 }
-# Sections that evaluation and a system's own stages may inputs.
+# Sections that evaluation and a system's own stages may read.
 EVERYTHING = (*FINETUNE, "classifier", "evaluate")
-# These change the speed of a run or its end, not its result.
-NEUTRAL = (
-    "data.num_threads",
-    "data.num_workers",
-    "data.bad_image_limit",
-    "data.cache",
-    "model.remat",
-    "pretrain.loss_form",
-)
 
 
 def matters(key: str, sections: Sequence[str] = EVERYTHING) -> bool:
     """Returns True if results depend on a key; by default, those of any stage."""
-    return key not in NEUTRAL and any(
+    declared = KEYS.get(key)
+    return not (declared and declared.neutral) and any(
         key == section or key.startswith(f"{section}.") for section in sections
     )
 

@@ -4,9 +4,8 @@
 VL-LTR's ablations.
 """
 
-from typing import Any
-
-from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config import methods
+from vl_ltr_jax.config.build import ConfigError
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.logs.messages import nearest
 from vl_ltr_jax.systems.ablations import ABLATIONS
@@ -22,17 +21,7 @@ from vl_ltr_jax.systems.recipe import Recipe, Stage
 from vl_ltr_jax.systems.tau_normalized import TauNormalized
 from vl_ltr_jax.systems.zero_shot import ZERO_SHOT
 
-__all__ = [
-    "METHODS",
-    "NAMES",
-    "RECIPES",
-    "Recipe",
-    "Stage",
-    "check",
-    "configure",
-    "named",
-    "recipe_of",
-]
+__all__ = ["METHODS", "NAMES", "RECIPES", "Recipe", "Stage", "recipe_of"]
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -53,37 +42,16 @@ RECIPES: dict[str, Recipe] = {
 }
 METHODS: dict[str, Recipe] = {**RECIPES, **ABLATIONS}
 NAMES = ("vl_ltr", *(name for name in METHODS if name != "vl_ltr"))  # default first
-
-
-def named(name: str) -> Recipe:
-    """The method of this name.
-
-    Raises:
-      ConfigError: naming the nearest, or all.
-    """
-    if name not in METHODS:
-        raise configs.ConfigError(f"method {name!r} is unknown{nearest(name, METHODS)}")
-    return METHODS[name]
-
-
-def configure(config: Any, name: str) -> Any:
-    """A configuration file's ConfigDict, changed from VL-LTR's to another method's.
-
-    Raises:
-      ConfigError: for an unknown method.
-    """
-    return configs.changed(config, named(name).configure)
+methods.REGISTRY.update(METHODS)
 
 
 def recipe_of(config: Config) -> Recipe:
-    """The system that a configuration runs."""
-    return METHODS[config.method]
-
-
-def check(config: Config) -> None:
-    """Checks a configuration against its method.
+    """Returns the system that a configuration runs.
 
     Raises:
-      ConfigError: one message that names every contradiction.
+      ConfigError: there is no such method.
     """
-    configs.refuse(recipe_of(config).faults(config))
+    if config.method not in METHODS:
+        near = nearest(config.method, METHODS)
+        raise ConfigError(f"method={config.method!r}: unknown{near}")
+    return METHODS[config.method]

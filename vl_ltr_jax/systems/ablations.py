@@ -1,67 +1,56 @@
-"""VL-LTR with one part changed: the switches of the paper's ablation, and ours.
+"""VL-LTR with one part changed: the switches of the paper's ablation, and ours."""
 
-Each is VL-LTR's road under another configuration.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from vl_ltr_jax.config.settings import Config, Method
-from vl_ltr_jax.systems.recipe import Recipe, change
+from vl_ltr_jax.config.settings import Config
+from vl_ltr_jax.systems.recipe import Recipe
 
 
 class Ablation(Recipe):
     """VL-LTR under a changed configuration."""
 
+    finetuning = Recipe.name  # the configuration says all that differs
+
     def __init__(
-        self,
-        name: Method,
-        title: str,
-        made: Callable[[Config], Config],
-        result: str = "lgr",
+        self, name: str, title: str, needs: Mapping[str, Any], result: str = "lgr"
     ) -> None:
         """Names it and its change."""
-        self.name, self.title, self.made, self.result = name, title, made, result
+        self.name, self.title, self.needs, self.result = name, title, needs, result
 
     def head_names(self) -> dict[str, str]:
-        """VL-LTR, but for the part."""
+        """Returns VL-LTR's name with the change."""
         return {self.result: f"VL-LTR, {self.title}"}
 
-    def configure(self, config: Config) -> Config:
-        """VL-LTR's configuration with the change."""
-        return self.made(super().configure(config))
+
+class WithoutClip(Ablation):
+    """VL-LTR from random towers, with the tokenizer of its CLIP."""
+
+    def defaults(self, config: Config) -> Mapping[str, Any]:
+        """Returns the tokenizer."""
+        return {"init.tokenizer": config.init.tokenizer or config.init.clip}
 
 
-def _set(**sections: Mapping[str, Any]) -> Callable[[Config], Config]:
-    return lambda config: change(config, **sections)
-
-
-def _without_clip(config: Config) -> Config:
-    tokenizer = config.init.tokenizer or config.init.clip
-    return change(
-        config,
-        init={"clip": "", "tokenizer": tokenizer},
-        pretrain={"distillation": "none"},
+_FORM = "pretrain.distillation"
+ABLATIONS: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Ablation("no_pretraining", "without pre-training", {"pretrain.epochs": 0}),
+        WithoutClip(
+            "no_clip",
+            "without CLIP weights and distillation",
+            {"init.clip": "", _FORM: "none"},
+        ),
+        Ablation("no_distillation", "without distillation", {_FORM: "none"}),
+        Ablation(
+            "distillation_diagonal",
+            "distillation by the paper's formula",
+            {_FORM: "diagonal"},
+        ),
+        Ablation("distillation_kl", "distillation by KL", {_FORM: "kl"}),
+        Ablation("fc", "FC head", {"finetune.head": "fc"}, "fc"),
+        Ablation("knn", "kNN head", {"evaluate.knn": True}, "knn"),
+        Ablation("cutoff", "cut-off selection", {"anchors.selection": "cutoff"}),
+        Ablation("random", "random selection", {"anchors.selection": "random"}),
     )
-
-
-def _distilled(form: str) -> Callable[[Config], Config]:
-    return _set(pretrain={"distillation": form})
-
-
-_ALL = (
-    Ablation("no_pretraining", "without pre-training", _set(pretrain={"epochs": 0})),
-    Ablation("no_clip", "without CLIP weights and distillation", _without_clip),
-    Ablation("no_distillation", "without distillation", _distilled("none")),
-    Ablation(
-        "distillation_diagonal",
-        "distillation by the paper's formula",
-        _distilled("diagonal"),
-    ),
-    Ablation("distillation_kl", "distillation by KL", _distilled("kl")),
-    Ablation("fc", "FC head", _set(finetune={"head": "fc"}), "fc"),
-    Ablation("knn", "kNN head", _set(evaluate={"knn": True}), "knn"),
-    Ablation("cutoff", "cut-off selection", _set(anchors={"selection": "cutoff"})),
-    Ablation("random", "random selection", _set(anchors={"selection": "random"})),
-)
-ABLATIONS: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
+}

@@ -1,7 +1,7 @@
-"""What losses and classifiers make of the training counts of the classes.
+"""Priors and weights from the training counts of the classes.
 
-A class without a training image is taken for one with a single image, so that neither
-its prior is zero nor its weight infinite.
+A class without training images counts as one with a single image. So no prior is zero
+and no weight infinite.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int
 
 
 def log_priors(train_counts: Int[np.ndarray, "C"]) -> Float64[np.ndarray, "C"]:
-    """Logarithm of each class's share of the training images."""
+    """Returns the logarithm of each class's share of the training images."""
     counts = np.maximum(train_counts, 1).astype(np.float64)
     return np.log(counts) - np.log(counts.sum())
 
@@ -17,12 +17,11 @@ def log_priors(train_counts: Int[np.ndarray, "C"]) -> Float64[np.ndarray, "C"]:
 def effective_number_weights(
     train_counts: Int[np.ndarray, "C"], beta: float
 ) -> Float64[np.ndarray, "C"]:
-    """Weights (1 - beta) / (1 - beta^n_c), normalised to sum to C (Cui et al., 2019).
+    """Returns weights (1 - beta) / (1 - beta^n_c) with the sum C (Cui et al., 2019).
 
     Args:
       train_counts: n_c.
-      beta: from 0 (all alike) to below 1; towards 1 the weights approach C / n_c, but
-        for their normalisation.
+      beta: from 0 (equal weights) to below 1 (near 1 / n_c, before they are scaled).
     """
     counts = np.maximum(train_counts, 1).astype(np.float64)
     # For beta near 1, 1 - beta^n loses the digits that expm1 keeps.

@@ -1,72 +1,55 @@
 """The paper's Baseline: CLIP's image tower and a linear head, by cross entropy.
 
-Images are drawn uniformly, as the decoupled systems that start from it want it (Kang et
-al., 2020). It sees as many images as both stages of VL-LTR together, with the batch,
-the rate and the warm-up of VL-LTR's pre-training, which tower and new head share. The
-paper says of its Baseline neither sampler nor rates: these are our choices.
+Images are drawn uniformly, as the decoupled systems that start from it need (Kang et
+al., 2020). It sees as many images as both stages of VL-LTR together. Batch, rate and
+warm-up are those of VL-LTR's pre-training, for the tower and for the new head. The
+paper gives neither sampler nor rates of its Baseline: these are our choices.
 """
 
-from vl_ltr_jax.config.settings import Config, Method
-from vl_ltr_jax.systems.recipe import Recipe, change
+from collections.abc import Mapping
+from typing import Any
+
+from vl_ltr_jax.config.settings import Config
+from vl_ltr_jax.systems.recipe import Recipe
+
+# Losses for images of one class each need these.
+HARD_LABELS = {
+    "finetune.mixup_alpha": 0.0,
+    "finetune.cutmix_alpha": 0.0,
+    "finetune.label_smoothing": 0.0,
+}
 
 
 class Baseline(Recipe):
-    """One stage of cross entropy; the systems that differ by their loss derive of it.
+    """One stage of cross entropy; systems with another loss derive from it."""
 
-    Attributes:
-      hard_labels: whether the loss needs every image to be of one class.
-    """
-
-    name: Method = "baseline"
+    name = "baseline"
     title = "Baseline (cross entropy)"
     result = "fc"
-    hard_labels = False
+    needs: Mapping[str, Any] = {"pretrain.epochs": 0, "finetune.head": "fc"}
 
-    def configure(self, config: Config) -> Config:
-        """Trains the image tower with an FC head, and evaluates that alone."""
-        # Without a pre-training to be like, as the fine-tuning.
-        like = config.pretrain if config.pretrain.epochs else config.finetune
-        hard = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "label_smoothing": 0.0}
-        return change(
-            super().configure(config),
-            pretrain={"epochs": 0},
-            finetune={
-                "head": "fc",
-                "train_image_tower": True,
-                "feature_views": 0,
-                "sampling": "uniform",
-                "epochs": config.pretrain.epochs + config.finetune.epochs,
-                "global_batch_size": like.global_batch_size,
-                "learning_rate": like.learning_rate,
-                "min_learning_rate": like.min_learning_rate,
-                "warmup_epochs": like.warmup_epochs,
-                **(hard if self.hard_labels else {}),
-            },
-            evaluate={"knn": False, "zero_shot": False},
-        )
+    def defaults(self, config: Config) -> Mapping[str, Any]:
+        """Returns the training of image tower and FC head, and no other head."""
+        # Without pre-training, like the fine-tuning.
+        model = config.pretrain if config.pretrain.epochs else config.finetune
+        return {
+            "finetune.train_image_tower": True,
+            "finetune.feature_views": 0,
+            "finetune.sampling": "uniform",
+            "finetune.epochs": config.pretrain.epochs + config.finetune.epochs,
+            "finetune.global_batch_size": model.global_batch_size,
+            "finetune.learning_rate": model.learning_rate,
+            "finetune.min_learning_rate": model.min_learning_rate,
+            "finetune.warmup_epochs": model.warmup_epochs,
+            "evaluate.knn": False,
+            "evaluate.zero_shot": False,
+        }
 
     def faults(self, config: Config) -> list[str]:
-        """Another head, no training, or mixed labels where the loss cannot use them."""
-        options, faults = config.finetune, []
-        if options.head != "fc" or not options.epochs:
+        """Returns another head, pre-training, no training."""
+        faults = super().faults(config)
+        if not config.finetune.epochs:
             faults.append(
-                f"method={self.name!r} needs finetune.head='fc' and finetune.epochs; "
-                f"given {options.head!r} and {options.epochs}"
-            )
-        if config.pretrain.epochs and not config.init.vl_ltr:
-            faults.append(
-                f"method={self.name!r} with pretrain.epochs={config.pretrain.epochs}: "
-                "it has no pre-training with sentences; set that to 0, and its length "
-                "with finetune.epochs"
-            )
-        mixed = {
-            key: getattr(options, key)
-            for key in ("mixup_alpha", "cutmix_alpha", "label_smoothing")
-        }
-        if self.hard_labels and any(mixed.values()):
-            given = ", ".join(f"finetune.{key}={value}" for key, value in mixed.items())
-            faults.append(
-                f"method={self.name!r} with {given}: its loss needs the class of each "
-                "image, not a mixture; set them to 0"
+                f"finetune.epochs=0: method={self.name!r} would train nothing."
             )
         return faults

@@ -1,9 +1,8 @@
 """Decoupled training (Kang et al., 2020): another classifier on given features.
 
-Representation and classifier are learned apart: the first stage is the Baseline, drawn
-uniformly; the second makes a linear classifier of its features, by training or by
-arithmetic. NCM, cRT, tau-normalisation, LWS and post-hoc logit adjustment differ in
-:meth:`Decoupled.make` alone.
+The first stage is the Baseline, drawn uniformly. The second makes a linear classifier
+of its features, by training or by arithmetic. NCM, cRT, tau-normalisation, LWS and
+post-hoc logit adjustment differ in :meth:`Decoupled.make` alone.
 """
 
 import abc
@@ -35,71 +34,57 @@ class Linear(NamedTuple):
     """A linear classifier of features.
 
     Attributes:
-      kernel: a column for each class.
-      bias: of each class.
-      centre: subtracted from features, which are then scaled to length 1; None takes
-        them as they are.
-      told: numbers for the stage's summary.
+      kernel: one column for each class.
+      centre: subtracted from features before they are scaled to length 1; None to do
+        neither.
+      summary: numbers for the stage's summary.
     """
 
     kernel: Float32[np.ndarray, "D C"]
     bias: Float32[np.ndarray, "C"]
     centre: Float32[np.ndarray, "D"] | None = None
-    told: Mapping[str, Any] = {}
+    summary: Mapping[str, Any] = {}
 
 
 class Decoupled(Baseline, abc.ABC):
-    """The Baseline, then a stage that leaves a :class:`Linear`.
+    """The Baseline, then a stage that makes a :class:`Linear`."""
 
-    Attributes:
-      trains: whether that stage trains, by the section `classifier`.
-    """
-
-    trains = False
+    finetuning = Baseline.name
 
     def __init__(self) -> None:
-        """Its line is that of the classifier, under the method's name."""
+        """Names the head after the method."""
         self.result = self.name
 
     def head_names(self) -> dict[str, str]:
-        """The FC is that of the first stage, so the Baseline's."""
+        """Returns the Baseline's name for the FC, and the system's."""
         return {"fc": Baseline.title, self.result: self.title}
-
-    def faults(self, config: Config) -> list[str]:
-        """Those of the Baseline, and no training where there must be some."""
-        faults = super().faults(config)
-        if self.trains and not config.classifier.epochs:
-            faults.append(
-                f"method={self.name!r} with classifier.epochs=0: its classifier would "
-                "stay as it was drawn; train it for at least 1"
-            )
-        return faults
 
     @abc.abstractmethod
     def make(self, run: Run) -> Linear:
-        """The classifier, on every process.
+        """Returns the classifier, on every process.
 
         Args:
-          run: whose fine-tuning is finished.
+          run: finished up to fine-tuning.
         """
 
     def stages(self) -> Mapping[str, Stage]:
-        """One more, after fine-tuning."""
-        return {STAGE: lambda run: self._keep(run, {})}
+        """Returns a stage after fine-tuning."""
+        return {STAGE: lambda run: self._save(run, {})}
 
-    def _keep(self, run: Run, told: dict[str, Any]) -> dict[str, Any]:
-        made = self.make(run)
-        arrays = {"kernel": made.kernel, "bias": made.bias}
-        if made.centre is not None:
-            arrays["centre"] = made.centre
+    def _save(self, run: Run, summary: dict[str, Any]) -> dict[str, Any]:
+        linear = self.make(run)
+        arrays = {"kernel": linear.kernel, "bias": linear.bias}
+        if linear.centre is not None:
+            arrays["centre"] = linear.centre
         if jax.process_index() == 0:
             run.artifact(STAGE).save_arrays(**arrays)
-        return {"arrays": sorted(arrays), **made.told, **told}
+        return {"arrays": sorted(arrays), **linear.summary, **summary}
 
     def scorer(self, run: Run) -> tuple[Any, Scorer]:
-        """Scores by what the stage has left."""
-        left = run.artifact(STAGE)
-        arrays = {name: left.load_array(name) for name in left.summary()["arrays"]}
+        """Returns scores by the arrays of the stage."""
+        artifact = run.artifact(STAGE)
+        names = artifact.summary()["arrays"]
+        arrays = {name: artifact.load_array(name) for name in names}
 
         def score(
             arrays: Any, pixels: Float[Array, "B H W 3"], features: Float[Array, "B D"]
@@ -110,30 +95,40 @@ class Decoupled(Baseline, abc.ABC):
         return arrays, score
 
     def finetuned(self, run: Run) -> Linear:
-        """The FC that the Baseline has trained."""
+        """Returns the FC that the Baseline has trained."""
         visual_fc = run.finetuned()["head"]["visual_fc"]
         return Linear(np.asarray(visual_fc["kernel"]), np.asarray(visual_fc["bias"]))
 
 
 class Retrained(Decoupled):
-    """Those whose classifier is trained, by the section `classifier`."""
+    """A decoupled system that trains its classifier, by the section `classifier`."""
 
-    trains = True
+    retrains = True
+
+    def faults(self, config: Config) -> list[str]:
+        """Returns the Baseline's, and a classifier that stays as it was drawn."""
+        faults = super().faults(config)
+        if not config.classifier.epochs:
+            faults.append(
+                f"classifier.epochs=0: method={self.name!r} would not train its "
+                "classifier. Set at least 1."
+            )
+        return faults
 
     def stages(self) -> Mapping[str, Stage]:
-        """One more that trains, after fine-tuning."""
-        return {STAGE: head_training.TrainingStage(self.job, self._keep)}
+        """Returns a stage that trains after fine-tuning."""
+        return {STAGE: head_training.TrainingStage(self.job, self._save)}
 
     @abc.abstractmethod
     def job(self, run: Run) -> stage.Job:
-        """What that stage trains.
+        """Returns the training of the classifier.
 
         Args:
-          run: whose fine-tuning is finished.
+          run: finished up to fine-tuning.
         """
 
     def trained(self, run: Run) -> dict[str, Any]:
-        """The parameters that it has trained."""
+        """Returns the trained parameters."""
         directory = run.artifact(STAGE).directory / "checkpoints"
         return load_params(directory)["params"]["head"]
 
@@ -141,12 +136,9 @@ class Retrained(Decoupled):
 def embed_split(
     run: Run, towers: dict[str, Any], split: Split
 ) -> tuple[Float32[np.ndarray, "N D"], Int[np.ndarray, "N"]]:
-    """Features of a split's images as evaluation sees them, and labels, on every host.
+    """Returns features of a split without augmentation, and labels, on every host.
 
-    Args:
-      run: whose settings are taken.
-      towers: variables on the host, such as :meth:`Run.finetuned_towers`.
-      split: of its data.
+    `towers` are variables on the host, such as :meth:`Run.finetuned_towers`.
     """
     encode = jax.jit(run.encode_image)
     return embedding.embed_images(
@@ -162,13 +154,13 @@ def job(
     params: dict[str, Any],
     trainable: Callable[[str], bool] = lambda path: True,
 ) -> stage.Job:
-    """Training of a head on the frozen features, by the section `classifier`.
+    """Returns the training of a head on frozen features, by the section `classifier`.
 
     Args:
-      run: whose fine-tuning is finished.
+      run: finished up to fine-tuning.
       head: from features to logits.
-      params: its parameters to start from.
-      trainable: which of them train, by path.
+      params: initial parameters.
+      trainable: True for the path of a parameter that trains.
     """
     options = run.config.classifier
     mix = functools.partial(

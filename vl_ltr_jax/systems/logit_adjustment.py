@@ -1,6 +1,6 @@
 """Logit adjustment by the training priors (Menon et al., 2021), in both its forms.
 
-The loss adds tau log pi_c to the logits while training; the post-hoc form subtracts it
+The loss adds tau log pi_c to the logits while training. The post-hoc form subtracts it
 from those of the finished Baseline.
 """
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vl_ltr_jax.config.settings import Config, Method
+from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.method import losses
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.systems.class_counts import log_priors
@@ -20,13 +20,19 @@ from vl_ltr_jax.train.finetune import Loss
 class LogitAdjustment(Baseline):
     """The Baseline with the logit-adjusted loss."""
 
-    name: Method = "logit_adjustment"
+    name = "logit_adjustment"
     title = "Logit adjustment (loss)"
+    reads = ("logit_adjustment_tau",)
+
+    def finetuned_as(self, config: Config) -> str:
+        """Returns balanced softmax for tau 1: log pi is log n, less a constant."""
+        same = config.rebalance.logit_adjustment_tau == 1
+        return "balanced_softmax" if same else self.name
 
     def make_loss(
         self, config: Config, train_counts: Int[np.ndarray, "C"], num_steps: int
     ) -> Loss:
-        """See :func:`adjusted_loss`."""
+        """Returns :func:`adjusted_loss`."""
         del num_steps
         return adjusted_loss(train_counts, config.rebalance.logit_adjustment_tau)
 
@@ -34,11 +40,12 @@ class LogitAdjustment(Baseline):
 class PostHocLogitAdjustment(Decoupled):
     """The Baseline's logits, less tau log pi."""
 
-    name: Method = "logit_adjustment_post_hoc"
+    name = "logit_adjustment_post_hoc"
     title = "Logit adjustment (post-hoc)"
+    reads = ("logit_adjustment_tau",)
 
     def make(self, run: Run) -> Linear:
-        """The Baseline's FC with other biases."""
+        """Returns the Baseline's FC with other biases."""
         tau = run.config.rebalance.logit_adjustment_tau
         linear = self.finetuned(run)
         shift = tau * log_priors(run.inputs.data.train_counts)
@@ -46,7 +53,7 @@ class PostHocLogitAdjustment(Decoupled):
 
 
 def adjusted_loss(train_counts: Int[np.ndarray, "C"], tau: float) -> Loss:
-    """Cross entropy of z + tau log pi, with pi the shares of the training images."""
+    """Returns cross entropy of z + tau log pi, pi the shares of training images."""
     shift = jnp.asarray(tau * log_priors(train_counts), jnp.float32)[None, :]
 
     def loss(

@@ -1,13 +1,12 @@
 """NCM: the class whose mean feature is nearest (Kang et al., 2020).
 
-Features are centred by the mean of all training features and scaled to length 1, for
-the means and for the images that are classified.
+Features are centred by the mean of all training features, then scaled to length 1. So
+are the images that are classified.
 """
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from vl_ltr_jax.config.settings import Method
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.systems.decoupled import Decoupled, Linear, embed_split
 
@@ -15,11 +14,11 @@ from vl_ltr_jax.systems.decoupled import Decoupled, Linear, embed_split
 class Ncm(Decoupled):
     """Nearest class mean."""
 
-    name: Method = "ncm"
+    name = "ncm"
     title = "NCM"
 
     def make(self, run: Run) -> Linear:
-        """Means of the training images as evaluation would see them."""
+        """Returns the means of the training images, without augmentation."""
         towers, split = run.finetuned_towers(), run.inputs.data.train
         features, labels = embed_split(run, towers, split)
         return nearest_class_mean(features, labels, run.inputs.num_classes)
@@ -28,7 +27,7 @@ class Ncm(Decoupled):
 def nearest_class_mean(
     features: Float32[np.ndarray, "N D"], labels: Int[np.ndarray, "N"], num_classes: int
 ) -> Linear:
-    """The linear form of it: -|u - m_c|^2 is 2 u.m_c - |m_c|^2, less a constant.
+    """Returns the linear form: -|u - m_c|^2 is 2 u.m_c - |m_c|^2, less a constant.
 
     A class without a training image has no mean and is never the nearest.
     """
@@ -45,7 +44,7 @@ def class_means(
     centre: Float32[np.ndarray, "D"],
     num_classes: int,
 ) -> tuple[Float[np.ndarray, "C D"], np.ndarray]:
-    """Mean of the centred unit features of each class, and which classes have one."""
+    """Returns the mean of each class's centred unit features, and a mask of them."""
     sums = np.zeros((num_classes, features.shape[1]))
     # Class by class: a copy of all features would double the memory.
     order = np.argsort(labels, kind="stable")

@@ -3,12 +3,11 @@
 import numpy as np
 from jaxtyping import Float32, Int
 
-from vl_ltr_jax.config.settings import Method
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime.errors import UserError
 from vl_ltr_jax.systems.decoupled import Decoupled, Linear, embed_split
 
-_BLOCK_SIZE = 1024  # images whose logits are in memory
+_BLOCK_SIZE = 1024  # images with logits in memory
 TAUS = tuple(round(0.05 * step, 2) for step in range(41))  # 0 to 2
 
 
@@ -19,15 +18,15 @@ class ValidationError(UserError):
 class TauNormalized(Decoupled):
     """w_c / |w_c|^tau, without biases; tau is chosen on the validation images.
 
-    Where validation and test are the same images (iNaturalist 2018), so is the choice
-    made on the test images: the accuracy flatters it.
+    iNaturalist 2018 has the same images for validation and test. There the choice is
+    made on the test images, which flatters the accuracy.
     """
 
-    name: Method = "tau_normalized"
+    name = "tau_normalized"
     title = "tau-normalised"
 
     def make(self, run: Run) -> Linear:
-        """The Baseline's weights, normalised by the best tau."""
+        """Returns the Baseline's weights, normalised by the best tau."""
         kernel = self.finetuned(run).kernel
         towers, split = run.finetuned_towers(), run.inputs.data.val
         features, labels = embed_split(run, towers, split)
@@ -35,14 +34,14 @@ class TauNormalized(Decoupled):
         return Linear(
             normalized(kernel, tau),
             np.zeros(kernel.shape[1], np.float32),
-            told={"tau": tau, "val_class_accuracy": accuracy},
+            summary={"tau": tau, "val_class_accuracy": accuracy},
         )
 
 
 def normalized(
     kernel: Float32[np.ndarray, "D C"], tau: float
 ) -> Float32[np.ndarray, "D C"]:
-    """Columns divided by their length to the power of tau; zero ones stay zero."""
+    """Returns columns divided by their length^tau; zero columns stay zero."""
     lengths = np.linalg.norm(kernel.astype(np.float64), axis=0)
     return (kernel / np.maximum(lengths, 1e-12) ** tau).astype(np.float32)
 
@@ -52,17 +51,17 @@ def choose_tau(
     features: Float32[np.ndarray, "N D"],
     labels: Int[np.ndarray, "N"],
 ) -> tuple[float, float]:
-    """The tau with the best accuracy averaged over classes, and that, in percent.
+    """Returns the tau with the best mean accuracy of classes, and that in percent.
 
-    On balanced images this is the top-1. The smallest of equally good ones is taken.
+    On balanced images this is the top-1. Of equally good values the smallest wins.
 
     Raises:
-      ValidationError: there is no image.
+      ValidationError: the split has no image.
     """
     if not len(labels):
         raise ValidationError(
-            "method='tau_normalized': the validation split has no image to choose tau "
-            "by. List some, or take another method."
+            "method='tau_normalized': there is no validation image to choose tau on. "
+            "List some, or take another method."
         )
     counts = np.bincount(labels)
     weights = 1 / counts[labels] / (counts > 0).sum()

@@ -14,21 +14,21 @@ HEAD_NAMES = {
 
 
 def own_head(config: Config, heads: Collection[str]) -> str:
-    """The head that a run is made for, of those that it evaluates."""
-    wanted = (systems.recipe_of(config).result, "lgr", "fc", "zero_shot", *heads)
-    return next(name for name in wanted if name in heads)
+    """Returns the head, among those evaluated, whose accuracy is the run's result."""
+    preferred = (systems.recipe_of(config).result, "lgr", "fc", "zero_shot", *heads)
+    return next(name for name in preferred if name in heads)
 
 
 def title(config: Config) -> str:
-    """What the report of a run is called: data set, system, seed."""
+    """Returns the title of a run's report: data set, system, seed."""
     system = systems.recipe_of(config).title
     return f"{config.data.name}: {system}, seed {config.seed}"
 
 
 def head_names(config: Config) -> dict[str, str]:
-    """What the heads of a run are called.
+    """Returns the names of a run's heads.
 
-    Once the towers are pre-trained, zero-shot is no longer that of CLIP.
+    Once the towers are pre-trained, zero-shot is no longer CLIP's.
     """
     if config.pretrain.epochs:
         zero_shot = "Zero-shot, pre-trained towers"
