@@ -129,7 +129,7 @@ def _linear(run: SavedRun, head: str, towers: dict[str, Any]) -> dict[str, np.nd
     if head == "fc":
         scale = systems.recipe_of(config).score_scale(config)
         return linear.as_arrays(run.tuned["head"], scale)
-    if not isinstance(recipe, Decoupled):
+    if not isinstance(systems.recipe_of(config), Decoupled):
         raise ArtifactError(
             f"{run.workdir}: the head {head!r} of the method {config.method!r} cannot "
             "be loaded by itself"
