@@ -13,6 +13,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
 FILE = "--config=configs/shapes_lt.py"
 
 
+@pytest.fixture(autouse=True)
+def forget_the_file():
+    """The library loads the next file into the same module."""
+    yield
+    sys.modules.pop("config_config", None)
+
+
 def parse(monkeypatch, *arguments):
     """Returns the configuration and the explicit keys, from a command line."""
     values = flags.FlagValues()

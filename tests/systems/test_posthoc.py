@@ -240,7 +240,7 @@ def test_tau_without_a_difference_is_0():
     kernel = np.eye(3, dtype=np.float32)
     features, labels = np.eye(3, dtype=np.float32)[[0, 1, 1]], np.array([0, 1, 0])
     assert choose_tau(kernel, features, labels) == (0.0, 75.0)
-    with pytest.raises(ValueError, match="validation split has no image"):
+    with pytest.raises(ValueError, match="tau_normalized"):
         choose_tau(kernel, features[:0], labels[:0])
 
 
