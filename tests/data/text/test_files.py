@@ -64,9 +64,10 @@ def test_unknown_encodings_are_refused(tmp_path: Path, encoding: str) -> None:
     [
         (b"fine.\nnot \xff fine.\n", "auto", "desc_0.txt:2"),
         (b"a\r\n\r\n\x81.", "cp1252", "desc_0.txt:3"),
+        ("UTF-16.".encode("utf-16-le"), "auto", "desc_0.txt"),
     ],
 )
-def test_undecodable_text_is_named_with_its_line(
+def test_undecodable_text_is_named(
     tmp_path: Path, data: bytes, encoding: str, place: str
 ) -> None:
     with pytest.raises(TextError, match=place) as raised:

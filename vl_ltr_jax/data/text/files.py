@@ -53,6 +53,11 @@ def decode(data: bytes, where: str, encoding: str = "auto") -> tuple[str, str]:
             text = data.decode(codec)
         except UnicodeError:
             raise fault from None
+    if "\0" in text:
+        raise TextError(
+            f"{where}: contains NUL characters, as UTF-16 read as {codec} does. Name "
+            "the encoding of texts in data.text_encoding."
+        )
     text = text.removeprefix("\ufeff")
     return text.replace("\r\n", "\n").replace("\r", "\n"), codec
 
