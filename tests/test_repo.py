@@ -185,6 +185,50 @@ def test_files_are_short():
     assert statistics.median(lengths[path] for path in CODE) < 160
 
 
+# Pro-forms: a reader would have to look for the noun that they stand for.
+PRO_FORMS = set(
+    "told left found given made kept one there behind met shown said seen gone others"
+    " whole rest wanted asked meant none both of".split()
+)
+
+
+def names_of(tree):
+    """Names that code gives to functions, classes, arguments and variables."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name, node
+        elif isinstance(node, ast.arg):
+            yield node.arg, node
+        elif isinstance(getattr(node, "ctx", None), ast.Store):
+            if isinstance(node, ast.Name):
+                yield node.id, node
+            elif isinstance(node, ast.Attribute):
+                yield node.attr, node
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_names_are_nouns_of_the_field(path):
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
+    for name, node in names_of(ast.parse(path.read_text())):
+        noun = name.strip("_").lower()
+        assert noun not in PRO_FORMS, f"{path}:{node.lineno} {name}"
+        message = f"{path}:{node.lineno} {name}: a verb, for functions"
+        assert noun != "read" or isinstance(node, functions), message
+
+
+# A first line says what a caller gets, or names the thing.
+NO_FIRST_WORDS = "What Whether Where Which How Of That If When Why".split()
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_docstrings_begin_with_a_verb_or_a_noun(path):
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, documented) and (text := ast.get_docstring(node)):
+            place = f"{path}:{getattr(node, 'lineno', 1)}"
+            assert text.split()[0] not in NO_FIRST_WORDS, f"{place} {text[:60]}"
+
+
 @pytest.mark.parametrize(
     "command",
     [
