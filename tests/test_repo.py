@@ -104,7 +104,7 @@ def test_imports_only_point_down():
         package, *inner = name.split(".")
         for imported in filter(None, imports_of_ours(path)):
             target, *place = imported.split(".")
-            message = f"{path} imports {imported}, which is above it"
+            message = f"{path} imports {imported}, which comes later in the order"
             assert PACKAGES.index(target) <= PACKAGES.index(package), message
             if target == package == "data" and inner and place:
                 assert DATA.index(place[0]) <= DATA.index(inner[0]), message

@@ -39,6 +39,17 @@ def test_other_settings_are_refused(stage, settings):
         Artifact(stage.directory, settings).check()
 
 
+def test_a_new_key_of_a_later_version_is_its_default(stage):
+    """Breaks if each new key refuses all runs that began without it."""
+    defaults = {"seed": 0, "new": 5, "speed": 1}
+    Artifact(stage.directory, {"seed": 1, "new": 5}, defaults).check()
+    with pytest.raises(ArtifactError, match="new"):
+        Artifact(stage.directory, {"seed": 1, "new": 6}, defaults).check()
+    # A stage of an older version depended on `speed`, this one's does not.
+    Artifact(stage.directory, {"seed": 1, "speed": 2}).begin()
+    Artifact(stage.directory, {"seed": 1}, defaults).check()
+
+
 @pytest.mark.parametrize("name", ["rows.npy", "artifact.json"])
 def test_a_flipped_bit_is_noticed(stage, name):
     flip(stage.directory / name)

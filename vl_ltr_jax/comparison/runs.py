@@ -155,7 +155,7 @@ class Comparison:
             for key, value in settings.flatten(self.config).items()
             if key != "seed" and depends.matters(key)
         }
-        return Artifact(self.workdir / "compare", values)
+        return Artifact(self.workdir / "compare", values, depends.DEFAULTS)
 
     def _place(self, name: str, seed: int) -> epath.Path:
         return self.workdir / name / f"seed_{seed}"

@@ -63,7 +63,7 @@ class Data:
     train_list: str = ""  # file names under root; empty: from the name
     val_list: str = ""
     test_list: str = ""
-    texts: Literal["wiki", "none"] = "wiki"  # or prompts only
+    texts: Literal["wiki", "none"] = "wiki"  # none: prompts only
     text_root: str = ""  # directory that holds wiki/; empty: root
     text_encoding: str = "auto"  # UTF-8, else GBK; or a codec of Python
     prompts: Literal["imagenet80", "plain", "none"] = "imagenet80"
@@ -147,7 +147,7 @@ class Anchors:
 
     selection: Literal["anss", "cutoff", "random"] = "anss"
     num_anchors: Size = 64
-    images: Literal["train", "val"] = "val"
+    images: Literal["train", "val"] = "val"  # labelled images that score sentences
     max_images_per_class: Count = 50
 
 
@@ -155,12 +155,13 @@ class Anchors:
 class Finetune(Training):
     """The recognition head; 0 epochs leave it out."""
 
-    head: Literal["lgr", "fc"] = "lgr"
-    text_learning_rate: NotNegative = 1e-6
+    head: Literal["lgr", "fc"] = "lgr"  # language-guided, or a linear layer
+    learning_rate: NotNegative = 1e-3  # with LGR: of parameters whose path has `visual`
+    text_learning_rate: NotNegative = 1e-6  # of LGR's other parameters, its attention
     mixup_alpha: NotNegative = 0.8
     cutmix_alpha: NotNegative = 1.0
     train_image_tower: bool = False
-    detach_norm: bool = False
+    detach_norm: bool = False  # the attended text's length has no gradient
     feature_views: Views = 0  # cached views of an image; 0: a new view each time
 
 
@@ -200,7 +201,7 @@ class Evaluate:
     knn_neighbours: Size = 5
     zero_shot: bool = True
     zero_shot_text: Literal["prompt", "prompts", "sentences", "anchors"] = "prompts"
-    prediction: Literal["mixture", "sum"] = "mixture"
+    prediction: Literal["mixture", "sum"] = "mixture"  # of LGR's two branches
     visual_weight: Share = 0.2  # alpha of the mixture
 
 

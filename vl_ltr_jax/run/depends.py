@@ -24,6 +24,7 @@ DEPENDS = {
 }
 # Sections that evaluation and a system's own stages may read.
 EVERYTHING = (*FINETUNE, "classifier", "evaluate")
+DEFAULTS = settings.flatten(Config())
 
 
 def matters(key: str, sections: Sequence[str] = EVERYTHING) -> bool:
@@ -49,4 +50,5 @@ def artifact(
         for key, value in flat.items()
         if key in always or matters(key, sections)
     }
-    return Artifact(workdir / stage, {**relevant, "inputs": inputs.digest})
+    relevant["inputs"] = inputs.digest
+    return Artifact(workdir / stage, relevant, DEFAULTS)

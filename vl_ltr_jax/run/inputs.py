@@ -30,6 +30,10 @@ from vl_ltr_jax.models.clip import ClipConfig
 from vl_ltr_jax.models.port import vl_ltr_files
 from vl_ltr_jax.run import initial
 
+_VAL_ANCHORS = (
+    ". AnSS reads their labels too: set anchors.images='train' to report unseen images."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class RunInputs:
@@ -152,7 +156,8 @@ def read_data(config: Config, faults: Faults | None = None) -> sources.LongTaile
     if data.left_out and faults is None:
         console.say(picture_folders.describe(data.left_out), stage="data")
     if data.test_is_val and faults is None:
-        console.warn(sources.TEST_IS_VAL)
+        chosen = config.anchors.images == "val" and config.anchors.selection == "anss"
+        console.warn(sources.TEST_IS_VAL + _VAL_ANCHORS * chosen)
     return dataclasses.replace(data, name=config.data.name)
 
 

@@ -45,10 +45,20 @@ def redo_advice(directory: epath.Path) -> str:
 class Artifact:
     """One stage's directory under the workdir."""
 
-    def __init__(self, directory: epath.Path, settings: Mapping[str, Any]) -> None:
-        """Binds the directory to the settings that it depends on."""
+    def __init__(
+        self,
+        directory: epath.Path,
+        settings: Mapping[str, Any],
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Binds the directory to the settings that it depends on.
+
+        `defaults` are values of all keys of this version: an artifact of an older
+        version lacks some, and may have keys that results do not depend on.
+        """
         self.directory = directory
         self.settings = dict(settings)
+        self._defaults = defaults or {}
 
     @property
     def finished(self) -> bool:
@@ -65,10 +75,11 @@ class Artifact:
         resumes = any((self.directory / name).exists() for name in _UNFINISHED)
         if not (path.exists() or resumes or self.finished):
             return
-        before, now = _read_object(path), self.settings
+        stored, now = _read_object(path), self.settings
+        before = {**self._defaults, **stored}
         changed = [
             f"{_KINDS.get(key, key)}: {before.get(key)!r} then, {now.get(key)!r} now"
-            for key in sorted(now.keys() | before.keys())
+            for key in sorted(now.keys() | (stored.keys() - self._defaults.keys()))
             if not _equal(key, before.get(key), now.get(key))
         ]
         if changed:

@@ -21,8 +21,8 @@ from vl_ltr_jax.data.text.files import read_texts
 
 SPLITS = ("train", "val", "test")
 TEST_IS_VAL = (
-    "no test images: the validation images, which also choose, are reported as test, "
-    "as the paper does on iNaturalist 2018"
+    "no test images: the validation images are reported as test, as the paper does on "
+    "iNaturalist 2018"
 )
 
 
