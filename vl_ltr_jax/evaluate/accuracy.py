@@ -4,7 +4,6 @@ Accuracies are ratios of sums over every image of a split, never means of batch 
 A padded row has mask 0.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -41,11 +40,6 @@ class Ranking(NamedTuple):
     classes: Int[Array | np.ndarray, "b k"]
     probabilities: Float[Array | np.ndarray, "b k"]
     margins: Float[Array | np.ndarray, " b"]
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Ranking":
-        """Takes the arrays of its fields from a mapping."""
-        return cls(*(arrays[name] for name in cls._fields))
 
 
 def rank(

@@ -121,7 +121,9 @@ def distillation(
             return -jnp.mean(jnp.sum(weights * student, axis=-1))
         if form == "diagonal":
             return -jnp.mean(jnp.diagonal(weights) * jnp.diagonal(student))
-        return temperature**2 * jnp.mean(weights * (teacher - student))
+        if form == "kl":
+            return temperature**2 * jnp.mean(weights * (teacher - student))
+        raise ValueError(f"form={form!r}: not one of {DISTILLATION_FORMS}")
 
     teacher_logits = jax.lax.stop_gradient(teacher_logits)
     terms = {
@@ -133,5 +135,7 @@ def distillation(
 
 def mean_or_sum(terms: dict[str, Float[Array, ""]], reduction: str) -> Float[Array, ""]:
     """Returns the 'mean' or the 'sum' of the terms 'image' and 'text'."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction={reduction!r}: not one of {REDUCTIONS}")
     total = terms["image"] + terms["text"]
     return total / 2 if reduction == "mean" else total

@@ -33,12 +33,18 @@ class Anchors(NamedTuple):
         Raises:
           ArtifactError: a file is missing or damaged.
         """
-        anchors = Artifact(workdir / "anchors", {})
+        anchors, texts = Artifact(workdir / "anchors", {}), load_texts(workdir)
+        padding = np.array(anchors.load_array("padding"))
+        if [len(row) for row in texts] != np.sum(~padding, axis=1).tolist():
+            raise ArtifactError(
+                f"{_texts_path(workdir)} lists other anchors than padding.npy. "
+                f"{redo_advice(anchors.directory)}"
+            )
         return cls(
             np.array(anchors.load_array("indices")),
-            np.array(anchors.load_array("padding")),
+            padding,
             Artifact(workdir / "embed", {}).load_array("sentences"),
-            load_texts(workdir),
+            texts,
         )
 
     @property
@@ -54,7 +60,7 @@ def load_texts(workdir: epath.Path) -> list[list[str]]:
     Raises:
       ArtifactError: the file is damaged.
     """
-    path = workdir / "anchors" / "sentences.json"
+    path = _texts_path(workdir)
     if not path.exists():
         return []
     try:
@@ -66,6 +72,10 @@ def load_texts(workdir: epath.Path) -> list[list[str]]:
             f"{path} cannot be read ({error}). {redo_advice(path.parent)}"
         ) from error
     return content
+
+
+def _texts_path(workdir: epath.Path) -> epath.Path:
+    return workdir / "anchors" / "sentences.json"
 
 
 def _is_texts(content: object) -> bool:

@@ -27,7 +27,7 @@ class WithoutClip(Ablation):
     """VL-LTR from random towers, with the tokenizer of its CLIP."""
 
     def defaults(self, config: Config) -> Mapping[str, Any]:
-        """Returns the tokenizer."""
+        """Returns the key that keeps the tokenizer of the CLIP."""
         return {"init.tokenizer": config.init.tokenizer or config.init.clip}
 
 

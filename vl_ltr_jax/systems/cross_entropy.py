@@ -46,7 +46,7 @@ class Baseline(Recipe):
         }
 
     def faults(self, config: Config) -> list[str]:
-        """Returns another head, pre-training, no training."""
+        """Returns one message for each key under which nothing would train."""
         faults = super().faults(config)
         if not config.finetune.epochs:
             faults.append(

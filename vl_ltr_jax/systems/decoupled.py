@@ -15,7 +15,6 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from vl_ltr_jax.checkpoint.restore import load_params
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.sources.dataset import Split
 from vl_ltr_jax.evaluate.split import Scorer, Scores
@@ -106,7 +105,7 @@ class Retrained(Decoupled):
     retrains = True
 
     def faults(self, config: Config) -> list[str]:
-        """Returns the Baseline's, and a classifier that stays as it was drawn."""
+        """Returns the Baseline's faults, and that of an untrained classifier."""
         faults = super().faults(config)
         if not config.classifier.epochs:
             faults.append(
@@ -129,8 +128,7 @@ class Retrained(Decoupled):
 
     def trained(self, run: Run) -> dict[str, Any]:
         """Returns the trained parameters."""
-        directory = run.artifact(STAGE).directory / "checkpoints"
-        return load_params(directory)["params"]["head"]
+        return stage.trained(run.artifact(STAGE))["params"]["head"]
 
 
 def embed_split(

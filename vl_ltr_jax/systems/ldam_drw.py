@@ -26,7 +26,7 @@ class LdamDrw(Baseline):
     reads = ("ldam_max_margin", "ldam_scale", "deferred_beta", "deferred_share")
 
     def head(self, run: Run, towers: dict[str, Any]) -> nn.Module:
-        """Returns cosines to a vector for each class."""
+        """Returns a head of cosines between features and a vector for each class."""
         del towers
         return CosineHead(run.inputs.num_classes)
 

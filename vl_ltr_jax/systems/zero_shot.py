@@ -28,7 +28,7 @@ class ZeroShot(Recipe):
         }
 
     def defaults(self, config: Config) -> Mapping[str, Any]:
-        """Returns no other head."""
+        """Returns the key that leaves out the kNN head."""
         del config
         return {"evaluate.knn": False}
 

@@ -214,7 +214,7 @@ def trained(stage: Artifact) -> dict[str, Any]:
       CheckpointError: it has no checkpoint.
       DamagedError: the checkpoint of the last step is gone or damaged.
     """
-    last_step = stage.summary().get("steps")
+    last_step = stage.summary()["steps"]
     return load_params(stage.directory / "checkpoints", last_step=last_step)
 
 

@@ -5,7 +5,7 @@ VL-LTR and torchvision take the stored pixels, and so the published accuracies r
 them. Viewers apply the tag, and people label what a viewer shows.
 """
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 from PIL import Image
 
@@ -13,7 +13,6 @@ Orientation: TypeAlias = Literal["exif", "stored"]
 Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
 Turn: TypeAlias = Image.Transpose
 
-ORIENTATIONS: tuple[str, ...] = get_args(Orientation)
 _TAG = 0x0112
 _TURNS = {
     2: Turn.FLIP_LEFT_RIGHT,
