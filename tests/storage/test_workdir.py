@@ -3,6 +3,7 @@
 import fcntl
 import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from etils import epath
@@ -10,9 +11,8 @@ from etils import epath
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.run.inputs import RunInputs
 from vl_ltr_jax.stages import pipeline
-from vl_ltr_jax.storage import lock
 from vl_ltr_jax.storage.lock import InUseError, sole_user, take_over
-from vl_ltr_jax.storage.workdir import WorkdirError, check_free, check_writable, path_of
+from vl_ltr_jax.storage.workdir import WorkdirError, check_writable, path_of
 from worlds.file_damage import full_disk
 
 
@@ -22,11 +22,11 @@ def start(path):
 
 
 def test_two_runs_in_one_workdir_are_refused(tmp_path):
-    """Breaks if --take_over ends a lock that the system keeps."""
+    """Breaks if --take_over ends a lock that the system keeps, or its owner's name."""
     path = epath.Path(tmp_path)
     with sole_user(path):
         take_over(path)
-        with pytest.raises(InUseError, match=str(tmp_path)):
+        with pytest.raises(InUseError, match=rf"{tmp_path}.*process {os.getpid()} "):
             start(path)
     start(path)  # the file stays, the lock is gone
 
@@ -36,10 +36,7 @@ def test_without_locks_a_killed_run_refuses_others_until_they_take_over(
 ):
     """Breaks if a second run starts, or a run that has ended stands in the way."""
 
-    def no_locks(file, how):
-        raise OSError("no locks available")
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=OSError("no locks")))
     path = epath.Path(tmp_path)
     with sole_user(path):
         owner = (tmp_path / ".lock").read_text()
@@ -54,38 +51,21 @@ def test_without_locks_a_killed_run_refuses_others_until_they_take_over(
 
 
 def test_partial_files_of_a_killed_run_go(tmp_path):
-    names = ["a", "teacher/b", "finetune/views/c", "pretrain/checkpoints/4/d"]
-    for name in names:
+    for name in ("a", "teacher/b", "finetune/views/c", "pretrain/checkpoints/4/d"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{name}.npy.partial").touch()
         (tmp_path / f"{name}.npy").touch()
     start(epath.Path(tmp_path))
     partial = [path.name for path in tmp_path.rglob("*.partial")]
     assert partial == ["d.npy.partial"]  # Orbax's own
-    assert len(list(tmp_path.rglob("*.npy"))) == len(names)
-
-
-def test_other_processes_hold_no_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock.jax, "process_index", lambda: 1)
-    with sole_user(epath.Path(tmp_path)):
-        assert not list(tmp_path.iterdir())
-
-
-def test_a_lock_that_cannot_be_opened_is_refused(tmp_path):
-    (tmp_path / ".lock").mkdir()
-    with pytest.raises(WorkdirError, match="lock"):
-        check_free(epath.Path(tmp_path), (), ())
-    with pytest.raises(WorkdirError, match="lock"):
-        start(epath.Path(tmp_path))
+    assert len(list(tmp_path.rglob("*.npy"))) == 4
 
 
 def test_a_full_disk_is_refused_before_a_run_begins(tmp_path):
     with full_disk(), pytest.raises(WorkdirError, match="--workdir"):
         check_writable(epath.Path(tmp_path))
-    assert not list(tmp_path.iterdir())
-    with full_disk(size=0), pytest.raises(BlockingIOError):
-        with sole_user(epath.Path(tmp_path)):  # the lock needs no room
-            raise BlockingIOError  # of the run: not the lock's
+    with full_disk(size=0):
+        start(epath.Path(tmp_path))  # the lock needs no room
 
 
 def test_obstacles_of_a_run_are_refused_before_it_begins(tmp_path, monkeypatch):
@@ -93,11 +73,12 @@ def test_obstacles_of_a_run_are_refused_before_it_begins(tmp_path, monkeypatch):
     monkeypatch.setattr(
         pipeline, "planned", lambda config, inputs: ["pretrain", "embed"]
     )
-    refused = {
-        **dict.fromkeys(("config.json", "results.json", "report.html"), os.mkdir),
-        **dict.fromkeys(("teacher", "pretrain/checkpoints", "embed"), Path.touch),
+    obstacles = {
+        "config.json": os.mkdir,
+        "pretrain/checkpoints": Path.touch,
+        "embed": Path.touch,
     }
-    for name, make in refused.items():
+    for name, make in obstacles.items():
         run = tmp_path / name.replace("/", "_")
         (run / name).parent.mkdir(parents=True)
         make(run / name)
@@ -106,15 +87,11 @@ def test_obstacles_of_a_run_are_refused_before_it_begins(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["foo://bar", "https://user:x@host/y", "file:///tmp/x", "a+b://c"]
-    + ["runs/[a]", "runs/a*", "runs/a?"],  # Orbax loses checkpoints there
+    "name",  # Orbax loses checkpoints in patterns
+    ["foo://bar", "https://user:x@host/y", "file:///x", "runs/[a]", "runs/a*"],
 )
 def test_addresses_and_patterns_are_refused(name):
     with pytest.raises(WorkdirError, match="--workdir="):
         path_of(name)
-
-
-@pytest.mark.parametrize("name", ["gs://bucket/run", "runs/exp #1 100% ok \u00e9"])
-def test_buckets_blanks_signs_and_accents_are_welcome(name):
-    assert os.fspath(path_of(name)) == name
+    for welcome in ("gs://bucket/run", "runs/exp #1 100% ok \u00e9"):
+        assert os.fspath(path_of(welcome)) == welcome

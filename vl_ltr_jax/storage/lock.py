@@ -40,8 +40,7 @@ def sole_user(workdir: epath.Path) -> Iterator[None]:
         return
     path = workdir / LOCK
     with contextlib.ExitStack() as stack:
-        locked = "://" not in os.fspath(workdir) and stack.enter_context(_locked(path))
-        if not locked:
+        if not stack.enter_context(_locked(path)):
             if owner := _content(path):
                 raise WorkdirError(
                     f"--workdir={workdir} is in use by another run ({owner}). If that "
@@ -61,17 +60,22 @@ def sole_user(workdir: epath.Path) -> Iterator[None]:
 def take_over(workdir: epath.Path) -> None:
     """Makes a workdir free that runs without a system's lock have left, in process 0.
 
-    A lock that the system keeps stays. Workdirs of a comparison become free too.
+    A lock that the system keeps stays, with the name of its owner. Workdirs of a
+    comparison become free too.
     """
     if jax.process_index() == 0:
         for path in (workdir / LOCK, *workdir.glob(f"*/seed_*/{LOCK}")):
             if path.exists():
-                path.write_text("")
+                with contextlib.suppress(InUseError), _locked(path):
+                    path.write_text("")
 
 
 @contextlib.contextmanager
 def _locked(path: epath.Path) -> Iterator[bool]:
-    """Holds a system's lock; yields False on a file system without locks."""
+    """Holds a system's lock; yields False in a bucket, or on a disk without locks."""
+    if "://" in os.fspath(path):
+        yield False
+        return
     try:
         number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
