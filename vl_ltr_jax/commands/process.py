@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from absl import logging
 from PIL import Image
 
+from vl_ltr_jax.logs import console
 from vl_ltr_jax.runtime import cpu_memory
 
 
@@ -18,6 +19,8 @@ def prepare() -> None:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     # At INFO, Orbax reports every file.
     logging.set_verbosity(logging.WARNING)
+    # absl's handler would write into the line of a progress bar.
+    logging.get_absl_handler().python_handler.addFilter(console.log_record)
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:

@@ -4,11 +4,13 @@ Process 0 speaks. Quiet mode leaves warnings, errors and results. tqdm draws pro
 on a terminal only.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypeVar
 
+from absl.logging import PythonFormatter
 from tqdm import tqdm
 
 from vl_ltr_jax.logs.messages import printable, without_passwords
@@ -77,6 +79,12 @@ def error(text: str) -> None:
     text = printable(f"error: {without_passwords(text)}", "\n")
     head, newline, body = text.partition("\n")
     _write(styled(head, "red") + newline + body)
+
+
+def log_record(record: logging.LogRecord) -> bool:
+    """Writes a log record above progress bars; False keeps it from its handler."""
+    _write(PythonFormatter().format(record))
+    return False
 
 
 def result(text: str, brief: str) -> None:
