@@ -1,6 +1,3 @@
-from typing import Any
-
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,17 +17,10 @@ from vl_ltr_jax.checkpoint.restore import (
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.runtime.errors import SystemFault
 from worlds.file_damage import flip, largest_file
+from worlds.loop_world import State, assert_bit_equal
 
 
-@flax.struct.dataclass
-class State:
-    step: jax.Array
-    params: Any
-    batch_stats: Any
-    opt_state: Any
-
-
-def make_state(seed=0, *, width=8, batch_stats=None, sharding=None):
+def make_state(seed=0, *, width=8, batch_stats=None):
     rng = np.random.default_rng(seed)
     params = {
         "visual": {"kernel": rng.normal(size=(16, width)).astype(np.float32)},
@@ -41,17 +31,9 @@ def make_state(seed=0, *, width=8, batch_stats=None, sharding=None):
     tx = optax.partition(
         {"adam": optax.adamw(schedule), "frozen": optax.set_to_zero()}, groups
     )
-    sharding = sharding or meshes.replicated(meshes.make_mesh())
-    params = meshes.place(params, sharding)
+    params = meshes.place(params, meshes.replicated(meshes.make_mesh()))
     state = State(jnp.int32(seed), params, batch_stats or {}, tx.init(params))
     return meshes.place(state, meshes.replicated(meshes.make_mesh()))
-
-
-def assert_equal(result, expected):
-    assert jax.tree.structure(result) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
 
 
 def one_array(step):
@@ -71,68 +53,46 @@ def test_the_newest_state_and_its_meta_come_back(tmp_path):
         for step in (2, 4, 6):
             checkpoints.save(step, state, {"seed": 1, "names": ["a"]})
         assert checkpoints.latest_step == 6
+        checkpoints.save(6, make_state(0))  # saved already: the first stays
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["4", "6"]
     with Checkpoints(tmp_path / "run", every_steps=2, keep=2) as checkpoints:
         template = make_state(0, batch_stats={"bn": jnp.zeros(4)})
         restored, meta = checkpoints.restore_latest(template)
-        assert_equal(restored, state)
+        assert_bit_equal(restored, state)
         assert meta == {"seed": 1, "names": ["a"]}
         assert checkpoints.due(4) and not checkpoints.due(5)
         assert not checkpoints.reached_preemption(6)
-
-
-def test_a_step_already_saved_is_left_alone(tmp_path):
-    with Checkpoints(tmp_path, every_steps=1, keep=2) as checkpoints:
-        checkpoints.save(1, make_state(1))
-        checkpoints.save(1, make_state(2))
-        restored, _ = checkpoints.restore_latest(make_state(0))
-    assert_equal(restored, make_state(1))
 
 
 def test_restoring_follows_the_template_to_another_mesh(tmp_path):
     state = make_state(3)
     mesh = meshes.make_mesh(4, 2)
     shardings = meshes.shard_largest_axis(mesh, state, min_elements=1)
-    template = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding
-        ),
-        state,
-        shardings,
-    )
+    template = meshes.place(make_state(0), shardings)
     with Checkpoints(tmp_path, every_steps=1) as checkpoints:
         checkpoints.save(3, state)
         restored, _ = checkpoints.restore_latest(template)
-    assert_equal(restored, state)
+    assert_bit_equal(restored, state)
     kernel = restored.params["visual"]["kernel"]
     assert kernel.sharding == shardings.params["visual"]["kernel"]
     assert kernel.addressable_shards[0].data.shape == (4, 8)
 
 
-def test_another_shape_or_dtype_is_refused_and_named(tmp_path):
+def test_another_shape_or_dtype_and_other_arrays_are_refused_and_named(tmp_path):
     """Orbax itself would cast float32 to bfloat16 without a word."""
     state = make_state(1)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state.params)
-    with Checkpoints(tmp_path, every_steps=1) as checkpoints:
-        checkpoints.save(1, state)
-        with pytest.raises(MisfitError, match="params/visual/kernel"):
-            checkpoints.restore_latest(make_state(1, width=16))
-        with pytest.raises(MisfitError, match="bfloat16"):
-            checkpoints.restore_latest(state.replace(params=half))
-    assert (tmp_path / "1").is_dir()
-
-
-def test_missing_and_additional_arrays_are_named_with_the_nearest(tmp_path):
-    state = make_state(1)
     renamed = {**state.params, "visuals": state.params["visual"]}
     del renamed["visual"]
     with Checkpoints(tmp_path, every_steps=1) as checkpoints:
         checkpoints.save(1, state)
-        with pytest.raises(MisfitError) as caught:
-            checkpoints.restore_latest(state.replace(params=renamed))
-    missing, additional = sorted(str(caught.value).splitlines()[1:3], reverse=True)
-    assert "params/visuals/kernel" in missing and "params/visual/kernel)" in missing
-    assert additional.lstrip().startswith("params/visual/kernel:")
+        for template, named in (
+            (make_state(1, width=16), "params/visual/kernel"),
+            (state.replace(params=half), "bfloat16"),
+            (state.replace(params=renamed), "(?s)visuals/kernel.*visual/kernel"),
+        ):
+            with pytest.raises(MisfitError, match=named):
+                checkpoints.restore_latest(template)
 
 
 def random_state(step):
@@ -158,13 +118,11 @@ def of_meta(text, damaged):
     "damage",
     [
         of_largest(flip),
-        of_largest(lambda path: path.write_bytes(path.read_bytes()[:30_000])),
         of_largest(lambda path: path.unlink()),
-        of_largest(lambda path: path.write_bytes(bytes(path.stat().st_size))),
         of_meta("102", "902"),
         of_meta('"checksums"', '"checksumz"'),
     ],
-    ids=["flipped", "truncated", "missing", "zeros", "meta", "meta's keys"],
+    ids=["flipped", "missing", "meta", "meta's keys"],
 )
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, damage):
     """Breaks without checksums: Orbax restores a flipped bit without a word."""
@@ -175,14 +133,11 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, dama
     with pytest.raises(DamagedError, match="checkpoint 2") as caught:
         load_params(tmp_path)
     assert caught.value.directory == epath.Path(tmp_path)
-    assert "bound method" not in str(caught.value)
     with Checkpoints(tmp_path, every_steps=1) as checkpoints:
         restored, meta = checkpoints.restore_latest(random_state(0))
-        assert_equal(restored, random_state(1))
+        assert_bit_equal(restored, random_state(1))
         assert (meta, checkpoints.latest_step) == ({"seconds": 101}, 1)
         checkpoints.save(2, random_state(5))  # its place is free
-        restored, _ = checkpoints.restore_latest(random_state(0))
-        assert_equal(restored, random_state(5))
     assert f"checkpoint 2 in {tmp_path}" in capsys.readouterr().err
     assert (tmp_path / "unreadable-2").is_dir()
 
@@ -194,7 +149,7 @@ def test_one_misfit_among_those_that_fit_is_damage(tmp_path, capsys):
         checkpoints.save(2, make_state(2))
     with Checkpoints(tmp_path, every_steps=1) as checkpoints:
         restored, _ = checkpoints.restore_latest(one_array(0))
-    assert_equal(restored, one_array(1))
+    assert_bit_equal(restored, one_array(1))
     assert "checkpoint 2" in capsys.readouterr().err
 
 
@@ -225,23 +180,16 @@ def test_a_look_at_a_step_reads_the_newest_before_it_and_changes_nothing(tmp_pat
         for step in (1, 2, 4, 6):
             checkpoints.save(step, one_array(step), {"saved": step})
     corrupt(tmp_path, 2)
-
-    def files():
-        return {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-
-    before = files()
+    before = set(tmp_path.rglob("*"))
     for limit, step in ((5, 4), (4, 4), (3, 1), (99, 6)):
         restored, meta = restore_up_to(tmp_path, limit, one_array(0))
-        assert_equal(restored, one_array(step))
+        assert_bit_equal(restored, one_array(step))
         assert meta == {"saved": step}
     assert restore_up_to(tmp_path, 0, one_array(0)) is None
     corrupt(tmp_path, 1)
     with pytest.raises(CheckpointError, match=r"\[1, 2\]"):
         restore_up_to(tmp_path, 3, one_array(0))
-    with pytest.raises(MisfitError, match="params"):
-        wide = State(jnp.int32(0), {"kernel": jnp.zeros((4, 5))}, {}, {})
-        restore_up_to(tmp_path, 6, wide)
-    assert files().keys() == before.keys()
+    assert set(tmp_path.rglob("*")) == before
 
 
 def test_the_next_stage_reads_only_the_model(tmp_path):
@@ -255,16 +203,14 @@ def test_the_next_stage_reads_only_the_model(tmp_path):
     variables = load_params(tmp_path, {"params": state.params})
     assert list(variables) == ["params"]
     assert isinstance(variables["params"]["visual"]["kernel"], np.ndarray)
-    assert_equal(variables["params"], jax.device_get(state.params))
-    with pytest.raises(MisfitError, match="params"):
-        load_params(tmp_path, {"params": make_state(1, width=4).params})
+    assert_bit_equal(variables["params"], jax.device_get(state.params))
 
 
 def test_the_checkpoint_before_the_last_is_not_handed_over(tmp_path):
     """Breaks when the newest there is passes for the end of the stage."""
     with Checkpoints(tmp_path, every_steps=1) as checkpoints:
         checkpoints.save(1, one_array(1))
-    assert_equal(load_params(tmp_path, last_step=1)["params"], one_array(1).params)
+    assert_bit_equal(load_params(tmp_path, last_step=1)["params"], one_array(1).params)
     with pytest.raises(DamagedError, match="step 2"):
         load_params(tmp_path, last_step=2)
     for absent in (tmp_path / "absent", tmp_path / "1"):
@@ -281,29 +227,10 @@ def test_a_donated_state_is_saved_as_it_was(tmp_path):
             params = update(params)
             state = State(jnp.int32(step), params, {}, {})
             checkpoints.save(step, state)
-    for step in range(4, 0, -1):
-        with Checkpoints(tmp_path, every_steps=1, keep=9) as checkpoints:
-            template = State(jnp.int32(0), params, {}, {})
-            restored, _ = checkpoints.restore_latest(template)
-            assert np.unique(restored.params["kernel"]) == [step]
-        (tmp_path / str(step)).rename(tmp_path.with_name(f"read-{step}"))
-
-
-@pytest.mark.parametrize("call", ["save", "wait_until_finished"])
-def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path, monkeypatch, call):
-    def fail(*args, **kwargs):
-        raise ValueError(
-            "RESOURCE_EXHAUSTED: to file 4: No space left on device [os_error"
-        )
-
-    with Checkpoints(tmp_path / "run", every_steps=1) as checkpoints:
-        checkpoints.save(1, one_array(1))
-        checkpoints.wait()
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoints._manager, call, fail)
-            with pytest.raises(CheckpointError, match="/run"):
-                checkpoints.save(2, one_array(2))
-                checkpoints.wait()
+    for step in range(1, 5):
+        template = State(jnp.int32(0), params, {}, {})
+        restored, _ = restore_up_to(tmp_path, step, template)
+        assert np.unique(restored.params["kernel"]) == [step]
 
 
 def test_want_of_threads_is_no_damage(tmp_path, monkeypatch):

@@ -15,13 +15,12 @@ def test_results_do_not_depend_on_the_size_of_batches(tmp_path):
         PictureFile(str(picture(tmp_path / f"{number}.png", number)))
         for number in range(11)
     ]
-    predictions = {}
-    for size in (1, 7, 64):
-        results = recognize_files(recognizer, files, batch_size=size)
-        predictions[size] = [result.explanation.prediction for result in results]
-    for size in (7, 64):
-        for first, other in zip(predictions[1], predictions[size], strict=True):
-            assert first.classes == other.classes
-            np.testing.assert_allclose(
-                first.probabilities, other.probabilities, rtol=0, atol=1e-5
-            )
+    alone, together = (
+        recognize_files(recognizer, files, batch_size=size) for size in (1, 7)
+    )
+    for first, second in zip(alone, together, strict=True):
+        first, second = (each.explanation.prediction for each in (first, second))
+        assert first.classes == second.classes
+        np.testing.assert_allclose(
+            first.probabilities, second.probabilities, rtol=0, atol=1e-5
+        )

@@ -9,10 +9,7 @@ from etils import epath
 
 from vl_ltr_jax.runtime import compilation_cache
 
-
-@pytest.fixture(autouse=True)
-def cache(jax_cache):
-    """No directory is set."""
+pytestmark = pytest.mark.usefixtures("jax_cache")  # no directory is set
 
 
 def directory():
@@ -37,16 +34,13 @@ def test_the_variable_of_jax_goes_first(monkeypatch):
 
 
 def test_a_directory_without_write_access_is_replaced(tmp_path, monkeypatch):
-    for writable in (True, False):
-        monkeypatch.setattr(os, "access", lambda *_, w=writable: w)
-        compilation_cache.use(tmp_path / "compiled", fallback=tmp_path / "cache")
-        assert directory() == str(tmp_path / ("compiled" if writable else "cache"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    compilation_cache.use(tmp_path / "compiled", fallback=tmp_path / "cache")
+    assert directory() == str(tmp_path / "cache")
 
 
 def test_a_reader_makes_no_directory(tmp_path):
-    place = tmp_path / "compiled"
-    compilation_cache.use(place, min_seconds=math.inf)
-    assert directory() is None
-    place.mkdir()
-    compilation_cache.use(place, min_seconds=math.inf)
-    assert directory() == str(place)
+    for expected in (None, str(tmp_path / "compiled")):
+        compilation_cache.use(tmp_path / "compiled", min_seconds=math.inf)
+        assert directory() == expected
+        (tmp_path / "compiled").mkdir(exist_ok=True)

@@ -1,17 +1,12 @@
 """Files appear complete, and once: kills, faults, and several writers."""
 
+import contextlib
 import os
-from pathlib import Path
 
 import pytest
 
 from vl_ltr_jax.storage import atomic
 from vl_ltr_jax.storage.atomic import DestinationError
-
-
-def write(path, content, **options):
-    with atomic.write(path, **options) as file:
-        file.write(content)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -20,30 +15,27 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path, shared, fault):
     path = tmp_path / "a.txt"
     if fault:
         path.write_bytes(b"old")
-        with pytest.raises(fault), atomic.write(path, shared=shared) as file:
-            file.write(b"half")
-            raise fault
-    else:
+    with contextlib.suppress(OSError, KeyboardInterrupt):
         with atomic.write(path, shared=shared) as file:
-            file.write(b"new")
+            file.write(b"half, ")
             file.flush()
-            assert not path.exists()
-    assert path.read_bytes() == (b"old" if fault else b"new")
+            assert path.exists() == bool(fault)
+            if fault:
+                raise fault
+            file.write(b"and complete")
     assert os.listdir(tmp_path) == ["a.txt"]
+    assert path.read_bytes() == (b"old" if fault else b"half, and complete")
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_of_writers_of_the_same_content_the_first_stays(tmp_path, monkeypatch, links):
+def test_of_writers_of_the_same_content_the_first_stays(tmp_path):
     """Breaks if the file that others have mapped loses its inode."""
-    if not links:
-        monkeypatch.setattr(os, "link", lambda *paths: os.stat("/no such place"))
     path = tmp_path / "a.txt"
     with atomic.write(path, shared=True) as slow:
         slow.write(b"same")
-        write(path, b"same", shared=True)
+        with atomic.write(path, shared=True) as fast:
+            fast.write(b"same")
         inode = path.stat().st_ino
-    assert path.read_bytes() == b"same"
-    assert path.stat().st_ino == inode
+    assert (path.read_bytes(), path.stat().st_ino) == (b"same", inode)
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
@@ -53,7 +45,8 @@ def test_writers_of_other_contents_do_not_mix_and_the_last_stays(tmp_path):
     with atomic.write(path) as slow:
         slow.write(b"slow, ")
         slow.flush()
-        write(path, b"fast")
+        with atomic.write(path) as fast:
+            fast.write(b"fast")
         assert path.read_bytes() == b"fast"
         slow.write(b"and complete")
     assert path.read_bytes() == b"slow, and complete"
@@ -78,6 +71,3 @@ def test_a_directory_is_complete_or_absent(tmp_path):
     assert (os.listdir(tmp_path), os.listdir(target)) == (["made"], ["file"])
     with pytest.raises(DestinationError, match="made"):
         atomic.write_directory(target, fill)
-    (tmp_path / "file").touch()
-    with pytest.raises(DestinationError, match="file"):
-        atomic.write_directory(Path(tmp_path / "file" / "below"), fill)

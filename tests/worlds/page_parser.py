@@ -10,6 +10,7 @@ class Page(HTMLParser):
 
     def __init__(self, html):
         super().__init__(convert_charrefs=True)
+        self.html = html
         self.open, self.elements, self.texts = [], [], []
         self.feed(html)
         self.close()
