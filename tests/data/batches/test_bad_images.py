@@ -112,10 +112,13 @@ def test_a_class_without_a_readable_image_stops_the_run():
         take(batches(Storage({48})), 200)
 
 
-def test_an_image_that_mends_itself_is_named_as_such(caplog):
-    storage = Storage({0}, hiccups=3)
+@pytest.mark.parametrize("hiccups", [0, 3])
+def test_a_bad_image_is_waited_for_once(pauses, caplog, hiccups):
+    """Some thousand draws of one would cost an hour of retries; it may be mended."""
+    storage = Storage({0}, hiccups)
     feed = batches(storage, limit=1.0)
     take(feed, 60)
+    assert storage.reads.count(0) > 4 and pauses == [0.1, 1.0]
     assert feed.account.metrics() == {"data/bad_images": 1}
     assert "0.jpg (list:1)" in caplog.text
 
@@ -133,11 +136,3 @@ def test_the_account_tells_shares_of_the_work(monkeypatch):
     feed = batches(Storage())
     take(feed, 2)
     assert feed.account.explain().count("50%") == 2
-
-
-def test_a_known_bad_image_is_not_waited_for_again(pauses):
-    """Some thousand draws of one would cost an hour of retries."""
-    storage = Storage({0})
-    take(batches(storage, limit=1.0), 60)
-    assert storage.reads.count(0) > 4
-    assert pauses == [0.1, 1.0]

@@ -1,4 +1,4 @@
-"""Batches: the same for any threads, processes and starting step."""
+"""Batches of images and features: the same for any threads, shares and start."""
 
 import itertools
 
@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vl_ltr_jax.data.batches import examples
+from vl_ltr_jax.data.batches import examples, sampler
 from vl_ltr_jax.data.batches.loader import BatchSizeError, Feed, Sentences
 from vl_ltr_jax.data.images import transforms
-from vl_ltr_jax.data.images.decode import ImageReadError
 from vl_ltr_jax.data.sources.dataset import Split
 
 LABELS = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3], np.int32)
@@ -17,11 +16,6 @@ SENTENCE_LABELS = np.repeat(np.arange(4, dtype=np.int32), [3, 1, 4, 2])
 TOKENS = np.arange(50, dtype=np.uint16).reshape(10, 5)  # each row is full
 SENTENCES = Sentences(SENTENCE_LABELS, TOKENS, num_devices=6)
 TRANSFORM = transforms.train_transform("rand_augment", 8)
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    monkeypatch.setattr(examples, "_RETRY_AFTER_SECONDS", (0.0, 0.0))
 
 
 def read(index):
@@ -39,6 +33,16 @@ SPLIT = split_of(read)
 def train(*, num_batches=4, split=SPLIT, sentences=SENTENCES, start_step=0, **options):
     feed = Feed(**{"batch_size": 6, "seed": 3, "num_threads": 2} | options)
     batches = feed.train(split, TRANSFORM, sentences=sentences, start_step=start_step)
+    return list(itertools.islice(batches, num_batches))
+
+
+# Row i of view v is [v, i], so each feature names its source.
+VIEWS = [np.array([(v, i) for i in range(11)], np.float32) for v in range(3)]
+
+
+def features(*, num_batches=4, start_step=0, **options):
+    feed = Feed(**{"batch_size": 6, "seed": 3} | options)
+    batches = feed.features(VIEWS, LABELS, start_step=start_step)
     return list(itertools.islice(batches, num_batches))
 
 
@@ -63,12 +67,12 @@ def joined(shares):
     ]
 
 
-def test_shapes_and_types():
+def test_sentences_are_of_the_class_and_change_no_image():
     batch = train(num_batches=1)[0]
     shapes = {key: (values.shape, str(values.dtype)) for key, values in batch.items()}
+    alone = {"image": ((6, 8, 8, 3), "uint8"), "label": ((6,), "int32")}
     assert shapes == {
-        "image": ((6, 8, 8, 3), "uint8"),
-        "label": ((6,), "int32"),
+        **alone,
         "sentence_id": ((6,), "int32"),
         **dict.fromkeys(("tokens", "segments", "positions"), ((6, 1, 5), "int32")),
         "ends": ((6, 1), "int32"),
@@ -76,42 +80,54 @@ def test_shapes_and_types():
     sentences = batch["sentence_id"]
     np.testing.assert_array_equal(batch["label"], SENTENCE_LABELS[sentences])
     np.testing.assert_array_equal(batch["tokens"][:, 0], TOKENS[sentences])
+    same = [{key: batch[key] for key in alone} for batch in train()]
+    assert_same(train(sentences=None), same)
 
 
-def test_sentences_do_not_change_images_and_labels():
-    batches = train(sentences=None)
-    assert batches[0].keys() == {"image", "label"}
-    same = [{key: batch[key] for key in ("image", "label")} for batch in train()]
-    assert_same(batches, same)
+def test_features_are_of_the_images_that_train_draws():
+    """Breaks if a view has a part of the images only, or draws follow another rule."""
+    draws = sampler.BatchSampler(LABELS, sampling="sqrt", batch_size=6, seed=3)
+    pairs = np.zeros((3, 11), int)
+    for step, batch in enumerate(features(num_batches=100)):
+        images = draws.draw(step).images
+        assert batch["features"].dtype == np.float32
+        np.testing.assert_array_equal(batch["features"][:, 1], images)
+        np.testing.assert_array_equal(batch["label"], LABELS[images])
+        np.add.at(pairs, tuple(batch["features"].astype(int).T), 1)
+    assert (pairs > 0).all()
+    assert pairs.sum(axis=1) == pytest.approx(200, abs=50)
 
 
-@pytest.mark.parametrize("num_threads", [0, 1, 7])
+@pytest.mark.parametrize("draw", [train, features])
+@pytest.mark.parametrize("start_step", [1, 5])
+def test_resume_at_any_step_equals_the_unbroken_run(draw, start_step):
+    """A generator that runs on from step to step would restart here."""
+    resumed = draw(num_batches=6 - start_step, start_step=start_step)
+    assert_same(resumed, draw(num_batches=6)[start_step:])
+
+
+@pytest.mark.parametrize("draw", [train, features])
+@pytest.mark.parametrize("process_count", [2, 6])
+def test_processes_share_one_global_batch(draw, process_count):
+    shares = [
+        draw(process_index=index, process_count=process_count)
+        for index in range(process_count)
+    ]
+    assert shares[0][0]["label"].shape == (6 // process_count,)
+    assert_same(joined(shares), draw())
+
+
+@pytest.mark.parametrize("num_threads", [0, 7])
 def test_threads_change_nothing(num_threads):
     assert_same(train(num_threads=num_threads), train())
     assert_same(evaluate(num_threads=num_threads), evaluate())
 
 
-@pytest.mark.parametrize("start_step", [1, 2, 5])
-def test_resume_at_any_step_equals_the_unbroken_run(start_step):
-    """A generator that runs on from step to step would restart here."""
-    resumed = train(num_batches=6 - start_step, start_step=start_step)
-    assert_same(resumed, train(num_batches=6)[start_step:])
-
-
-@pytest.mark.parametrize("process_count", [2, 3, 6])
-def test_processes_share_one_global_batch(process_count):
-    shares = [
-        train(process_index=index, process_count=process_count)
-        for index in range(process_count)
-    ]
-    assert shares[0][0]["label"].shape == (6 // process_count,)
-    assert_same(joined(shares), train())
-
-
-def test_batches_and_epochs_differ():
+@pytest.mark.parametrize(("draw", "key"), [(train, "image"), (features, "features")])
+def test_batches_and_epochs_differ(draw, key):
     """The authors' single-process sampler repeats its order every epoch."""
-    images = [batch["image"].tobytes() for batch in train(num_batches=6)]
-    assert len({*images, train(seed=4, num_batches=1)[0]["image"].tobytes()}) == 7
+    batches = [*draw(num_batches=6), *draw(seed=4, num_batches=1)]
+    assert len({batch[key].tobytes() for batch in batches}) == 7
 
 
 def test_an_example_can_be_made_again():
@@ -154,18 +170,6 @@ def test_every_process_evaluates_as_many_batches(process_count):
 def test_sizes_that_do_not_fit(options):
     with pytest.raises(BatchSizeError):
         train(**options)
-
-
-@pytest.mark.parametrize("batches", [train, evaluate])
-def test_damaged_image_stops_with_its_name(batches):
-    def read_or_fail(index):
-        if index == 9:
-            raise ImageReadError("x.jpg (list.txt:10): cannot be read")
-        return read(index)
-
-    options = {"num_batches": 30} if batches is train else {}
-    with pytest.raises(ImageReadError, match="x.jpg"):
-        batches(split=split_of(read_or_fail), **options)
 
 
 def test_a_batch_reads_its_own_images_only():

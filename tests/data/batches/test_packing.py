@@ -49,9 +49,7 @@ def tower():
     return functools.partial(model.apply, method="encode_text"), variables
 
 
-@pytest.mark.parametrize(
-    ("sentences", "longest"), [(1, 12), (5, 12), (16, 12), (7, 3), (3, 2)]
-)
+@pytest.mark.parametrize(("sentences", "longest"), [(1, 12), (16, 12), (3, 2)])
 def test_packed_sentences_embed_as_alone(tower, sentences, longest):
     """Values and gradients of every parameter are equal.
 
@@ -108,25 +106,12 @@ def test_each_device_and_chunk_has_the_sentences_of_its_images(tower, num_chunks
 def test_processes_share_out_the_groups_in_one_shape():
     tokens = corpus(np.random.default_rng(0), 40, 12)
     packing, _ = packer(tokens, 32, 4)
+    with pytest.raises(ValueError, match="32 .* 3 .* 1"):
+        packer(tokens, 32, 3)
     parts = [packing.pack(5, process, 2) for process in range(2)]
     for name, array in packing.pack(5).items():
         joined = np.concatenate([part[name] for part in parts])
         np.testing.assert_array_equal(joined, array)
-
-
-def test_few_shapes_and_little_padding():
-    """Breaks when each step has as many rows as it happens to need."""
-    rng = np.random.default_rng(0)
-    lengths = np.clip(np.exp(rng.normal(3.1, 0.5, 5000)), 4, 77).astype(int)
-    tokens = np.arange(77)[None, :] < lengths[:, None] - 1
-    tokens = np.where(tokens, 1, 0).astype(np.int32)
-    tokens[np.arange(5000), lengths - 1] = END
-    packing, draw = packer(tokens, 256, 2)
-    shapes = {packing.pack(step)["tokens"].shape for step in range(100, 200)}
-    assert len(shapes) <= 2
-    rows = max(shape[1] for shape in shapes)
-    used = lengths[draw(100)].sum() / (2 * rows * 77)
-    assert used > 0.8
 
 
 def test_no_shape_comes_late_and_a_resumed_run_has_those_of_its_steps():
@@ -136,12 +121,14 @@ def test_no_shape_comes_late_and_a_resumed_run_has_those_of_its_steps():
     """
     rng = np.random.default_rng(0)
     tokens = corpus(rng, 500, 24)
-    packing, _ = packer(tokens, 64)
+    packing, draw = packer(tokens, 64)
     shapes = [packing.pack(step)["tokens"].shape for step in range(400)]
     early = set(shapes[:20])
     assert len(early) == 2
     assert set(shapes) == early
     assert shapes[:20].count(max(early)) == 1, "it is an exception"
+    lengths = (tokens == END).argmax(axis=1) + 1
+    assert lengths[draw(0)].sum() > 0.8 * np.prod(min(early)), "padding is short"
     again, _ = packer(tokens, 64)
     assert [again.pack(step)["tokens"].shape for step in (15, 16)] == shapes[15:17]
 
@@ -163,8 +150,3 @@ def test_rows_are_filled_without_overlap():
         used[row, start : start + length] += 1
     assert used.max() == 1
     assert len(used) <= 1.05 * lengths.sum() / 12 + 1
-
-
-def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match="6 .* 2 .* 2"):
-        packer(np.ones((2, 3), np.int32), 6, 2, 2)

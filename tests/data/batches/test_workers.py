@@ -15,20 +15,25 @@ from vl_ltr_jax.data.shapes import dataset
 from worlds import image_world
 
 
+def start(*arguments, **options):
+    program = Path(worker_batches.__file__)
+    return subprocess.Popen(
+        [sys.executable, program, *arguments],
+        env={**os.environ, "PYTHONPATH": str(program.parents[2])},
+        stdout=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
 @pytest.fixture(scope="module")
 def batches(tmp_path_factory):
     """Batches made by workers, and those made here without them."""
     root = image_world.write(tmp_path_factory.mktemp("world"))
     out = root / "batches.npz"
-    program = Path(worker_batches.__file__)
-    done = subprocess.run(
-        [sys.executable, program, root, out],
-        env={**os.environ, "PYTHONPATH": str(program.parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
+    program = start(root, out, stderr=subprocess.PIPE)
+    _, errors = program.communicate(timeout=240)
+    assert program.returncode == 0, errors
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(examples, "_RETRY_AFTER_SECONDS", ())
         (root / "images/crimson/train_3.jpg").write_bytes(
@@ -88,14 +93,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
 
     Broken without the watch: what a worker waits for never comes.
     """
-    root = image_world.write(tmp_path / "world")
-    program = Path(worker_batches.__file__)
-    parent = subprocess.Popen(
-        [sys.executable, program, root, "wait"],
-        env={**os.environ, "PYTHONPATH": str(program.parents[2])},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    parent = start(image_world.write(tmp_path / "world"), "wait")
     workers = [Path("/proc") / pid for pid in parent.stdout.readline().split()]
     assert len(workers) == 2 and all(path.exists() for path in workers)
     parent.kill()

@@ -28,8 +28,7 @@ def find(names, texts, extra=None):
         ("Sea_lions, cherries", ("sea", "lion", "cherry")),
         ("Boxes of glasses and matches", ("box", "of", "glass", "and", "match")),
         ("CAFÉ naïve, isn't", ("cafe", "naive", "isn", "t")),
-        ("Turdus viridis, grass", ("turdus", "viridis", "grass")),
-        ("even-toed ungulate", ("even", "toed", "ungulate")),
+        ("even-toed Turdus, grass", ("even", "toed", "turdus", "grass")),
         ("小提琴 violin", ("小", "提", "琴", "violin")),
         ("バイオリン", tuple("バイオリン")),
         ("바이올린", tuple("바이올린")),
@@ -57,10 +56,6 @@ def test_words(text, expected):
         ),
         (("crane", "crane"), ("A crane lifts.", "Cranes fly.")),
         (("小提琴", "茶壶"), ("小提琴是一种弦乐器。", "茶壶用来泡茶。")),
-        (
-            ("one two three four five six", "one two three four six"),
-            ("A one two three four five six.", "A one two three four six."),
-        ),
     ],
 )
 def test_every_style_of_names_is_found(names, texts):
@@ -68,13 +63,6 @@ def test_every_style_of_names_is_found(names, texts):
     for label, text in enumerate(texts):
         assert index.mentions(text).speaks_of(label)
     assert find(names, texts) == []
-
-
-def test_the_letter_of_places_is_no_word():
-    index = NameIndex((" b bakery shop", "/s/ski_resort", "a cappella group"))
-    assert index.names == [
-        *(("bakery", "shop"), ("ski", "resort"), ("a", "cappella", "group"))
-    ]
 
 
 def test_shared_words_point_to_no_class():
@@ -133,24 +121,10 @@ def test_exchanged_species_of_a_genus_are_found():
     assert "class 1 'Quercus rubra'" in finding.offenders[0].note
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Il a quatre cordes et un archet.",
-        "A string instrument, played with a bow; not unlike a banjo, though smaller.",
-        "",
-        None,
-    ],
-)
-def test_a_name_that_does_not_occur_is_no_error(text):
-    texts = [say(name) for name in NAMES]
-    texts[2] = text
-    findings = find(NAMES, texts)
-    assert all(finding.severity == "warning" for finding in findings)
-
-
 @pytest.mark.parametrize("text", ["Il a quatre cordes et un archet.", "", None])
-def test_texts_without_names_tell_nothing(text):
+def test_a_name_that_does_not_occur_is_no_error(text):
+    texts = [*map(say, NAMES[:2]), text, *map(say, NAMES[3:])]
+    assert not [f for f in find(NAMES, texts) if f.severity == "error"]
     assert find(NAMES, [text] * len(NAMES)) == []
 
 

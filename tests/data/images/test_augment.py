@@ -36,17 +36,10 @@ def test_value_operations_at_magnitude_nine(change):
     assert len(augment.OPERATIONS) == 15
 
 
-@pytest.mark.parametrize(
-    ("name", "enhancer"),
-    [
-        ("colour", ImageEnhance.Color),
-        ("contrast", ImageEnhance.Contrast),
-        ("brightness", ImageEnhance.Brightness),
-        ("sharpness", ImageEnhance.Sharpness),
-    ],
-)
-def test_enhancements_go_both_ways(name, enhancer):
-    image = noise_image(16, 12)
+@pytest.mark.parametrize("name", ["Color", "Contrast", "Brightness", "Sharpness"])
+def test_enhancements_go_both_ways(name):
+    image, enhancer = noise_image(16, 12), getattr(ImageEnhance, name)
+    name = name.lower().replace("color", "colour")
     for change, factor in ((-0.9, 0.19), (0.0, 1.0), (0.9, 1.81)):
         expected = enhancer(image).enhance(factor)
         np.testing.assert_array_equal(apply(name, change, image), expected)
@@ -60,12 +53,6 @@ def test_translations_are_shares_of_the_side():
     np.testing.assert_array_equal(right[:, :22], pixels[:, 18:])
     np.testing.assert_array_equal(down[9:], pixels[:11])
     assert (right[:, 22:] == FILL).all() and (down[:9] == FILL).all()
-
-
-@pytest.mark.parametrize("name", ["rotate", "shear_x", "shear_y", "translate_x"])
-def test_geometry_at_no_magnitude_is_the_identity(name):
-    image = noise_image(15, 15)
-    np.testing.assert_array_equal(apply(name, 0.0, image), np.asarray(image))
 
 
 def test_slopes_and_angles():

@@ -8,7 +8,7 @@ import simplejpeg
 from PIL import Image
 
 from vl_ltr_jax.data.images import jpeg
-from vl_ltr_jax.data.images.decode import ImageReadError, as_image, decode_image
+from vl_ltr_jax.data.images.decode import ImageReadError, decode_image
 from worlds.sound_images import photograph
 
 
@@ -37,15 +37,18 @@ KINDS = {
     "progressive": {"progressive": True},
     "optimised": {"optimize": True, "quality": 98},
     "restarts": {"restart_marker_rows": 1},
+    "noise after the end": {"end": b"\0\0camera"},
     "with an embedded profile": {"icc_profile": b"p" * 70_000},
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("bottom", [1, 15, 16, 17, 31, 33, 64, 100, 165, 198, 229, 230])
+@pytest.mark.parametrize("bottom", [1, 15, 16, 17, 33, 100, 229, 230])
 def test_every_part_has_the_pixels_of_the_whole(kind, bottom):
     """A margin of 0 moves the last rows of 4:2:0 by the filter for colours."""
-    check_part(photograph(**KINDS[kind]), (11, bottom // 2, 139, bottom))
+    options = dict(KINDS[kind])
+    end = options.pop("end", b"")
+    check_part(photograph(**options) + end, (11, bottom // 2, 139, bottom))
 
 
 @pytest.mark.parametrize("horizontal", [1, 2, 4])
@@ -67,10 +70,15 @@ def test_rows_below_are_not_decoded(monkeypatch):
         return decode(content, *arguments, **options)
 
     monkeypatch.setattr(jpeg.simplejpeg, "decode_jpeg", count)
-    content = photograph((40, 600))
-    decode_image(content, "x").crop((0, 0, 40, 200))
-    decode_image(photograph((40, 600), progressive=True), "x").crop((0, 0, 40, 200))
-    assert heights == [216, 600]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the right of the turned picture is the top of the file
+    for options, box in (
+        ({}, (0, 0, 40, 200)),
+        ({"progressive": True}, (0, 0, 40, 200)),
+        ({"exif": exif}, (400, 0, 600, 40)),
+    ):
+        decode_image(photograph((40, 600), **options), "x").crop(box)
+    assert heights == [216, 600, 216]
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
@@ -82,14 +90,7 @@ def test_a_file_cut_short_fails_for_every_part(share):
         decode_image(cut, "x.jpg").crop((0, 0, 64, 8))
 
 
-def test_noise_after_the_end_does_no_harm():
-    content = photograph()
-    padded = decode_image(content + b"\0\0camera", "x")
-    np.testing.assert_array_equal(np.asarray(as_image(padded)), by_pillow(content))
-    check_part(content + b"\0\0camera", (0, 0, 150, 20))
-
-
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_damaged_pixels_are_those_of_pillow(seed):
     """Bytes written over: pixels as of Pillow, or an error where Pillow has one."""
     content = bytearray(photograph((64, 300), quality=90))

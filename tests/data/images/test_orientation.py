@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import struct
 import zlib
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 from PIL import Image, ImageOps
 
 from vl_ltr_jax.commands import check_data
-from vl_ltr_jax.data.images import jpeg
 from vl_ltr_jax.data.images.decode import as_image, asks_for_turn, decode_image, to_rgb
 from vl_ltr_jax.data.images.transforms import eval_transform, train_transform
 from vl_ltr_jax.recognizer.recognizer import Recognizer
@@ -72,10 +70,8 @@ def test_every_format_is_turned_as_exif_transpose_does(kind, tag):
 @pytest.mark.parametrize("tag", range(1, 9))
 def test_stored_pixels_do_not_depend_on_the_tag(kind, tag):
     """Breaks when Pillow's own turn of a TIFF is not undone."""
-    stored, plain = (
-        as_image(decode_image(tagged(kind, number), "x", "stored"))
-        for number in (tag, 1)
-    )
+    stored = as_image(decode_image(tagged(kind, tag), "x", "stored"))
+    plain = as_image(decode_image(tagged(kind, 1), "x", "stored"))
     np.testing.assert_array_equal(stored, plain)
 
 
@@ -102,73 +98,30 @@ def test_training_crops_are_those_of_the_turned_picture(tag, options):
     np.testing.assert_array_equal(decoded.crop(box), upright.crop(box))
 
 
-def test_rows_below_a_turned_crop_are_not_decoded(monkeypatch):
-    """The right of a picture turned by 6 is the top of the file."""
-    heights = []
-    rows = jpeg.Jpeg.rows
-    monkeypatch.setattr(
-        jpeg.Jpeg,
-        "rows",
-        lambda self, number: heights.append(number) or rows(self, number),
-    )
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    content = photograph((40, 600), exif=exif)
-    decode_image(content, "x").crop((500, 0, 600, 40))
-    assert heights == [100]
-
-
 def test_an_orientation_in_xmp_counts_where_exif_has_none():
     xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
-    for name, options in (("JPEG", {"xmp": xmp}), ("WEBP", {"xmp": xmp})):
-        content = encoded(RGB, name, **options)
-        assert decode_image(content, "x").size == (37, 53)
-        np.testing.assert_array_equal(
-            as_image(decode_image(content, "x")), by_viewer(content)
-        )
+    for name in ("JPEG", "WEBP"):
+        content = encoded(RGB, name, xmp=xmp)
+        turned = as_image(decode_image(content, "x"))
+        assert turned.size == (37, 53)
+        np.testing.assert_array_equal(turned, by_viewer(content))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize(
-    "exif",
-    [
-        b"Exif\0\0nonsense",
-        b"Exif\0\0II*\0\xff\xff\xff\x7f",
-        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x2a\0\0",
-    ],
-    ids=("no header", "beyond the end", "orientation 42"),
-)
+@pytest.mark.parametrize("exif", [b"no header", b"II*\0\xff\xff\xff\x7f"])
 def test_broken_exif_turns_nothing(kind, exif):
-    content = encoded(
-        RGB, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {})
-    )
+    content = encoded(RGB, kind, exif=b"Exif\0\0" + exif)
     plain = as_image(decode_image(content, "x", "stored"))
     np.testing.assert_array_equal(as_image(decode_image(content, "x")), plain)
-    assert plain.size == RGB.size
 
 
-def chunk(kind, data):
-    checksum = struct.pack(">I", zlib.crc32(kind + data))
-    return struct.pack(">I", len(data)) + kind + data + checksum
-
-
-TEXT = b"comment\0\0" + zlib.compress(b"x" * 3 * 2**20)
-ODD = {
-    "3 MiB of compressed text": chunk(b"zTXt", TEXT),
-    "a large profile": chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(3 * 2**20))),
-    "a text whose checksum is wrong": chunk(b"tEXt", b"a\0b")[:-1] + b"!",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("metadata", ODD)
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_sound_pixels_of_a_png_behind_odd_metadata(metadata, place):
+@pytest.mark.parametrize("place", [33, -12])
+def test_sound_pixels_of_a_png_with_long_metadata(place):
     """Breaks when Pillow's limits of metadata refuse the picture."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    plain = encoded(RGB, "PNG", exif=exif)
-    at = 33 if place == "before" else len(plain) - 12
-    content = plain[:at] + ODD[metadata] + plain[at:]
+    plain = tagged("png", 6)
+    text = b"zTXtcomment\0\0" + zlib.compress(b"x" * 3 * 2**20)
+    chunk = (len(text) - 4).to_bytes(4) + text + zlib.crc32(text).to_bytes(4)
+    content = plain[:place] + chunk + plain[place:]
     np.testing.assert_array_equal(
         as_image(decode_image(content, "x")), as_image(decode_image(plain, "x"))
     )
@@ -184,9 +137,8 @@ def test_a_recognizer_turns_as_its_card_says(tmp_path):
     upright = np.asarray(by_viewer(content))
     for choice, pixels in (("exif", upright), ("stored", stored)):
         card = dataclasses.replace(recognizer.card, orientation=choice)
-        recognizer = Recognizer(
-            card, recognizer.arrays, tokenizer=recognizer.tokenizer_directory
-        )
+        tokenizer = recognizer.tokenizer_directory
+        recognizer = Recognizer(card, recognizer.arrays, tokenizer=tokenizer)
         expected = recognizer.embed_images(pixels)
         assert (expected != recognizer.embed_images(stored[::-1])).any()
         for picture in (path, Image.open(path)):

@@ -26,9 +26,7 @@ def data():
     return dataset.load()
 
 
-@pytest.fixture(scope="module")
-def looks():
-    return dataset.class_looks(np.random.default_rng([0, 0]))
+LOOKS = dataset.class_looks(np.random.default_rng([0, 0]))
 
 
 def test_long_tail_and_balanced_evaluation(data):
@@ -42,8 +40,8 @@ def test_long_tail_and_balanced_evaluation(data):
     assert np.array_equal(np.bincount(data.test.labels), np.full(60, 25))
 
 
-def test_classes_are_distinct_and_share_traits(looks):
-    traits = [dataset.traits(look) for look in looks]
+def test_classes_are_distinct_and_share_traits():
+    traits = [dataset.traits(look) for look in LOOKS]
     assert len(set(traits)) == 60
     distance = np.array([[sum(map(str.__ne__, a, b)) for b in traits] for a in traits])
     np.fill_diagonal(distance, 9)
@@ -54,10 +52,10 @@ def test_classes_are_distinct_and_share_traits(looks):
         assert counts.min() >= 2
 
 
-def test_circumstances_change_and_traits_do_not(looks):
+def test_circumstances_change_and_traits_do_not():
     rng = np.random.default_rng(0)
-    pictures = [in_circumstances(looks[0], rng) for _ in range(50)]
-    assert {dataset.traits(look) for look in pictures} == {dataset.traits(looks[0])}
+    pictures = [in_circumstances(LOOKS[0], rng) for _ in range(50)]
+    assert {dataset.traits(look) for look in pictures} == {dataset.traits(LOOKS[0])}
     assert all(map(is_visible, pictures))
     for name in set(Looks._fields) - set(TRAITS):
         assert len({getattr(look, name) for look in pictures}) > 1
@@ -85,10 +83,10 @@ def test_pictures_depend_on_seed_split_and_index_alone(data):
         assert np.abs(first - np.asarray(other, int)).mean() > 5
 
 
-def test_every_attribute_changes_the_picture(looks):
+def test_every_attribute_changes_the_picture():
     calm = Style(clutter=0, specks=0, occlusion=0, shade=0, noise=0)
     for attribute, values in WORDS.items():
-        variants = [looks[0]._replace(**{attribute: value}) for value in values]
+        variants = [LOOKS[0]._replace(**{attribute: value}) for value in values]
         pixels = [render(look, calm, np.random.default_rng(1)) for look in variants]
         assert len({array.tobytes() for array in pixels}) == len(values)
 
@@ -112,7 +110,7 @@ def test_names_tell_nothing_of_looks(seed):
     assert all(re.fullmatch("[A-Z][a-z]+ [a-z]+", name) for name in names)
 
 
-def test_articles_hide_their_looks_behind_other_things(data, looks):
+def test_articles_hide_their_looks_behind_other_things(data):
     """The first eight sentences are not on looks; a third of an article is."""
     corpus = build_corpus(data.class_names, data.class_texts, "none")
     assert corpus.counts.min() >= 25 and corpus.counts.max() <= 40
@@ -125,7 +123,4 @@ def test_articles_hide_their_looks_behind_other_things(data, looks):
         assert of_class[:8].sum() == 0
     assert not any("== " in s or "Annals" in s for s in corpus.sentences)
     assert data.class_texts == dataset.load().class_texts
-
-
-def test_captions_are_not_the_articles():
     assert not set(CAPTION_FRAMES) & set(LOOKS_FRAMES)

@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.data.sources import folders
 from vl_ltr_jax.data.sources.dataset import Texts
 from vl_ltr_jax.data.sources.faults import Faults, ListError
 from vl_ltr_jax.run import inputs as run_inputs
+from worlds.checked_world import config
 
 NO_TEXTS = Texts(absent=True)
 
@@ -32,13 +32,17 @@ def read(root, layout="plain", texts=NO_TEXTS):
 
 
 def test_names_are_alphabetical_without_a_label_file(tmp_path):
-    fill(tmp_path, train={"dog": 2, "black_cat": 3}, val={"dog": 1}, test={"dog": 1})
+    dogs = {"dog": 1, "dog/old": 1}
+    fill(tmp_path, train={**dogs, "black_cat": 3}, val={"dog": 1}, test={"dog": 1})
+    (tmp_path / "train/dog/notes.txt").write_text("no picture")
+    (tmp_path / "train/readme.md").write_text("no class")
     data = read(tmp_path)
     assert data.class_names == ("black cat", "dog")
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1]
     assert data.val.labels.tolist() == data.test.labels.tolist() == [1]
     assert data.class_texts == ("", "")
     assert data.train.read(3).getpixel((0, 0)) == (1, 0, 0)
+    assert data.train.describe(4).endswith("dog/old/0.PNG")
     assert data.train.describe(0).startswith(f"{tmp_path}/train/black_cat/0.PNG")
 
 
@@ -81,24 +85,11 @@ def test_folders_named_by_wnid(tmp_path):
     assert data.train.labels.tolist() == [0, 0, 2] and data.val.labels.tolist() == [1]
 
 
-def test_pictures_count_at_any_depth_and_other_files_do_not(tmp_path):
-    fill(tmp_path, train={"dog/old": 2, "dog": 1, "cat": 1}, val={"cat": 1})
-    (tmp_path / "train/dog/notes.txt").write_text("no picture")
-    (tmp_path / "train/readme.md").write_text("no class")
-    assert read(tmp_path).train_counts.tolist() == [1, 3]
-
-
-def to_number(root):
-    (root / "labels.txt").unlink()
-    (root / "train/dog").rename(root / "train/7")
-
-
 @pytest.mark.parametrize(
     ("change", "place"),
     [
         (lambda root: (root / "val").rename(root / "dev"), "/val"),
         (lambda root: (root / "val/dog").rename(root / "val/doge"), "val/doge.*'dog'"),
-        (to_number, "labels.txt"),
         (lambda root: [p.unlink() for p in (root / "val").rglob("*.PNG")], "/val"),
         (lambda root: [p.rename(root / "x") for p in (root / "val").iterdir()], "/val"),
     ],
@@ -111,18 +102,10 @@ def test_faults_are_named(tmp_path, change, place):
         read(tmp_path)
 
 
-def test_the_same_files_by_other_paths_are_left_to_the_check(tmp_path):
-    fill(tmp_path, train={"dog": 1, "cat": 1}, val={"dog": 1})
-    (tmp_path / "test").symlink_to("train")
-    data = read(tmp_path)
-    assert len(data.test) == 2
-    assert data.test.read(0).tobytes() == data.train.read(0).tobytes()
-
-
-def test_a_directory_that_cannot_be_read_is_an_error(tmp_path):
-    """Breaks if it passes for an empty one, as in `os.walk`."""
-    paths, errors = folders.pictures(tmp_path / "gone", Counter())
-    assert paths == [] and errors[0][0] == str(tmp_path / "gone")
+def test_folders_named_by_number_need_a_label_file(tmp_path):
+    fill(tmp_path, train={"7": 1, "cat": 1}, val={"cat": 1})
+    with pytest.raises(ListError, match="labels.txt"):
+        read(tmp_path)
 
 
 def test_a_check_lists_every_unreadable_folder(tmp_path, monkeypatch):
@@ -143,13 +126,14 @@ def test_a_check_lists_every_unreadable_folder(tmp_path, monkeypatch):
     assert (finding.code, names) == ("folder-unreadable", ["ant", "dog"])
     with pytest.raises(ListError, match="train/ant"):
         read(tmp_path)
+    # `os.walk` takes it for an empty directory.
+    paths, errors = real(tmp_path / "absent", Counter())
+    assert paths == [] and errors[0][0] == str(tmp_path / "absent")
 
 
 def test_a_run_warns_if_validation_images_are_the_test(tmp_path, capsys):
     """Breaks if they pass for test images without a word."""
     fill(tmp_path, train={"cat": 1, "dog": 1}, val={"cat": 1, "dog": 1})
-    config = configs.default_config()
-    config.data.source, config.data.root = "image_folder", str(tmp_path)
-    config.data.texts, config.data.name = "none", "pets"
-    data = run_inputs.read_data(configs.resolve(config))
+    options = {"source": "image_folder", "texts": "none"}
+    data = run_inputs.read_data(config(tmp_path, **options))
     assert data.test_is_val and "validation" in capsys.readouterr().err

@@ -1,21 +1,12 @@
 """Texts of classes on disk: encodings, line ends, and missing files."""
 
-from pathlib import Path
-
 import pytest
 
-from vl_ltr_jax.data.root import FileError
 from vl_ltr_jax.data.text.corpus import build_corpus
-from vl_ltr_jax.data.text.files import (
-    TextError,
-    check_encoding,
-    decode,
-    read_text_file,
-    read_texts,
-)
+from vl_ltr_jax.data.text.files import TextError, check_encoding, decode, read_texts
 
 
-def wiki(root: Path, *texts: bytes) -> Path:
+def wiki(root, *texts):
     (root / "wiki").mkdir()
     for label, text in enumerate(texts):
         (root / "wiki" / f"desc_{label}.txt").write_bytes(text)
@@ -30,12 +21,9 @@ def wiki(root: Path, *texts: bytes) -> Path:
         ("gbk", "auto", "gbk"),
         ("big5", "big5", "big5"),
         ("shift_jis", "Shift-JIS", "Shift-JIS"),
-        ("utf-16", "utf-16", "utf-16"),
     ],
 )
-def test_every_encoding_gives_the_same_corpus(
-    tmp_path: Path, codec: str, encoding: str, used: str
-) -> None:
+def test_every_encoding_gives_the_same_corpus(tmp_path, codec, encoding, used):
     """Broken by: a byte order mark that stays in the first sentence."""
     texts = ["大 is a heron.\r\n== Tail ==\r\n水中 it swims? Never", "A bird.\r"]
     plain = build_corpus(["a", "b"], [text.replace("\r", "") for text in texts])
@@ -46,13 +34,8 @@ def test_every_encoding_gives_the_same_corpus(
     assert decode(data, "x", encoding) == (texts[0].replace("\r", ""), used)
 
 
-def test_line_ends_of_all_systems(tmp_path: Path) -> None:
-    root = wiki(tmp_path, b"\xef\xbb\xbfA.\r\nB.\rC.\n")
-    assert read_texts(root, 1) == ("A.\nB.\nC.\n",)
-
-
 @pytest.mark.parametrize("encoding", ["cp1225", "hex", "a\0"])
-def test_unknown_encodings_are_refused(tmp_path: Path, encoding: str) -> None:
+def test_unknown_encodings_are_refused(tmp_path, encoding):
     with pytest.raises(TextError):
         check_encoding(encoding)
     with pytest.raises(TextError):
@@ -62,20 +45,18 @@ def test_unknown_encodings_are_refused(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.parametrize(
     ("data", "encoding", "place"),
     [
-        (b"fine.\nnot \xff fine.\n", "auto", "desc_0.txt:2"),
-        (b"a\r\n\r\n\x81.", "cp1252", "desc_0.txt:3"),
-        ("UTF-16.".encode("utf-16-le"), "auto", "desc_0.txt"),
+        (b"fine.\nnot \xff.", "auto", ":2"),
+        (b"a\r\n\r\n\x81.", "cp1252", ":3"),
+        ("UTF-16.".encode("utf-16-le"), "auto", ""),
     ],
 )
-def test_undecodable_text_is_named(
-    tmp_path: Path, data: bytes, encoding: str, place: str
-) -> None:
-    with pytest.raises(TextError, match=place) as raised:
+def test_undecodable_text_is_named(tmp_path, data, encoding, place):
+    with pytest.raises(TextError, match=f"desc_0.txt{place}") as raised:
         read_texts(wiki(tmp_path, data), 1, encoding)
     assert "data.text_encoding" in str(raised.value)
 
 
-def test_class_without_text_is_named(tmp_path: Path) -> None:
+def test_class_without_text_is_named(tmp_path):
     wiki(tmp_path)
     with pytest.raises(TextError, match="desc_0.txt"):
         read_texts(tmp_path, 1)
@@ -84,8 +65,3 @@ def test_class_without_text_is_named(tmp_path: Path) -> None:
         read_texts(tmp_path, 3)
     with pytest.raises(TextError, match=r"desc_0.txt .*count from 1"):
         read_texts(tmp_path, 1)
-
-
-def test_an_absent_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="absent.txt"):
-        read_text_file(tmp_path / "absent.txt")

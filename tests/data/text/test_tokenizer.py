@@ -4,8 +4,6 @@ import html
 import json
 import random
 import re
-from pathlib import Path
-from typing import Any
 
 import ftfy
 import numpy as np
@@ -21,109 +19,76 @@ from vl_ltr_jax.data.text.vocabulary import (
     read_vocabulary,
     write_tokenizer,
 )
+from worlds.golden import load
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "text"
 CLIP_VOCAB_SIZE = 49408
 
 
 @pytest.fixture(scope="module")
-def merges() -> list[tuple[str, str]]:
+def merges():
     return read_merges(openai_file("bpe_simple_vocab_16e6.txt.gz"))
 
 
 @pytest.fixture(scope="module")
-def clip_directory(
-    tmp_path_factory: pytest.TempPathFactory, merges: list[tuple[str, str]]
-) -> Path:
+def clip_directory(tmp_path_factory, merges):
     directory = tmp_path_factory.mktemp("clip")
     write_tokenizer(directory, merges, vocab_size=CLIP_VOCAB_SIZE)
     return directory
 
 
 @pytest.fixture(scope="module")
-def tokenizer(clip_directory: Path) -> Tokenizer:
+def tokenizer(clip_directory):
     return Tokenizer.from_directory(clip_directory)
 
 
 @pytest.fixture(scope="module")
-def openai() -> Any:
+def openai():
     """The tokenizer module of openai-clip, by path: its package needs torchvision."""
     return openai_module("simple_tokenizer.py").SimpleTokenizer()
 
 
-def test_golden_byte_pairs(tokenizer: Tokenizer) -> None:
-    """Broken by: no ftfy; `\\w+` for `\\p{L}+`; no lower case."""
-    golden = json.loads((GOLDEN / "tokenizer.json").read_text(encoding="utf-8"))
+def test_ids_equal_the_golden(tokenizer):
+    """Broken by: no ftfy; `\\w+` for `\\p{L}+`; no lower case.
+
+    Also by padding with the end token, and by dropping it when a row is cut.
+    """
+    golden = load("text/tokenizer.json")
     assert tokenizer.byte_pairs(golden["texts"]) == golden["bpe_ids"]
-
-
-@pytest.mark.parametrize("length", [75, 20])
-def test_golden_rows(tokenizer: Tokenizer, length: int) -> None:
-    """Broken by: padding with the end token; dropping the end token when truncating."""
-    texts = json.loads((GOLDEN / "tokenizer.json").read_text(encoding="utf-8"))["texts"]
-    rows = tokenizer.encode(texts, length + 2)
-    np.testing.assert_array_equal(
-        rows, np.load(GOLDEN / "tokenizer.npz")[f"ctx{length}"]
-    )
-    assert rows.dtype == np.uint16
+    expected = load("text/tokenizer.npz")
+    for length in (75, 20):
+        rows = tokenizer.encode(golden["texts"], length + 2)
+        np.testing.assert_array_equal(rows, expected[f"ctx{length}"])
+        assert rows.dtype == np.uint16
 
 
 @pytest.mark.parametrize("name", ["imnet_lt", "places_lt", "inat"])
-def test_golden_corpora(tokenizer: Tokenizer, name: str) -> None:
+def test_corpora_equal_the_golden(tokenizer, name):
     """Broken by: any of the above, on the sentences VL-LTR trains on."""
-    golden = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
-    tokens = np.load(GOLDEN / f"{name}_tokens.npz")
+    golden, tokens = load(f"text/{name}.json"), load(f"text/{name}_tokens.npz")
     for label, sentences in enumerate(golden["sentences"]):
-        np.testing.assert_array_equal(
-            tokenizer.encode(sentences, golden["context_length"] + 2),
-            tokens[f"class{label}"],
-        )
+        rows = tokenizer.encode(sentences, golden["context_length"] + 2)
+        np.testing.assert_array_equal(rows, tokens[f"class{label}"])
 
 
-def fuzz(count: int) -> list[str]:
+def fuzz(count):
     """Random texts that visit every rule: cases, blanks, entities, markers, scripts."""
     rng = random.Random(0)
     bits = [" ", "\t", "\n", "'", "'S", "_", "!", "-", "&", "&amp;", "&lt;", "&#39;"]
     bits += ["&amp;amp;amp;", "&lt;&amp;amp;"]  # each takes all three repairs
     bits += ["<|endoftext|>", "<|startoftext|>", "<|", "|>", "he'll", "12", "²", "٣"]
-    bits += [
-        "Word",
-        "don't",
-        "é",
-        "ﬁ",
-        "中",
-        "ſ",
-        "İ",
-        "ß",
-        "â€™",
-        "\u0301",
-        "🐦",
-        "\x0c",
-    ]
+    bits += ["Word", "don't", *"éﬁ中ſİß\u0301🐦\x0c", "â€™"]
     bits += [chr(c) for c in range(0x20, 0x250)]
     return ["".join(rng.choices(bits, k=rng.randint(0, 25))) for _ in range(count)]
 
 
-def test_fuzz_equals_openai(tokenizer: Tokenizer, openai: Any) -> None:
+def test_fuzz_equals_openai(tokenizer, openai):
     """Broken by: one html.unescape; the end marker found in punctuation, `!<|...`."""
     texts = fuzz(3000)
     assert tokenizer.byte_pairs(texts) == [openai.encode(text) for text in texts]
 
 
-def test_entities_become_characters(tokenizer: Tokenizer, openai: Any) -> None:
-    """Broken by: no html.unescape, or one that is not undone before the words are cut.
-
-    Entities of entities too, as in texts that were escaped twice.
-    """
-    texts = ["R&amp;D of a&nbsp;caf&#233;", "&amp;quot;Eau&amp;quot; &lt;i&gt; &eacute"]
-    plain = ["R&D of a\xa0café", '"Eau" <i> é']
-    expected = [openai.encode(text) for text in texts]
-    assert tokenizer.byte_pairs(texts) == expected
-    assert tokenizer.byte_pairs(plain) == expected
-
-
 @pytest.mark.parametrize("many", [499, 500, 5000])
-def test_references_of_any_number_of_digits(many: int) -> None:
+def test_references_of_any_number_of_digits(many):
     """Broken by: html.unescape, which raises where Python makes no such number."""
     for before in ("&", "&amp;"):
         assert clean(f"a {before}#{'9' * many}; b") == clean("a &#99999999; b")
@@ -131,18 +96,7 @@ def test_references_of_any_number_of_digits(many: int) -> None:
         assert clean(f"a {before}#{'0' * many}; b") == clean("a &#0; b")
 
 
-@pytest.mark.parametrize("words", [74, 75, 76, 200])
-def test_long_sentences_are_cut_as_the_authors_do(
-    tokenizer: Tokenizer, openai: Any, words: int
-) -> None:
-    """Broken by: one token fewer or more kept, or no end of text after a cut."""
-    text = " ".join(["heron"] * (words - 1) + ["tail"])
-    ids = [49406, *openai.encode(text)[:75], 49407]
-    assert tokenizer.encode([text]).tolist() == [ids + [0] * (77 - len(ids))]
-    assert len(ids) == min(words + 2, 77)
-
-
-def test_short_cut_of_clean_changes_nothing() -> None:
+def test_short_cut_of_clean_changes_nothing():
     """Broken by: `&` or a control character among the sound characters."""
     rng = random.Random(1)
     for _ in range(3000):
@@ -151,9 +105,7 @@ def test_short_cut_of_clean_changes_nothing() -> None:
         assert clean(text) == re.sub(r"\s+", " ", repaired).strip().lower()
 
 
-def test_batches_are_independent(
-    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_are_independent(tokenizer, monkeypatch):
     """Broken by: words forgotten in the middle of a batch, or after one for good."""
     texts = [*fuzz(50), *fuzz(50)]
     rows = tokenizer.encode(texts)
@@ -163,17 +115,18 @@ def test_batches_are_independent(
     np.testing.assert_array_equal(tokenizer.encode(texts), rows)
 
 
-def test_ids_beyond_uint16(tmp_path: Path, merges: list[tuple[str, str]]) -> None:
+@pytest.mark.parametrize(("size", "dtype"), [(4096, np.uint16), (70001, np.int32)])
+def test_vocabularies_of_other_sizes(tmp_path, merges, size, dtype):
     """Broken by: uint16 for every vocabulary, where 70,000 would become 4,464."""
-    write_tokenizer(tmp_path, merges, vocab_size=70001)
-    large = Tokenizer.from_directory(tmp_path)
-    rows = large.encode(["a tench."], 8)
-    [ids] = large.byte_pairs(["a tench."])
-    assert rows.tolist() == [[69999, *ids, 70000, *[0] * (6 - len(ids))]]
-    assert rows.dtype == np.int32
+    write_tokenizer(tmp_path, merges, vocab_size=size)
+    other = Tokenizer.from_directory(tmp_path)
+    rows = other.encode(["a tench."], 16)
+    [ids] = other.byte_pairs(["a tench."])
+    assert rows.tolist() == [[size - 2, *ids, size - 1, *[0] * (14 - len(ids))]]
+    assert rows.dtype == dtype and other.vocab_size == size
 
 
-def test_digest_is_that_of_vocabulary_and_merges(clip_directory: Path) -> None:
+def test_digest_is_that_of_vocabulary_and_merges(clip_directory):
     """Broken by: only the number of ids, or only the vocabulary, in the digest."""
     vocabulary, merges = read_vocabulary(clip_directory)
     digest = Tokenizer(vocabulary, merges).digest
@@ -184,45 +137,23 @@ def test_digest_is_that_of_vocabulary_and_merges(clip_directory: Path) -> None:
     assert digest != Tokenizer(other, merges).digest
 
 
-def test_both_file_layouts_agree(
-    tmp_path: Path, clip_directory: Path, tokenizer: Tokenizer
-) -> None:
+def test_both_file_layouts_agree(tmp_path, clip_directory, tokenizer):
     vocabulary, merges = read_vocabulary(clip_directory)
     texts = fuzz(50)
     for row in (list, " ".join):  # newer and older way to write a merge
-        model = {
-            "type": "BPE",
-            "end_of_word_suffix": "</w>",
-            "vocab": vocabulary,
-            "merges": [row(merge) for merge in merges],
-        }
+        model = {"type": "BPE", "end_of_word_suffix": "</w>"}
+        model |= {"vocab": vocabulary, "merges": [*map(row, merges)]}
         (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
         other = Tokenizer.from_directory(tmp_path)
         np.testing.assert_array_equal(other.encode(texts), tokenizer.encode(texts))
 
 
-def test_short_vocabulary(tmp_path: Path, merges: list[tuple[str, str]]) -> None:
-    write_tokenizer(tmp_path, merges, vocab_size=4096)
-    small = Tokenizer.from_directory(tmp_path)
-    assert small.vocab_size == 4096
-    rows = small.encode(["a photo of a tench.", "中文 ü"])
-    assert rows.max() == 4095
-    np.testing.assert_array_equal(rows[:, 0], 4094)
-    vocabulary, _ = read_vocabulary(tmp_path)
-    tokens = {id_: token for token, id_ in vocabulary.items()}
-    [ids] = small.byte_pairs(["a photo of a tench."])
-    assert "".join(tokens[i] for i in ids) == "a</w>photo</w>of</w>a</w>tench</w>.</w>"
-
-
-def test_trim_keeps_every_token(tokenizer: Tokenizer) -> None:
+def test_trim_keeps_every_token(tokenizer):
     tokens = tokenizer.encode(["a! " * 5, "!"])  # "!" has the id of the padding, 0
     assert trim(tokens).shape == (2, 16)
     np.testing.assert_array_equal(np.pad(trim(tokens), [(0, 0), (0, 61)]), tokens)
     assert trim(tokenizer.encode(["word " * 80])).shape == (1, 77)
     assert trim(tokenizer.encode([])).shape == (0, 8)
-
-
-def test_context_too_short(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode(["a b"], 2).tolist() == [[49406, 49407]]
     with pytest.raises(ValueError, match="context_length"):
         tokenizer.encode(["a"], 1)
@@ -238,9 +169,7 @@ SMALL |= {"<|startoftext|>": 512, "<|endoftext|>": 513}
     [
         ("tokenizer.json", '{"model": {"type": "WordPiece", "vocab": {}}}'),
         ("tokenizer.json", '{"model": {"end_of_word_suffix": "</w>", "vocab": {}}}'),
-        ("tokenizer.json", '{\n"model"\n'),
         ("tokenizer.json", "[]"),
-        ("vocab.json", '{"a": 0}'),
         ("vocab.json", json.dumps(SMALL)),  # without the id of the merge
         ("vocab.json", json.dumps(SMALL | {"ab": 600})),
         ("vocab.json", json.dumps(SMALL | {"ab": 514})),  # the end is not the largest
@@ -248,9 +177,7 @@ SMALL |= {"<|startoftext|>": 512, "<|endoftext|>": 513}
         ("vocab.json", json.dumps(SMALL | {"ab": 513, "<|endoftext|>": 514})[:-9]),
     ],
 )
-def test_other_vocabularies_are_refused(
-    tmp_path: Path, name: str, content: str
-) -> None:
+def test_other_vocabularies_are_refused(tmp_path, name, content):
     """Broken by: a vocabulary with gaps, which gives wrong ids in silence."""
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
     sound = SMALL | {"ab": 513, "<|endoftext|>": 514}
@@ -261,7 +188,7 @@ def test_other_vocabularies_are_refused(
         Tokenizer.from_directory(tmp_path)
 
 
-def test_faulty_merges_are_refused(tmp_path: Path) -> None:
+def test_faulty_merges_are_refused(tmp_path):
     with pytest.raises(VocabularyError, match=str(tmp_path)):
         Tokenizer.from_directory(tmp_path)
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n\na b c\n")
