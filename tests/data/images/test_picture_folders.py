@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vl_ltr_jax.commands import check_data
-from vl_ltr_jax.data.images import decode, picture_folders
+from vl_ltr_jax.data.images import picture_folders
 from vl_ltr_jax.data.sources import folders
 from vl_ltr_jax.data.sources.dataset import Texts
 from vl_ltr_jax.data.sources.faults import ListError
@@ -31,16 +31,6 @@ def fill(root, *names):
         else:
             path.write_bytes(b"")
     return root
-
-
-def test_suffixes_are_those_of_every_format_that_is_read():
-    """Breaks when a browser's `.jfif` and `.avif` are left out, as torchvision does."""
-    known = {
-        suffix
-        for suffix, name in Image.registered_extensions().items()
-        if name in decode.FORMATS
-    }
-    assert picture_folders.SUFFIXES - {".mpo"} == known  # JPEGs of several pictures
 
 
 @pytest.mark.parametrize("other", SYSTEM_FILES)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vl_ltr_jax.data.images.decode import ImageReadError
 from vl_ltr_jax.data.sources import inat18
 from vl_ltr_jax.data.sources.faults import ListError
 from vl_ltr_jax.data.sources.lists import read_image_list
@@ -68,12 +67,6 @@ def test_other_file_names_and_styles_of_paths(root, prefix):
     assert data.train.read(0).size == (9, 7)
 
 
-def test_imagenet_lt_labels_are_ranks_of_wnids(root):
-    (root / "labels.txt").write_text("n02 1 fish\nn03 2 bird\nn01 3 tench\n")
-    data = read_image_list(root, "toy", "imagenet_lt")
-    assert data.class_names[data.train.labels[0]] == "tench"
-
-
 @pytest.mark.parametrize(
     ("rows", "place"),
     [
@@ -96,17 +89,6 @@ def test_image_for_training_and_testing(root):
     write_lists(root, test=["pictures/a 0/6.png 0", "/pictures//a 1/1.png 0"])
     with pytest.raises(SplitOverlapError, match="toy_test.txt:2.*toy_train.txt:2"):
         read_image_list(root, "toy")
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff" + bytes(500), None])
-def test_damaged_image_names_file_and_line(root, content):
-    picture = root / "pictures/a 1/1.png"
-    split = read_image_list(root, "toy").train
-    picture.unlink()
-    if content is not None:
-        picture.write_bytes(content)
-    with pytest.raises(ImageReadError, match="a 1/1.png .*toy_train.txt:2"):
-        split.read(1)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from vl_ltr_jax.data.text.class_names import LabelFileError, read_class_names
 from vl_ltr_jax.data.text.corpus import (
-    CORPUS_RULES,
     CorpusError,
     build_corpus,
     drop_sections,
@@ -127,13 +126,6 @@ def test_headings_of_hostile_texts(text):
     summary = last.pop("summary")
     bodies = [body for heading, body in last.items() if heading not in dropped]
     assert vl_ltr_text(sections) == summary + "\n" + "\n".join(bodies)
-
-
-@pytest.mark.parametrize("rule", CORPUS_RULES)
-def test_an_unclosed_heading_drops_its_section(rule):
-    text = "Seen.\n==External links\nJunk.\n=== = References = ===\nMore junk."
-    corpus = build_corpus(["a"], [text], "none", rule=rule)
-    assert corpus.sentences == ("Seen.",)
 
 
 @pytest.mark.parametrize(

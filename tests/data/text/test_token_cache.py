@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +76,7 @@ def test_the_key_changes_with_all_that_ids_depend_on(tmp_path, tokenizer, monkey
     """Broken by: sentences joined without their lengths, or by a character."""
     vocabulary, merges = read_vocabulary(tmp_path / "clip")
     other = Tokenizer(vocabulary, merges[::-1])
+    swapped = vocabulary | {"a": vocabulary["b"], "b": vocabulary["a"]}
 
     def key(tokenizer, *sentences, length=LENGTH):
         return token_cache.cache_key(tokenizer, sentences, length)
@@ -87,6 +87,7 @@ def test_the_key_changes_with_all_that_ids_depend_on(tmp_path, tokenizer, monkey
     monkeypatch.setattr(token_cache, "_HASHED_AT_ONCE", 2)
     keys = [key(tokenizer, *corpus) for corpus in corpora]
     keys += [key(tokenizer, "a", "b", length=33), key(other, "a", "b")]
+    keys.append(key(Tokenizer(swapped, merges), "a", "b"))
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9")
     keys.append(key(tokenizer, "a", "b"))
     assert len(set(keys)) == len(keys)
@@ -161,12 +162,3 @@ def test_ids_are_returned_without_a_usable_directory(
     np.testing.assert_array_equal(few, expected[1:])
     assert {*files(tmp_path)} <= {"clip", "file", "full"}
     assert directory != "full" or not files(tmp_path / "full")
-
-
-@pytest.mark.parametrize(
-    ("variable", "base"), [("/big", "/big"), ("x", "/home/x/.cache")]
-)
-def test_default_directory(variable, base, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/x")
-    monkeypatch.setenv("XDG_CACHE_HOME", variable)
-    assert token_cache.default_directory() == Path(base) / "vl_ltr_jax"
