@@ -108,7 +108,7 @@ def test_an_orientation_in_xmp_counts_where_exif_has_none():
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("exif", [b"no header", b"II*\0\xff\xff\xff\x7f"])
+@pytest.mark.parametrize("exif", [b"nonsense", b"II*\0\xff\xff\xff\x7f"])
 def test_broken_exif_turns_nothing(kind, exif):
     content = encoded(RGB, kind, exif=b"Exif\0\0" + exif)
     plain = as_image(decode_image(content, "x", "stored"))

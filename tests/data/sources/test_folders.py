@@ -42,7 +42,7 @@ def test_names_are_alphabetical_without_a_label_file(tmp_path):
     assert data.val.labels.tolist() == data.test.labels.tolist() == [1]
     assert data.class_texts == ("", "")
     assert data.train.read(3).getpixel((0, 0)) == (1, 0, 0)
-    assert data.train.describe(4).endswith("dog/old/0.PNG")
+    assert "dog/old/0.PNG" in data.train.describe(4)
     assert data.train.describe(0).startswith(f"{tmp_path}/train/black_cat/0.PNG")
 
 

@@ -75,7 +75,6 @@ def test_other_file_names_and_styles_of_paths(root, prefix):
         (["pictures/a 0/0.png 0", "x.png 3"], "toy_train.txt:2"),
         (["pictures/a 0/2.jpg 1"], "toy_train.txt:1.*did you mean '2.png'"),
         (["b/1.png 1", "b/2.png 1"], "toy_train.txt:1.*2 in all"),
-        (["pictures/a 0/\0.png 1"], "toy_train.txt:1"),
         ([], "toy_train.txt:1"),
     ],
 )
