@@ -120,6 +120,19 @@ def test_a_damaged_file_is_replaced(tmp_path, tokenizer, expected, damage):
     assert the_file(cache).read_bytes() == content
 
 
+def test_a_process_that_was_faster_is_read(tmp_path, tokenizer, expected, monkeypatch):
+    other, encode = Tokenizer.from_directory(tmp_path / "clip"), tokenizer.encode
+
+    def slow(*arguments):
+        token_cache.encode(other, SENTENCES, LENGTH, tmp_path / "cache")
+        return encode(*arguments)
+
+    monkeypatch.setattr(tokenizer, "encode", slow)
+    tokens = token_cache.encode(tokenizer, SENTENCES, LENGTH, tmp_path / "cache")
+    np.testing.assert_array_equal(tokens, expected)
+    assert is_mapped(tokens)
+
+
 def test_buckets_hold_caches_too(tmp_path, tokenizer, expected, monkeypatch):
     """Broken by: a memory map, a hard link or fsync where the file is no local one."""
     local = epath.Path("/")._backend

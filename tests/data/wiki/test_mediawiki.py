@@ -91,3 +91,10 @@ def test_names_that_are_no_titles_are_not_asked_for(wiki):
     assert wiki.queries == []
     page = client(wiki).page("File:C")
     assert page is not None and not page.is_article
+
+
+def test_licences(monkeypatch):
+    """Breaks for a host that merely ends like Wikipedia's, and one that states none."""
+    monkeypatch.setattr(MediaWiki, "_query", lambda self, fields: {})
+    assert MediaWiki("https://de.wikipedia.org/w/api.php").licence == "CC BY-SA 4.0"
+    assert MediaWiki("https://notwikipedia.org/w/api.php").licence is None
