@@ -27,8 +27,8 @@ from worlds.golden import GOLDEN, load
 def test_names_sections_prompts_and_sentences_equal_the_golden(name, layout):
     """Broken by: ranking ImageNet rows by their number; stripping Places names.
 
-    Also by a single '=' as a heading, empty lines, latin-1 for GBK, no space after the
-    name, templates in another order, and other ends of sentences, as after 'U.S.'.
+    Also by a single '=' as a heading, empty lines, or latin-1 for GBK. Also by no space
+    after a name, templates in another order, or an end of a sentence after 'U.S.'.
     """
     golden, root = load(f"text/{name}.json"), GOLDEN / "text" / name
     names = read_class_names(root, layout)
