@@ -1,7 +1,5 @@
 """The head trained on features that the frozen tower made once."""
 
-import re
-
 import jax
 import numpy as np
 import pytest
@@ -51,19 +49,10 @@ def test_a_run_trains_the_head_on_views(root, tmp_path, capsys):
     assert results["test"].keys() == {"lgr", "knn", "zero_shot"}
     assert results["cost"]["images_seen"] == 3 * 4 * 8
     text = capsys.readouterr().err
-    for view in range(2):
-        assert f"finetune: view {view + 1} of 2: 36 images embedded in " in text
-    top1 = results["test"]["lgr"]["top1"]
-    for stage, summary in (
-        ("embed", r"\d+ sentences, \d+ images in \d+s"),
-        ("anchors", r"6 of \d+ sentences chosen in \d+s"),
-        ("finetune", r"12 steps, 96 images in \d+s, loss \d.*"),
-        ("evaluate", rf"test {top1:.1f} overall, .* \(VL-LTR \(LGR\)\), in \d+s"),
-    ):
-        assert re.search(f"^{stage}: {summary}$", text, re.MULTILINE), stage
-    other = configs.from_config_dict(configure(root, 3))
+    assert all(f"finetune: view {view} of 2: 36 images" in text for view in (1, 2))
+    changed = configs.from_config_dict(configure(root, 3))
     with pytest.raises(ArtifactError, match="finetune.feature_views"):
-        pipeline.check(other, workdir, inputs)
+        pipeline.check(changed, workdir, inputs)
 
 
 def test_an_unaugmented_view_trains_the_same_head_as_images(root, tmp_path):
@@ -72,13 +61,8 @@ def test_an_unaugmented_view_trains_the_same_head_as_images(root, tmp_path):
     or if the drawn images or smoothed targets differ."""
     heads = []
     for count in (0, 1):
-        config = configure(
-            root,
-            count,
-            data__train_recipe="none",
-            data__erase_probability=0.0,
-            finetune__head="fc",
-        )
+        changes = {"data__train_recipe": "none", "data__erase_probability": 0.0}
+        config = configure(root, count, finetune__head="fc", **changes)
         run = make_run(config, tmp_path / str(count))
         pipeline.STAGES["finetune"](run)
         directory = run.artifact("finetune").directory
@@ -114,7 +98,7 @@ def test_each_view_is_erased_differently(root, tmp_path):
     assert (np.abs(first - second).max(axis=1) > 1e-3).all()
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut"])
+@pytest.mark.parametrize("damage", ["absent", "cut"])
 def test_only_missing_views_are_embedded(two_views, monkeypatch, capsys, damage):
     """A run killed at the second view has the first, and goes on from there."""
     run, views_before = two_views
@@ -123,11 +107,11 @@ def test_only_missing_views_are_embedded(two_views, monkeypatch, capsys, damage)
     path.unlink()
     if damage == "cut":
         path.write_bytes(content[: len(content) // 2])
-    embedded, batches = [], loader.Feed.view
+    embedded, make_batches = [], loader.Feed.view
 
     def note(feed, split, transform, view):
         embedded.append(view)
-        return batches(feed, split, transform, view)
+        return make_batches(feed, split, transform, view)
 
     monkeypatch.setattr(loader.Feed, "view", note)
     for view, before in zip(make_views(run), views_before, strict=True):
@@ -138,14 +122,6 @@ def test_only_missing_views_are_embedded(two_views, monkeypatch, capsys, damage)
     assert (str(path) in text) == (damage == "cut")
 
 
-def test_a_directory_with_the_name_of_a_view_is_refused_first(root, tmp_path):
-    run = make_run(configure(root, 2), tmp_path)
-    views.path_of(run, "finetune", 1).mkdir(parents=True)
-    with pytest.raises(ArtifactError, match="view_1.npy"):
-        make_views(run)
-    assert not views.path_of(run, "finetune", 0).exists()
-
-
 def test_features_that_are_not_numbers_are_refused(root, tmp_path):
     """The tower has diverged."""
     run = make_run(configure(root, 1), tmp_path)
@@ -153,23 +129,3 @@ def test_features_that_are_not_numbers_are_refused(root, tmp_path):
     towers["params"]["visual"]["proj"]["kernel"] *= np.nan
     with pytest.raises(views.NonFiniteFeatureError, match="crimson"):
         views.make(run, "finetune", 1, run.replicate(towers))
-
-
-@pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        ({"finetune__train_image_tower": True}, "finetune.train_image_tower"),
-        ({"finetune__mixup_alpha": 0.8}, "mixup_alpha"),
-        ({"finetune__cutmix_alpha": 1.0}, "cutmix_alpha"),
-        ({"finetune__feature_views": -1}, "feature_views"),
-    ],
-)
-def test_contradictions_are_refused(root, changes, key):
-    with pytest.raises(configs.ConfigError, match=key):
-        configs.from_config_dict(configure(root, 2, **changes))
-
-
-def test_views_are_not_checked_if_no_head_trains(root):
-    options = {"finetune__epochs": 0, "finetune__warmup_epochs": 0}
-    changes = {"finetune__train_image_tower": True, **options}
-    configs.from_config_dict(configure(root, 2, **changes))

@@ -1,7 +1,6 @@
 """Steps that are not finite: recorded, skipped, and repeated by replay."""
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -34,7 +33,7 @@ def root(tmp_path_factory):
 
 
 def configure(root, **changes):
-    """An FC on cached features of a frozen tower: steps of milliseconds."""
+    """Returns an FC on cached features of a frozen tower: steps of milliseconds."""
     config = image_world.configure(root)
     config.pretrain.epochs = 0
     config.finetune.feature_views, config.finetune.head = 1, "fc"
@@ -46,7 +45,7 @@ def configure(root, **changes):
 
 
 def images_of(root):
-    """Images of each step of `configure`, by the rule of the sampler."""
+    """Returns the images of each step of `configure`, by the rule of the sampler."""
     config = configs.from_config_dict(configure(root))
     labels = run_inputs.read_data(config).train.labels
     draws = sampler.BatchSampler(labels, sampling="sqrt", batch_size=BATCH, seed=0)
@@ -56,9 +55,9 @@ def images_of(root):
 @pytest.fixture(scope="module")
 def poison(root):
     """An image of three steps or more, not the first, and these steps."""
-    drawn = images_of(root)
+    images = images_of(root)
     for image in range(36):
-        steps = [n for n, images in enumerate(drawn, 1) if image in images]
+        steps = [n for n, drawn in enumerate(images, 1) if image in drawn]
         if len(steps) >= 3 and steps[0] > 1:
             return image, steps
     raise AssertionError("no image is drawn so often")
@@ -87,8 +86,8 @@ def poisoned(healthy, poison, tmp_path):
     return workdir
 
 
-def arguments_of_stopped(config, workdir, explicit=()):
-    """Runs until a step is not finite, and returns the message's replay arguments."""
+def stop(config, workdir, explicit=()):
+    """Returns the message of a run that stops, and its arguments for replay."""
     with pytest.raises(NonFiniteLossError) as raised:
         image_world.run(config, workdir, explicit)
     message = str(raised.value)
@@ -102,7 +101,7 @@ def look(arguments, capsys):
 
     def snapshot():
         files = [path for path in Path(workdir).rglob("*") if path.is_file()]
-        return {os.fspath(p): (os.stat(p).st_mtime_ns, p.read_bytes()) for p in files}
+        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
     before = snapshot()
     capsys.readouterr()
@@ -112,21 +111,15 @@ def look(arguments, capsys):
 
 
 def faulty(sizes):
-    """Paths of the arrays that are not finite."""
+    """Returns the paths of arrays that are not finite."""
     return {path for path, size in sizes.items() if size["not_finite"]}
 
 
-def params(workdir, stage, step):
-    """Parameters of one checkpoint, read as the next stage would."""
-    newer = workdir.with_name(f"up_to_{step}")
-    shutil.copytree(workdir / stage / "checkpoints" / str(step), newer / str(step))
-    loaded = restore.load_params(newer)["params"]
-    shutil.rmtree(newer)
-    return loaded
-
-
-def equal(ours, theirs):
-    return all(jax.tree.leaves(jax.tree.map(np.array_equal, ours, theirs)))
+def head_after(step, workdir, scratch):
+    """Returns the leaves of one checkpoint, as the next stage would read them."""
+    source = workdir / "finetune" / "checkpoints" / str(step)
+    shutil.copytree(source, scratch / f"up_to_{step}" / str(step))
+    return jax.tree.leaves(restore.load_params(scratch / f"up_to_{step}")["params"])
 
 
 def test_a_diverging_pretraining_is_repeated_by_the_command_in_its_message(
@@ -144,9 +137,8 @@ def test_a_diverging_pretraining_is_repeated_by_the_command_in_its_message(
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     programs.use(workdir / programs.NAME)
     compilation_cache.reset_cache()
-    message, arguments = arguments_of_stopped(config, workdir)
+    message, arguments = stop(config, workdir)
     assert message.startswith("at step 2 gradient_norm is nan, loss/contrastive is nan")
-    assert f"step 1 in {workdir / 'pretrain' / 'checkpoints'}." in message
     path = workdir / "pretrain" / "non_finite" / "step_2.json"
     assert f"in {path}: " in message
     incident = incidents.read(epath.Path(path))
@@ -173,9 +165,7 @@ def test_a_diverging_pretraining_is_repeated_by_the_command_in_its_message(
     assert repeat["state"]["params/logit_scale"]["largest"] > 1e29
     assert repeat["gradients"]["logit_scale"]["not_finite"] == 1
     assert repeat["frozen"] and not faulty(repeat["frozen"])
-    rows = repeat["rows"]
-    assert set(rows["norm of image embedding"]) == {"nan"}
-    assert all(norm > 1 for norm in rows["norm of teacher's image embedding"])
+    assert set(repeat["rows"]["norm of image embedding"]) == {"nan"}
     assert [row["index"] for row in repeat["wrong_rows"]] == incident.images
     first = repeat["wrong_rows"][0]
     assert first["not_finite"] == ["image embedding", "sentence embedding"]
@@ -190,7 +180,7 @@ def test_a_faulty_row_is_named_with_its_file_and_line(root, poisoned, poison, ca
     """Breaks if rows have their index on a device, or among the faulty ones; if views
     are embedded again, or written."""
     image, steps = poison
-    message, arguments = arguments_of_stopped(configure(root), poisoned)
+    message, arguments = stop(configure(root), poisoned)
     assert f"at step {steps[0]} gradient_norm is nan, loss/total is nan" in message
     directory = epath.Path(poisoned) / "finetune"
     incident = incidents.read(incidents.path_of(directory, steps[0]))
@@ -209,15 +199,13 @@ def test_a_faulty_row_is_named_with_its_file_and_line(root, poisoned, poison, ca
         assert (row["not_finite"], row["sentence"]) == (["image features"], "")
     assert not faulty(repeat["state"])
     assert "head/visual_fc/kernel" in faulty(repeat["gradients"])
-    # As text, and as a picture with its caption.
     step, run = replay.replay(epath.Path(poisoned))
     text = table.to_text(step, run)
     assert data.describe(image) in text and "head/visual_fc/kernel" in text
     [example, *_] = replay.sheet_of(step, run)
     assert example.where == data.describe(image)
-    np.testing.assert_array_equal(
-        example.eval_picture, run_inputs.eval_transform(run.config)(data.read(image))
-    )
+    picture = run_inputs.eval_transform(run.config)(data.read(image))
+    np.testing.assert_array_equal(example.eval_picture, picture)
     view = poisoned / "finetune" / "views" / "view_0.npy"
     view.unlink()
     assert replay.main(arguments) == 2
@@ -226,24 +214,24 @@ def test_a_faulty_row_is_named_with_its_file_and_line(root, poisoned, poison, ca
 
 
 def test_skipped_steps_change_nothing_and_are_counted_over_restarts(
-    root, poisoned, poison, capsys
+    root, poisoned, poison, tmp_path, capsys
 ):
-    """Breaks if a skipped step moves parameters, if each start counts from zero, or if
-    replay makes a step that the run has skipped."""
+    """Breaks if a skipped step moves parameters, or each start counts from zero.
+    Breaks if replay makes a step that the run has skipped."""
     _, steps = poison
     config = configure(root, faults__non_finite="skip", faults__max_skipped_steps=1)
-    message, _ = arguments_of_stopped(config, poisoned)
+    message, _ = stop(config, poisoned)
     assert f"at step {steps[1]} " in message and "max_skipped_steps=1" in message
     warning = capsys.readouterr().err
     assert f"step {steps[0]} is skipped: gradient_norm is nan" in warning
     before, after, later = (
-        params(poisoned, "finetune", steps[0] + n) for n in (-1, 0, 1)
+        head_after(steps[0] + n, poisoned, tmp_path) for n in (-1, 0, 1)
     )
-    assert equal(before, after)
-    assert not equal(after, later)
+    assert all(map(np.array_equal, before, after))
+    assert not all(map(np.array_equal, after, later))
 
     config.faults.max_skipped_steps = 2
-    message, arguments = arguments_of_stopped(config, poisoned)
+    message, arguments = stop(config, poisoned)
     assert f"at step {steps[2]} " in message
     repeat = look([*arguments, "--from_start"], capsys)
     assert (repeat["step"], repeat["started"]) == (steps[2], 0)
@@ -260,28 +248,25 @@ def test_skipped_steps_change_nothing_and_are_counted_over_restarts(
     assert summary["skipped_steps"] == steps
 
 
-@pytest.mark.parametrize("stage", ["finetune", "classifier"])
-def test_a_diverging_head_has_no_faulty_row(root, tmp_path, capsys, stage):
+def test_a_diverging_classifier_has_no_faulty_row(root, tmp_path, capsys):
     """The parameters are at fault: all features are finite."""
-    config = configure(root)
-    if stage == "classifier":
-        config.classifier.epochs = 1
-        config.classifier.global_batch_size, config.classifier.feature_views = BATCH, 1
-        config.method = "crt"
-        config.finetune.epochs = 1
-        config.finetune.train_image_tower, config.finetune.feature_views = False, 1
-    config[stage].learning_rate = 1e38
+    config = configure(root, method="crt")
+    options = config.classifier
+    options.epochs, options.global_batch_size, options.feature_views = 1, BATCH, 1
+    options.learning_rate = 1e38
+    config.finetune.epochs = 1
+    config.finetune.train_image_tower, config.finetune.feature_views = False, 1
     config.model.compute_dtype = "bfloat16"
     explicit = ["finetune.train_image_tower", "finetune.feature_views"]
-    message, arguments = arguments_of_stopped(config, tmp_path / "run", explicit)
+    message, arguments = stop(config, tmp_path / "run", explicit)
     assert message.startswith("at step 2 ")
     repeat = look(arguments, capsys)
-    assert (repeat["stage"], repeat["comes_back"]) == (stage, True)
+    assert (repeat["stage"], repeat["comes_back"]) == ("classifier", True)
     assert repeat["wrong_rows"] == []
     assert repeat["state"]["params/head/visual_fc/kernel"]["largest"] > 1e30
 
 
-def test_a_finite_step_is_repeated_on_request(healthy, tmp_path, capsys):
+def test_a_finite_step_is_repeated_on_request(healthy, capsys):
     """The values are the run's: breaks if another step is made."""
     arguments = [f"--workdir={healthy}", "--step=5"]
     repeat = look(arguments, capsys)
@@ -289,12 +274,10 @@ def test_a_finite_step_is_repeated_on_request(healthy, tmp_path, capsys):
     assert (repeat["comes_back"], repeat["not_finite"]) == (None, [])
     assert repeat["metrics"]["learning_rate"] < 1e-4
     assert len(repeat["rows"]["largest of visual logits"]) == BATCH
-    out = tmp_path / "sheet.png"
-    assert replay.main([*arguments, "--from_start", f"--out={out}"]) == 0
+    assert replay.main([*arguments, "--from_start"]) == 0
     text = capsys.readouterr().out
     for name, value in repeat["metrics"].items():
         assert re.search(rf"{name} +{value:.6g}\n", text)
-    assert not out.exists()
 
 
 def test_a_fault_that_does_not_return_and_a_damaged_record(healthy, tmp_path, capsys):
@@ -302,13 +285,13 @@ def test_a_fault_that_does_not_return_and_a_damaged_record(healthy, tmp_path, ca
     workdir = tmp_path / "run"
     shutil.copytree(healthy, workdir)
     path = incidents.path_of(epath.Path(workdir) / "finetune", 4)
-    values = {"loss/total": "nan"}
-    incidents.Incident(
-        4, ["loss/total"], values, [], [], 3, devices="4 x TPU v4"
-    ).write(path)
+    losses = {"loss/total": "nan"}
+    incidents.Incident(4, ["loss/total"], losses, [], [], 3, devices="4 x v4").write(
+        path
+    )
     repeat = look([f"--workdir={workdir}"], capsys)
     assert repeat["comes_back"] is False and repeat["equal"] is False
-    assert repeat["devices_of_the_run"] == "4 x TPU v4"
+    assert repeat["devices_of_the_run"] == "4 x v4"
     path.write_text("{")
     assert replay.main([f"--workdir={workdir}"]) == 2
     assert "step_4.json" in capsys.readouterr().err
@@ -321,7 +304,6 @@ def test_a_fault_that_does_not_return_and_a_damaged_record(healthy, tmp_path, ca
         ([], "--stage"),
         (["--stage=pretrain"], "--stage=pretrain"),
         (["--step=13"], "--step=13"),
-        (["--step=0"], "--step=0"),
         (["--step=5", "--out=sheet.doc"], "sheet.doc"),
     ],
 )

@@ -4,7 +4,6 @@ import numpy as np
 
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.method import anss
-from vl_ltr_jax.report import tables
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.stages import anchors
 from worlds import image_world
@@ -58,12 +57,3 @@ def test_a_class_without_candidates_takes_its_prompts_and_the_report_says_so(
     scores = np.load(tmp_path / "run" / "anchors" / "scores.npy")
     assert len(scores) % 7
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
-
-
-def test_only_the_first_classes_are_named():
-    names = [f"class {number}" for number in range(12)]
-    summary = {"num_anchors": 64, "without_images": names}
-    first, second = tables.anchor_notes({**summary, "with_fewer_sentences": names[:1]})
-    assert first.startswith("12 classes (class 0, class 1, ")
-    assert "class 9, ...) had no image" in first
-    assert second == "1 class (class 0) had fewer than 64 sentences."

@@ -19,28 +19,23 @@ from vl_ltr_jax.run import initial
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.stages import pipeline
 from vl_ltr_jax.storage.artifact import ArtifactError
-from vl_ltr_jax.storage.workdir import WorkdirError
 from worlds import image_world
 from worlds.image_world import run
 
 
 @pytest.fixture(scope="module")
-def listened():
-    """Sockets that the run of `finished` listens on."""
-    return set()
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, listened):
+def finished(tmp_path_factory):
     root = image_world.write(tmp_path_factory.mktemp("data") / "world")
     workdir = tmp_path_factory.mktemp("run")
-    with secret_run.watched(listened):
-        return root, workdir, run(image_world.configure(root), workdir)
+    sockets = set()
+    with secret_run.watched(sockets):
+        results = run(image_world.configure(root), workdir)
+    assert not sockets  # a run listens to nobody
+    return root, workdir, results
 
 
-def test_a_run_keeps_secrets_and_listens_to_nobody(finished, listened):
+def test_a_run_keeps_secrets(finished):
     secret_run.check_files(finished[1])
-    assert not listened
 
 
 def test_results_have_the_documented_shape(finished):
@@ -74,59 +69,40 @@ def test_shot_groups_add_up_to_the_overall_accuracy(finished):
             assert head["class_mean"] == pytest.approx(total)
 
 
-def test_the_report_is_the_papers_table(finished):
-    text = (finished[1] / "report.md").read_text()
-    assert "| Method | Backbone | Overall | Many | Medium | Few |" in text
-    top1 = finished[2]["test"]["lgr"]["top1"]
-    assert f"| VL-LTR (LGR) | ViT-tiny | {top1:.1f} | - |" in text
-
-
-def test_event_files_have_speed_operations_and_accuracies(finished):
+def test_report_and_event_files_have_speed_and_accuracies(finished):
     _, workdir, results = finished
+    top1 = results["test"]["lgr"]["top1"]
+    row = f"| VL-LTR (LGR) | ViT-tiny | {top1:.1f} | - |"
+    assert row in (workdir / "report.md").read_text()
     for stage in ("pretrain", "finetune"):
         curves = read_scalars(workdir / stage)
         steps, rates = curves["throughput/model_teraflops_per_second"]
         assert steps[-1] == 12 and (rates > 0).all()
         assert curves.keys() >= {"loss/total", "step_time/data_ms"}
-    top1 = results["test"]["lgr"]["top1"]
     (logged,) = read_scalars(workdir / "evaluate" / "result")["accuracy/top1"][1]
     assert logged == pytest.approx(top1)
 
 
-SPEED = {
-    "data__num_threads": 1,
-    "data__num_workers": 1,
-    "data__bad_image_limit": 0.5,
-    "data__cache": "",
-    "log__every_steps": 7,
-}
-
-
-@pytest.mark.parametrize("changes", [{}, SPEED], ids=["same", "speed"])
-def test_finished_stages_are_skipped(finished, monkeypatch, changes):
+def test_finished_stages_are_skipped(finished, monkeypatch):
+    """Also if keys change that results do not depend on."""
     root, workdir, results = finished
 
     def fail(run):
         raise AssertionError("a finished stage ran again")
 
     monkeypatch.setattr(pipeline, "STAGES", dict.fromkeys(pipeline.STAGES, fail))
+    changes = {"data__num_threads": 1, "data__num_workers": 1, "log__every_steps": 7}
+    changes |= {"data__bad_image_limit": 0.5, "data__cache": ""}
     again = run(image_world.change(image_world.configure(root), **changes), workdir)
     assert again["test"] == results["test"]
     assert again["cost"] == results["cost"]
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("pretrain.learning_rate", 5e-5), ("finetune.epochs", 4)]
-)
-def test_a_changed_configuration_is_refused_by_key(finished, key, value):
+def test_a_changed_key_or_text_is_refused(finished):
     root, workdir, _ = finished
-    changes = {key.replace(".", "__"): value}
-    with pytest.raises(ArtifactError, match=key):
-        run(image_world.change(image_world.configure(root), **changes), workdir)
-
-
-def test_changed_inputs_are_refused(finished, tmp_path):
-    root, workdir, _ = finished
+    config = image_world.change(image_world.configure(root), finetune__epochs=4)
+    with pytest.raises(ArtifactError, match="finetune.epochs"):
+        run(config, workdir)
     text = root / "wiki" / "desc_0.txt"
     before = text.read_text()
     text.write_text(before + "It was drawn in 1802.\n")
@@ -166,21 +142,6 @@ def test_the_baseline_runs_by_configuration_alone(finished, tmp_path):
     assert tuned.keys() == {"head", "visual"}
 
 
-def test_zero_shot_alone_trains_nothing(finished, tmp_path):
-    epochs = {"pretrain__epochs": 0, "finetune__epochs": 0}
-    config = image_world.change(image_world.configure(finished[0]), **epochs)
-    results = run(config, tmp_path)
-    assert results["test"].keys() == {"knn", "zero_shot"}
-    assert results["cost"]["images_seen"] == 0
-
-
-def test_a_workdir_that_cannot_be_written_is_named(finished, tmp_path):
-    # Root may write anywhere, but nobody makes a directory under a file.
-    (tmp_path / "file").write_text("")
-    with pytest.raises(WorkdirError, match="file/run"):
-        run(image_world.configure(finished[0]), tmp_path / "file" / "run")
-
-
 @pytest.fixture(scope="module")
 def exported(finished, tmp_path_factory):
     """The finished run under every family of names."""
@@ -192,23 +153,20 @@ def exported(finished, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("form", ["safetensors", "pth"])
 def test_an_lgr_checkpoint_is_evaluated_without_training(
-    finished, exported, tmp_path, form, capsys
+    finished, exported, tmp_path, capsys
 ):
     """The run's own LGR under the authors' names has the same accuracies.
 
-    Breaks if the head's matrices are transposed only once, if padding is lost, or if
-    the image tower is not the fine-tuned one.
+    Breaks if the head's matrices are transposed only once, or padding is lost. Breaks
+    if the image tower is not the fine-tuned one.
     """
     root, _, results = finished
-    path = exported / "vl_ltr" / convert.LGR_FILE
-    if form == "pth":
-        state = {name: torch.from_numpy(a) for name, a in load_file(path).items()}
-        path = tmp_path / "checkpoint.pth"
-        torch.save({"model": state, "epoch": 2}, path)
+    tensors = load_file(exported / "vl_ltr" / convert.LGR_FILE)
+    state = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    torch.save({"model": state, "epoch": 2}, tmp_path / "checkpoint.pth")
     config = image_world.configure(root)
-    config.init.vl_ltr = str(path)
+    config.init.vl_ltr = str(tmp_path / "checkpoint.pth")
     config.init.clip = config.init.tokenizer = ""
     again = run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "pretrain").exists()
@@ -225,8 +183,7 @@ def test_a_cvlp_checkpoint_is_evaluated_without_training(finished, exported, tmp
     openai = tmp_path / "open_clip_model.safetensors"
     shutil.copy(exported / "openai" / openai.name, openai)
     config.init.vl_ltr = str(openai)
-    config.init.clip = ""
-    config.init.tokenizer = ""
+    config.init.clip = config.init.tokenizer = ""
     with pytest.raises(initial.InputError, match="init.tokenizer"):
         run(config, tmp_path / "no_vocabulary")
     config.init.tokenizer = "tiny_clip"
@@ -257,9 +214,9 @@ def test_a_trained_tower_opens_in_transformers(finished, exported):
 def test_an_lgr_of_other_classes_is_refused(finished, exported, tmp_path):
     root, _, _ = finished
     tensors = load_file(exported / "vl_ltr" / convert.LGR_FILE)
-    for name in ("text_embeddings", "text_block.visual_fc.2.weight"):
+    fc2 = "text_block.visual_fc.2"
+    for name in ("text_embeddings", f"{fc2}.weight", f"{fc2}.bias"):
         tensors[name] = tensors[name][:2]
-    tensors["text_block.visual_fc.2.bias"] = tensors["text_block.visual_fc.2.bias"][:2]
     save_file(tensors, tmp_path / "lgr.safetensors")
     config = image_world.configure(root)
     config.init.vl_ltr = str(tmp_path / "lgr.safetensors")
@@ -268,13 +225,3 @@ def test_an_lgr_of_other_classes_is_refused(finished, exported, tmp_path):
     config.init.vl_ltr = str(tmp_path / "gone.pth")
     with pytest.raises(configs.ConfigError, match="init.vl_ltr"):
         configs.from_config_dict(config)
-
-
-def test_export_refuses_a_missing_run_and_a_used_directory(finished, tmp_path, capsys):
-    workdir = str(finished[1])
-    for arguments, word in (
-        (["--workdir", str(tmp_path)], "config.json"),
-        (["--workdir", workdir, "--out", workdir], workdir),
-    ):
-        assert export.main([*arguments, "--to", "hf"]) == 2
-        assert word in capsys.readouterr().err

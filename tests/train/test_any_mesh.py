@@ -14,7 +14,7 @@ import pytest
 
 from vl_ltr_jax.run import embedding
 from vl_ltr_jax.runtime import mesh as meshes
-from worlds.loss_world import close
+from worlds.golden import close
 from worlds.mesh_world import IMAGES, batches, draw, everything
 
 PROGRAM = Path(__file__).parents[1] / "processes" / "any_mesh_process.py"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vl_ltr_jax.train import idle_time, loop
+from vl_ltr_jax.train import idle_time
 from worlds import loop_world
 
 
@@ -61,4 +61,3 @@ def test_the_loop_names_the_bottleneck(tmp_path, monkeypatch):
     assert 0 <= logs.written[8]["throughput/waiting_for_data"] <= 1
     (warning,) = logs.warnings
     assert "decoding them 90%" in warning
-    assert isinstance(SlowLoading(), loop.Loading)

@@ -83,15 +83,18 @@ def place_state(params, batch_stats, mesh, fsdp):
 
 
 def run(step, frozen, state, shardings, batch, mesh):
+    """Returns gradients, statistics and metrics of one step."""
     step = jax.jit(step, out_shardings=(shardings, meshes.replicated(mesh)))
     after, metrics = step(frozen, state, meshes.to_global(mesh, batch))
-    for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
-        assert now.sharding.is_equivalent_to(before.sharding, now.ndim)
-    gradients = jax.tree.map(
-        lambda old, new: old - new,
-        *(meshes.to_host(s.params) for s in (state, after)),
-    )
+    for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        assert new.sharding.is_equivalent_to(old.sharding, new.ndim)
+    params = [meshes.to_host(s.params) for s in (state, after)]
+    gradients = jax.tree.map(lambda old, new: old - new, *params)
     return gradients, meshes.to_host(after.batch_stats), jax.device_get(metrics)
+
+
+def make_mesh(devices):
+    return meshes.make_mesh(*devices, devices=jax.devices()[: np.prod(devices)])
 
 
 def pretraining_step(kind, mesh, accumulation_steps, **section):
@@ -100,10 +103,9 @@ def pretraining_step(kind, mesh, accumulation_steps, **section):
     return pretrain.make_step(embedder, DESCENT, schedule, Pretrain(**section))
 
 
+@functools.cache
 def pretrained(kind, devices=(1, 1), fsdp="none", accumulation_steps=1, **section):
-    """Gradients, statistics and metrics of one step."""
-    this = world(kind)
-    mesh = meshes.make_mesh(*devices, devices=jax.devices()[: np.prod(devices)])
+    this, mesh = world(kind), make_mesh(devices)
     step = pretraining_step(kind, mesh, accumulation_steps, **section)
     params = {k: v for k, v in this.variables["params"].items() if k != "text"}
     teacher = pretrain.Teacher(
@@ -116,30 +118,20 @@ def pretrained(kind, devices=(1, 1), fsdp="none", accumulation_steps=1, **sectio
     return run(step, teacher, state, shardings, this.batch, mesh)
 
 
-@functools.cache
-def on_one_device(kind):
-    return pretrained(kind)
-
-
 def compare(actual, expected, gradient_tolerance=1e-5):
-    gradients, batch_stats, metrics = actual
-    expected_gradients, expected_stats, expected_metrics = expected
-    for name, value in expected_metrics.items():
+    for name, value in expected[2].items():
         rtol = 1e-5 if name == "gradient_norm" else 1e-6
-        np.testing.assert_allclose(metrics[name], value, rtol=rtol, err_msg=name)
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected_gradients))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(
-            a, b, rtol=0, atol=gradient_tolerance * max(np.abs(b).max(), largest / 100)
-        ),
-        gradients,
-        expected_gradients,
-    )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-        batch_stats,
-        expected_stats,
-    )
+        np.testing.assert_allclose(actual[2][name], value, rtol=rtol, err_msg=name)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[0]))
+
+    def close(ours, gradient):
+        scale = max(np.abs(gradient).max(), largest / 100)
+        atol = gradient_tolerance * scale
+        np.testing.assert_allclose(ours, gradient, rtol=0, atol=atol)
+
+    jax.tree.map(close, actual[0], expected[0])
+    equal = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(equal, actual[1], expected[1])
 
 
 @pytest.mark.parametrize(
@@ -153,9 +145,9 @@ def compare(actual, expected, gradient_tolerance=1e-5):
     ids=str,
 )
 def test_a_pretraining_step_is_the_same_on_any_layout(kind, layout):
-    """The ResNet has frozen statistics. Breaks if a loss sees a part of the batch, if
-    chunks are averaged, or if erasing follows the place in a chunk."""
-    compare(pretrained(kind, **layout), on_one_device(kind))
+    """The ResNet has frozen statistics. Breaks if a loss sees a part of the batch, or
+    chunks are averaged. Breaks if erasing follows the place in a chunk."""
+    compare(pretrained(kind, **layout), pretrained(kind))
 
 
 def test_training_statistics_are_those_of_each_chunk():
@@ -210,10 +202,9 @@ def test_a_chunked_step_needs_less_memory():
     assert temporary_bytes(8) < temporary_bytes(1) / 3
 
 
+@functools.cache
 def finetuned(devices=(1, 1), fsdp="none", accumulation_steps=1):
-    """Gradients and metrics of one step of the head and the image tower."""
-    this = world("vit")
-    mesh = meshes.make_mesh(*devices, devices=jax.devices()[: np.prod(devices)])
+    this, mesh = world("vit"), make_mesh(devices)
     width, shards = this.model.config.embed_dim, devices[1]
     rng = np.random.default_rng(4)
     embeddings = rng.normal(size=(CLASSES, ANCHORS, width)).astype(np.float32)
@@ -244,11 +235,6 @@ def finetuned(devices=(1, 1), fsdp="none", accumulation_steps=1):
     return run(step, frozen, state, shardings, batch, mesh)
 
 
-@functools.cache
-def finetuned_on_one_device():
-    return finetuned()
-
-
 @pytest.mark.parametrize(
     "layout",
     [
@@ -260,4 +246,4 @@ def finetuned_on_one_device():
 def test_a_finetuning_step_is_the_same_on_any_layout(layout):
     """11 classes over 2 or 4 shards of `model`. Breaks if a class that fills a shard
     gets a logit, or if mixing happens within a chunk."""
-    compare(finetuned(**layout), finetuned_on_one_device())
+    compare(finetuned(**layout), finetuned())
