@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vl_ltr_jax.data.batches.packing import Packer, place
+from vl_ltr_jax.data.batches.packing import Packer
 from vl_ltr_jax.models.clip import PRESETS, Clip
 from vl_ltr_jax.models.text import PackedTokens
 from vl_ltr_jax.runtime import mesh as meshes
@@ -140,13 +140,3 @@ def test_a_batch_longer_than_all_tried_gets_the_next_shape():
     packing = Packer(tokens, 12, 1, 1, lambda step: np.full(12, int(step == 50)))
     assert packing.pack(0)["tokens"].shape == (1, 2, 12)
     assert packing.pack(50)["tokens"].shape == (1, 12, 12)
-
-
-def test_rows_are_filled_without_overlap():
-    lengths = np.random.default_rng(0).integers(1, 13, 200)
-    rows, starts = place(lengths, 12)
-    used = np.zeros((rows.max() + 1, 12), int)
-    for row, start, length in zip(rows, starts, lengths, strict=True):
-        used[row, start : start + length] += 1
-    assert used.max() == 1
-    assert len(used) <= 1.05 * lengths.sum() / 12 + 1
