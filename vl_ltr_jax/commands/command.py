@@ -77,7 +77,8 @@ def program(name: str) -> str:
     place = Path(sys.executable).parent / name
     if shutil.which(name) == str(place) or not place.exists():
         return name
-    return shlex.quote(os.path.relpath(place))
+    here = Path.cwd()
+    return shlex.quote(str(place.relative_to(here) if here in place.parents else place))
 
 
 def help_text(command: Command, modules: Sequence[str]) -> str:
