@@ -1,4 +1,4 @@
-from pathlib import Path
+"""Scores of sentences and the choice of anchors: the authors' numbers, and meshes."""
 
 import jax
 import numpy as np
@@ -7,8 +7,7 @@ from jax.extend.core import jaxprs_in_params
 
 from vl_ltr_jax.method import anss
 from vl_ltr_jax.runtime import mesh as meshes
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "anss"
+from worlds.golden import load
 
 
 def arguments(golden):
@@ -19,36 +18,16 @@ def arguments(golden):
 @pytest.mark.parametrize("blocks", [(4, 3), (4096, 4096)])
 @pytest.mark.parametrize("case", ["basic", "missing_class"])
 def test_scores_match_vl_ltr(case, blocks):
-    """Breaks when the softmax runs over the images of the class alone, or when class
-    means are normalised again.
+    """Breaks when the softmax runs over the images of the class alone or those that
+    fill up a block (42 for 40), or when class means are normalised again.
 
     Where the authors get NaN (a class without images) the score is +inf.
     """
-    golden = np.load(GOLDEN / f"{case}.npz")
+    golden = load(f"anss/{case}.npz")
     scores = anss.score_sentences(*arguments(golden), blocks=blocks)
     for name in ("sentence_ce", "f64/sentence_ce"):
         expected = np.nan_to_num(golden[name], nan=np.inf)
         np.testing.assert_allclose(scores, expected, rtol=1e-5)
-
-
-def test_streamed_scores_equal_the_plain_formula():
-    """Breaks when the images that fill up a block enter the softmax: 12 for 10."""
-    rng = np.random.default_rng(1)
-    sentences, images = rng.normal(size=(7, 6)), rng.normal(size=(10, 6))
-    labels, image_labels = np.array([0, 0, 1, 1, 1, 2, 2]), np.arange(10) % 3
-    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (sentences, images)]
-    logits = np.exp(0.5) * unit[0] @ unit[1].T
-    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    expected = [-log_p[j, image_labels == c].mean() for j, c in enumerate(labels)]
-    scores = anss.score_sentences(
-        sentences.astype(np.float32),
-        labels,
-        images.astype(np.float32),
-        image_labels,
-        0.5,
-        blocks=(4, 7),
-    )
-    np.testing.assert_allclose(scores, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", ["basic", "missing_class"])
@@ -56,7 +35,7 @@ def test_anchors_match_vl_ltr(case):
     """Breaks when the order is descending, or when a class without images, whose
     sentences all tie, does not take its first M.
     """
-    golden = np.load(GOLDEN / f"{case}.npz")
+    golden = load(f"anss/{case}.npz")
     counts, num_anchors = golden["sentence_counts"], int(golden["M"])
     scores = np.asarray(anss.score_sentences(*arguments(golden)))
     indices, padding = anss.select_anchors(
@@ -120,24 +99,19 @@ def test_no_product_of_all_sentences_and_images_exists():
 def test_selections_by_name():
     scores = np.array([3.0, 1.0, 2.0, 0.0, 5.0, 4.0], np.float32)
     labels = np.array([0, 0, 0, 0, 2, 2])
-    choose = {
-        name: anss.select_anchors(scores, labels, 3, 2, selection=name, seed=3)
-        for name in anss.SELECTIONS
-    }
-    assert choose["anss"][0].tolist() == [[3, 1], [0, 0], [5, 4]]
-    assert choose["cutoff"][0].tolist() == [[0, 1], [0, 0], [4, 5]]
-    for indices, padding in choose.values():
+
+    def choose(name, seed=3):
+        return anss.select_anchors(scores, labels, 3, 2, selection=name, seed=seed)
+
+    assert choose("anss")[0].tolist() == [[3, 1], [0, 0], [5, 4]]
+    assert choose("cutoff")[0].tolist() == [[0, 1], [0, 0], [4, 5]]
+    for name in anss.SELECTIONS:
+        indices, padding = choose(name)
         assert padding.tolist() == [[False, False], [True, True], [False, False]]
         assert set(indices[2]) == {4, 5}
-    again = anss.select_anchors(scores, labels, 3, 2, selection="random", seed=3)
-    np.testing.assert_array_equal(again[0], choose["random"][0])
-    drawn = {
-        tuple(
-            anss.select_anchors(scores, labels, 3, 2, selection="random", seed=s)[0][0]
-        )
-        for s in range(100)
-    }
-    assert len(drawn) == 12  # every ordered pair of four sentences
+        np.testing.assert_array_equal(indices, choose(name)[0])
+    pairs = {tuple(choose("random", seed)[0][0]) for seed in range(100)}
+    assert len(pairs) == 12  # every ordered pair of four sentences
 
 
 def test_unsorted_labels_and_ties_keep_the_order_of_sentences():

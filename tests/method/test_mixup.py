@@ -1,6 +1,6 @@
+"""Mixup and CutMix: the authors' pixels and targets, and what is drawn."""
+
 import functools
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +8,15 @@ import numpy as np
 import pytest
 
 from vl_ltr_jax.method import losses, mixup
+from worlds.golden import load
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "mixup"
-ARRAYS = np.load(GOLDEN / "mixup.npz")
-BATCHES = json.loads((GOLDEN / "mixup.json").read_text())
+ARRAYS, BATCHES = load("mixup/mixup.npz"), load("mixup/mixup.json")
 
 
 @pytest.mark.parametrize("case", ["target0", "target1", "target2"])
 def test_targets_match_vl_ltr(case):
-    """Breaks when smoothing follows mixing with another share, or the reverse weights.
-
-    Both paths: class labels, and a matrix of positives.
-    """
+    """Breaks when smoothing follows mixing with another share, or the reverse weights;
+    both for class labels and for a matrix of positives."""
     get = {name: ARRAYS[f"{case}/{name}"] for name in ("labels", "lam", "smoothing")}
     weight = jnp.full((1, 1), get["lam"], jnp.float32)
     targets = losses.one_hot_smooth(

@@ -1,14 +1,12 @@
-import json
-from pathlib import Path
+"""Accuracies by the number of training images, under both rules."""
 
 import numpy as np
 import pytest
 
 from vl_ltr_jax.method import shots
+from worlds.golden import load
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "eval"
-ARRAYS = np.load(GOLDEN / "shot_acc.npz")
-CASES = json.loads((GOLDEN / "shot_acc.json").read_text())
+ARRAYS, CASES = load("eval/shot_acc.npz"), load("eval/shot_acc.json")
 NAMES = {"many": "many", "median": "medium", "low": "few"}
 
 
@@ -49,7 +47,7 @@ def test_bounds(rule, expected):
 
 def test_the_standard_rule_is_a_mean_over_classes_and_vl_ltrs_over_images():
     """Breaks when images of a group are pooled, as in VL-LTR's code, or are not."""
-    case = json.loads((GOLDEN / "unbalanced_test_counts.json").read_text())
+    case = load("eval/unbalanced_test_counts.json")
     counts, correct, total = (
         np.array(case[key]) for key in ("train_counts", "correct", "total")
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from open_clip.model import CLIP
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from vl_ltr_jax.commands import port
 from vl_ltr_jax.models.clip import PRESETS, Clip, variable_shapes
@@ -20,29 +20,28 @@ from vl_ltr_jax.runtime.errors import UserError
 from worlds import open_clip_oracle
 from worlds.clip_oracle import hugging_face_batch, relative_error
 
-CLIP_PIXELS = (0.48145466, 0.4578275, 0.40821073)
-# Names of open_clip's settings, the preset of the same sizes, and its activation.
-PUBLISHED = (
-    ("ViT-B-32", "ViT-B/32", "gelu"),
-    ("ViT-B-16-quickgelu", "ViT-B/16", "quick_gelu"),
-    ("ViT-L-14", "ViT-L/14", "gelu"),
-    ("ViT-H-14", "ViT-H/14", "gelu"),
-    ("ViT-bigG-14", "ViT-bigG/14", "gelu"),
-    ("RN50-quickgelu", "RN50", "quick_gelu"),
-)
 
-
-@pytest.mark.parametrize("quick_gelu", [True, False, None])
 @pytest.mark.parametrize(
-    "vision", [{}, {"head_width": 16}, {"head_width": 32, "mlp_ratio": 4.9231}]
+    ("quick_gelu", "vision"),
+    [
+        (None, {}),
+        (True, {"head_width": 16}),
+        (False, {"head_width": 32, "mlp_ratio": 4.9231}),
+    ],
 )
 def test_embeddings_are_open_clips(tmp_path, quick_gelu, vision):
-    """Broken by heads 64 wide for every model, by QuickGELU for GELU, by GELU's tanh
-    form, by MLPs of four widths."""
-    model = open_clip_oracle.model_cfg(quick_gelu, **vision)
-    theirs = open_clip_oracle.save(tmp_path / "source", model)
+    """And their settings come back byte for byte.
+
+    Broken by heads 64 wide for every model, by QuickGELU for GELU, by GELU's tanh
+    form, by MLPs of four widths.
+    """
+    model, source = (
+        open_clip_oracle.model_cfg(quick_gelu, **vision),
+        tmp_path / "source",
+    )
+    theirs = open_clip_oracle.save(source, model, resize_mode="squash")
     images, tokens = hugging_face_batch()
-    config, variables = clip_files.load_clip(tmp_path / "source")
+    config, variables = clip_files.load_clip(source)
     assert config.text.activation == ("quick_gelu" if quick_gelu else "gelu")
     assert config.vision.heads == 64 // vision.get("head_width", 64)
     expected = open_clip_oracle.embeddings(theirs, images, tokens)
@@ -50,6 +49,9 @@ def test_embeddings_are_open_clips(tmp_path, quick_gelu, vision):
     actual = run(variables, jnp.asarray(images), jnp.asarray(tokens))
     for ours, embeddings in zip(actual, expected, strict=True):
         assert relative_error(ours, embeddings) < 1e-5
+    output = convert.convert(str(source), tmp_path / "output", to="openai")
+    for path in source.glob("*.json"):
+        assert (output / path.name).read_bytes() == path.read_bytes()
 
 
 def test_to_hugging_face_and_back(tmp_path):
@@ -67,22 +69,16 @@ def test_to_hugging_face_and_back(tmp_path):
     embeddings = open_clip_oracle.embeddings(first, images, tokens)
     theirs, report = CLIPModel.from_pretrained(hf, output_loading_info=True)
     assert not any(report.values())
-    assert theirs.config.vision_config.num_attention_heads == 4
-    assert theirs.config.vision_config.intermediate_size == 315
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
     with torch.no_grad():
         visual = theirs.eval().get_image_features(pixel_values=pixels).pooler_output
         text = theirs.get_text_features(input_ids=torch.from_numpy(tokens).long())
     assert relative_error(visual, embeddings[0]) < 1e-5
     assert relative_error(text.pooler_output, embeddings[1]) < 1e-5
-    processor = json.loads((hf / "preprocessor_config.json").read_text())
-    assert processor["image_mean"] == processor["image_std"] == list(half)
-
-    before = load_file(source / "open_clip_model.safetensors")
-    after = load_file(back / "open_clip_model.safetensors")
-    assert before.keys() == after.keys()
-    for name, tensor in before.items():
-        np.testing.assert_array_equal(after[name], tensor, strict=True)
+    before, after = (
+        load_file(path / "open_clip_model.safetensors") for path in (source, back)
+    )
+    jax.tree.map(np.testing.assert_array_equal, before, after)
     settings = json.loads((back / "open_clip_config.json").read_text())
     again = CLIP(**settings["model_cfg"]).eval()
     again.load_state_dict({name: torch.from_numpy(a) for name, a in after.items()})
@@ -91,21 +87,17 @@ def test_to_hugging_face_and_back(tmp_path):
     assert settings["preprocess_cfg"]["mean"] == list(half)
 
 
-def test_open_clips_files_come_back_byte_for_byte(tmp_path):
-    model = open_clip_oracle.model_cfg(head_width=32)
-    open_clip_oracle.save(tmp_path / "source", model, resize_mode="squash")
-    output = convert.convert(str(tmp_path / "source"), tmp_path / "output", to="openai")
-    for path in (tmp_path / "source").glob("*.json"):
-        assert (output / path.name).read_bytes() == path.read_bytes()
-    before, after = (
-        load_file(directory / "open_clip_model.safetensors")
-        for directory in (tmp_path / "source", output)
-    )
-    assert before.keys() == after.keys()
-    jax.tree.map(np.testing.assert_array_equal, before, after)
-
-
-@pytest.mark.parametrize(("name", "preset", "activation"), PUBLISHED)
+@pytest.mark.parametrize(
+    ("name", "preset", "activation"),
+    [
+        ("ViT-B-32", "ViT-B/32", "gelu"),
+        ("ViT-B-16-quickgelu", "ViT-B/16", "quick_gelu"),
+        ("ViT-L-14", "ViT-L/14", "gelu"),
+        ("ViT-H-14", "ViT-H/14", "gelu"),
+        ("ViT-bigG-14", "ViT-bigG/14", "gelu"),
+        ("RN50-quickgelu", "RN50", "quick_gelu"),
+    ],
+)
 def test_published_sizes_are_presets(name, preset, activation):
     """Tensors, heads and MLPs, without memory. Broken by any size of a preset, and by
     a lone ViT-H that is given heads of 64."""
@@ -126,13 +118,9 @@ def test_published_sizes_are_presets(name, preset, activation):
         blocks = theirs.visual.transformer.resblocks
         assert {block.attn.num_heads for block in blocks} == {config.vision.heads}
         assert blocks[0].mlp.c_fc.out_features == config.vision.mlp_width
-    written = json.loads(
-        open_clip.to_json(config, clip_files.Preprocessing(config.vision.image_size))
-    )["model_cfg"]
-    if config.vision.kind == "vit":
-        assert written["vision_cfg"]["mlp_ratio"] == model["vision_cfg"].get(
-            "mlp_ratio", 4
-        )
+        written = json.loads(open_clip.to_json(config, clip_files.Preprocessing(224)))
+        ratio = model["vision_cfg"].get("mlp_ratio", 4)
+        assert written["model_cfg"]["vision_cfg"]["mlp_ratio"] == ratio
 
 
 @pytest.mark.parametrize(
@@ -142,8 +130,6 @@ def test_published_sizes_are_presets(name, preset, activation):
         ("ViT-B-16-SigLIP", "init_logit_bias"),
         ("coca_ViT-B-32", "multimodal_cfg"),
         ("convnext_base", "timm_model_name"),
-        ("roberta-ViT-B-32", "hf_model_name"),
-        ("EVA02-B-16", "timm_model_name"),
         ("ViT-H-14-worldwide", "hf_tokenizer_name"),
     ],
 )
@@ -156,19 +142,12 @@ def test_other_towers_are_refused_by_name(name, key):
     ("section", "key", "value"),
     [
         ("text_cfg", "no_causal_mask", True),
-        ("text_cfg", "pool_type", "last"),
-        ("text_cfg", "act_kwargs", {"approximate": "tanh"}),
         ("vision_cfg", "pool_type", "avg"),
-        ("vision_cfg", "attentional_pool", True),
-        ("vision_cfg", "ls_init_value", 1e-4),
-        ("vision_cfg", "norm_kwargs", {"eps": 1e-6}),
         ("vision_cfg", "width", 128),
         ("vision_cfg", "head_width", 24),
-        ("vision_cfg", "head_width", "wide"),
         ("vision_cfg", "image_size", [32, 40]),
         ("vision_cfg", "mlp_ratio", 3.5),
         ("vision_cfg", "register_tokens", 4),
-        ("text_cfg", "heads", 5),
         (None, "embed_dim", 41),
         (None, "quick_gelu", "yes"),
     ],
@@ -206,76 +185,50 @@ def edited(source, tmp_path, edit):
     return copy
 
 
-def test_training_settings_are_ignored(one_source, tmp_path):
+@pytest.mark.parametrize("side", [[32, 32], 36])
+def test_training_settings_are_ignored(one_source, tmp_path, side):
+    """DFN's image size, 384 for patches of 14, is no multiple: 27 patches fit."""
+
     def edit(content):
-        vision = {"patch_dropout": 0.5, "image_size": [32, 32]}
+        vision = {"patch_dropout": 0.5, "image_size": side}
         content["model_cfg"]["vision_cfg"] |= vision
-        content["model_cfg"]["custom_text"] = False
         content["preprocess_cfg"] = {"hf_hub": "somebody/model"}
 
     file = clip_files.find_clip(edited(one_source, tmp_path, edit))
     assert file.config == clip_files.find_clip(one_source).config
     assert file.preprocessing == clip_files.Preprocessing(32)
-    assert file.notes == ()
-
-
-def test_an_image_size_between_patches_is_noted(one_source, tmp_path):
-    """DFN's file says 384 for patches of 14: 27 patches fit."""
-
-    def edit(content):
-        content["model_cfg"]["vision_cfg"]["image_size"] = 36
-
-    file = clip_files.find_clip(edited(one_source, tmp_path, edit))
-    assert file.config.vision.image_size == 32
-    assert "image_size" in file.notes[0]
+    assert ["image_size" in note for note in file.notes] == [True] * (side == 36)
 
 
 def test_a_lone_file_needs_its_activation(one_source, tmp_path, capsys):
-    """Breaks if an activation is assumed."""
+    """Breaks if an activation is assumed, or a head width without a warning."""
     lone = tmp_path / "open_clip_pytorch_model.bin"
     state = load_file(one_source / "open_clip_model.safetensors")
     torch.save({name: torch.from_numpy(tensor) for name, tensor in state.items()}, lone)
     with pytest.raises(clip_files.UnknownActivationError, match="init.activation"):
         clip_files.load_clip(lone)
-    code = port.main(["convert", str(lone), str(tmp_path / "out"), "--to", "hf"])
-    assert code == 2
+    convert_arguments = ["convert", str(lone), str(tmp_path / "out"), "--to", "openai"]
+    assert port.main(convert_arguments) == 2
     assert "--activation" in capsys.readouterr().err
     port.main(["inspect", str(lone)])
-    listed = capsys.readouterr().out
-    assert "unknown activation" in listed and "visual/proj/kernel" in listed
-    config, _ = clip_files.load_clip(lone, activation="gelu")
-    assert config.vision.heads == 1
+    assert "unknown activation" in capsys.readouterr().out
+    clip_files.load_clip(lone, activation="gelu")
     assert "--head_width" in capsys.readouterr().err  # 64 is assumed
+    original, expected = clip_files.load_clip(one_source)
     config, variables = clip_files.load_clip(lone, activation="gelu", head_width=32)
     assert capsys.readouterr().err == ""
-    original, expected = clip_files.load_clip(one_source)
     assert config == original
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
-    options = ["--to", "openai", "--activation", "gelu", "--head_width", "32"]
-    port.main(["convert", str(lone), str(tmp_path / "out"), *options])
+    port.main([*convert_arguments, "--activation", "gelu", "--head_width", "32"])
     assert clip_files.find_clip(tmp_path / "out").config == original
 
 
-def test_a_flag_against_the_file_is_refused(one_source):
-    for options in ({"head_width": 64}, {"head_width": 16}):
-        with pytest.raises(UserError, match="--head_width"):
-            clip_files.load_clip(one_source, **options)
+def test_arguments_against_the_file_are_refused(one_source):
+    with pytest.raises(UserError, match="--head_width"):
+        clip_files.load_clip(one_source, head_width=64)
     # The file has no `quick_gelu`: an argument wins over open_clip's default.
     config, _ = clip_files.load_clip(one_source, activation="quick_gelu")
     assert config.text.activation == "quick_gelu"
-
-
-def test_two_activations_have_no_form_of_open_clips(one_source):
-    config = clip_files.find_clip(one_source).config.with_activations(
-        "gelu", "quick_gelu"
-    )
+    config = config.with_activations("gelu", "quick_gelu")
     with pytest.raises(ModelFileError, match="quick_gelu"):
         open_clip.to_json(config, clip_files.Preprocessing(32))
-
-
-def test_a_logit_scale_of_shape_one_is_refused(one_source, tmp_path):
-    copy = shutil.copytree(one_source, tmp_path / "copy")
-    path = copy / "open_clip_model.safetensors"
-    save_file(load_file(path) | {"logit_scale": np.ones(1, np.float32)}, path)
-    with pytest.raises(weights.WeightMismatchError, match="logit_scale"):
-        clip_files.load_clip(copy)
