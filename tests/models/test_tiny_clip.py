@@ -1,6 +1,7 @@
 """The shipped tiny CLIP and the script that trains it."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vl_ltr_jax.commands import train_tiny_clip
@@ -25,7 +26,7 @@ def test_zero_shot_by_article_is_far_better_than_by_name():
     model, tokenizer = Clip(config), Tokenizer.from_directory(train_tiny_clip.SHIPPED)
     data = dataset.load()
     corpus = build_corpus(data.class_names, data.class_texts, "none")
-    pixels = np.stack([np.asarray(data.val.read(k)) for k in range(len(data.val))])
+    pixels = jnp.stack([data.val.read(k) for k in range(len(data.val))])
     encode = jax.jit(model.apply, static_argnames="method")
     images = encode(variables, normalize(pixels, "clip"), method="encode_image")
 
