@@ -26,7 +26,8 @@ def test_zero_shot_by_article_is_far_better_than_by_name():
     model, tokenizer = Clip(config), Tokenizer.from_directory(train_tiny_clip.SHIPPED)
     data = dataset.load()
     corpus = build_corpus(data.class_names, data.class_texts, "none")
-    pixels = jnp.stack([data.val.read(k) for k in range(len(data.val))])
+    pictures = [np.asarray(data.val.read(k)) for k in range(len(data.val))]
+    pixels = jnp.asarray(np.stack(pictures))
     encode = jax.jit(model.apply, static_argnames="method")
     images = encode(variables, normalize(pixels, "clip"), method="encode_image")
 
