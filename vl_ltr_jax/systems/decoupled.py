@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
+from vl_ltr_jax.checkpoint.restore import load_params
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.sources.dataset import Split
 from vl_ltr_jax.evaluate.split import Scorer, Scores
@@ -127,8 +128,9 @@ class Retrained(Decoupled):
         """
 
     def trained(self, run: Run) -> dict[str, Any]:
-        """Returns the trained parameters."""
-        return stage.trained(run.artifact(STAGE))["params"]["head"]
+        """Returns the trained parameters; the stage has no summary yet."""
+        directory = run.artifact(STAGE).directory / "checkpoints"
+        return load_params(directory)["params"]["head"]
 
 
 def embed_split(
