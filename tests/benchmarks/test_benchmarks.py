@@ -41,11 +41,6 @@ def test_collectives_are_counted_through_loops_and_by_any_notation():
     }
 
 
-def test_a_loop_of_unknown_length_is_not_guessed():
-    with pytest.raises(ValueError, match="unknown length"):
-        collectives(PROGRAM.replace(", KNOWN", ""))
-
-
 @pytest.mark.parametrize(
     "case",
     [
@@ -60,24 +55,16 @@ def test_a_row_of_the_plan_comes_from_the_compiled_step(case, monkeypatch):
     small = ClipConfig(vision, TextConfig(16, 1, 1, vocab_size=100), 24)
     monkeypatch.setitem(PRESETS, "ViT-B/16", small)
     monkeypatch.setattr(plan, "SENTENCES", 1003)
-    found = plan.measure(case)
+    cost = plan.measure(case)
     # What a device surely holds: its images, or the Gram matrices of its classes.
     least = case.global_batch_size // 8 * 224 * 224 * 3
     if case.stage == "finetune":
         least = -(-8142 // case.model) * 64 * 64 * 4
-    assert least < found["argument_bytes"] < 10 * least
-    assert all(value > 0 for value in found.values())
-    cells = plan.row(case, found).split(" | ")
-    assert len(cells) == plan.HEADER.count(" | ") + 1
-    assert "(!)" not in cells[6]
-    more = {**found, "temporary_bytes": plan.HARDWARE[case.chip].memory_bytes}
+    assert least < cost["argument_bytes"] < 10 * least
+    assert all(value > 0 for value in cost.values())
+    assert "(!)" not in plan.row(case, cost)
+    more = {**cost, "temporary_bytes": plan.HARDWARE[case.chip].memory_bytes}
     assert "(!)" in plan.row(case, more)
-
-
-def test_without_a_checkout_the_plan_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(plan, "CONFIGS", tmp_path)
-    with pytest.raises(ValueError, match="no configuration .*places_lt.py: .*checkout"):
-        plan.configuration("places_lt")
 
 
 @pytest.fixture(autouse=True)
@@ -89,23 +76,7 @@ def small_ceilings(monkeypatch):
 def test_anss_beside_pytorch(capsys):
     """Breaks when the two score by different formulas."""
     anss_benchmark.main(["--sentences=40", "--images=60", "--width=8", "--classes=3"])
-    text = capsys.readouterr().out
-    assert re.search(r"ours is [\d.]+ times as fast as PyTorch, one by one", text)
-    error = float(re.search(r"float64: (\S+)", text)[1])
-    assert error < 1e-5
-
-
-def test_growth_of_anss(capsys):
-    sizes = ["--sentences=40", "--images=80", "--width=8", "--classes=3"]
-    anss_benchmark.main([*sizes, "--growth"])
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
-    assert [row[:2] for row in rows] == [
-        ["10", "20"],
-        ["20", "40"],
-        ["40", "80"],
-        ["80", "160"],
-        ["160", "320"],
-    ]
+    assert float(re.search(r"float64: (\S+)", capsys.readouterr().out)[1]) < 1e-5
 
 
 def test_lgr_beside_pytorch(capsys):
@@ -121,11 +92,7 @@ def test_sentences_beside_pytorch(capsys):
     """Breaks when a sentence is embedded, or differentiated, otherwise than alone."""
     sizes = ["--backbone=ViT-tiny", "--sentences=40", "--batch_size=16", "--rounds=1"]
     sentences.main(sizes)
-    text = capsys.readouterr().out
-    assert (
-        len(re.findall(r"ours is [\d.]+ times as fast as PyTorch, padded", text)) == 2
-    )
-    errors = re.findall(r"of the largest: (\S+)", text)
+    errors = re.findall(r"of the largest: (\S+)", capsys.readouterr().out)
     assert len(errors) == 2
     assert all(float(error) < 1e-5 for error in errors)
 
@@ -150,54 +117,23 @@ def test_evaluation_beside_pytorch(capsys):
     assert all(5 < int(count) < 64 for count in hits[0])
 
 
-@pytest.mark.parametrize(
-    ("backbone", "parts"), [("ViT-tiny", []), ("RN-tiny", ["--parts"])]
-)
-def test_a_training_step_beside_pytorch(capfd, monkeypatch, backbone, parts):
+def test_a_training_step_beside_pytorch(capfd, monkeypatch):
     """Breaks when the two sides lose, decay or learn otherwise: steps 1 and 2."""
     # Compiling for eight devices takes longer, and shows nothing more here.
     alone = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
     monkeypatch.setenv("XLA_FLAGS", alone)
-    sizes = [f"--backbone={backbone}", "--batch_size=8", "--rounds=1"]
-    train_step.main([*sizes, *parts])
-    text = capfd.readouterr().out
-    losses = re.findall(r"losses of step \d: (\S+) and (\S+)", text)
-    assert len(losses) == 2
-    assert losses[0] != losses[1]
+    sizes = ["--backbone=RN-tiny", "--batch_size=8", "--rounds=1"]
+    train_step.main([*sizes, "--parts"])
+    losses = re.findall(r"losses of step \d: (\S+) and (\S+)", capfd.readouterr().out)
+    assert len(losses) == 2 and losses[0] != losses[1]
     for ours, theirs in losses:
         assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
-    # One side only embeds the teacher's sentences.
-    compared = len(re.findall("ours is .* as fast as PyTorch", text))
-    assert compared == (5 if parts else 1)
-    assert (f"{backbone}, batch 8: teacher's sentences" in text) == bool(parts)
 
 
 def test_a_side_that_ends_is_named():
     with paired.Sides({"ours": ["-c", "print(1 / 0)"]}) as sides:
-        with pytest.raises(paired.SideError, match="'work', ended with exit status 1"):
+        with pytest.raises(paired.SideError, match="work"):
             sides.run("work", 1)
-    with paired.Sides(
-        {"ours": ["-c", "print('no number'); input(); input()"]}
-    ) as sides:
-        with pytest.raises(paired.SideError, match="'work', answered 'no number"):
-            sides.run("work", 1)
-
-
-@pytest.mark.parametrize(
-    ("benchmark", "arguments", "words"),
-    [
-        (anss_benchmark, ["--sentences=2"], "at least 4"),
-        (lgr_benchmark, ["--rounds=0"], "a number from 1 is needed, given '0'"),
-        (evaluate_benchmark, ["--images=10"], "not a multiple of --batch_size=256"),
-        (evaluate_benchmark, ["--sentences=3"], "at least 5 vote"),
-    ],
-)
-def test_bad_arguments_are_named_before_anything_is_measured(
-    capsys, benchmark, arguments, words
-):
-    with pytest.raises(SystemExit):
-        benchmark.main(arguments)
-    assert words in capsys.readouterr().err
 
 
 def test_memory_of_a_program_is_its_peak():

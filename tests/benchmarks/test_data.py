@@ -41,19 +41,12 @@ def test_erasing_replaces_a_quarter_of_the_pictures():
     assert shares[shares > 0].min() > 0.015 and shares.max() < 0.36
 
 
-def test_ratios_are_taken_round_by_round():
-    text = data.compared({"ours": [10.0, 30.0, 40.0], "theirs": [5.0, 10.0, 40.0]})
-    assert "ours: 2.00 times theirs (rounds: 1.00 to 3.00)" in text
-
-
 def test_the_command_compares_all_sides():
-    done = subprocess.run(
+    output = subprocess.check_output(
         [sys.executable, "-m", "vl_ltr_jax.benchmarks.data"]
         + ["--images=8", "--rounds=1"],
-        capture_output=True,
         text=True,
         env={**os.environ, "XLA_FLAGS": ""},
     )
-    assert done.returncode == 0, done.stderr
     for words in ("times plain Pillow", "times tf.data", "times one core, one thread"):
-        assert words in done.stdout
+        assert words in output

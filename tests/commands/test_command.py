@@ -20,7 +20,6 @@ from vl_ltr_jax.commands import (
     train,
 )
 from vl_ltr_jax.commands import flags as commands_flags
-from vl_ltr_jax.config.build import ConfigError
 
 ROOT = Path(__file__).parents[2]
 WITH_CONFIG = (train, compare, check_data, show_data)
@@ -43,17 +42,6 @@ def test_help_has_the_examples(module, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("module", WITH_CONFIG, ids=lambda m: m.__name__)
-def test_help_has_every_flag(module, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["program", "--help"])
-    with pytest.raises(SystemExit):
-        commands_flags.start(module.main, module.COMMAND)
-    text = capsys.readouterr().out
-    names = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(module)}
-    for name in names | {"config", "workdir", "show_config", "num_processes"}:
-        assert f"{name}:" in text
-
-
-@pytest.mark.parametrize("module", WITH_CONFIG, ids=lambda m: m.__name__)
 def test_examples_name_files_and_flags_that_exist(module):
     for _, arguments in module.COMMAND.examples:
         for word in arguments.split():
@@ -62,15 +50,6 @@ def test_examples_name_files_and_flags_that_exist(module):
                 assert (ROOT / value.partition(":")[0]).is_file()
             elif not name.startswith("config."):
                 assert name in flags.FLAGS
-
-
-@pytest.mark.parametrize("module", WITH_CONFIG, ids=lambda m: m.__name__)
-def test_a_missing_configuration_is_named_with_those_that_exist(module, monkeypatch):
-    monkeypatch.setattr(commands_flags, "_CONFIG", type("Flag", (), {"value": None}))
-    with pytest.raises(ConfigError) as raised:
-        commands_flags.checked_config(module.COMMAND)
-    for word in ("--config=FILE", module.COMMAND.module, "configs/shapes_lt.py"):
-        assert word in str(raised.value)
 
 
 def test_a_start_without_arguments_ends_with_an_example():

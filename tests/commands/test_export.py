@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,6 @@ from vl_ltr_jax.models.port import clip_files, convert
 from vl_ltr_jax.recognizer import stablehlo
 from vl_ltr_jax.recognizer.recognizer import Recognizer
 from vl_ltr_jax.run import initial
-from vl_ltr_jax.storage.artifact import ArtifactError
 from worlds import small_recognizer
 
 SIDE = small_recognizer.IMAGE_SIZE
@@ -54,20 +52,15 @@ def live(saved):
     return vl_ltr_jax.load(saved)
 
 
-@pytest.fixture(scope="module")
-def exported(program):
-    return stablehlo.load_exported(program)
-
-
 def pictures(number):
     rng = np.random.default_rng(number)
     return rng.integers(0, 256, (number, SIDE, SIDE, 3), np.uint8)
 
 
-@pytest.mark.parametrize("number", [1, 3, 17])
-def test_a_program_gives_what_the_model_gives(live, exported, number):
+@pytest.mark.parametrize("number", [1, 17])
+def test_a_program_gives_what_the_model_gives(live, program, number):
     """Breaks if an array is left out, renamed or baked in, or a size is."""
-    found = exported(pictures(number))
+    found = stablehlo.load_exported(program)(pictures(number))
     features, probabilities = jax.jit(live.forward)(live.arrays, pictures(number))
     assert probabilities.shape == (number, 4)
     np.testing.assert_allclose(found["probabilities"], probabilities, atol=1e-5, rtol=0)
@@ -79,13 +72,11 @@ def test_a_linear_head_is_exported_as_well(tmp_path, monkeypatch):
     monkeypatch.setattr(stablehlo, "COMPARED_SIZES", (1,))
     recognizer = small_recognizer.make("linear")
     recognizer.save(tmp_path / "saved")
-    made = tmp_path / "program"
-    export.main(
-        ["--workdir", str(tmp_path / "saved"), "--to=stablehlo", f"--out={made}"]
-    )
-    found = stablehlo.load_exported(made)(pictures(1))["probabilities"]
-    wanted = recognizer.run_pixels(pictures(1))[1]
-    np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
+    export.main(["--workdir", str(tmp_path / "saved"), "--to=stablehlo"])
+    load = stablehlo.load_exported(tmp_path / "saved" / "export" / "stablehlo")
+    expected = recognizer.run_pixels(pictures(1))[1]
+    actual = load(pictures(1))["probabilities"]
+    np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=0)
 
 
 def test_one_program_for_all_platforms_and_no_array_in_it(program):
@@ -107,19 +98,15 @@ def test_the_lines_of_the_readme_run_without_this_package(live, program):
     lines = text.split("\n\n")[1].splitlines()
     assert len(lines) == 6
     code = "\n".join([*lines, "import sys; assert 'vl_ltr_jax' not in sys.modules"])
-    environment = {**os.environ, "PYTHONPATH": ""}
-    done = subprocess.run(
+    output = subprocess.check_output(
         [sys.executable, "-W", "error", "-c", code],
         cwd=program,
-        env=environment,
-        capture_output=True,
+        env={**os.environ, "PYTHONPATH": ""},
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    printed = [float(number) for number in re.findall(r"[\d.]+", done.stdout)]
-    nothing = np.zeros((2, SIDE, SIDE, 3), np.uint8)
-    wanted = live.run_pixels(nothing)[1]
-    np.testing.assert_allclose(printed, wanted.ravel(), atol=1e-5)
+    printed = [float(number) for number in re.findall(r"[\d.]+", output)]
+    blank = np.zeros((2, SIDE, SIDE, 3), np.uint8)
+    np.testing.assert_allclose(printed, live.run_pixels(blank)[1].ravel(), atol=1e-5)
 
 
 def test_the_description_says_how_a_picture_becomes_pixels(program):
@@ -128,8 +115,8 @@ def test_the_description_says_how_a_picture_becomes_pixels(program):
     assert described["image_size"] == SIDE
     assert described["pixels"]["shorter_side_resized_to"] == 18
     assert described["outputs"]["probabilities"] == "float32 [b, 4]"
-    modes = {path.stat().st_mode & 0o777 for path in program.iterdir()}
-    assert modes == {program.stat().st_mode & 0o666}  # not for their owner alone
+    tower = described["image_tower"]
+    assert (tower["activation"], tower["heads"]) == ("quick_gelu", 2)
 
 
 def test_a_program_that_differs_is_refused_and_nothing_left(
@@ -150,13 +137,6 @@ def test_a_program_that_differs_is_refused_and_nothing_left(
     assert os.listdir(tmp_path) == []
 
 
-def test_a_damaged_program_is_named(program, tmp_path):
-    for name in (stablehlo.PROGRAM, stablehlo.ARRAYS):
-        (tmp_path / name).write_bytes((program / name).read_bytes()[:1000])
-    with pytest.raises(ArtifactError, match=os.fspath(tmp_path)):
-        stablehlo.load_exported(tmp_path)
-
-
 def test_all_arrays_in_one_file(saved, live):
     export.main(["--workdir", str(saved), "--to=npz"])
     path = saved / "export" / "npz" / stablehlo.PLAIN_ARRAYS
@@ -165,9 +145,6 @@ def test_all_arrays_in_one_file(saved, live):
         assert set(arrays.files) == set(flat)
         for name, array in flat.items():
             np.testing.assert_array_equal(arrays[name], array, strict=True)
-    with zipfile.ZipFile(path) as members:
-        kinds = {member.compress_type for member in members.infolist()}
-    assert kinds == {zipfile.ZIP_STORED}
     assert (path.parent / stablehlo.DESCRIPTION).is_file()
 
 
@@ -182,32 +159,28 @@ def test_the_towers_of_a_saved_recognizer(saved, live, tmp_path):
 @pytest.mark.parametrize("size", [(200, 150), (17, 40)])
 def test_transformers_sees_the_pixels_and_gives_the_logits(saved, live, tmp_path, size):
     """Breaks if nothing says how a picture becomes pixels, or as for CLIP's own."""
-    from transformers import (
-        CLIPImageProcessorPil,
-        CLIPModel,
-        CLIPProcessor,
-        CLIPTokenizer,
-    )
+    import transformers
 
     made = tmp_path / "hf"
     export.main(["--workdir", str(saved), "--to=hf", f"--out={made}"])
     # By Pillow, as here: with torchvision installed, its own resize is the default.
-    processor = CLIPProcessor(
-        CLIPImageProcessorPil.from_pretrained(made), CLIPTokenizer.from_pretrained(made)
+    processor = transformers.CLIPProcessor(
+        transformers.CLIPImageProcessorPil.from_pretrained(made),
+        transformers.CLIPTokenizer.from_pretrained(made),
     )
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8))
     sentences = ["It is red.", "A jade thing with a smooth and shining surface."]
-    given = processor(
+    inputs = processor(
         text=sentences, images=picture, return_tensors="pt", padding="max_length"
     )
-    pixels = live.transform(picture)[None]
-    wanted = transforms.normalize(jnp.asarray(pixels), live.card.normalization)
-    found = given["pixel_values"].numpy().transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=0)
-    model = CLIPModel.from_pretrained(made)
+    pixels = jnp.asarray(live.transform(picture)[None])
+    expected = transforms.normalize(pixels, live.card.normalization)
+    actual = inputs["pixel_values"].numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(actual, expected, atol=1e-6, rtol=0)
+    model = transformers.CLIPModel.from_pretrained(made)
     with torch.no_grad():
-        logits = model(**given).logits_per_image.numpy()
+        logits = model(**inputs).logits_per_image.numpy()
     ours = live.embed_images(picture), live.embed_texts(sentences)
     scale = live.arrays["towers"]["params"]["logit_scale"]
     expected = contrastive_logits(*map(jnp.asarray, (*ours, scale)))
@@ -218,14 +191,11 @@ def test_transformers_sees_the_pixels_and_gives_the_logits(saved, live, tmp_path
     ("arguments", "name"),
     [
         (["--workdir=absent", "--to=stablehlo"], "absent"),
-        (["--workdir=absent", "--to=hf"], "absent"),
         (["--workdir=gs://bucket/run", "--to=npz"], "--out"),
         (["--workdir=SAVED", "--to=vl_ltr"], "--to=stablehlo"),
         (["--workdir=LINEAR", "--to=vl_ltr"], "--to=stablehlo"),
         (["--workdir=SAVED", "--to=npz", "--out=SAVED"], "SAVED"),
-        (["--workdir=SAVED", "--to=npz", "--out=FILE/npz"], "FILE"),
         (["--workdir=SAVED", "--to=onnx"], "onnx"),
-        (["SAVED", "DEST", "--to=hf"], "--workdir"),
     ],
 )
 def test_an_impossible_export_ends_with_two(
@@ -234,8 +204,7 @@ def test_an_impossible_export_ends_with_two(
     monkeypatch.chdir(tmp_path)
     linear = tmp_path / "linear"
     small_recognizer.make("linear").save(linear)
-    file = str(saved / "recognizer.json")
-    for word, path in (("SAVED", str(saved)), ("LINEAR", str(linear)), ("FILE", file)):
+    for word, path in (("SAVED", str(saved)), ("LINEAR", str(linear))):
         arguments = [argument.replace(word, path) for argument in arguments]
         name = name.replace(word, path)
     try:
@@ -258,33 +227,23 @@ def test_an_lgr_without_text_tower_has_no_clip_to_write(tmp_path, capsys):
     assert (made / convert.LGR_FILE).is_file()
 
 
-@pytest.fixture
-def of_other_pixels(tmp_path):
-    """A saved recognizer whose model has a mean and a deviation of its own."""
-    made, half = small_recognizer.make(), ((0.5,) * 3, (0.25,) * 3)
-    card = dataclasses.replace(made.card, normalization=half)
-    directory = tmp_path / "saved"
+def test_another_mean_or_resize_is_refused_or_named(tmp_path, capsys):
+    """Breaks if another mean is dropped: the authors' code has CLIP's.
+
+    Breaks too if open_clip resizes to the crop's side without a word.
+    """
+    original, half = small_recognizer.make(), ((0.5,) * 3, (0.25,) * 3)
+    card = dataclasses.replace(original.card, normalization=half)
     source = initial.model_source("tiny_clip")
-    Recognizer(card, made.arrays, tokenizer=lambda: source).save(directory)
-    return directory
-
-
-def test_the_authors_form_has_the_authors_pixels_alone(of_other_pixels, capsys):
-    """Breaks if another mean is dropped: the authors' code has CLIP's."""
-    assert export.main(["--workdir", str(of_other_pixels), "--to=vl_ltr"]) == 2
-    assert "0.25" in capsys.readouterr().err
-
-
-def test_a_form_without_the_runs_resize_says_so(of_other_pixels, capsys):
-    """Breaks if open_clip resizes to the crop's side without a word."""
-    export.main(["--workdir", str(of_other_pixels), "--to=openai"])
-    shorter_side = int(256 / 224 * SIDE)
-    assert str(shorter_side) in capsys.readouterr().err
-    export.main(["--workdir", str(of_other_pixels), "--to=hf"])
-    assert capsys.readouterr().err == ""
-
-
-def test_plain_arrays_name_the_tower(program):
-    description = json.loads((program / "description.json").read_text())
-    tower = description["image_tower"]
-    assert (tower["activation"], tower["heads"]) == ("quick_gelu", 2)
+    recognizer = Recognizer(card, original.arrays, tokenizer=lambda: source)
+    recognizer.save(tmp_path / "saved")
+    shorter_side = str(int(256 / 224 * SIDE))
+    for form, code, word in (
+        ("vl_ltr", 2, "0.25"),
+        ("openai", None, shorter_side),
+        ("hf", None, ""),
+    ):
+        arguments = ["--workdir", str(tmp_path / "saved"), f"--to={form}"]
+        assert export.main(arguments) == code
+        errors = capsys.readouterr().err
+        assert word in errors and bool(word) == bool(errors)

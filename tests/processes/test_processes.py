@@ -17,16 +17,6 @@ from vl_ltr_jax.models.port import clip_files
 from vl_ltr_jax.run import initial
 from worlds import image_world
 
-CONFIG = """
-from pathlib import Path
-from worlds import image_world
-
-def get_config():
-    config = image_world.configure(Path({root!r}))
-    config.log.checkpoint_every_steps = 2
-    return config
-"""
-
 
 def start(
     config: Path, workdir: Path, *flags: str, devices: int = 4
@@ -74,17 +64,11 @@ def ends(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
     return [(p.returncode, *texts) for p, texts in zip(processes, output, strict=True)]
 
 
-def final(workdir: Path, stage: str):
-    return restore.load_params(workdir / stage / "checkpoints")["params"]
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A configuration file, the workdir of an unbroken quiet run of it, and its end."""
     directory = tmp_path_factory.mktemp("kill")
-    root = image_world.write(directory / "world")
-    config = directory / "config.py"
-    config.write_text(CONFIG.format(root=str(root)))
+    config = image_world.write_config(directory, log__checkpoint_every_steps=2)
     [end] = ends([start(config, directory / "unbroken", "--quiet", devices=8)])
     return config, directory / "unbroken", end
 
@@ -167,9 +151,14 @@ def test_a_run_resumes_with_other_devices_and_processes(world, tmp_path):
     assert "finetune: resumes at step" in finished[0][2]
     towers = initial.model_source("tiny_clip")
     _, before = clip_files.load_clip(towers, image_size=image_world.IMAGE_SIZE)
-    towers = [final(workdir, "pretrain") for workdir in (unbroken, elastic)]
+    towers, heads = (
+        [
+            restore.load_params(workdir / stage / "checkpoints")["params"]
+            for workdir in (unbroken, elastic)
+        ]
+        for stage in ("pretrain", "finetune")
+    )
     assert distance(*towers, before["params"]) < 0.01
-    heads = [final(workdir, "finetune") for workdir in (unbroken, elastic)]
     zero = jax.tree.map(np.zeros_like, heads[0])
     assert distance(*heads, zero) < 1e-4
     actual, expected = results(elastic), results(unbroken)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -11,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-TRAINING = ("pretrain", "finetune")
-STAGES = ("pretrain", "embed", "anchors", "finetune", "evaluate")
 POLL_SECONDS = 0.002
 
 
@@ -23,53 +20,43 @@ class Job(NamedTuple):
       config: configuration file.
       flags: further ones.
       programs: directory of compiled programs.
-      optimized: False for small programs, which compile faster so.
+      xla_flags: of each start.
     """
 
     config: Path
-    flags: tuple[str, ...] = ()
-    programs: Path | None = None
-    optimized: bool = True
+    flags: tuple[str, ...]
+    programs: Path
+    xla_flags: str = ""
 
 
 class WatchedRun:
-    """A process of the main job, with its lines on standard error.
-
-    Attributes:
-      workdir: of the run.
-      process: as it was started.
-      lines: of standard error.
-    """
+    """A process of the main job, with its lines on standard error."""
 
     def __init__(self, job: Job, workdir: Path):
         self.workdir, self.lines = workdir, list[str]()
         paths = (p for p in workdir.rglob("*") if "compiled" not in p.parts)
         self._before = {path: _identity(path) for path in paths}
         tests = Path(__file__).parents[1]
-        devices = "--xla_force_host_platform_device_count=1"
-        flags = "" if job.optimized else os.environ["XLA_FLAGS"]
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"{flags} {devices}",  # the last count of devices holds
+            "XLA_FLAGS": f"{job.xla_flags} --xla_force_host_platform_device_count=1",
             "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_COMPILATION_CACHE_DIR": str(job.programs),
         }
-        if job.programs:
-            environment["JAX_COMPILATION_CACHE_DIR"] = str(job.programs)
-        with open(f"{workdir}.stdout", "ab") as stdout:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "vl_ltr_jax.main"),
-                    *(f"--config={job.config}", f"--workdir={workdir}", *job.flags),
-                ],
-                env=environment,
-                stdout=stdout,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-            )
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "vl_ltr_jax.main"),
+                *(f"--config={job.config}", f"--workdir={workdir}", *job.flags),
+            ],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
         self._listener = threading.Thread(target=self._listen)
         self._listener.start()
 
@@ -78,14 +65,10 @@ class WatchedRun:
             self.lines.append(line.rstrip("\n"))
 
     def close(self) -> None:
-        """Ends the process, and appends its lines to a file."""
-        if self.process.poll() is None:
-            self.process.kill()
+        self.process.kill()
         self.process.wait()
         self._listener.join()
         self.process.stderr.close()
-        with open(f"{self.workdir}.stderr", "a") as file:
-            file.write("\n".join([f"--- {self.process.pid}", *self.lines, ""]))
 
     def end(self, seconds: float) -> int | None:
         """Returns the exit code, or None if it does not come in time."""
@@ -96,60 +79,40 @@ class WatchedRun:
         self._listener.join(10)
         return code
 
-    def until(self, *conditions: Callable[[], bool]) -> int | None:
-        """Returns the index of the first condition to hold, or None at the end."""
+    def until(self, condition: Callable[[], bool]) -> bool:
+        """Returns True when a condition holds, or False at the end of the run."""
         while self.process.poll() is None:
-            for index, condition in enumerate(conditions):
-                if condition():
-                    return index
+            if condition():
+                return True
             time.sleep(POLL_SECONDS)
-        return None
+        return False
 
-    def catches(self, number: signal.Signals) -> bool:
-        """Returns True if the process has a handler of its own for a signal."""
-        try:
-            status = Path(f"/proc/{self.process.pid}/status").read_text()
-        except OSError:
-            return False
-        caught = int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16)
-        return bool(caught >> (number - 1) & 1)
-
-    def printed(self, text: str) -> bool:
-        """Returns True if a line has this text."""
-        return any(text in line for line in list(self.lines))
-
-    def stage(self) -> str:
-        """Returns the name of the stage under way."""
-        starts = [line.partition(":")[0] for line in self.lines if ": starts" in line]
-        if not starts or self.finished("evaluate"):
-            return "report" if self.finished("evaluate") else "start-up"
-        return f"after {starts[-1]}" if self.finished(starts[-1]) else starts[-1]
-
-    def step(self, stage: str) -> int:
-        """Returns the last step in a line of progress; -1 before the first."""
+    def progress(self, stage: str) -> list[int]:
+        """Returns the steps in lines of progress."""
         steps = [re.match(rf"{stage} (\d+)/", line) for line in list(self.lines)]
-        return max((int(match[1]) for match in steps if match), default=-1)
+        return [int(match[1]) for match in steps if match]
+
+    def starts(self, stage: str) -> bool:
+        return any(f"{stage}: starts" in line for line in list(self.lines))
 
     def finished(self, stage: str) -> bool:
         """Returns True if the stage has its artifact."""
         return (self.workdir / stage / "artifact.json").exists()
 
-    def renewed(self, name: str) -> bool:
-        """Returns True if this start has written a file, not an earlier start."""
-        path = self.workdir / name
-        now = _identity(path)
-        return now is not None and now != self._before.get(path)
+    def writes(self, text: str, directory: str = "") -> bool:
+        """Returns True if this start has written a file with such a name."""
+        names = [name for name in self.names(directory) if text in name]
+        paths = [self.workdir / directory / name for name in names]
+        return any(
+            _identity(path) not in (None, self._before.get(path)) for path in paths
+        )
 
-    def names(self, *parts: str) -> list[str]:
+    def names(self, directory: str) -> list[str]:
         """Returns names in a directory, which may be absent."""
         try:
-            return os.listdir(self.workdir.joinpath(*parts))
+            return os.listdir(self.workdir / directory)
         except OSError:
             return []
-
-    def steps(self, stage: str) -> list[int]:
-        """Returns steps of complete checkpoints."""
-        return sorted(int(n) for n in self.names(stage, "checkpoints") if n.isdigit())
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

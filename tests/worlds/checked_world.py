@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -60,13 +61,17 @@ def write_inat(root: Path) -> Path:
         for number, line in enumerate(lines, 100):
             path, label = line.split()
             moved = f"train_val2018/Aves/{label}/{Path(path).name}"
-            (root / moved).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / path, root / moved)
+            _copy(root / path, root / moved)
             images.append({"id": number, "file_name": moved})
             annotations.append({"image_id": number, "category_id": int(label)})
         content = {"images": images, "annotations": annotations}
         (root / f"{split}2018.json").write_text(json.dumps(content))
     return root
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
 
 
 def write_folders(root: Path) -> Path:
@@ -75,9 +80,7 @@ def write_folders(root: Path) -> Path:
     for split in COUNTS:
         for line in (root / f"world_{split}.txt").read_text().splitlines():
             path = Path(line.split()[0])
-            moved = root / split / path.parent.name / path.name
-            moved.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / path, moved)
+            _copy(root / path, root / split / path.parent.name / path.name)
     return root
 
 
@@ -100,14 +103,15 @@ def image(root: Path, name: str = "violin/train_1.jpg") -> Path:
     return root / "images" / name
 
 
-def cut_image(root: Path, size: int) -> None:
-    image(root).write_bytes(image(root).read_bytes()[:size])
+def cut_image(root: Path) -> None:
+    image(root).write_bytes(image(root).read_bytes()[:-200])
 
 
 def set_row(root: Path, row: str, number: int = 5, split: str = "train") -> None:
-    lines = (root / f"world_{split}.txt").read_text().splitlines()
+    file = root / f"world_{split}.txt"
+    lines = file.read_text().splitlines()
     lines[number - 1] = row
-    (root / f"world_{split}.txt").write_text("\n".join(lines) + "\n")
+    file.write_text("\n".join(lines) + "\n")
 
 
 def add_row(root: Path, row: str, split: str = "train") -> None:
@@ -117,8 +121,8 @@ def add_row(root: Path, row: str, split: str = "train") -> None:
 
 def without(root: Path, split: str, word: str) -> None:
     file = root / f"world_{split}.txt"
-    lines = [line for line in file.read_text().splitlines() if word not in line]
-    file.write_text("\n".join(lines) + "\n")
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if word not in line))
 
 
 def copy_image(root: Path, source: str, name: str, label: int, split: str) -> None:
@@ -126,10 +130,10 @@ def copy_image(root: Path, source: str, name: str, label: int, split: str) -> No
     add_row(root, f"images/{name} {label}", split)
 
 
-def edit(path: Path, old: str, new: str) -> None:
-    content = path.read_text()
+def edit(root: Path, file: str, old: str, new: str) -> None:
+    content = (root / file).read_text()
     assert old in content
-    path.write_text(content.replace(old, new))
+    (root / file).write_text(content.replace(old, new))
 
 
 def renumber(root: Path, order: list[int]) -> None:
@@ -142,10 +146,6 @@ def renumber(root: Path, order: list[int]) -> None:
             text(root, number).write_text(texts[label])
 
 
-def repeat_text(root: Path, label: int, other: int) -> None:
-    text(root, label).write_text(text(root, other).read_text())
-
-
 def picture(root: Path, width: int, height: int, colour: bool = False) -> None:
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
@@ -153,14 +153,12 @@ def picture(root: Path, width: int, height: int, colour: bool = False) -> None:
     Image.fromarray(pixels).save(image(root), quality=90)
 
 
-def shift_categories(root: Path) -> None:
+def edit_annotations(root: Path, change: Callable[[list[Any]], object]) -> None:
     content = json.loads((root / "train2018.json").read_text())
-    for annotation in content["annotations"]:
+    change(content["annotations"])
+    (root / "train2018.json").write_text(json.dumps(content))
+
+
+def shift_categories(annotations: list[Any]) -> None:
+    for annotation in annotations:
         annotation["category_id"] = (annotation["category_id"] + 1) % len(NAMES)
-    (root / "train2018.json").write_text(json.dumps(content))
-
-
-def annotate_twice(root: Path) -> None:
-    content = json.loads((root / "train2018.json").read_text())
-    content["annotations"].insert(0, {"image_id": 104, "category_id": 7})
-    (root / "train2018.json").write_text(json.dumps(content))

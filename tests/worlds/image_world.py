@@ -71,6 +71,20 @@ def configure(root: Path):
     return config
 
 
+def write_config(directory: Path, **changes) -> Path:
+    """Writes the data set, and a file with its configuration."""
+    root = write(directory / "world")
+    path = directory / "config.py"
+    path.write_text(
+        "from pathlib import Path\n"
+        "from worlds import image_world as world\n\n\n"
+        "def get_config():\n"
+        f"    config = world.configure(Path({str(root)!r}))\n"
+        f"    return world.change(config, **{changes!r})\n"
+    )
+    return path
+
+
 def change(config, **changes):
     """Sets `section__key=value` or `key=value`."""
     for key, value in changes.items():
