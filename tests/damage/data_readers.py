@@ -4,10 +4,7 @@ import numpy as np
 
 from damage.reader import Reader
 from vl_ltr_jax.data.images.decode import as_image, decode_image, read_content
-from vl_ltr_jax.data.images.transforms import (
-    eval_transform,
-    train_transform,
-)
+from vl_ltr_jax.data.images.transforms import eval_transform, train_transform
 from vl_ltr_jax.data.sources import dataset, folders, inat18, lists
 from vl_ltr_jax.data.text import class_names, corpus, files
 from worlds import checked_world, prepared_world

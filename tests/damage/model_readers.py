@@ -118,7 +118,7 @@ def tokenizer(*names, write):
     return Reader(
         write,
         lambda folder, file: Tokenizer.from_directory(folder),
-        {name: "json" if name.endswith("json") else "bytes" for name in names},
+        dict.fromkeys(names, "bytes"),
         check_tokenizer,
     )
 
@@ -135,12 +135,6 @@ def write_cache(folder):
 
 
 MODEL_READERS = {
-    "tensors": Reader(
-        lambda folder: save_file(openai_tensors(), folder / "x.safetensors"),
-        open_tensors,
-        {"x.safetensors": "safetensors"},
-        check_tensors,
-    ),
     "shards": Reader(
         write_shards,
         open_tensors,

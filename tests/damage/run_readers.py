@@ -1,6 +1,5 @@
 """Readers of what runs write, and of configurations."""
 
-import functools
 import json
 import shutil
 from typing import Any
@@ -20,9 +19,7 @@ from vl_ltr_jax.checkpoint.restore import load_params
 from vl_ltr_jax.comparison import tables
 from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config import settings
-from vl_ltr_jax.data.images.transforms import (
-    NORMALIZATIONS,
-)
+from vl_ltr_jax.data.images.transforms import NORMALIZATIONS
 from vl_ltr_jax.recognizer import files, stablehlo
 from vl_ltr_jax.storage import atomic
 from vl_ltr_jax.storage.artifact import Artifact, write_array
@@ -84,12 +81,8 @@ def check_checkpoint(params, sound):
     equal(params, state_at(step).params)
 
 
-def write_recognizer(folder, head="linear"):
-    recognizer = small_recognizer.make(head)
-    if head == "linear":
-        width = recognizer.card.clip_config.embed_dim
-        recognizer.reference = np.ones((2, width), np.float32)
-    recognizer.save(folder / "saved")
+def write_recognizer(folder):
+    small_recognizer.make().save(folder / "saved")
 
 
 def check_recognizer(recognizer, sound):
@@ -170,12 +163,6 @@ RUN_READERS = {
         lambda folder, file: vl_ltr_jax.load(folder / "saved"),
         {f"saved/{files.CARD}": "json", "saved/merges.txt": "bytes"}
         | {f"saved/{files.WEIGHTS}": "safetensors"},
-        check_recognizer,
-    ),
-    "lgr recognizer": Reader(
-        functools.partial(write_recognizer, head="lgr"),
-        lambda folder, file: vl_ltr_jax.load(folder / "saved"),
-        {f"saved/{files.CARD}": "json"},
         check_recognizer,
     ),
     "run": Reader(
