@@ -74,8 +74,6 @@ def executable(path, text):
             [],
             [f"tpu-vm {verb}" for verb in ("create", "scp", "ssh", "ssh", "delete")],
         ),
-        ("tpu_pod.sh", ["run"], ["tpu-vm ssh"]),
-        ("tpu_pod.sh", ["down"], ["tpu-vm delete"]),
         ("slurm_gpu.sbatch", [], ["srun --kill-on-bad-exit=0"]),
         ("local.sh", ["2"], ["JAX_PROCESS_ID=0", "JAX_PROCESS_ID=1"]),
     ],
@@ -102,9 +100,11 @@ def test_a_dry_run_prints_its_commands_and_does_nothing(
     for line, expected in zip(output, lines, strict=True):
         assert expected in line
         subprocess.run(["bash", "-n", "-c", line], check=True)
-    if lines[-1] != "tpu-vm delete":
-        assert "--config.data.name=a" in output[-1].replace("\\", "")
-        assert re.findall(r"--config=([\w/.]+)", output[-1]) == ["configs/inat18.py"]
+    runs = [line for line in output if "vl_ltr_jax.main" in line]
+    assert runs
+    for line in runs:
+        assert "--config.data.name=a" in line.replace("\\", "")
+        assert re.findall(r"--config=([\w/.]+)", line) == ["configs/inat18.py"]
 
 
 def test_a_preempted_slice_is_made_again_and_the_run_resumes(tmp_path):
@@ -178,22 +178,11 @@ def test_slurm_queues_again_after_a_failure_that_may_pass(tmp_path):
         return done.returncode, bool(queued)
 
     assert start("0") == (0, False)
-    for codes, code in (("2 134", 2), ("130 134", 130)):
-        assert start(codes) == (code, False)
-    for codes in ("75", "143", "75 137", "134", "75", "1", "1", "1"):
+    assert start("2 134") == (2, False)
+    for codes in ("75", "75 137", "134", "75", "1", "1", "1"):
         assert start(codes) == (int(codes.split()[-1]), True), codes
     assert start("1") == (1, False)
-    assert start("1") == (1, True)
     assert start("75", SLURM_RESTART_COUNT="100") == (75, False)
-    assert not list(tmp_path.glob("*.failures"))
-
-
-def test_a_workdir_that_hosts_do_not_share_is_refused():
-    environment = {**os.environ, "WORKDIR": "runs/here"}
-    command = ["bash", LAUNCH / "tpu_pod.sh", "--dry-run"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "WORKDIR=runs/here" in done.stderr
 
 
 # Plays main: fails, or waits until it is asked to stop and has "saved".

@@ -8,12 +8,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from vl_ltr_jax.models.clip import (
-    ClipConfig,
-    TextConfig,
-    VisionConfig,
-    variable_shapes,
-)
+from vl_ltr_jax.models.clip import ClipConfig, TextConfig, VisionConfig, variable_shapes
 from vl_ltr_jax.models.port.names import OPENAI, from_tensors
 from worlds.golden import GOLDEN
 
@@ -45,13 +40,9 @@ def tiny_clip(kind: str) -> TinyClip:
         width // 64 if kind == "vit" else width * 32 // 64,
         sizes["vision_patch_size"],
     )
-    text = TextConfig(
-        sizes["transformer_width"],
-        sizes["transformer_layers"],
-        sizes["transformer_heads"],
-        sizes["context_length"],
-        sizes["vocab_size"],
-    )
+    names = ("transformer_width", "transformer_layers", "transformer_heads")
+    names += ("context_length", "vocab_size")
+    text = TextConfig(*(sizes[name] for name in names))
     return TinyClip(
         ClipConfig(vision, text, sizes["embed_dim"]),
         load_file(folder / f"{name}.safetensors"),
@@ -74,29 +65,13 @@ def hugging_face_clip(
     """Returns a small `transformers.CLIPModel` with no parameter zero or one."""
     from transformers import CLIPConfig, CLIPModel
 
-    text = dict(
-        hidden_size=48,
-        intermediate_size=192,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        vocab_size=100,
-        max_position_embeddings=14,
-        bos_token_id=98,
-        eos_token_id=99,
-    )
-    vision = dict(
-        hidden_size=64,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
-    )
-    config = CLIPConfig(
-        text_config=text | (text_changes or {}),
-        vision_config=vision | (vision_changes or {}),
-        projection_dim=40,
-    )
+    text = {"hidden_size": 48, "intermediate_size": 192, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 3, "vocab_size": 100, "max_position_embeddings": 14}
+    text |= {"bos_token_id": 98, "eos_token_id": 99, **(text_changes or {})}
+    vision = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 3}
+    vision |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    vision |= vision_changes or {}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=40)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         model = CLIPModel(config).eval()

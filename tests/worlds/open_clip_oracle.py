@@ -29,25 +29,19 @@ def model_cfg(
     return model if quick_gelu is None else {**model, "quick_gelu": quick_gelu}
 
 
-def build(model: dict[str, Any], seed: int = 0) -> CLIP:
-    """open_clip's model of these settings, with no parameter zero or one."""
+def save(directory: Path, settings: dict[str, Any], **preprocess: Any) -> CLIP:
+    """Writes a repository of open_clip's; returns the model."""
     with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        built = CLIP(**model).eval()
-        for parameter in built.parameters():
+        torch.manual_seed(0)
+        model = CLIP(**settings).eval()
+        for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
-    return built
-
-
-def save(directory: Path, model: dict[str, Any], **preprocess: Any) -> CLIP:
-    """Writes weights and settings as a repository of open_clip's has them."""
-    built = build(model)
     directory.mkdir()
-    state = {name: tensor.numpy() for name, tensor in built.state_dict().items()}
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     save_file(state, directory / "open_clip_model.safetensors")
-    content = {"model_cfg": model, "preprocess_cfg": preprocess}
+    content = {"model_cfg": settings, "preprocess_cfg": preprocess}
     (directory / "open_clip_config.json").write_text(json.dumps(content))
-    return built
+    return model
 
 
 def embeddings(

@@ -31,12 +31,11 @@ def head(top1, shots, top5=95.0, prediction="argmax"):
 
 
 def results(**changes):
-    heads = {
-        "lgr": head(71.25, (85.5, 76.25, 56.5), prediction="mixture"),
-        "zero_shot": head(21.5, (26.4, 77.1, None)),
-    }
     return {
-        "test": heads,
+        "test": {
+            "lgr": head(71.25, (85.5, 76.25, 56.5), prediction="mixture"),
+            "zero_shot": head(21.5, (26.4, 77.1, None)),
+        },
         "val": {"lgr": head(70.0, (80.0, 70.0, 60.0))},
         "data": {
             "name": "data <i>of</i> 'mine'",
@@ -61,30 +60,16 @@ def results(**changes):
     }
 
 
-def configuration():
-    return {
-        "method": "vl_ltr",
-        "model": {"backbone": "ViT-tiny", "image_size": 32},
-        "data": {"root": "/home/<me>/", "context_length": 77, "flown": True},
-        "seed": 3,
-    }
-
-
 def ranked(num_classes=6, per_class=10, k=5):
     """Ranks classes; of class l, l images are taken for the class before."""
     labels = np.repeat(np.arange(num_classes, dtype=np.int32), per_class)
     place = np.tile(np.arange(per_class), num_classes)
     answers = np.where(place < labels, labels - 1, labels)
-    following = (answers[:, None] + np.arange(min(k, num_classes))) % num_classes
-    wrong = answers != labels
-    return Ranking(
-        labels,
-        following.astype(np.int32),
-        np.tile(
-            np.float32(0.9) ** np.arange(1, 1 + following.shape[1]), (len(labels), 1)
-        ),
-        np.where(wrong, -1.0 - place, 1.0 + place).astype(np.float32),
-    )
+    ranks = np.arange(min(k, num_classes))
+    classes = ((answers[:, None] + ranks) % num_classes).astype(np.int32)
+    probabilities = np.broadcast_to(np.float32(0.9) ** (1 + ranks), classes.shape)
+    margins = np.where(answers != labels, -1.0 - place, 1.0 + place)
+    return Ranking(labels, classes, probabilities, margins.astype(np.float32))
 
 
 def selection(names=HOSTILE, per_class=6, num_anchors=2):
@@ -93,14 +78,13 @@ def selection(names=HOSTILE, per_class=6, num_anchors=2):
     place = np.tile(np.arange(per_class), len(names))
     scores = (place + labels / 8).astype(np.float32)
     scores[labels == len(names) - 1] = np.inf
-    first = np.arange(len(names))[:, None] * per_class
     return Selection(
         sentences=[
-            f"Sentence {j} of {names[c]}" for c, j in zip(labels, place, strict=True)
+            f"Sentence {j} of {name}" for name in names for j in range(per_class)
         ],
         labels=labels,
         scores=scores,
-        indices=first + np.arange(num_anchors),
+        indices=np.arange(len(names))[:, None] * per_class + np.arange(num_anchors),
         padding=np.zeros((len(names), num_anchors), bool),
     )
 
@@ -126,28 +110,23 @@ def explained(names=HOSTILE):
         AttendedSentence("It flies.", 0.25, 0.1),
     )
     prediction = Prediction((names[0], names[1]), (0.75, 0.125), (0, 1))
-    return [
-        (
-            Image.fromarray(pixels),
-            0,
-            Explanation(prediction, 0.5, 0.875, sentences),
-        ),
-        (
-            Image.new("RGB", (400, 300)),
-            2,
-            Explanation(prediction, None, None, ()),
-        ),
-    ]
+    first = Explanation(prediction, 0.5, 0.875, sentences)
+    second = Explanation(prediction, None, None, ())
+    large = Image.new("RGB", (400, 300))
+    return [(Image.fromarray(pixels), 0, first), (large, 2, second)]
 
 
 def arguments(**changes):
     """Everything that `gather` takes."""
     return {
         "results": results(),
-        "configuration": configuration(),
-        "method": Method(
-            "VL-LTR <&> whose title is longer than one line has room for", "lgr"
-        ),
+        "configuration": {
+            "method": "vl_ltr",
+            "model": {"backbone": "ViT-tiny", "image_size": 32},
+            "data": {"root": "/home/<me>/", "context_length": 77, "flown": True},
+            "seed": 3,
+        },
+        "method": Method(f"VL-LTR <&> {'long ' * 10}", "lgr"),
         "class_names": HOSTILE,
         "train_counts": np.array(COUNTS),
         "rankings": {"test": ranked(), "val": ranked(per_class=2)},

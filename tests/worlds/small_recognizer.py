@@ -14,6 +14,7 @@ from vl_ltr_jax.recognizer.recognizer import Recognizer
 from vl_ltr_jax.run import initial
 
 NAMES = ("crimson", "azure", "moss")
+SENTENCES = (("It is red.", "It is warm."), ("It is blue.", "It is cold."), ("Moss.",))
 IMAGE_SIZE = 16
 
 
@@ -64,10 +65,6 @@ def make(head="lgr"):
         language_logit_scale=1.0,
         num_trained=len(NAMES),
         class_names=NAMES,
-        sentences=(
-            (("It is red.", "It is warm."), ("It is blue.", "It is cold."), ("Moss.",))
-            if head == "lgr"
-            else ((),) * len(NAMES)
-        ),
+        sentences=SENTENCES if head == "lgr" else ((),) * len(NAMES),
     )
     return Recognizer(card, arrays, tokenizer=lambda: source)
