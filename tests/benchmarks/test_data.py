@@ -33,9 +33,9 @@ def test_both_sides_do_all_of_the_recipe(paths):
 
 def test_erasing_replaces_a_quarter_of_the_pictures():
     rng = np.random.default_rng(0)
-    whole = np.full((3, data.SIDE, data.SIDE), 9.0, np.float32)
+    pixels = np.full((3, data.SIDE, data.SIDE), 9.0, np.float32)
     shares = np.array(
-        [(data.erase(whole.copy(), rng) != 9.0).mean() for _ in range(400)]
+        [(data.erase(pixels.copy(), rng) != 9.0).mean() for _ in range(400)]
     )
     assert 0.18 < (shares > 0).mean() < 0.32
     assert shares[shares > 0].min() > 0.015 and shares.max() < 0.36

@@ -23,10 +23,12 @@ from vl_ltr_jax.commands import flags as commands_flags
 
 ROOT = Path(__file__).parents[2]
 WITH_CONFIG = (train, compare, check_data, show_data)
-OTHERS = (export, port, fetch_text, predict, prepare_data, replay)
+WITHOUT_CONFIG = (export, port, fetch_text, predict, prepare_data, replay)
 
 
-@pytest.mark.parametrize("module", [*WITH_CONFIG, *OTHERS], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [*WITH_CONFIG, *WITHOUT_CONFIG], ids=lambda m: m.__name__
+)
 def test_help_has_the_examples(module, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         if module in WITH_CONFIG:

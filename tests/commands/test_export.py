@@ -60,12 +60,14 @@ def pictures(number):
 @pytest.mark.parametrize("number", [1, 17])
 def test_a_program_gives_what_the_model_gives(live, program, number):
     """Breaks if an array is left out, renamed or baked in, or a size is."""
-    found = stablehlo.load_exported(program)(pictures(number))
+    actual = stablehlo.load_exported(program)(pictures(number))
     features, probabilities = jax.jit(live.forward)(live.arrays, pictures(number))
     assert probabilities.shape == (number, 4)
-    np.testing.assert_allclose(found["probabilities"], probabilities, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(
+        actual["probabilities"], probabilities, atol=1e-5, rtol=0
+    )
     scale = np.abs(features).max()
-    np.testing.assert_allclose(found["features"], features, atol=1e-5 * scale, rtol=0)
+    np.testing.assert_allclose(actual["features"], features, atol=1e-5 * scale, rtol=0)
 
 
 def test_a_linear_head_is_exported_as_well(tmp_path, monkeypatch):
@@ -130,8 +132,8 @@ def test_a_program_that_differs_is_refused_and_nothing_left(
         return lambda images: jax.tree.map(lambda x: x + 2e-5, call(images))
 
     monkeypatch.setattr(stablehlo, "load_exported", worse)
-    made = tmp_path / "program"
-    arguments = ["--workdir", str(saved), "--to=stablehlo", f"--out={made}"]
+    output = tmp_path / "program"
+    arguments = ["--workdir", str(saved), "--to=stablehlo", f"--out={output}"]
     assert export.main(arguments) == 2
     assert "probabilities" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
@@ -161,12 +163,12 @@ def test_transformers_sees_the_pixels_and_gives_the_logits(saved, live, tmp_path
     """Breaks if nothing says how a picture becomes pixels, or as for CLIP's own."""
     import transformers
 
-    made = tmp_path / "hf"
-    export.main(["--workdir", str(saved), "--to=hf", f"--out={made}"])
+    output = tmp_path / "hf"
+    export.main(["--workdir", str(saved), "--to=hf", f"--out={output}"])
     # By Pillow, as here: with torchvision installed, its own resize is the default.
     processor = transformers.CLIPProcessor(
-        transformers.CLIPImageProcessorPil.from_pretrained(made),
-        transformers.CLIPTokenizer.from_pretrained(made),
+        transformers.CLIPImageProcessorPil.from_pretrained(output),
+        transformers.CLIPTokenizer.from_pretrained(output),
     )
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8))
@@ -178,7 +180,7 @@ def test_transformers_sees_the_pixels_and_gives_the_logits(saved, live, tmp_path
     expected = transforms.normalize(pixels, live.card.normalization)
     actual = inputs["pixel_values"].numpy().transpose(0, 2, 3, 1)
     np.testing.assert_allclose(actual, expected, atol=1e-6, rtol=0)
-    model = transformers.CLIPModel.from_pretrained(made)
+    model = transformers.CLIPModel.from_pretrained(output)
     with torch.no_grad():
         logits = model(**inputs).logits_per_image.numpy()
     ours = live.embed_images(picture), live.embed_texts(sentences)
@@ -223,8 +225,8 @@ def test_an_lgr_without_text_tower_has_no_clip_to_write(tmp_path, capsys):
     assert export.main(["--workdir", str(tmp_path / "saved"), "--to=hf"]) == 2
     assert "text tower" in capsys.readouterr().err
     export.main(["--workdir", str(tmp_path / "saved"), "--to=vl_ltr"])
-    made = tmp_path / "saved" / "export" / "vl_ltr"
-    assert (made / convert.LGR_FILE).is_file()
+    output = tmp_path / "saved" / "export" / "vl_ltr"
+    assert (output / convert.LGR_FILE).is_file()
 
 
 def test_another_mean_or_resize_is_refused_or_named(tmp_path, capsys):

@@ -57,10 +57,10 @@ def test_unreadable_files_keep_their_place(recognizer, saved, tmp_path, capsys):
     for index, content in ((0, b""), (4, b"<html>"), (8, paths[8].read_bytes()[:99])):
         paths[index].write_bytes(content)
     (folder / "notes.txt").write_text("")
-    shown = call(
+    printed = call(
         capsys, "--workdir", saved, "--json", "--batch_size=3", folder, "absent", code=1
     )
-    lines = [json.loads(line) for line in shown.out.splitlines()]
+    lines = [json.loads(line) for line in printed.out.splitlines()]
     assert [line["path"] for line in lines] == [*map(os.fspath, paths), "absent"]
     assert [i for i, line in enumerate(lines) if "error" in line] == [0, 4, 8, 9]
     for index in (1, 7):
@@ -68,7 +68,7 @@ def test_unreadable_files_keep_their_place(recognizer, saved, tmp_path, capsys):
         probabilities = [p["probability"] for p in lines[index]["predictions"]]
         np.testing.assert_allclose(probabilities, expected.probabilities, rtol=1e-5)
     for word in (str(paths[4]), "6 pictures", "1 .txt"):
-        assert word in shown.err
+        assert word in printed.err
 
 
 def test_a_head_without_sentences_has_none(tmp_path, capsys):
@@ -83,8 +83,8 @@ def test_a_list_on_standard_input(loaded, tmp_path, capsys, monkeypatch):
     paths = [picture(tmp_path / name) for name in ("a b.png", "[c].png")]
     content = "\n".join(map(str, paths)).encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-    shown = call(capsys, "--workdir", loaded, "--csv", "--top_k=1", "-")
-    rows = list(csv.DictReader(io.StringIO(shown.out)))
+    printed = call(capsys, "--workdir", loaded, "--csv", "--top_k=1", "-")
+    rows = list(csv.DictReader(io.StringIO(printed.out)))
     assert [row["path"] for row in rows] == list(map(str, paths))
 
 
@@ -126,8 +126,8 @@ def test_misuse_ends_with_two(saved, tmp_path, capsys, monkeypatch, arguments, n
         code = predict.main([word.replace("SAVED", str(saved)) for word in arguments])
     except SystemExit as exit:
         code = exit.code
-    shown = capsys.readouterr()
-    assert code == 2 and name in shown.err and shown.out == ""
+    printed = capsys.readouterr()
+    assert code == 2 and name in printed.err and printed.out == ""
     assert os.listdir(tmp_path) == ["a.png"]
 
 

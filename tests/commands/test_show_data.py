@@ -98,11 +98,11 @@ def test_the_sheet_has_every_picture_in_its_place(root):
     assert sheet.shape == (3 * cell_height + 8, 2 * cell_width + 8, 3)
     for number, example in enumerate(examples):
         row, column = divmod(number, 2)
-        top, left = 8 + row * cell_height, 8 + column * cell_width
+        top, start = 8 + row * cell_height, 8 + column * cell_width
         for offset, pixels in enumerate((example.model_input, example.eval_picture)):
             enlarged = np.asarray(Image.fromarray(pixels).resize((112, 112)))
-            start = left + offset * 120
-            area = sheet[top : top + 112, start : start + 112]
+            edge = start + offset * 120
+            area = sheet[top : top + 112, edge : edge + 112]
             np.testing.assert_array_equal(area, enlarged)
 
 

@@ -17,5 +17,5 @@ jax.distributed.initialize(
 from vl_ltr_jax.runtime import mesh as meshes  # noqa: E402
 from worlds.mesh_world import everything  # noqa: E402
 
-found = everything(meshes.make_mesh(model=int(model)))
-np.savez(f"{directory}/{process_id}.npz", **found)
+result = everything(meshes.make_mesh(model=int(model)))
+np.savez(f"{directory}/{process_id}.npz", **result)

@@ -148,9 +148,9 @@ def main(arguments: Sequence[str]) -> int:
     draw = random.Random(options.seed)
     for kill in plan():
         if not (killed / kill.stage / "artifact.json").exists():
-            found = make(job, killed, kill, draw)
-            print(kill, "came too late" if found is None else found, flush=True)
-            faults += found or []
+            problems = make(job, killed, kill, draw)
+            print(kill, "came too late" if problems is None else problems, flush=True)
+            faults += problems or []
     faults += finish(job, killed)
     faults += same_bits.leftovers(killed)
     faults += same_bits.differences(unbroken, killed)

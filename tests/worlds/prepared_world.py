@@ -73,16 +73,16 @@ def write_names(root):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def prepared(tmp_path_factory):
     data_dir = tmp_path_factory.mktemp("prepared")
     prepare(data_dir)
     return data_dir
 
 
 @pytest.fixture
-def imagenet(made, tmp_path):
+def imagenet(prepared, tmp_path):
     """A copy that a test may damage, and the directory of its class names."""
-    shutil.copytree(made / "imagenet_lt", tmp_path / "imagenet_lt")
+    shutil.copytree(prepared / "imagenet_lt", tmp_path / "imagenet_lt")
     return tmp_path, write_names(tmp_path / "names")
 
 

@@ -10,9 +10,9 @@ import tensorflow_datasets as tfds
 from vl_ltr_jax.data.images.decode import ImageReadError
 from vl_ltr_jax.data.sources import tfds_labels
 from vl_ltr_jax.data.sources.faults import ListError
-from worlds.prepared_world import imagenet, made, read, shard
+from worlds.prepared_world import imagenet, prepared, read, shard
 
-__all__ = ["imagenet", "made"]  # fixtures
+__all__ = ["imagenet", "prepared"]  # fixtures
 
 
 @pytest.fixture

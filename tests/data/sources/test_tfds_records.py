@@ -14,9 +14,17 @@ from vl_ltr_jax.data.sources import dataset
 from vl_ltr_jax.data.sources.faults import ListError
 from vl_ltr_jax.data.sources.tfds_records import read_prepared
 from worlds.checked_world import edit
-from worlds.prepared_world import COUNTS, NO_TEXTS, WNIDS, imagenet, made, prepare, read
+from worlds.prepared_world import (
+    COUNTS,
+    NO_TEXTS,
+    WNIDS,
+    imagenet,
+    prepare,
+    prepared,
+    read,
+)
 
-__all__ = ["imagenet", "made"]  # fixtures
+__all__ = ["imagenet", "prepared"]  # fixtures
 
 
 def test_a_set_of_the_catalogue(imagenet):
