@@ -122,7 +122,7 @@ def test_a_training_step_beside_pytorch(capfd, monkeypatch):
     # Compiling for eight devices takes longer, and shows nothing more here.
     alone = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
     monkeypatch.setenv("XLA_FLAGS", alone)
-    sizes = ["--backbone=RN-tiny", "--batch_size=8", "--rounds=1"]
+    sizes = ["--backbone=ViT-tiny", "--batch_size=8", "--rounds=1"]
     train_step.main([*sizes, "--parts"])
     losses = re.findall(r"losses of step \d: (\S+) and (\S+)", capfd.readouterr().out)
     assert len(losses) == 2 and losses[0] != losses[1]

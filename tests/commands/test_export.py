@@ -242,8 +242,8 @@ def test_another_mean_or_resize_is_refused_or_named(tmp_path, capsys):
     shorter_side = str(int(256 / 224 * SIDE))
     for form, code, word in (
         ("vl_ltr", 2, "0.25"),
-        ("openai", None, shorter_side),
-        ("hf", None, ""),
+        ("openai", 0, shorter_side),
+        ("hf", 0, ""),
     ):
         arguments = ["--workdir", str(tmp_path / "saved"), f"--to={form}"]
         assert export.main(arguments) == code

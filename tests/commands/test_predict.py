@@ -132,8 +132,8 @@ def test_misuse_ends_with_two(saved, tmp_path, capsys, monkeypatch, arguments, n
 
 
 def test_a_closed_pipe_ends_it_quietly(loaded, tmp_path, capsys, monkeypatch):
-    stdout = mock.Mock(flush=mock.Mock(side_effect=BrokenPipeError))
-    monkeypatch.setattr(sys, "stdout", stdout)
+    faults = {"flush.side_effect": BrokenPipeError, "fileno.side_effect": ValueError}
+    monkeypatch.setattr(sys, "stdout", mock.Mock(**faults))
     path = picture(tmp_path / "a.png")
     call(capsys, "--workdir", loaded, path, path, code=141)
     assert capsys.readouterr().err == ""

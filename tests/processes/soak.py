@@ -86,7 +86,7 @@ def make(job: Job, workdir: Path, kill: Kill, draw: random.Random) -> list[str] 
     finally:
         run.close()
     if code == 0 and run.writes("report.html"):
-        return None
+        return []
     faults = [] if code == CODES[kill.action] else [f"exit code {code}"]
     if kill.action != "KILL":
         faults += _wrong_lines(run)

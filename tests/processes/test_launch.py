@@ -108,9 +108,7 @@ def test_a_dry_run_prints_its_commands_and_does_nothing(
 
 
 def test_a_preempted_slice_is_made_again_and_the_run_resumes(tmp_path):
-    """Breaks if the slice is not deleted before it is made, if the new one is not
-    installed, or if the workdir changes.
-    """
+    """Breaks if the old slice stays, the new one is bare, or the workdir changes."""
     executable(tmp_path / "gcloud", GCLOUD)
     done = subprocess.run(
         ["bash", LAUNCH / "tpu_pod.sh"],

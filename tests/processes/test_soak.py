@@ -34,13 +34,12 @@ def job(tmp_path_factory):
 def test_a_killed_run_loses_nothing_and_leaves_nothing(job, tmp_path):
     """Breaks if anything depends on the clock, on threads or on the process.
 
-    Kills come while a checkpoint is written, between stages, in the report, and by
-    request in training and in evaluation.
+    Kills come while a checkpoint is written, in the report, and by request in
+    training and in evaluation.
     """
     unbroken, killed = job.config.parent / "unbroken", tmp_path / "killed"
     for kill in (
         Kill("pretrain", "checkpoint", "KILL", after=0.02),
-        Kill("pretrain", "artifact", "KILL"),
         Kill("finetune", "steps", "TERM"),
         Kill("evaluate", "start", "TERM", after=1.0),
         Kill("report", "page", "KILL"),
