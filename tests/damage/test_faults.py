@@ -83,8 +83,8 @@ FAULTS = (
         Fault("clip", "model.safetensors", tensors(change), ("logit_scale",))
         for change in (
             lambda arrays: arrays.pop("logit_scale"),
-            lambda arrays: arrays.update(logit_scale=np.float32(np.nan)),
-            lambda arrays: arrays.update(logit_scale=np.int32(3)),
+            lambda arrays: arrays.update(logit_scale=np.array(np.nan, np.float32)),
+            lambda arrays: arrays.update(logit_scale=np.array(3)),
         )
     ),
     Fault(
