@@ -130,10 +130,10 @@ def copy_image(root: Path, source: str, name: str, label: int, split: str) -> No
     add_row(root, f"images/{name} {label}", split)
 
 
-def edit(root: Path, file: str, old: str, new: str) -> None:
-    content = (root / file).read_text()
+def edit(path: Path, old: str, new: str) -> None:
+    content = path.read_text()
     assert old in content
-    (root / file).write_text(content.replace(old, new))
+    path.write_text(content.replace(old, new))
 
 
 def renumber(root: Path, order: list[int]) -> None:

@@ -42,6 +42,10 @@ def do(change, *arguments, **options):
     return lambda root: change(root, *arguments, **options)
 
 
+def edit(file, old, new):
+    return lambda root: world.edit(root / file, old, new)
+
+
 def remove(file):
     return lambda root: (root / file).unlink()
 
@@ -58,7 +62,6 @@ def write(content, file="wiki/desc_2.txt"):
 set_row, add_row = partial(do, world.set_row), partial(do, world.add_row)
 without, copy_image = partial(do, world.without), partial(do, world.copy_image)
 picture, renumber = partial(do, world.picture), partial(do, world.renumber)
-edit = partial(do, world.edit)
 
 TRAIN, VAL, TEST = (f"world_{split}.txt" for split in COUNTS)
 ACORN, VIOLIN = "images/acorn/train_1.jpg", "images/violin/train_1.jpg"

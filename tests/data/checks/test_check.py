@@ -74,7 +74,7 @@ def test_each_damage_is_named_and_nothing_else(sound, tmp_path, damage):
 def test_faults_of_several_parts_are_all_found(root):
     """Broken by: stopping at the first part that cannot be opened."""
     (root / "world_val.txt").unlink()
-    world.edit(root, "labels.txt", "anvil 11", "anvil 12")
+    world.edit(root / "labels.txt", "anvil 11", "anvil 12")
     world.set_row(root, "images/acorn/train_1.jpg")
     world.image(root).write_bytes(b"")
     world.text(root, 4).write_text("")
