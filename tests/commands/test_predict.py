@@ -17,7 +17,9 @@ import pytest
 import vl_ltr_jax
 from vl_ltr_jax.commands import predict
 from vl_ltr_jax.data.images.picture_folders import PictureFile
-from vl_ltr_jax.recognizer.batch import recognize_files
+from vl_ltr_jax.recognizer import formats
+from vl_ltr_jax.recognizer.batch import FileResult, recognize_files
+from vl_ltr_jax.recognizer.predictions import AttendedSentence, Explanation, Prediction
 from worlds import small_recognizer
 from worlds.sound_images import picture
 
@@ -63,7 +65,7 @@ def test_unreadable_files_keep_their_place(recognizer, saved, tmp_path, capsys):
     lines = [json.loads(line) for line in printed.out.splitlines()]
     assert [line["path"] for line in lines] == [*map(os.fspath, paths), "absent"]
     assert [i for i, line in enumerate(lines) if "error" in line] == [0, 4, 8, 9]
-    for index in (1, 7):
+    for index in (1, 2, 3, 5, 6, 7):
         (expected,) = recognizer.predict(paths[index])
         probabilities = [p["probability"] for p in lines[index]["predictions"]]
         np.testing.assert_allclose(probabilities, expected.probabilities, rtol=1e-5)
@@ -77,6 +79,23 @@ def test_a_head_without_sentences_has_none(tmp_path, capsys):
     arguments = ("--workdir", tmp_path / "saved", "--top_k=9", path)
     assert len(call(capsys, *arguments).out.splitlines()) == 1 + 3
     assert json.loads(call(capsys, *arguments, "--json").out)["sentences"] == []
+
+
+def test_json_and_csv_hold_the_same_predictions():
+    name, sentence = 'comma, "quote"\nline', AttendedSentence("It is red.", 0.8, 0.3)
+    prediction = Prediction((name, "b"), (0.75, 0.25), (1, 0))
+    result = FileResult("a.png", Explanation(prediction, None, 0.5, (sentence,)))
+    content = json.loads(formats.to_json(result))
+    assert content["sentences"] == [
+        {"text": "It is red.", "weight": 0.8, "cosine": 0.3}
+    ]
+    text = formats.CSV_HEADER + formats.to_csv(result)
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    for place, (row, rank) in enumerate(zip(rows, content["predictions"], strict=True)):
+        assert (row["path"], row["rank"]) == (content["path"], str(place + 1))
+        assert row["name"] == rank["name"] == prediction.names[place]
+        assert row["class"] == str(rank["class"])
+        assert float(row["probability"]) == rank["probability"]
 
 
 def test_a_list_on_standard_input(loaded, tmp_path, capsys, monkeypatch):
