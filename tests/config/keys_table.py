@@ -13,22 +13,13 @@ from vl_ltr_jax.config import settings
 README = Path(__file__).parents[2] / "configs" / "README.md"
 BEGIN = "<!-- KEYS: begin. `python tests/config/keys_table.py` writes this part. -->"
 END = "<!-- KEYS: end -->"
-_FIELD = re.compile(r"^    (\w+): .*?(?:  # (.*))?$")
-
-
-def comments(section: type) -> dict[str, str]:
-    """Returns the comment on each field of a dataclass."""
-    notes: dict[str, str] = {}
-    for base in reversed(section.__mro__[:-1]):
-        for line in inspect.getsource(base).splitlines():
-            if match := _FIELD.match(line):
-                notes[match[1]] = match[2] or notes.get(match[1], "")
-    return notes
+_COMMENT = re.compile(r"^    (\w+): .*?  # (.*)$", re.MULTILINE)
 
 
 def rows(name: str, section: type) -> list[str]:
     """Returns a row for each key of a section: key, default, choices and comment."""
-    notes = comments(section)
+    sources = map(inspect.getsource, reversed(section.__mro__[:-1]))
+    notes = dict(pair for source in sources for pair in _COMMENT.findall(source))
     lines = [f"### `{name}`", "", "| Key | Default | |", "|---|---|---|"]
     for field in dataclasses.fields(section):
         choices = settings.KEYS[f"{name}.{field.name}"].choices

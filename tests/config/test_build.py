@@ -1,13 +1,20 @@
+"""Checked configurations: one message names every fault by its key."""
+
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from config import keys_table
 from vl_ltr_jax import systems
 from vl_ltr_jax.config import build as configs
-from vl_ltr_jax.config import flags, settings
+from vl_ltr_jax.config import settings
 from vl_ltr_jax.run import depends
 from worlds import image_world
+from worlds.file_damage import VALUES, examples
 from worlds.paper_world import ROOT, get_config_of
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -15,18 +22,13 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
 def sound():
     config = configs.default_config()
-    config.data.source = "shapes"
-    config.data.name = "x"
+    config.data.source, config.data.name = "shapes", "x"
     config.init.clip = "tiny_clip"
     return config
 
 
 def build(explicit=(), **changes):
     return configs.from_config_dict(image_world.change(sound(), **changes), explicit)
-
-
-def test_defaults_survive_the_round_trip():
-    assert build().pretrain == settings.Pretrain()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -43,16 +45,11 @@ def test_every_configuration_file_builds(name):
     "changes, names",
     [
         ({"pretrain__lerning_rate": 1.0}, ["pretrain.lerning_rate", "learning_rate"]),
-        ({"pretrain__epochs": "3"}, ["pretrain.epochs", "int", "str"]),
-        ({"pretrain__epochs": True}, ["pretrain.epochs", "bool"]),
+        ({"pretrain__epochs": True}, ["pretrain.epochs"]),
         ({"pretrain__distillation": "ful"}, ["pretrain.distillation", "'full'"]),
         ({"model__backbone": "ViT-B/61"}, ["model.backbone", "ViT-B/16"]),
-        ({"model__image_size": 225}, ["model.image_size=225", "16"]),
+        ({"model__image_size": 225}, ["model.image_size=225"]),
         ({"method": "ctr"}, ["method='ctr'", "'crt'"]),
-        ({"anchors__num_anchors": 0}, ["anchors.num_anchors=0", "1"]),
-        ({"anchors__num_anchors": 10**12}, ["anchors.num_anchors"]),
-        ({"pretrain__learning_rate": float("inf")}, ["pretrain.learning_rate"]),
-        ({"finetune__text_learning_rate": float("nan")}, ["text_learning_rate=nan"]),
         ({"init__clip": "nowhere"}, ["init.clip='nowhere'"]),
         ({"init__clip": ""}, ["init.tokenizer"]),
         ({"data__source": "image_list"}, ["data.root"]),
@@ -63,7 +60,10 @@ def test_every_configuration_file_builds(name):
         ({"model__remat": "dot"}, ["model.remat='dot'", "'dots'"]),
         ({"data__layout": "inat18"}, ["data.layout"]),
         ({"pretrain__warmup_epochs": 50}, ["pretrain.warmup_epochs"]),
-        ({"finetune__feature_views": 1}, ["finetune.mixup_alpha"]),
+        (
+            {"finetune__feature_views": 1, "finetune__train_image_tower": True},
+            ["finetune.mixup_alpha", "finetune.train_image_tower"],
+        ),
         ({"data": 3}, ["data=3"]),
         ({"sed": 1}, ["sed", "'seed'"]),
         ({"anchors__num_anchors": 0, "seed": -1}, ["anchors.num_anchors", "seed=-1"]),
@@ -72,8 +72,20 @@ def test_every_configuration_file_builds(name):
 def test_faults_name_the_key(changes, names):
     with pytest.raises(configs.ConfigError) as raised:
         build(**changes)
-    for name in names:
-        assert name in str(raised.value)
+    assert all(name in str(raised.value) for name in names)
+
+
+@examples(200)
+@given(key=st.sampled_from(sorted(settings.KEYS)), value=st.sampled_from(VALUES))
+def test_a_value_is_within_bounds_or_refused_by_key(key, value):
+    try:
+        config = build(**{key.replace(".", "__"): value})
+    except configs.ConfigError as error:
+        assert key.rpartition(".")[2] in str(error) or "warmup_epochs" in str(error)
+        return
+    numbers = [v for v in settings.flatten(config).values() if type(v) in (int, float)]
+    assert all(map(math.isfinite, numbers))
+    assert configs.from_json(settings.to_json(config)) == config
 
 
 def test_every_key_has_the_bounds_of_its_section():
@@ -85,6 +97,12 @@ def test_every_key_has_the_bounds_of_its_section():
         assert bounds == {settings.KEYS[f"classifier.{field.name}"].bounds}
     numbers = [key for key in settings.KEYS.values() if key.kind is float]
     assert all(key.bounds.least >= 0 for key in numbers)
+
+
+def test_the_table_of_keys_is_current():
+    """Breaks if a key, a default or a comment changes without configs/README.md."""
+    text = keys_table.README.read_text()
+    assert keys_table.updated(text) == text
 
 
 def test_results_depend_on_every_key_that_is_not_neutral():
@@ -121,10 +139,9 @@ def test_an_explicit_key_against_the_system_is_refused(method):
             build([key], method=method, **{f"{section}__{name}": other})
 
 
-def test_batches_must_divide_over_devices_and_chunks():
-    config = build()
-    configs.check_devices(config, 8)
-    for changes, num_devices, names in (
+@pytest.mark.parametrize(
+    ("changes", "num_devices", "names"),
+    [
         ({"pretrain.global_batch_size": 30}, 8, ["size=30", "24", "32"]),
         ({"mesh.data": 3, "mesh.model": 2}, 8, ["mesh.data=3", "mesh.model=2"]),
         (
@@ -132,17 +149,12 @@ def test_batches_must_divide_over_devices_and_chunks():
             32,
             ["mesh.accumulation_steps=64", "finetune.global_batch_size=1024", "2048"],
         ),
-    ):
-        with pytest.raises(configs.ConfigError) as raised:
-            configs.check_devices(settings.changed(config, changes), num_devices)
-        assert all(name in str(raised.value) for name in names)
-        assert "evaluate" not in str(raised.value)  # it accumulates nothing
-
-
-def test_arguments_of_a_configuration_file():
-    backbone = ("ViT-B/16", "RN50")
-    for text, value in (("backbone=RN50", "RN50"), ("", "ViT-B/16")):
-        assert flags.arguments(text, backbone=backbone) == {"backbone": value}
-    for text, near in (("bakbone=RN50", "'backbone'"), ("backbone=RN5", "'RN50'")):
-        with pytest.raises(configs.ConfigError, match=near):
-            flags.arguments(text, backbone=backbone)
+    ],
+)
+def test_batches_must_divide_over_devices_and_chunks(changes, num_devices, names):
+    config = build()
+    configs.check_devices(config, 8)
+    with pytest.raises(configs.ConfigError) as raised:
+        configs.check_devices(settings.changed(config, changes), num_devices)
+    assert all(name in str(raised.value) for name in names)
+    assert "evaluate" not in str(raised.value)  # it accumulates nothing
