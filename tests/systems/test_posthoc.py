@@ -27,7 +27,7 @@ def draw(seed, counts):
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
     means = rng.normal(size=(len(counts), 16))
-    directions = means[labels] + rng.normal(size=(len(labels), dimension))
+    directions = means[labels] + rng.normal(size=(len(labels), 16))
     lengths = np.exp(rng.normal(size=(len(labels), 1)))
     features = 3 * rng.normal(size=16) + lengths * directions
     return features.astype(np.float32), labels
