@@ -31,7 +31,7 @@ def loss_of(name, counts, num_steps=100, **options):
 
 def draw(batch, classes, spread="usual"):
     """Returns logits, labels, and counts; one is 1 and one 100000."""
-    rng = np.random.default_rng((batch, classes))
+    rng = np.random.default_rng((0, batch, classes))
     logits = rng.normal(size=(batch, classes)) * 2
     if spread == "large":
         logits = rng.choice([-60.0, 60.0], size=logits.shape)
