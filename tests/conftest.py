@@ -3,6 +3,7 @@
 import gc
 import ipaddress
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -36,9 +37,7 @@ from beartype import BeartypeConf, beartype  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
-from worlds.browser import find_browser  # noqa: E402
-
-collect_ignore = [] if find_browser() else ["report/test_page_browser.py"]
+collect_ignore = [] if shutil.which("chromium") else ["report/test_page_browser.py"]
 
 # As PEP 484 has it, an int is welcome where a float is asked for.
 check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))

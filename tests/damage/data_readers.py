@@ -5,8 +5,8 @@ import numpy as np
 from damage.reader import Reader
 from vl_ltr_jax.data.images.decode import as_image, decode_image, read_content
 from vl_ltr_jax.data.images.transforms import eval_transform, train_transform
-from vl_ltr_jax.data.sources import dataset, folders, inat18, lists
-from vl_ltr_jax.data.text import class_names, corpus, files
+from vl_ltr_jax.data.sources import dataset, inat18, lists
+from vl_ltr_jax.data.text import corpus, files
 from worlds import checked_world, prepared_world
 from worlds.sound_images import SOUND
 
@@ -31,15 +31,6 @@ def check_texts(texts, sound):
     sentences = corpus.build_corpus(checked_world.NAMES, texts, "plain")
     assert len(sentences.sentences) == len(sentences.labels) >= len(checked_world.NAMES)
     assert set(sentences.labels) == set(range(len(checked_world.NAMES)))
-
-
-def label_file(layout, text):
-    return Reader(
-        lambda folder: (folder / "labels.txt").write_text(text),
-        lambda folder, file: class_names.read_class_names(folder, layout),
-        {"labels.txt": "text"},
-        check_names,
-    )
 
 
 def write_images(folder):
@@ -73,12 +64,6 @@ DATA_READERS = {
         {"*2018.json": "json", "categories.json": "json"},
         check_data,
     ),
-    "folders": Reader(
-        checked_world.write_folders,
-        lambda folder, file: folders.read_image_folder(folder, "x", texts=NO_TEXTS),
-        {"labels.txt": "text"},
-        check_data,
-    ),
     "prepared": Reader(
         prepared_world.prepare,
         lambda folder, file: prepared_world.read(
@@ -86,13 +71,6 @@ DATA_READERS = {
         ),
         {"imagenet_lt/1.0.0/*.json": "json", "imagenet_lt/1.0.0/*record*": "bytes"},
         check_data,
-    ),
-    "labels": label_file("plain", checked_world.label_file(checked_world.NAMES)),
-    "places labels": label_file(
-        "places_lt", "".join(f"/{n[0]}/{n} {k}\n" for k, n in enumerate("abcdefgh"))
-    ),
-    "imagenet labels": label_file(
-        "imagenet_lt", "".join(f"n{k:08} {k} name_{k}\n" for k in range(12))
     ),
     "texts": Reader(
         checked_world.write,

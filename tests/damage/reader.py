@@ -9,18 +9,11 @@ import numpy as np
 
 
 class Reader(NamedTuple):
-    """One way to open files.
-
-    Attributes:
-      write: writes sound files to a folder.
-      open: opens them, given the folder and the damaged file.
-      files: patterns of the files that may be damaged, and the kind of their damage.
-      check: fails if an opened value is not valid, given the sound value too.
-    """
+    """A writer of sound files, and how to open and check them."""
 
     write: Callable[[Path], object]
-    open: Callable[[Path, Path], Any]
-    files: dict[str, str]
+    open: Callable[[Path, Path], Any]  # given the folder and the damaged file
+    files: dict[str, str]  # patterns of files to damage, and the kind of damage
     check: Callable[[Any, Any], None] = lambda value, sound: None
 
 

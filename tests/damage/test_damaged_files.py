@@ -1,17 +1,25 @@
 """A damaged file is read as something valid, or the error names it."""
 
-import contextlib
 import functools
 import os
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
-from damage.readers import CASES, READERS
+from damage.data_readers import DATA_READERS
+from damage.model_readers import MODEL_READERS
+from damage.run_readers import RUN_READERS
 from vl_ltr_jax.runtime.errors import UserError
-from worlds.file_damage import DAMAGES, examples
+from worlds.file_damage import DAMAGES, examples, flip
+
+READERS = {**DATA_READERS, **MODEL_READERS, **RUN_READERS}
+CASES = [(name, files) for name, reader in READERS.items() for files in reader.files]
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +38,6 @@ def sound(tmp_path_factory):
         return READERS[name].open(write(name), file)
 
     return write, value
-
-
-@contextlib.contextmanager
-def copied(folder):
-    """A copy of a folder, of which files may be replaced."""
-    copy = folder.with_name("copy")
-    shutil.copytree(folder, copy, copy_function=os.link)
-    try:
-        yield copy
-    finally:
-        shutil.rmtree(copy)
 
 
 def open_or_refuse(reader, folder, file):
@@ -74,13 +71,80 @@ def test_a_damaged_file_is_read_or_named(sound, name, pattern, data):
     file = data.draw(st.sampled_from(files))
     damage = DAMAGES[reader.files[pattern]](file.read_bytes())
     content = data.draw(st.one_of(damage, damage, damage, damage, st.none()))
-    with copied(folder) as copy:
-        damaged = copy / file.relative_to(folder)
-        damaged.unlink()
-        if content is not None:
-            damaged.write_bytes(content)
-        opened = open_or_refuse(reader, copy, damaged)
-        if opened is not None:
-            reader.check(
-                opened, None if file.name == "float tiff" else value(name, file)
-            )
+    copy = folder.with_name("copy")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder, copy, copy_function=os.link)
+    damaged = copy / file.relative_to(folder)
+    damaged.unlink()
+    if content is not None:
+        damaged.write_bytes(content)
+    opened = open_or_refuse(reader, copy, damaged)
+    if opened is not None:
+        reader.check(opened, None if file.name == "float tiff" else value(name, file))
+
+
+def write(text):
+    return lambda path: path.write_text(text)
+
+
+def cut(size):
+    return lambda path: path.write_bytes(path.read_bytes()[:size])
+
+
+def replace(old, new):
+    def make(path):
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return make
+
+
+def scale(value):
+    return lambda path: save_file({**load_file(path), "logit_scale": value}, path)
+
+
+NAN = np.array(np.nan, np.float32)
+SPARSE = {"a": torch.eye(3).to_sparse()}
+FAULTS = (
+    ("clip", "model.safetensors", cut(1000)),
+    ("clip", "model.safetensors", scale(NAN)),
+    ("clip", "model.safetensors", scale(np.array(3))),
+    ("clip", "config.json", replace('_size": 9', '_size": 4611686018427387904')),
+    ("torch", "new.pth", flip),
+    ("torch", "new.pth", lambda path: torch.save(SPARSE, path)),
+    ("vocabulary", "merges.txt", cut(-9)),
+    ("vocabulary", "vocab.json", Path.unlink),
+    ("stage", "embed/settings.json", Path.unlink),
+    ("stage", "embed/settings.json", replace('"seed": 1', '"seed": 2')),
+    ("stage", "embed/artifact.json", write("{}")),
+    ("stage", "embed/rows.npy", flip),
+    ("recognizer", "saved/recognizer.safetensors", flip),
+    ("recognizer", "saved/merges.txt", flip),
+    (
+        "recognizer",
+        "saved/recognizer.json",
+        replace('"visual_weight": 0.5', '"visual_weight": 7'),
+    ),
+    ("run", "anchors/sentences.json", write('[["a", 1]]')),
+    ("results", "results.json", replace('"top1": 40.0', '"top1": "40"')),
+    ("results", "results.json", replace("30.0", "130.0")),
+    ("results", "results.json", replace('"few": 12.5', '"fwe": 1')),
+    ("results", "results.json", replace('"num_classes": 2', '"num_classes": 3')),
+    ("results", "evaluate/per_class_test.csv", replace("3,2", "3,4")),
+    ("program", "arrays.safetensors", flip),
+    ("program", "description.json", replace("crc32", "crc64")),
+)
+
+
+@pytest.mark.parametrize(("reader", "name", "make"), FAULTS)
+def test_a_fault_is_refused_by_name(tmp_path, reader, name, make):
+    reader, folder = READERS[reader], tmp_path / "files"
+    folder.mkdir()
+    reader.write(folder)
+    file = folder / name
+    make(file)
+    with pytest.raises(UserError) as raised:
+        reader.open(folder, file)
+    message = str(raised.value)
+    assert file.name in message or str(folder) in message

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vl_ltr_jax.method import losses
-from worlds.loss_world import CASES, FORMS, GOLDENS, close
+from worlds.golden import LOSS_CASES, LOSS_FORMS, LOSSES, close
 
 INPUTS, UNIT = ("img_feat", "txt_feat", "logit_scale"), ("img_emb", "txt_emb")
 
@@ -21,7 +21,7 @@ def total_loss(logits, teacher_logits, labels, setting):
     distillation, parts = losses.distillation(
         logits,
         teacher_logits,
-        form=FORMS[setting["distill_type"]],
+        form=LOSS_FORMS[setting["distill_type"]],
         temperature=setting["tau"],
     )
     terms |= {"distill": distillation}
@@ -30,8 +30,8 @@ def total_loss(logits, teacher_logits, labels, setting):
     return (1 - beta) * contrastive + beta * distillation, terms
 
 
-@pytest.mark.parametrize("case", [case["case"] for case in CASES["cases"]])
-@pytest.mark.parametrize("setting", CASES["settings"], ids=lambda s: s["name"])
+@pytest.mark.parametrize("case", [case["case"] for case in LOSS_CASES["cases"]])
+@pytest.mark.parametrize("setting", LOSS_CASES["settings"], ids=lambda s: s["name"])
 def test_matches_vl_ltr(case, setting):
     """Value, every term and every gradient, of their float32 and their float64 run.
 
@@ -41,7 +41,7 @@ def test_matches_vl_ltr(case, setting):
     """
 
     def get(name):
-        return jnp.asarray(GOLDENS[0][f"{case}/{name}"])
+        return jnp.asarray(LOSSES[0][f"{case}/{name}"])
 
     labels = get("labels").astype(jnp.int32)
     teacher = losses.contrastive_logits(
@@ -63,7 +63,7 @@ def test_matches_vl_ltr(case, setting):
         from_features, argnums=(0, 1, 2), has_aux=True
     )(*(get(name) for name in INPUTS))
     gradients += jax.grad(from_unit, argnums=(0, 1))(get("img_emb"), get("txt_emb"))
-    for golden in GOLDENS:
+    for golden in LOSSES:
         prefix = f"{case}/{setting['name']}"
         close(total, golden[f"{prefix}/total"])
         for name, term in terms.items():

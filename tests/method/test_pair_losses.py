@@ -11,7 +11,7 @@ import pytest
 from vl_ltr_jax.benchmarks.collectives import collectives
 from vl_ltr_jax.method import losses, pair_losses
 from vl_ltr_jax.runtime import mesh as meshes
-from worlds.loss_world import CASES, FORMS, GOLDENS, close
+from worlds.golden import LOSS_CASES, LOSS_FORMS, LOSSES, close
 
 TWO_FORMS = pytest.mark.parametrize("form", ["rows", "streaming"])
 
@@ -28,7 +28,7 @@ def small_blocks(monkeypatch):
 
 
 @TWO_FORMS
-@pytest.mark.parametrize("case", [case["case"] for case in CASES["cases"]])
+@pytest.mark.parametrize("case", [case["case"] for case in LOSS_CASES["cases"]])
 def test_matches_vl_ltr_on_as_many_devices_as_images(case, form, small_blocks):
     """Values and gradients of the authors, under every setting of theirs.
 
@@ -37,7 +37,7 @@ def test_matches_vl_ltr_on_as_many_devices_as_images(case, form, small_blocks):
     """
 
     def get(name):
-        return jnp.asarray(GOLDENS[0][f"{case}/{name}"])
+        return jnp.asarray(LOSSES[0][f"{case}/{name}"])
 
     labels = get("labels").astype(jnp.int32)
     mesh = meshes.make_mesh(devices=jax.devices()[: len(labels)])
@@ -53,7 +53,7 @@ def test_matches_vl_ltr_on_as_many_devices_as_images(case, form, small_blocks):
             labels,
             mesh,
             label_smoothing=setting["smoothing"],
-            distillation=FORMS[setting["distill_type"]] if beta else "full",
+            distillation=LOSS_FORMS[setting["distill_type"]] if beta else "full",
             temperature=setting["tau"],
             form=form,
         )
@@ -66,12 +66,12 @@ def test_matches_vl_ltr_on_as_many_devices_as_images(case, form, small_blocks):
             setting["name"]: jax.value_and_grad(loss, argnums=(0, 1, 2))(
                 image, text, logit_scale, setting
             )
-            for setting in CASES["settings"]
+            for setting in LOSS_CASES["settings"]
         }
 
     student = spread(mesh, get("img_feat"), get("txt_feat"))
     for name, (total, gradients) in everything(*student, get("logit_scale")).items():
-        for golden in GOLDENS:
+        for golden in LOSSES:
             close(total, golden[f"{case}/{name}/total"])
             for leaf, gradient in zip(
                 ("img_feat", "txt_feat", "logit_scale"), gradients, strict=True

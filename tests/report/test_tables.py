@@ -7,7 +7,6 @@ from etils import epath
 
 from vl_ltr_jax.commands import train
 from vl_ltr_jax.config import settings
-from vl_ltr_jax.report import tables
 from vl_ltr_jax.systems import titles
 
 SHOTS = {"many": 85.56, "medium": None, "few": 0.0}
@@ -55,8 +54,3 @@ def test_zero_shot_is_clips_only_without_training(method, epochs, clip, name):
     changes = {"pretrain": pretrain, "init": settings.Init(clip=clip)}
     config = dataclasses.replace(CONFIG, method=method, **changes)
     assert titles.head_names(config)["zero_shot"] == name
-
-
-def test_the_runs_own_head_comes_first():
-    heads = ["fc", "knn", "lgr", "zero_shot"]
-    assert tables.in_order(heads, "lgr") == ["lgr", "fc", "knn", "zero_shot"]

@@ -2,9 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,7 +16,7 @@ NAMES = (
     *("tench", "acorn", "violin", "castle", "walrus", "banjo"),
     *("teapot", "zebra", "lighthouse", "mushroom", "sea_lion", "anvil"),
 )
-COUNTS = {"train": 3, "val": 1, "test": 2}
+COUNTS = {"train": (3,) * 12, "val": (1,) * 12, "test": (2,) * 12}
 PROSE = (
     "A {0} is easy to tell by its shape, which has been drawn since the year 1801. "
     "Seen from the side, a {0} looks long and smooth, and its surface shines in the "
@@ -29,21 +28,24 @@ def label_file(names: Iterable[str]) -> str:
     return "".join(f"{name} {label}\n" for label, name in enumerate(names))
 
 
-def write(root: Path) -> Path:
+def _noise(rng, label):
+    return rng.integers(0, 256, (16, 20, 3), np.uint8)
+
+
+def write(root, names=NAMES, counts=COUNTS, prose=PROSE, draw=_noise):
     """Writes list files, a label file, texts and pictures, all sound."""
     rng = np.random.default_rng(0)
     (root / "wiki").mkdir(parents=True)
-    (root / "labels.txt").write_text(label_file(NAMES))
-    for label, name in enumerate(NAMES):
-        text(root, label).write_text(PROSE.format(name.replace("_", " ")))
+    (root / "labels.txt").write_text(label_file(names))
+    for label, name in enumerate(names):
+        text(root, label).write_text(prose.format(name.replace("_", " ")))
         (root / "images" / name).mkdir(parents=True)
-    for split, count in COUNTS.items():
+    for split, numbers in counts.items():
         lines = []
-        for label, name in enumerate(NAMES):
-            for index in range(count):
+        for label, name in enumerate(names):
+            for index in range(numbers[label]):
                 path = f"images/{name}/{split}_{index}.jpg"
-                pixels = rng.integers(0, 256, (16, 20, 3), np.uint8)
-                Image.fromarray(pixels).save(root / path, quality=90)
+                Image.fromarray(draw(rng, label)).save(root / path, quality=90)
                 lines.append(f"{path} {label}\n")
         (root / f"world_{split}.txt").write_text("".join(lines))
     return root
@@ -103,10 +105,6 @@ def image(root: Path, name: str = "violin/train_1.jpg") -> Path:
     return root / "images" / name
 
 
-def cut_image(root: Path) -> None:
-    image(root).write_bytes(image(root).read_bytes()[:-200])
-
-
 def set_row(root: Path, row: str, number: int = 5, split: str = "train") -> None:
     file = root / f"world_{split}.txt"
     lines = file.read_text().splitlines()
@@ -136,7 +134,7 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(content.replace(old, new))
 
 
-def renumber(root: Path, order: list[int]) -> None:
+def renumber(root: Path, order: Iterable[int]) -> None:
     """Writes the text of class order[N] as text N."""
     texts = [text(root, label).read_text() for label in range(len(NAMES))]
     for path in (root / "wiki").iterdir():
@@ -144,21 +142,3 @@ def renumber(root: Path, order: list[int]) -> None:
     for number, label in enumerate(order):
         if label >= 0:
             text(root, number).write_text(texts[label])
-
-
-def picture(root: Path, width: int, height: int, colour: bool = False) -> None:
-    rng = np.random.default_rng(1)
-    pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
-    pixels = np.full_like(pixels, 200) if colour else pixels
-    Image.fromarray(pixels).save(image(root), quality=90)
-
-
-def edit_annotations(root: Path, change: Callable[[list[Any]], object]) -> None:
-    content = json.loads((root / "train2018.json").read_text())
-    change(content["annotations"])
-    (root / "train2018.json").write_text(json.dumps(content))
-
-
-def shift_categories(annotations: list[Any]) -> None:
-    for annotation in annotations:
-        annotation["category_id"] = (annotation["category_id"] + 1) % len(NAMES)

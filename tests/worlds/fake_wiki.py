@@ -69,8 +69,10 @@ class FakeWiki(ThreadingHTTPServer):
         page["pageid"] = number
         if "excontinue" not in params:
             place = urllib.parse.quote(title.replace(" ", "_"))
-            page["lastrevid"] = 7000 + number
-            page["fullurl"] = f"https://w.example/{place}"
+            page |= {
+                "lastrevid": 7000 + number,
+                "fullurl": f"https://w.example/{place}",
+            }
             if title in self.disambiguations:
                 page["pageprops"] = {"disambiguation": ""}
         answer: dict[str, Any] = {"query": {"pages": [page]}}
@@ -99,20 +101,19 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+    def log_message(self, *arguments: Any) -> None:
+        """Logs nothing."""
 
 
 @pytest.fixture
 def wiki(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWiki]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    server = FakeWiki()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with FakeWiki() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture

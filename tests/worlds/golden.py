@@ -21,3 +21,8 @@ def close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
     """Asserts that arrays are equal up to a part of the largest magnitude."""
     scale = max(np.abs(expected).max(), 1e-2)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
+
+
+LOSS_CASES = load("losses/cases.json")
+LOSS_FORMS = {"logits": "full", "logits_kl": "kl"}
+LOSSES = [load(f"losses/{name}") for name in ("losses.npz", "losses_f64.npz")]

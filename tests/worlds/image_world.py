@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
-from PIL import Image
 
 import vl_ltr_jax
 from vl_ltr_jax.config import build as configs
@@ -15,33 +14,22 @@ from vl_ltr_jax.report import write as report
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.stages import pipeline
+from worlds import checked_world
 
 COLOURS = {"crimson": (200, 20, 40), "azure": (20, 90, 220), "moss": (60, 120, 30)}
 IMAGE_SIZE = 16
+PROSE = "A {0} thing is {0}. It was named in 1801. It looks {0}.\n"
 COUNTS = {"train": (24, 9, 3), "val": (3, 3, 3), "test": (5, 5, 5)}
+
+
+def _draw(rng, label):
+    pixels = np.array(tuple(COLOURS.values())[label]) + rng.normal(0, 25, (20, 24, 3))
+    return pixels.clip(0, 255).astype(np.uint8)
 
 
 def write(root: Path) -> Path:
     """Writes three classes of unlike colours in the authors' layout."""
-    rng = np.random.default_rng(0)
-    (root / "wiki").mkdir(parents=True)
-    for label, name in enumerate(COLOURS):
-        text = f"A {name} thing is {name}. It was named in 1801. It looks {name}.\n"
-        (root / "wiki" / f"desc_{label}.txt").write_text(text)
-        (root / "images" / name).mkdir(parents=True)
-    rows = (f"{name} {label}" for label, name in enumerate(COLOURS))
-    (root / "labels.txt").write_text("\n".join(rows) + "\n")
-    for split, counts in COUNTS.items():
-        lines = []
-        for label, (name, colour) in enumerate(COLOURS.items()):
-            for index in range(counts[label]):
-                pixels = np.array(colour) + rng.normal(0, 25, (20, 24, 3))
-                path = f"images/{name}/{split}_{index}.jpg"
-                image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-                image.save(root / path, quality=90)
-                lines.append(f"{path} {label}\n")
-        (root / f"world_{split}.txt").write_text("".join(lines))
-    return root
+    return checked_world.write(root, tuple(COLOURS), COUNTS, PROSE, _draw)
 
 
 def configure(root: Path):
@@ -88,11 +76,8 @@ def write_config(directory: Path, **changes) -> Path:
 def change(config, **changes):
     """Sets `section__key=value` or `key=value`."""
     for key, value in changes.items():
-        section, _, name = key.partition("__")
-        if name:
-            config[section][name] = value
-        else:
-            config[section] = value
+        section, _, name = key.rpartition("__")
+        (config[section] if section else config)[name] = value
     return config
 
 

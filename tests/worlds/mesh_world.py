@@ -64,9 +64,8 @@ def losses_of(mesh, world, form):
     differentiate = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
     scale = meshes.place(np.float32(3.0), meshes.replicated(mesh))
     value, gradients = differentiate(batch["image"], batch["text"], scale, batch)
-    return {"loss": value} | dict(
-        zip(("image", "text", "scale"), gradients, strict=True)
-    )
+    named = zip(("image", "text", "scale"), gradients, strict=True)
+    return {"loss": value, **dict(named)}
 
 
 def batches(world):

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import open_clip
 import torch
 from open_clip.model import CLIP
@@ -17,15 +16,10 @@ VISION = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8}
 TEXT = {"context_length": 14, "vocab_size": 100, "width": 48, "heads": 3, "layers": 2}
 
 
-def model_cfg(
-    quick_gelu: bool | None = None, text: dict[str, Any] | None = None, **vision: Any
-) -> dict[str, Any]:
+def model_cfg(quick_gelu=None, text=None, **vision):
     """The settings of a small model; without `quick_gelu` the key is absent."""
-    model = {
-        "embed_dim": 40,
-        "vision_cfg": {**VISION, **vision},
-        "text_cfg": {**TEXT, **(text or {})},
-    }
+    model = {"embed_dim": 40, "vision_cfg": VISION | vision}
+    model["text_cfg"] = TEXT | (text or {})
     return model if quick_gelu is None else {**model, "quick_gelu": quick_gelu}
 
 
@@ -44,9 +38,7 @@ def save(directory: Path, settings: dict[str, Any], **preprocess: Any) -> CLIP:
     return model
 
 
-def embeddings(
-    model: CLIP, images: np.ndarray, tokens: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def embeddings(model, images, tokens):
     """Returns the embeddings of both towers, not normalised."""
     with torch.no_grad():
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)

@@ -23,7 +23,7 @@ with tfds.core.registered.skip_registration():
         name = "imagenet_lt"
         VERSION = tfds.core.Version("1.0.0")
         names, counts, size = WNIDS, COUNTS, (None, None, 3)
-        unlabelled, first_label = (), 0
+        unlabelled = ()
 
         def _info(self):
             features = {
@@ -42,22 +42,20 @@ with tfds.core.registered.skip_registration():
                 file = io.BytesIO()
                 Image.new("RGB", (32, 32), (number, 0, 0)).save(file, "PNG")
                 file.seek(0)
-                label = (number + self.first_label) % len(self.names)
-                label = -1 if split in self.unlabelled else label
+                label = -1 if split in self.unlabelled else number % len(self.names)
                 name = f"{split}_{number}.JPEG"
                 yield name, {"image": file, "label": label, "file_name": name}
 
 
-def variant(builder=Tiny, **attributes):
-    """A builder like another."""
+def variant(**attributes):
+    """A builder like `Tiny`."""
     with tfds.core.registered.skip_registration():
-        return type("Variant", (builder,), {"name": builder.name, **attributes})
+        return type("Variant", (Tiny,), {"name": Tiny.name, **attributes})
 
 
-def prepare(data_dir, builder=Tiny, **attributes):
-    """Prepares a variant of a builder in two shards; returns its directory."""
-    make = variant(builder, **attributes)
-    built = make(data_dir=data_dir, file_format="array_record")
+def prepare(data_dir, **attributes):
+    """Prepares a variant in two shards; returns its directory."""
+    built = variant(**attributes)(data_dir=data_dir, file_format="array_record")
     config = tfds.download.DownloadConfig(num_shards=2)
     built.download_and_prepare(download_config=config)
     return built.data_path
@@ -86,9 +84,9 @@ def imagenet(prepared, tmp_path):
     return tmp_path, write_names(tmp_path / "names")
 
 
-def read(imagenet, **options):
+def read(imagenet):
     data_dir, texts = imagenet
-    return read_prepared(data_dir, "imagenet_lt", "imagenet_lt", texts=texts, **options)
+    return read_prepared(data_dir, "imagenet_lt", "imagenet_lt", texts=texts)
 
 
 def shard(data_dir, split="train", number=0):

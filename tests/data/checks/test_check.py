@@ -20,7 +20,7 @@ from vl_ltr_jax.data.sources import dataset, long_tail, rows
 from vl_ltr_jax.data.sources.faults import MAX_OFFENDERS, Classes
 from vl_ltr_jax.method.shots import shot_groups
 from worlds import checked_world as world
-from worlds.damages import IMAGES, INAT, LISTS, TEXTS
+from worlds.damages import ALSO, DAMAGES, INAT
 
 NAMED = tuple(enumerate(world.NAMES))
 SOURCES = {"image_list": world.write, "inat18": world.write_inat}
@@ -51,9 +51,7 @@ def test_a_sound_data_set_has_no_finding(sound, options):
     assert "sentences: 84 with prompts" in facts  # 12 x (4 prompts + 3)
 
 
-@pytest.mark.parametrize(
-    "damage", [*LISTS, *IMAGES, *TEXTS], ids=lambda damage: damage.code
-)
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.code)
 def test_each_damage_is_named_and_nothing_else(sound, tmp_path, damage):
     """Broken by: leaving a check out, or two findings for one cause."""
     source = damage.options.get("source", "image_list")
@@ -63,7 +61,7 @@ def test_each_damage_is_named_and_nothing_else(sound, tmp_path, damage):
     by_code = {finding.code: finding for finding in findings}
     assert len(by_code) == len(findings)
     assert damage.code in by_code, by_code
-    assert by_code.keys() <= {damage.code} | damage.also
+    assert by_code.keys() <= {damage.code} | ALSO.get(damage.code, set())
     finding = by_code[damage.code]
     assert finding.severity == damage.severity
     report = to_markdown("", [], [finding])

@@ -19,9 +19,8 @@ from vl_ltr_jax.models.lgr import LanguageGuidedHead
 from vl_ltr_jax.models.port import clip_files, convert, listing, vl_ltr_files
 from vl_ltr_jax.models.port import names as weights
 from vl_ltr_jax.models.port.tensor_files import TensorFileError, read_tensors
-from worlds.clip_oracle import hugging_face_clip, relative_error
+from worlds.clip_oracle import hugging_face_clip, openai_clip, relative_error
 from worlds.golden import GOLDEN, load
-from worlds.openai_clip import openai_clip
 
 LGR = GOLDEN / "train5" / "lgr_start.safetensors"
 
