@@ -12,14 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from damage.data_readers import DATA_READERS
-from damage.model_readers import MODEL_READERS
-from damage.run_readers import RUN_READERS
+from damage.readers import CASES, READERS
 from vl_ltr_jax.runtime.errors import UserError
 from worlds.file_damage import DAMAGES, examples, flip
-
-READERS = {**DATA_READERS, **MODEL_READERS, **RUN_READERS}
-CASES = [(name, files) for name, reader in READERS.items() for files in reader.files]
 
 
 @pytest.fixture(scope="module")
