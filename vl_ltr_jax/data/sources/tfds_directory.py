@@ -84,11 +84,21 @@ def open_builder(directory: Path) -> Any:
 
 
 def open_split(builder: Any, split: str) -> Any:
-    """Opens a split: from an index to a record, with encoded images; thread-safe."""
+    """Opens a split: from an index to a record, with encoded images; thread-safe.
+
+    Raises:
+      ListError: its files are missing, or not those of the description.
+    """
     import tensorflow_datasets as tfds
 
     decoders = {"image": tfds.decode.SkipDecoding()}
-    return builder.as_data_source(split, decoders=decoders)
+    try:
+        return builder.as_data_source(split, decoders=decoders)
+    except Exception as error:  # a damaged description raises all kinds
+        raise ListError(
+            f"{builder.data_path}: split {split!r} cannot be opened ({error}). Prepare "
+            "the data set again, under another directory."
+        ) from None
 
 
 def _prepared(base: Path, depth: str) -> list[Path]:
