@@ -200,7 +200,7 @@ def test_the_next_stage_reads_only_the_model(tmp_path):
     for path in (tmp_path / "2" / "training").rglob("*"):
         if path.is_file():
             path.write_bytes(b"never read")
-    variables = load_params(tmp_path, {"params": state.params})
+    variables = load_params(tmp_path)
     assert list(variables) == ["params"]
     assert isinstance(variables["params"]["visual"]["kernel"], np.ndarray)
     assert_bit_equal(variables["params"], jax.device_get(state.params))

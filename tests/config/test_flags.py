@@ -44,6 +44,7 @@ def test_explicit_keys_are_those_of_the_command_line(monkeypatch):
     [
         (["--config=configs/shapes_l.py"], "'configs/shapes_lt.py'"),
         (["--config", "gone.py:x=1"], "--config=gone.py"),
+        ([FILE, "--config=configs/inat18.py"], "--config=configs/inat18.py"),
         ([FILE + ":methd=crt"], "'method'"),
         ([FILE + ":method=ctr"], "'crt'"),
         ([FILE, "--config.sed=3"], "'--config.seed'"),

@@ -108,16 +108,13 @@ def newest_sound(
     ) from newest
 
 
-def load_params(
-    directory: PathLike, template: Any = None, last_step: int | None = None
-) -> dict[str, Any]:
+def load_params(directory: PathLike, last_step: int | None = None) -> dict[str, Any]:
     """Reads the model of the newest checkpoint, for the next stage.
 
     Args:
       directory: checkpoints of the finished stage.
-      template: expected arrays or `ShapeDtypeStruct`s, as `{'params': ...,
-        'batch_stats': ...}`; by default anything is accepted.
-      last_step: of the stage; its checkpoint must be the newest.
+      last_step: last step of the stage; its checkpoint must be the newest. None while
+        the stage has no summary.
 
     Returns:
       `{'params': ..., 'batch_stats': ...}` of numpy arrays, whole in every process;
@@ -125,8 +122,7 @@ def load_params(
 
     Raises:
       DamagedError: it cannot be read, is not what was saved, or not the last.
-      CheckpointError: no checkpoint, or structure, shapes or dtypes are not the
-        template's.
+      CheckpointError: there is no checkpoint.
     """
     path = epath.Path(directory)
     if not path.is_dir():
@@ -142,24 +138,20 @@ def load_params(
     try:
         if last_step not in (None, step):
             raise ValueError(f"that of step {last_step}, the last, is gone")
-        model = _load_model(path / str(step), template, where)
-    except MisfitError:
-        raise
+        model = _load_model(path / str(step))
     except Exception as error:  # Orbax and TensorStore raise many kinds
         fault = f"{where} cannot be read: {first_line(error)}"
         raise errors.lack(error) or DamagedError(fault, path) from error
     return {name: value for name, value in model.items() if value}
 
 
-def _load_model(path: epath.Path, template: Any, where: str) -> dict[str, Any]:
+def _load_model(path: epath.Path) -> dict[str, Any]:
     """Reads the items `model` and `meta` alone; the others may be damaged."""
     path = epath.Path(os.path.abspath(path)) if "://" not in os.fspath(path) else path
     # A handler of an item: Orbax's managers would warn about the other items.
     handler = ocp.StandardCheckpointHandler()
     with contextlib.closing(handler):
         tree = handler.metadata(path / "model").tree
-        if template is not None:
-            mismatch.check(tree, {"batch_stats": {}, **template}, where)
         blank = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
         model = handler.restore(path / "model", args=ocp.args.StandardRestore(blank))
     meta = ocp.JsonCheckpointHandler()

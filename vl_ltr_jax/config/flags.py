@@ -94,16 +94,21 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
 
 
 def _check_file(argv: Sequence[str]) -> None:
-    """Raises ConfigError if there is no such configuration file."""
+    """Raises ConfigError if there is no such configuration file, or a second one."""
+    named = False
     for word, following in zip(argv, [*argv[1:], ""], strict=True):
         flag, equals, name = word.partition("=")
         file = (name if equals else following).partition(":")[0]
-        if flag in ("--config", "-config") and not os.path.isfile(file):
+        if flag not in ("--config", "-config"):
+            continue
+        head = f"--config={shortened(file)[1:-1]}"
+        if named:
+            raise ConfigError(f"{head}: a second file. Name one, and change its keys.")
+        named = True
+        if not os.path.isfile(file):
             folders = {os.path.dirname(file), "configs"}
             files = [p for f in folders for p in glob.glob(os.path.join(f, "*.py"))]
-            near = near_name(file, files)
-            head = f"--config={shortened(file)[1:-1]}"
-            raise ConfigError(f"{head}: there is no such file{near}")
+            raise ConfigError(f"{head}: there is no such file{near_name(file, files)}")
 
 
 def _unknown_key(argv: Sequence[str]) -> str:

@@ -156,8 +156,9 @@ def read_data(config: Config, faults: Faults | None = None) -> sources.LongTaile
     if data.left_out and faults is None:
         console.say(picture_folders.describe(data.left_out), stage="data")
     if data.test_is_val and faults is None:
-        chosen = config.anchors.images == "val" and config.anchors.selection == "anss"
-        console.warn(sources.TEST_IS_VAL + _VAL_ANCHORS * chosen)
+        facts = (config.finetune.head, config.anchors.selection, config.anchors.images)
+        reads_val = facts == ("lgr", "anss", "val")
+        console.warn(sources.TEST_IS_VAL + _VAL_ANCHORS * reads_val)
     return dataclasses.replace(data, name=config.data.name)
 
 

@@ -127,4 +127,5 @@ def test_a_run_warns_if_validation_images_are_the_test(tmp_path, capsys):
     fill(tmp_path, train={"cat": 1, "dog": 1}, val={"cat": 1, "dog": 1})
     options = {"source": "image_folder", "texts": "none"}
     data = run_inputs.read_data(config(tmp_path, **options))
-    assert data.test_is_val and "validation" in capsys.readouterr().err
+    warning = capsys.readouterr().err
+    assert data.test_is_val and "validation" in warning and "anchors.images" in warning

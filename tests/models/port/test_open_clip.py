@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from open_clip.model import CLIP
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from vl_ltr_jax.commands import port
 from vl_ltr_jax.models.clip import PRESETS, Clip, variable_shapes
@@ -130,6 +130,8 @@ def test_published_sizes_are_presets(name, preset, activation):
         ("ViT-B-16-SigLIP", "init_logit_bias"),
         ("coca_ViT-B-32", "multimodal_cfg"),
         ("convnext_base", "timm_model_name"),
+        ("roberta-ViT-B-32", "hf_model_name"),
+        ("EVA02-B-16", "timm_model_name"),
         ("ViT-H-14-worldwide", "hf_tokenizer_name"),
     ],
 )
@@ -142,9 +144,16 @@ def test_other_towers_are_refused_by_name(name, key):
     ("section", "key", "value"),
     [
         ("text_cfg", "no_causal_mask", True),
+        ("text_cfg", "pool_type", "last"),
+        ("text_cfg", "act_kwargs", {"approximate": "tanh"}),
+        ("text_cfg", "heads", 5),
         ("vision_cfg", "pool_type", "avg"),
+        ("vision_cfg", "attentional_pool", True),
+        ("vision_cfg", "ls_init_value", 1e-4),
+        ("vision_cfg", "norm_kwargs", {"eps": 1e-6}),
         ("vision_cfg", "width", 128),
         ("vision_cfg", "head_width", 24),
+        ("vision_cfg", "head_width", "wide"),
         ("vision_cfg", "image_size", [32, 40]),
         ("vision_cfg", "mlp_ratio", 3.5),
         ("vision_cfg", "register_tokens", 4),
@@ -198,6 +207,14 @@ def test_training_settings_are_ignored(one_source, tmp_path, side):
     assert file.config == clip_files.find_clip(one_source).config
     assert file.preprocessing == clip_files.Preprocessing(32)
     assert ["image_size" in note for note in file.notes] == [True] * (side == 36)
+
+
+def test_a_logit_scale_of_shape_one_is_refused(one_source, tmp_path):
+    path = edited(one_source, tmp_path, lambda content: None)
+    path /= "open_clip_model.safetensors"
+    save_file(load_file(path) | {"logit_scale": np.ones(1, np.float32)}, path)
+    with pytest.raises(weights.WeightMismatchError, match="logit_scale"):
+        clip_files.load_clip(path.parent)
 
 
 def test_a_lone_file_needs_its_activation(one_source, tmp_path, capsys):
