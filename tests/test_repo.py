@@ -26,8 +26,8 @@ ALL_PYTHON = [
 # A package imports only from packages before it; `data` has an order of its own.
 PACKAGES = (
     *("runtime", "logs", "storage", "checkpoint", "method", "data", "models"),
-    *("config", "train", "evaluate", "run", "systems", "stages", "recognizer"),
-    *("report", "comparison", "commands", "benchmarks"),
+    *("config", "train", "evaluate", "run", "systems", "stages", "preflight"),
+    *("recognizer", "report", "comparison", "commands", "benchmarks"),
 )
 DATA = ("root", "images", "text", "sources", "shapes", "batches", "checks", "wiki")
 # Files to run, with a body in `commands`; nobody imports them.
@@ -35,6 +35,7 @@ ENTRIES = (
     *("main", "compare", "predict", "export", "replay"),
     *("data.check", "data.show", "data.fetch_text", "data.tfds_builders"),
     "models.port.__main__",
+    "preflight.__main__",
 )
 LIBRARIES_OF_COMMANDS = ("flags", "command", "exits", "process")
 DOORS = {

@@ -91,7 +91,7 @@ def test_no_product_of_all_sentences_and_images_exists():
     """Breaks when one side is no longer streamed: 600 x 500 = 300,000 entries."""
     sentences, images = np.ones((600, 4), np.float32), np.ones((500, 4), np.float32)
     labels = np.zeros(600, np.int32), np.zeros(500, np.int32)
-    scores = anss._compiled(num_classes=1, mesh=None, blocks=(50, 50))
+    scores = anss.compiled(num_classes=1, mesh=None, blocks=(50, 50))
     jaxpr = jax.make_jaxpr(scores)(sentences, labels[0], images, labels[1], 1.0)
     assert max(intermediate_sizes(jaxpr.jaxpr)) <= 50 * 50 * 2
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vl_ltr_jax.benchmarks.collectives import collectives
 from vl_ltr_jax.method import losses, pair_losses
+from vl_ltr_jax.preflight.hlo import collectives
 from vl_ltr_jax.runtime import mesh as meshes
 from worlds.golden import LOSS_CASES, LOSS_FORMS, LOSSES, close
 

@@ -33,8 +33,10 @@ KINDS = pytest.mark.parametrize("kind", ["vit", "resnet"])
 
 
 @KINDS
-@pytest.mark.parametrize("mode", ["eval", "train"])
-def test_authors_forward_and_backward(kind, mode):
+@pytest.mark.parametrize(
+    "mode, platform", [("eval", "cpu"), ("train", "cpu"), ("train", "tpu")]
+)
+def test_authors_forward_and_backward(kind, mode, platform):
     """Features, logits, losses, every gradient's norm, some gradients, statistics.
 
     Broken by GELU for QuickGELU, LayerNorm's epsilon 1e-6, pooling at the last token, a
@@ -48,7 +50,7 @@ def test_authors_forward_and_backward(kind, mode):
 
     @jax.jit
     def run(params):
-        (image_emb, text_emb), updates = Clip(tiny.config).apply(
+        (image_emb, text_emb), updates = Clip(tiny.config, platform=platform).apply(
             {**variables, "params": params},
             images,
             tokens,
@@ -136,7 +138,9 @@ def test_bfloat16_computes_near_float32_with_float32_parameters(kind):
     variables = from_openai(tiny.state, tiny.config)
     batch = tiny.batch()
     exact = jax.jit(Clip(tiny.config).apply)(variables, *batch)
-    coarse = jax.jit(Clip(tiny.config, dtype=jnp.bfloat16).apply)(variables, *batch)
+    coarse = jax.jit(Clip(tiny.config, jnp.bfloat16, platform="tpu").apply)(
+        variables, *batch
+    )
     for ours, theirs in zip(coarse, exact, strict=True):
         assert ours.dtype == jnp.bfloat16
         assert relative_error(ours.astype(jnp.float32), theirs) < 0.05

@@ -24,6 +24,7 @@ from vl_ltr_jax.commands import exits
 from vl_ltr_jax.data.batches.packing import Packer
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import PRESETS, Clip, ClipConfig
+from vl_ltr_jax.preflight.inputs import assumed_lengths
 from vl_ltr_jax.run import embedding
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.train.embedder import text_of
@@ -34,7 +35,7 @@ def tokens_like_wikipedia(
 ) -> Int[np.ndarray, "S L"]:
     """Random sentences of about 25 tokens, log-normal; the longest are cut."""
     longest = config.text.context_length
-    lengths = np.exp(rng.normal(3.1, 0.5, count)).astype(int).clip(4, longest)
+    lengths = assumed_lengths(rng, count, longest)
     columns = np.arange(longest)[None, :]
     end = config.text.vocab_size - 1
     ids = rng.integers(1, end - 1, (count, longest))

@@ -71,6 +71,22 @@ def checked_config(command: Command) -> settings.Config:
     return configs.from_config_dict(_CONFIG.value, config_flags.explicit_keys())
 
 
+def planned_config(command: Command) -> settings.Config:
+    """Returns the configuration that the flags name; its files may be absent.
+
+    Args:
+      command: description of the running command.
+
+    Raises:
+      ConfigError: `--config` is missing, or the configuration has other faults.
+    """
+    if not _CONFIG.value:
+        raise configs.ConfigError(commands.without_config(command))
+    config = configs.resolve(_CONFIG.value, config_flags.explicit_keys())
+    configs.check(config, files=False)
+    return config
+
+
 def checked_flags(command: Command) -> tuple[settings.Config, epath.Path]:
     """Returns the configuration and the workdir that the flags name.
 

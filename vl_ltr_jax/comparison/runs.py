@@ -58,7 +58,9 @@ class Comparison:
 
     def __init__(self, config: Config, workdir: epath.Path) -> None:
         """Takes VL-LTR's configuration; those of all methods are made from it."""
-        self.config, self.workdir = config, workdir
+        begun = next(iter(workdir.glob("*/seed_*/config.json")), None)
+        self.config = depends.settled(config, begun.parent if begun else workdir)
+        self.workdir = workdir
         self._inputs: dict[Any, run_inputs.RunInputs] = {}
 
     def check(self, methods: Sequence[str], num_seeds: int) -> None:

@@ -17,9 +17,13 @@ _MAX_INT = 2**31 - 1  # steps, seeds and indices are 32-bit on devices
 _BAD_CHARACTERS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def faults(config: Config) -> list[str]:
-    """Returns one message for each value out of bounds and each contradiction."""
-    groups = (_out_of_bounds, _data, _models, _training, _evaluation)
+def faults(config: Config, *, files: bool = True) -> list[str]:
+    """Returns one message for each value out of bounds and each contradiction.
+
+    With `files` also for each file that is absent.
+    """
+    groups = [_out_of_bounds, _data, _models, _training, _evaluation]
+    groups += [_files] if files else []
     return [message for group in groups for message in group(config)]
 
 
@@ -42,10 +46,6 @@ def _data(config: Config) -> Iterator[str]:
         yield "data.name='': reports, list files and tfds need a name. Set it."
     if not (shapes or data.root):
         yield f"data.root='': {source} needs a directory. Set it."
-    for key in ("root", "text_root"):
-        directory = "" if shapes and key == "root" else getattr(data, key)
-        if directory and not os.path.isdir(directory):
-            yield f"data.{key}={shortened(directory)}: no such directory."
     categories = data.layout == "inat18", data.source == "inat18"
     if data.source not in ("image_folder", "tfds") and len(set(categories)) == 2:
         yield f"data.layout={data.layout!r}: {source} has another layout."
@@ -72,6 +72,19 @@ def _models(config: Config) -> Iterator[str]:
             yield f"model.image_size={model.image_size}: {words}"
     if not (init.clip or init.tokenizer or init.vl_ltr):
         yield "init.tokenizer='': no vocabulary. Name a directory, or 'tiny_clip'."
+    if mesh.data < 1 and mesh.data != -1:
+        yield f"mesh.data={mesh.data}: at least 1 expected, or -1 for all devices."
+    if mesh.fsdp == "model" and mesh.model == 1:
+        yield "mesh.fsdp='model': mesh.model=1 splits nothing. Set one of them."
+
+
+def _files(config: Config) -> Iterator[str]:
+    data, init = config.data, config.init
+    for key in ("root", "text_root"):
+        unread = key == "root" and data.source == "shapes"
+        directory = "" if unread else getattr(data, key)
+        if directory and not os.path.isdir(directory):
+            yield f"data.{key}={shortened(directory)}: no such directory."
     for key, name in (("clip", init.clip), ("tokenizer", init.tokenizer)):
         if name not in ("", "tiny_clip") and not hub.is_there_or_id(name):
             yield (
@@ -81,10 +94,6 @@ def _models(config: Config) -> Iterator[str]:
             )
     if init.vl_ltr and not os.path.isfile(init.vl_ltr):
         yield f"init.vl_ltr={shortened(init.vl_ltr)}: no such file."
-    if mesh.data < 1 and mesh.data != -1:
-        yield f"mesh.data={mesh.data}: at least 1 expected, or -1 for all devices."
-    if mesh.fsdp == "model" and mesh.model == 1:
-        yield "mesh.fsdp='model': mesh.model=1 splits nothing. Set one of them."
 
 
 def _training(config: Config) -> Iterator[str]:

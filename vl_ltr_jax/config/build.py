@@ -67,9 +67,13 @@ def from_json(text: str) -> Config:
     return _typed(config_dict)
 
 
-def check(config: Config) -> None:
-    """Raises ConfigError with all values out of bounds and all contradictions."""
-    _refuse([*bounds.faults(config), *REGISTRY[config.method].faults(config)])
+def check(config: Config, *, files: bool = True) -> None:
+    """Raises ConfigError with all values out of bounds and all contradictions.
+
+    Without `files`, the data set and weights may be absent.
+    """
+    faults = bounds.faults(config, files=files)
+    _refuse([*faults, *REGISTRY[config.method].faults(config)])
 
 
 def check_devices(config: Config, num_devices: int) -> None:

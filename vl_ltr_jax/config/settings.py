@@ -94,7 +94,7 @@ class Model:
 
     backbone: str = "ViT-B/16"  # a name in models.clip.PRESETS
     image_size: Annotated[int, Bounds(1, 8192)] = 224
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: by device
     remat: Annotated[Literal["none", "full", "dots", "dots_no_batch"], NEUTRAL] = "none"
 
 
@@ -212,7 +212,7 @@ class Mesh:
     data: int = -1  # devices along each axis; -1: all that `model` leaves
     model: Count = 1
     fsdp: Literal["none", "data", "model"] = "none"  # axis that parameters split over
-    accumulation_steps: Count = 1  # chunks of a global batch too large for the devices
+    accumulation_steps: Epochs = 0  # chunks of a global batch; 0: the fewest that fit
     compilation_cache: str = "workdir"  # or a directory or bucket; '': no cache
 
 

@@ -62,15 +62,17 @@ def score_sentences(
     """
     if num_classes is None:
         num_classes = 1 + int(max(jnp.max(sentence_labels), jnp.max(image_labels)))
-    score = _compiled(num_classes, mesh, blocks)
+    score = compiled(num_classes, mesh, blocks)
     return score(sentence_emb, sentence_labels, image_emb, image_labels, logit_scale)
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(
-    num_classes: int, mesh: jax.sharding.Mesh | None, blocks: tuple[int, int]
+def compiled(
+    num_classes: int,
+    mesh: jax.sharding.Mesh | None = None,
+    blocks: tuple[int, int] = BLOCKS,
 ) -> Callable[..., Array]:
-    """Returns the scores as one program, over a mesh if any."""
+    """Returns :func:`score_sentences` of five arrays as one program."""
     local = functools.partial(_local_scores, num_classes=num_classes, blocks=blocks)
     if mesh is None:
         return jax.jit(local)

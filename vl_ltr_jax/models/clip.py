@@ -185,11 +185,14 @@ class Clip(nn.Module):
       config: sizes.
       dtype: compute dtype; parameters and LayerNorms are float32.
       remat: policy of :func:`layers.rematerialized`.
+      platform: of the devices, which decides the form of products; '' for that of this
+        process. Every form has the same values, up to rounding.
     """
 
     config: ClipConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
+    platform: str = ""
 
     def setup(self) -> None:
         """Builds the towers."""
@@ -197,7 +200,10 @@ class Clip(nn.Module):
         tower = VisionTransformer if sizes.pop("kind") == "vit" else ModifiedResNet
         fields = {name: sizes[name] for name in sizes.keys() & tower.__annotations__}
         shared: Any = dict(
-            embed_dim=self.config.embed_dim, dtype=self.dtype, remat=self.remat
+            embed_dim=self.config.embed_dim,
+            dtype=self.dtype,
+            remat=self.remat,
+            platform=self.platform,
         )
         self.visual = tower(**fields, **shared)
         self.text = TextTransformer(**asdict(self.config.text), **shared)
@@ -263,7 +269,7 @@ def variable_shapes(config: ClipConfig) -> dict[str, Any]:
     size = config.vision.image_size
     # Shapes only: a real key or array would start the devices.
     return jax.eval_shape(
-        Clip(config).init,
+        Clip(config, platform="cpu").init,  # any: the shapes are the same
         jax.eval_shape(lambda: jax.random.key(0)),
         jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
         jax.ShapeDtypeStruct((1, 1), jnp.int32),

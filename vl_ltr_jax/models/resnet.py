@@ -93,6 +93,7 @@ class AttentionPool(nn.Module):
     heads: int
     embed_dim: int
     dtype: DTypeLike = jnp.float32
+    platform: str = ""
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B E"]:
@@ -109,6 +110,7 @@ class AttentionPool(nn.Module):
             project(width, name="k_proj")(x),
             project(width, name="v_proj")(x),
             self.heads,
+            platform=self.platform,
         )
         return project(self.embed_dim, name="c_proj")(pooled[:, 0])
 
@@ -123,6 +125,7 @@ class ModifiedResNet(nn.Module):
       embed_dim: width E of the output.
       dtype: compute dtype; parameters and statistics stay float32.
       remat: policy of `layers.rematerialized`.
+      platform: of the devices; '' for that of this process.
     """
 
     width: int
@@ -131,6 +134,7 @@ class ModifiedResNet(nn.Module):
     embed_dim: int
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
+    platform: str = ""
 
     @nn.compact
     def __call__(
@@ -151,5 +155,5 @@ class ModifiedResNet(nn.Module):
                 name = f"layer{stage + 1}_{index}"
                 features = self.width * 2**stage
                 x = block(features, stride, self.dtype, name=name)(x, train)
-        pool = AttentionPool(self.heads, self.embed_dim, self.dtype, name="attnpool")
-        return pool(x)
+        sizes = (self.heads, self.embed_dim, self.dtype, self.platform)
+        return AttentionPool(*sizes, name="attnpool")(x)

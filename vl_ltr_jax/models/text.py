@@ -53,6 +53,7 @@ class TextTransformer(nn.Module):
       embed_dim: width E of the output.
       dtype: compute dtype; parameters and LayerNorms are float32.
       remat: policy of :func:`layers.rematerialized`.
+      platform: of the devices; '' for that of this process.
     """
 
     width: int
@@ -65,6 +66,7 @@ class TextTransformer(nn.Module):
     embed_dim: int
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
+    platform: str = ""
 
     @nn.compact
     def __call__(

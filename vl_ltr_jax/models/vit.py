@@ -19,6 +19,7 @@ class VisionTransformer(nn.Module):
       embed_dim: width E of the output.
       dtype: compute dtype; parameters and LayerNorms are float32.
       remat: policy of :func:`layers.rematerialized`.
+      platform: of the devices; '' for that of this process.
     """
 
     patch_size: int
@@ -30,6 +31,7 @@ class VisionTransformer(nn.Module):
     embed_dim: int
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
+    platform: str = ""
 
     @nn.compact
     def __call__(

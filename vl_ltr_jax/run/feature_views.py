@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Float32, Int, UInt8
 from vl_ltr_jax.config.settings import Classifier, Finetune
 from vl_ltr_jax.data.batches import loader
 from vl_ltr_jax.logs import console, messages
-from vl_ltr_jax.models import encode
+from vl_ltr_jax.models import encode as encoding
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import mesh as meshes
@@ -88,7 +88,7 @@ def make(run: Run, stage: str, count: int, towers: dict[str, Any]) -> None:
         if (path := path_of(run, stage, view)).is_dir():
             raise ArtifactError(f"{path}: a directory. Move it elsewhere.")
     shape = (len(run.inputs.data.train), run.inputs.clip_config.embed_dim)
-    encode_view = functools.partial(jax.jit(functools.partial(_encode, run)), towers)
+    encode_view = functools.partial(jax.jit(functools.partial(encode, run)), towers)
     for view in range(count):
         path, name = path_of(run, stage, view), f"view {view + 1} of {count}"
         # One process looks: file systems may show the others an older state.
@@ -105,7 +105,7 @@ def make(run: Run, stage: str, count: int, towers: dict[str, Any]) -> None:
     multihost_utils.sync_global_devices("views are written")
 
 
-def _encode(
+def encode(
     run: Run,
     towers: dict[str, Any],
     view: Int[Any, ""],
@@ -119,7 +119,7 @@ def _encode(
     key = jax.random.fold_in(jax.random.key(run.config.seed), _STREAM)
     key = jax.random.fold_in(key, view)
     pixels = run.prepare(key, images, first + jnp.arange(len(images)))
-    return encode.image(run.model, towers, pixels)
+    return encoding.image(run.model, towers, pixels)
 
 
 def _embed_view(

@@ -7,18 +7,21 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import numpy as np
 import optax
 from flax import linen as nn
 
 from vl_ltr_jax.config.settings import Classifier, Finetune, Training
 from vl_ltr_jax.data.batches import loader
-from vl_ltr_jax.run import feature_views
+from vl_ltr_jax.run import feature_views, layout
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.run import Run
+from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.train import finetune, optim, row_probe
 from vl_ltr_jax.train import stage as training
 from vl_ltr_jax.train.finetune import Frozen, PlacedAnchors
-from vl_ltr_jax.train.state import Step
+from vl_ltr_jax.train.state import BatchShapes, Step
 
 MakeLoss = Callable[[int], finetune.Loss]
 
@@ -28,18 +31,30 @@ class TrainingStage:
     """A stage that trains; replay repeats its steps.
 
     Attributes:
-      job: builds the training.
+      build: builds the training.
       finish: from the run and the summary of its training to that of the stage.
     """
 
-    job: Callable[[Run], training.Job]
+    build: Callable[[Run], training.Job]
     finish: Callable[[Run, dict[str, Any]], dict[str, Any]] = lambda run, summary: (
         summary
     )
 
     def __call__(self, run: Run) -> dict[str, Any]:
         """Trains to the end, and returns the summary."""
-        return self.finish(run, training.train(self.job(run), run.mesh, run.config))
+        if not run.config.mesh.accumulation_steps:
+            chunks = layout.choose(lambda n: self.build(run.with_chunks(n)), run)
+            job = self.build(run.with_chunks(chunks))
+        else:
+            job = self.build(run)
+        return self.finish(run, training.train(job, run.mesh, run.config))
+
+    def job(self, run: Run) -> training.Job:
+        """Returns the training as a stage that has begun would go on with it."""
+        job = self.build(run)
+        if run.config.mesh.accumulation_steps:
+            return job
+        return self.build(run.with_chunks(layout.recorded(job.directory) or 1))
 
 
 def plan_of(run: Run, section: Training) -> training.Plan:
@@ -51,14 +66,7 @@ def batches_of(
     run: Run, section: Training, *, with_text: bool
 ) -> Callable[[int], loader.Batches]:
     """Returns a function from a first step to this process's training batches."""
-    sentences = None
-    if with_text:
-        sentences = loader.Sentences(
-            run.inputs.corpus.labels,
-            run.inputs.tokens,
-            run.mesh.size,
-            run.config.mesh.accumulation_steps,
-        )
+    sentences = _sentences(run) if with_text else None
     feed = run_inputs.feed(run.config, section.global_batch_size)
     return lambda first_step: feed.train(
         run.inputs.data.train,
@@ -67,6 +75,40 @@ def batches_of(
         sentences=sentences,
         start_step=first_step,
     )
+
+
+def _sentences(run: Run) -> loader.Sentences:
+    return loader.Sentences(
+        run.inputs.corpus.labels,
+        run.inputs.tokens,
+        run.mesh.size,
+        run.chunks,
+    )
+
+
+def batch_shapes(
+    run: Run, section: Training, *, with_text: bool = False, features: bool = False
+) -> list[BatchShapes]:
+    """Returns shapes of the global batches of a stage, the usual one first."""
+    size, side = section.global_batch_size, run.config.model.image_size
+
+    def rows(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return meshes.described_rows(run.mesh, shape, dtype)
+
+    batch = {"label": rows(np.int32, size)}
+    if features:
+        width = run.inputs.clip_config.embed_dim
+        return [{**batch, "features": rows(np.float32, size, width)}]
+    batch["image"] = rows(np.uint8, size, side, side, 3)
+    if not with_text:
+        return [batch]
+    feed = run_inputs.feed(run.config, size)
+    batch["sentence_id"] = rows(np.int32, size)
+    labels = run.inputs.data.train.labels
+    return [
+        {**batch, **{name: rows(np.int32, *shape) for name, shape in texts.items()}}
+        for texts in feed.text_shapes(labels, section.sampling, _sentences(run))
+    ]
 
 
 def job(
@@ -132,4 +174,5 @@ def job(
         batches,
         run.artifact(stage).directory,
         row_probe.of_images(run.embedder, head),
+        lambda: batch_shapes(run, section, features=bool(section.feature_views)),
     )

@@ -4,6 +4,7 @@ The stages share it: the towers before and after training, functions that embed 
 them, and the artifact of each stage.
 """
 
+import copy
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -12,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jaxtyping import Bool, Float
 
 from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config import settings
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.data.images import transforms
 from vl_ltr_jax.data.sources.dataset import Split
@@ -27,7 +30,7 @@ from vl_ltr_jax.models.linear import LinearHead
 from vl_ltr_jax.run import embedding
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.anchors import Anchors
-from vl_ltr_jax.run.depends import artifact
+from vl_ltr_jax.run.depends import artifact, settled
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.storage.artifact import Artifact
 from vl_ltr_jax.train.embedder import Embedder
@@ -57,12 +60,15 @@ class Run:
         if mesh is None:
             configs.check_devices(config, jax.device_count())
             mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
+        platform = mesh.devices.flat[0].platform
+        config = settled(config, workdir, platform)
         self.config, self.workdir, self.inputs = config, workdir, inputs
         self.mesh, self.writes = mesh, writes
         self.model = Clip(
             inputs.clip_config,
             dtype=jnp.dtype(config.model.compute_dtype),
             remat=config.model.remat,
+            platform=platform,
         )
 
     def artifact(self, stage: str) -> Artifact:
@@ -100,6 +106,19 @@ class Run:
         return with_tuned_tower(self.towers(), self.finetuned())
 
     @property
+    def chunks(self) -> int:
+        """Chunks of a training batch; 1 until they are chosen."""
+        return max(self.config.mesh.accumulation_steps, 1)
+
+    def with_chunks(self, chunks: int) -> "Run":
+        """Returns the run with another number of chunks, on the same devices."""
+        other = copy.copy(self)
+        other.config = settings.changed(
+            self.config, {"mesh.accumulation_steps": chunks}
+        )
+        return other
+
+    @property
     def embedder(self) -> Embedder:
         """Embedder of training batches."""
         return Embedder(
@@ -107,7 +126,7 @@ class Run:
             self.prepare,
             self.config.seed,
             self.mesh,
-            self.config.mesh.accumulation_steps,
+            self.chunks,
         )
 
     def normalize(self, images: jax.Array) -> jax.Array:
@@ -147,6 +166,10 @@ class Run:
             what,
         )
 
+    def sentence_embeddings(self) -> Float[np.ndarray, "S D"]:
+        """Returns the corpus as the stage `embed` has left it."""
+        return self.artifact("embed").load_array("sentences")
+
     def head(self, towers: dict[str, Any]) -> LanguageGuidedHead | LinearHead:
         """Builds the recognition head of the configuration."""
         dtype = jnp.dtype(self.config.model.compute_dtype)
@@ -176,23 +199,30 @@ class Run:
         """Returns the anchors of the head on the devices; None for an FC head."""
         head = self.inputs.released_head
         if head is not None:
-            embeddings, padding = head.anchors, head.padding
+            embeddings, padding = head.anchors.astype(np.float32), head.padding
         elif self.config.finetune.head == "fc":
             return None
         else:
             anchors = Anchors.load(self.workdir)
             embeddings, padding = anchors.embeddings, anchors.padding
+        return self.place_anchors(embeddings, padding)
+
+    def place_anchors(
+        self, embeddings: Float[np.ndarray, "C M D"], padding: Bool[np.ndarray, "C M"]
+    ) -> PlacedAnchors:
+        """Places the anchors of the head; computes their constants on the devices."""
         # Classes without a text are added until shards and blocks divide them.
-        added = self._class_layout().padded - len(padding)
-        placed, present = (
-            meshes.shard_rows(
-                self.mesh,
-                np.pad(array, [(0, added)] + [(0, 0)] * (array.ndim - 1)),
-                "model",
-            )
-            for array in (embeddings.astype(np.float32), ~padding)
+        rows = self._class_layout().padded
+        placed = meshes.shard_rows(self.mesh, embeddings, "model", rows=rows)
+        return PlacedAnchors(
+            placed,
+            meshes.shard_rows(self.mesh, padding, "model", rows=rows, fill=True),
+            meshes.compute(
+                lgr.anchor_constants,
+                placed,
+                shardings=meshes.row_sharding(self.mesh, "model"),
+            ),
         )
-        return PlacedAnchors(placed, ~present, jax.jit(lgr.anchor_constants)(placed))
 
     def class_texts(self, sentences: np.ndarray) -> np.ndarray:
         """Returns the text [C, D] of each class for zero-shot recognition."""

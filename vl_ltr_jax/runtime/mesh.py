@@ -3,11 +3,16 @@
 The only module that builds a `Mesh` or a `NamedSharding`. Axes are Auto: the
 partitioner decides, except in the losses. Every device takes rows of the batch, those
 along `model` too; `model` also splits classes and their texts.
+
+Under :func:`describing`, to compile for devices that are absent or not to be used,
+functions give `ShapeDtypeStruct`s with shardings in place of arrays.
 """
 
 import collections
+import contextlib
+import contextvars
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -24,6 +29,7 @@ from vl_ltr_jax.runtime.errors import UserError
 ROWS = ("data", "model")  # axes that split rows of a batch
 # Below this many elements a leaf costs less to replicate than to gather.
 MIN_SHARDED_ELEMENTS = 2**16
+_DESCRIBES = contextvars.ContextVar("describes", default=False)
 
 
 class MeshError(UserError):
@@ -90,6 +96,16 @@ def make_mesh(
     )
 
 
+@contextlib.contextmanager
+def describing() -> Iterator[None]:
+    """Within it, functions here describe arrays, and neither make nor compute any."""
+    token = _DESCRIBES.set(True)
+    try:
+        yield
+    finally:
+        _DESCRIBES.reset(token)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -138,16 +154,60 @@ def place(tree: Any, shardings: Any) -> Any:
       shardings: one sharding for all leaves, or a tree of them.
     """
 
-    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    def put(leaf: Any, sharding: NamedSharding) -> Any:
         array = np.asarray(leaf)
-        return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+        return _make(array.shape, array.dtype, sharding, array.__getitem__)
 
     if isinstance(shardings, NamedSharding):
         return jax.tree.map(lambda leaf: put(leaf, shardings), tree)
     return jax.tree.map(put, tree, shardings)
 
 
-def shard_rows(mesh: Mesh, array: np.ndarray, axes: Any = ROWS) -> jax.Array:
+def compute(function: Callable[..., Any], *args: Any, shardings: Any) -> Any:
+    """Returns the compiled `function(*args)` of arrays on the mesh.
+
+    Args:
+      function: pure.
+      *args: from the other functions here.
+      shardings: one sharding for all leaves of the result, or a tree of them.
+    """
+    if not _DESCRIBES.get():
+        return jax.jit(function, out_shardings=shardings)(*args)
+    shapes = jax.eval_shape(function, *args)
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda leaf: shardings, shapes)
+    return jax.tree.map(
+        lambda leaf, own: _describe(leaf.shape, leaf.dtype, own), shapes, shardings
+    )
+
+
+def _make(
+    shape: tuple[int, ...],
+    dtype: Any,
+    sharding: NamedSharding,
+    part: Callable[[Any], np.ndarray],
+) -> Any:
+    if _DESCRIBES.get():
+        return _describe(shape, dtype, sharding)
+    return jax.make_array_from_callback(shape, sharding, part)
+
+
+def _describe(
+    shape: tuple[int, ...], dtype: Any, sharding: NamedSharding
+) -> jax.ShapeDtypeStruct:
+    # As JAX has it on devices: 64 bits become 32.
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def shard_rows(
+    mesh: Mesh,
+    array: np.ndarray,
+    axes: Any = ROWS,
+    *,
+    rows: int = 0,
+    fill: float = 0,
+) -> Any:
     """Splits the leading axis of a host array over the mesh.
 
     Args:
@@ -155,23 +215,31 @@ def shard_rows(mesh: Mesh, array: np.ndarray, axes: Any = ROWS) -> jax.Array:
       array: whole and equal in every process. If it is mapped into memory, each
         process reads its own part.
       axes: of the mesh, one or several.
+      rows: least number of rows of the result.
+      fill: value of added rows.
 
     Returns:
-      The global array, with zero rows at its end until the axes divide it.
+      The global array, with rows added at its end until the axes divide it.
     """
     axes = (axes,) if isinstance(axes, str) else axes
     shards = math.prod(mesh.shape[axis] for axis in axes)
-    rows = -(-len(array) // shards) * shards
+    rows = -(-max(rows, len(array)) // shards) * shards
 
     def part(index: Any) -> np.ndarray:
         start, stop, _ = index[0].indices(rows)
         block = np.asarray(array[start:stop])
-        padding = np.zeros((stop - start - len(block), *array.shape[1:]), array.dtype)
-        return np.concatenate([block, padding])
+        added = (stop - start - len(block), *array.shape[1:])
+        return np.concatenate([block, np.full(added, fill, array.dtype)])
 
-    return jax.make_array_from_callback(
-        (rows, *array.shape[1:]), row_sharding(mesh, axes), part
-    )
+    shape = (rows, *array.shape[1:])
+    return _make(shape, array.dtype, row_sharding(mesh, axes), part)
+
+
+def described_rows(
+    mesh: Mesh, shape: tuple[int, ...], dtype: Any
+) -> jax.ShapeDtypeStruct:
+    """Returns a described global array of rows, split over all devices."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=row_sharding(mesh))
 
 
 def split_rows(mesh: Mesh, tree: Any, axes: Any = ROWS, *, axis: int = 0) -> Any:

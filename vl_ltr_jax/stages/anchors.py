@@ -68,14 +68,15 @@ def select(run: Run) -> dict[str, Any]:
 def score(run: Run, images: np.ndarray, image_labels: np.ndarray) -> np.ndarray:
     """Scores all sentences, with images split over `data`, sentences over `model`."""
     labels = run.inputs.corpus.labels
-    sentences = run.artifact("embed").load_array("sentences")
+    sentences = run.sentence_embeddings()
 
     def split(
         embeddings: np.ndarray, classes: np.ndarray, axis: str
     ) -> tuple[jax.Array, jax.Array]:
-        # Rows that fill the shards get label -1.
-        placed = meshes.shard_rows(run.mesh, classes + 1, axis)
-        return meshes.shard_rows(run.mesh, embeddings, axis), placed - 1
+        return (
+            meshes.shard_rows(run.mesh, embeddings, axis),
+            meshes.shard_rows(run.mesh, classes, axis, fill=-1),
+        )
 
     pictures = split(images, image_labels, "data")
     scale = run.towers()["params"]["logit_scale"]

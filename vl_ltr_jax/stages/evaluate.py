@@ -29,17 +29,7 @@ def evaluate_heads(run: Run) -> dict[str, Any]:
     features of the validation images, which calibrate classes that are added later.
     """
     inputs, section = run.inputs, _section(run)
-    frozen, head, scorer = _frozen(run, section)
-    scores = evaluate.make_scores(
-        run.model,
-        head,
-        run.normalize,
-        section,
-        inputs.num_classes,
-        run.mesh,
-        scorer=scorer,
-    )
-    count = evaluate.make_count(scores, inputs.num_classes, _probabilities(run.config))
+    count, frozen = counting(run, section)
     summary: dict[str, Any] = {}
     for name in ("val", "test"):
         split = getattr(inputs.data, name)
@@ -68,6 +58,23 @@ def evaluate_heads(run: Run) -> dict[str, Any]:
     return summary
 
 
+def counting(run: Run, section: Evaluate) -> tuple[evaluate.Count, evaluate.Frozen]:
+    """Returns the program that counts hits of every head, and its arrays."""
+    frozen, head, scorer = _frozen(run, section)
+    num_classes = run.inputs.num_classes
+    scores = evaluate.make_scores(
+        run.model,
+        head,
+        run.normalize,
+        section,
+        num_classes,
+        run.mesh,
+        scorer=scorer,
+    )
+    count = evaluate.make_count(scores, num_classes, _probabilities(run.config))
+    return count, frozen
+
+
 def _section(run: Run) -> Evaluate:
     section = run.config.evaluate
     if run.inputs.released_head is None:
@@ -84,12 +91,12 @@ def _frozen(
     recipe = systems.recipe_of(run.config)
     texts: dict[str, np.ndarray] = {}
     if section.knn or section.zero_shot:
-        sentences = run.artifact("embed").load_array("sentences")
+        sentences = run.sentence_embeddings()
     if section.knn:
-        texts |= {"sentences": sentences, "sentence_labels": inputs.corpus.labels + 1}
+        texts |= {"sentences": sentences, "sentence_labels": inputs.corpus.labels}
     if section.zero_shot:
         texts["class_texts"] = run.class_texts(sentences)
-        if jax.process_index() == 0:
+        if run.writes and jax.process_index() == 0:
             run.artifact("evaluate").save_arrays(class_texts=texts["class_texts"])
     frozen, anchors = evaluate.Frozen(towers), None
     head: nn.Module | None = None
@@ -108,11 +115,11 @@ def _frozen(
         arrays, scorer = own
         frozen = frozen._replace(own=arrays)
     placed = {
-        name: meshes.shard_rows(run.mesh, array, "model")
+        name: meshes.shard_rows(
+            run.mesh, array, "model", fill=-1 if name == "sentence_labels" else 0
+        )
         for name, array in texts.items()
     }
-    if "sentence_labels" in placed:
-        placed["sentence_labels"] -= 1  # -1 for the rows that fill the shards
     return run.place(frozen)._replace(anchors=anchors, **placed), head, scorer
 
 

@@ -115,6 +115,8 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
+    platform = run.mesh.devices.flat[0].platform
+    console.say(f"computes in {run.config.model.compute_dtype} on {platform}")
     versions = runtime_versions.versions()
     _write(run, "config.json", settings.to_json(run.config))
     _write(run, "versions.json", strict_json.to_json(versions))

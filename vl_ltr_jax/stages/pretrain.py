@@ -75,4 +75,5 @@ def pretraining(run: Run) -> training.Job:
         head_training.batches_of(run, section, with_text=True),
         run.artifact("pretrain").directory,
         row_probe.of_pairs(run.embedder),
+        lambda: head_training.batch_shapes(run, section, with_text=True),
     )

@@ -125,6 +125,15 @@ def of_step(analysed: float, num_devices: int, traced: Products) -> float:
     return visible + traced.total - traced.once
 
 
+def compile(jitted: Any, num_devices: int, *args: Any) -> tuple[Any, float]:
+    """Returns the program for arrays, or shapes, and operations of all devices."""
+    traced = jitted.trace(*args)
+    compiled = traced.lower().compile()
+    analysis = compiled.cost_analysis() or {"flops": -1.0}
+    analysed = analysis["flops"] if "flops" in analysis else 0.0
+    return compiled, of_step(analysed, num_devices, products(traced.jaxpr))
+
+
 class CountedStep:
     """A jitted step, compiled and counted once for each shape of a batch."""
 
@@ -148,7 +157,7 @@ class CountedStep:
         """Runs the step."""
         shapes = tuple((name, batch[name].shape) for name in sorted(batch))
         if shapes not in self._programs:
-            self._programs[shapes] = self._compile(state, batch)
+            self._programs[shapes] = self.compile(state, batch)
         program, self._flops = self._programs[shapes]
         return program(self._frozen, state, batch)
 
@@ -165,10 +174,6 @@ class CountedStep:
             logged["throughput/model_flops_utilization"] = share
         return logged
 
-    def _compile(self, state: Any, batch: Mapping[str, jax.Array]) -> tuple[Any, float]:
-        traced = self._jitted.trace(self._frozen, state, batch)
-        compiled = traced.lower().compile()
-        analysis = compiled.cost_analysis() or {"flops": -1.0}
-        analysed = analysis["flops"] if "flops" in analysis else 0.0
-        flops = of_step(analysed, self._num_devices, products(traced.jaxpr))
-        return compiled, flops
+    def compile(self, state: Any, batch: Mapping[str, Any]) -> tuple[Any, float]:
+        """Returns the program for arrays, or shapes, and operations of all devices."""
+        return compile(self._jitted, self._num_devices, self._frozen, state, batch)

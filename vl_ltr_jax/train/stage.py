@@ -27,7 +27,7 @@ from vl_ltr_jax.train import flops, incidents, loop, non_finite, optim
 from vl_ltr_jax.train import state as train_state
 from vl_ltr_jax.train.metrics import Span
 from vl_ltr_jax.train.row_probe import Probe
-from vl_ltr_jax.train.state import Step
+from vl_ltr_jax.train.state import BatchShapes, Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +92,7 @@ class Job:
       batches: from a first step to this process's endless batches.
       directory: of checkpoints and event files.
       probe: norms of single rows, for replay.
+      batch_shapes: of global batches, the usual one first; each has its own program.
     """
 
     plan: Plan
@@ -102,6 +103,7 @@ class Job:
     batches: Callable[[int], Batches]
     directory: epath.Path
     probe: Probe | None = None
+    batch_shapes: Callable[[], list[BatchShapes]] = list
 
     def compiled(
         self, frozen: Any, shardings: Any, mesh: jax.sharding.Mesh, config: Config
@@ -233,4 +235,4 @@ def first_state(
     shapes = jax.eval_shape(create, *arrays)
     shardings = meshes.shard_largest_axis(mesh, shapes, axis=fsdp)
     placed = meshes.place(arrays, (shardings.params, shardings.batch_stats))
-    return jax.jit(create, out_shardings=shardings)(*placed), shardings
+    return meshes.compute(create, *placed, shardings=shardings), shardings

@@ -7,6 +7,7 @@ donated, sharded, compared and saved as it is.
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
@@ -34,6 +35,7 @@ class TrainState:
 
 
 Batch = dict[str, Array]
+BatchShapes = dict[str, jax.ShapeDtypeStruct]
 Metrics = dict[str, Array]
 # From arrays that never change, the state and a batch to the next state and metrics.
 Step = Callable[[Any, TrainState, Batch], tuple[TrainState, Metrics]]

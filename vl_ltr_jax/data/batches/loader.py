@@ -150,13 +150,7 @@ class Feed:
           SamplerError: a class with images has no sentence.
           BadImagesError: while iterating, too many images cannot be read.
         """
-        sampler = BatchSampler(
-            split.labels,
-            sampling=sampling,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            sentence_labels=None if sentences is None else sentences.labels,
-        )
+        sampler = self._sampler(split.labels, sampling, sentences)
         rows = self.rows
         examples = TrainExamples(
             split, transform, sampler, self.seed, self.batch_size, rows
@@ -166,19 +160,40 @@ class Feed:
         raw = self._load(positions.map(examples))
         batches: Iterator[HostBatch] = map(account.take, raw)
         if sentences is not None:
-            packer = Packer(
-                sentences.tokens,
-                self.batch_size,
-                sentences.num_devices,
-                sentences.num_chunks,
-                lambda step: np.asarray(sampler.draw(step).sentences),
-            )
+            packer = self._packer(sampler, sentences)
             share = self.process_index, self.process_count
             batches = (
                 {**batch, **packer.pack(step, *share)}
                 for step, batch in enumerate(batches, start_step)
             )
         return Batches(batches, account, sampler.draw, raw.close)
+
+    def text_shapes(
+        self, labels: Int[np.ndarray, "N"], sampling: str, sentences: Sentences
+    ) -> list[dict[str, tuple[int, ...]]]:
+        """Returns shapes of the sentences of global batches, see `Packer.shapes`."""
+        sampler = self._sampler(labels, sampling, sentences)
+        return self._packer(sampler, sentences).shapes()
+
+    def _sampler(
+        self, labels: Int[np.ndarray, "N"], sampling: str, sentences: Sentences | None
+    ) -> BatchSampler:
+        return BatchSampler(
+            labels,
+            sampling=sampling,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            sentence_labels=None if sentences is None else sentences.labels,
+        )
+
+    def _packer(self, sampler: BatchSampler, sentences: Sentences) -> Packer:
+        return Packer(
+            sentences.tokens,
+            self.batch_size,
+            sentences.num_devices,
+            sentences.num_chunks,
+            lambda step: np.asarray(sampler.draw(step).sentences),
+        )
 
     def evaluate(self, split: Split, transform: EvalTransform) -> Iterator[HostBatch]:
         """Returns batches of every image once, in order; the last one is padded.
@@ -229,9 +244,7 @@ class Feed:
         Returns:
           An iterator over `features` float32 [b, D] and `label` int32 [b].
         """
-        sampler = BatchSampler(
-            labels, sampling=sampling, batch_size=self.batch_size, seed=self.seed
-        )
+        sampler = self._sampler(labels, sampling, None)
         rows = slice(self.rows.start, self.rows.stop)
 
         def batch(step: int) -> HostBatch:

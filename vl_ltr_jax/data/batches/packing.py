@@ -54,12 +54,25 @@ class Packer:
         self._lengths = np.argmax(tokens, axis=1) + 1
         self._layout = (num_devices, -1, num_chunks)
         self._num_groups = num_devices * num_chunks
-        group_size = batch_size // self._num_groups
+        self._group_size = batch_size // self._num_groups
         needed = max(self._plan(step)[2] for step in range(_TRIED_STEPS))
         self._sizes = [needed]
-        while self._sizes[-1] < group_size:
+        while self._sizes[-1] < self._group_size:
             larger = max(int(self._sizes[-1] * _GROWTH), self._sizes[-1] + 1)
-            self._sizes.append(min(larger, group_size))
+            self._sizes.append(min(larger, self._group_size))
+
+    def shapes(self) -> list[dict[str, tuple[int, ...]]]:
+        """Returns the shapes of all groups' arrays, for the two numbers of rows."""
+        (_, width), groups = self._tokens.shape, self._num_groups
+        return [
+            {
+                **dict.fromkeys(
+                    ("tokens", "segments", "positions"), (groups, rows, width)
+                ),
+                "ends": (groups, self._group_size),
+            }
+            for rows in self._sizes[:2]
+        ]
 
     def pack(
         self, step: int, process_index: int = 0, process_count: int = 1

@@ -1,8 +1,12 @@
-"""Counts the collectives of a compiled program, loops included, by name and bytes."""
+"""Facts in the text of a compiled program: collectives, and TPU cycles.
+
+Loops count once for each pass.
+"""
 
 import math
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import NamedTuple
 
 _BITS = re.compile(r"(?:pred|[a-z]+?(\d+))")
@@ -14,6 +18,12 @@ _CALLED = re.compile(
     r"\{?%?([\w.\-]+(?:, ?%[\w.\-]+)*)\}?"
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# The TPU compiler does not say it: a scan ends at the constant of its condition.
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_CONSTANT = re.compile(r" s32\[\]\S* constant\((\d+)\)")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+# A TPU's collective starts in one fusion and goes on beside the products of others.
+_STEPS_OF_ASYNC = re.compile(r"^%?async_collective_fusion|AsyncCollectiveDone", re.M)
 # `{{0,1},{2,3}}`, `[groups,size]<=[...]`, or `mesh['x'=4,'y'=2] {'y'}`.
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]")
@@ -42,53 +52,80 @@ class Collective(NamedTuple):
 
 
 def collectives(hlo_text: str) -> dict[str, Collective]:
-    """Counts the collectives of a partitioned program.
-
-    Args:
-      hlo_text: `compiled.as_text()`.
-
-    Returns:
-      Name to counts; a collective in a loop counts once for each pass.
+    """Counts the collectives of a partitioned program, from `compiled.as_text()`.
 
     Raises:
-      ValueError: if a loop that holds collectives does not tell its number of passes,
-        or a collective its devices.
+      ValueError: a loop that holds collectives does not tell its number of passes, or
+        a collective its devices.
     """
-    bodies, entry = _computations(hlo_text)
     counts: dict[str, list[float]] = defaultdict(lambda: [0, 0, 0])
-
-    def visit(computation: str, times: int) -> None:
-        for line in bodies[computation]:
-            match = _INSTRUCTION.match(line)
-            if not match:
-                continue
-            shape, opcode = match.groups()
-            name = opcode.removesuffix("-start")
-            if name in NAMES:
-                size = _bytes(shape, largest=opcode != name)
-                devices = _group_size(line)
-                for index, value in enumerate(
-                    (1, size, _wire_bytes(name, size, devices))
-                ):
-                    counts[name][index] += times * value
-                continue
-            trips = 1
-            if opcode == "while":
-                known = _TRIPS.search(line)
-                trips = int(known[1]) if known else -1
-            for called in _CALLED.findall(line):
-                for inner in re.findall(r"[\w.\-]+", called):
-                    if inner not in bodies:
-                        continue
-                    if trips < 0 and _holds_collectives(bodies, inner):
-                        raise ValueError(f"a loop of unknown length: {line.strip()}")
-                    visit(inner, times * max(trips, 1))
-
-    visit(entry, 1)
+    for line, times in _executed(hlo_text, inside_fusions=True):
+        match = _INSTRUCTION.match(line)
+        name = match[2].removesuffix("-start") if match else ""
+        if match is None or name not in NAMES:
+            continue
+        if times < 0:
+            raise ValueError(f"a collective in a loop of unknown length: {line}")
+        size = _bytes(match[1], largest=match[2] != name)
+        wire = _wire_bytes(name, size, _group_size(line))
+        for index, value in enumerate((1, size, wire)):
+            counts[name][index] += times * value
     return {
         name: Collective(int(count), int(size), wire)
         for name, (count, size, wire) in sorted(counts.items())
     }
+
+
+def cycles(hlo_text: str) -> int:
+    """Returns the TPU compiler's estimate of cycles; 0 for other compilers.
+
+    A loop of unknown length counts once.
+    """
+    return sum(
+        abs(times) * int(match[1])
+        for line, times in _executed(hlo_text, inside_fusions=False)
+        if (match := _CYCLES.search(line))
+    )
+
+
+def _executed(text: str, *, inside_fusions: bool) -> Iterator[tuple[str, int]]:
+    """Yields the instructions of a program and how often each runs.
+
+    The number is negative in a loop of unknown length.
+    """
+    bodies, entry = _computations(text)
+
+    def visit(computation: str, times: int) -> Iterator[tuple[str, int]]:
+        for line in bodies[computation]:
+            yield line, times
+            match = _INSTRUCTION.match(line)
+            opcode = match[2] if match else ""
+            if not opcode or (opcode == "fusion" and not inside_fusions):
+                continue
+            passes = _passes(bodies, line) if opcode == "while" else 1
+            for called in _CALLED.findall(line):
+                for inner in re.findall(r"[\w.\-]+", called):
+                    if inner in bodies and not is_step(inner):
+                        sign = -1 if min(passes, times) < 0 else 1
+                        yield from visit(inner, sign * abs(times * passes))
+
+    def is_step(name: str) -> bool:
+        """True for a part of a collective that was counted where it starts."""
+        return bool(_STEPS_OF_ASYNC.search("\n".join([name, *bodies[name]])))
+
+    yield from visit(entry, 1)
+
+
+def _passes(bodies: dict[str, list[str]], line: str) -> int:
+    """Returns the passes of a loop; -1 if unknown."""
+    if known := _TRIPS.search(line):
+        return int(known[1])
+    condition = _CONDITION.search(line)
+    lines = bodies.get(condition[1], []) if condition else []
+    limits = [match[1] for text in lines if (match := _CONSTANT.search(text))]
+    if len(limits) == 1 and any("direction=LT" in text for text in lines):
+        return int(limits[0])
+    return -1
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -101,10 +138,6 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
         else:
             lines.append(line)
     return bodies, entry
-
-
-def _holds_collectives(bodies: dict[str, list[str]], name: str) -> bool:
-    return any(re.search(rf" ({'|'.join(NAMES)})", line) for line in bodies[name])
 
 
 def _bytes(shape: str, *, largest: bool) -> int:

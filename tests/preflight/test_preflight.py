@@ -1,0 +1,174 @@
+"""Programs of small runs, compiled for a TPU by its own compiler."""
+
+import importlib.metadata
+import re
+
+import jax
+import pytest
+
+from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.models import layers
+from vl_ltr_jax.models.clip import PRESETS, ClipConfig, TextConfig, VisionConfig
+from vl_ltr_jax.preflight import fit, inputs, programs, topology
+from vl_ltr_jax.preflight.inputs import Counts, PlannedRun
+from vl_ltr_jax.run.depends import settled
+from vl_ltr_jax.runtime import mesh as meshes
+from vl_ltr_jax.stages import pipeline
+from worlds import image_world
+
+TEXT = TextConfig(128, 1, 2, vocab_size=64)
+VIT = ClipConfig(VisionConfig("vit", 56, 128, 1, 2, 8), TEXT, 128)
+RESNET = ClipConfig(VisionConfig("resnet", 32, 16, (1, 1, 1, 1), 8), TEXT, 128)
+COUNTS = Counts(classes=10, train=64, val=16, test=16, sentences=40)
+
+
+@pytest.fixture(scope="module")
+def v5e():
+    topology.prepare()
+    return topology.read("v5e:2x2")
+
+
+def configure(tmp_path, monkeypatch, size, **changes):
+    monkeypatch.setitem(PRESETS, "ViT-B/16", size)
+    config = image_world.configure(tmp_path / "absent")
+    config.model.backbone = "ViT-B/16"
+    config.model.image_size = size.vision.image_size
+    return configs.resolve(image_world.change(config, **changes))
+
+
+def compiled(config, devices, *stages):
+    """Programs of a run by stage and name, as texts."""
+    config = settled(config, None, devices.devices[0].platform)
+    planned, _ = inputs.read(config, COUNTS)
+    mesh = meshes.make_mesh(devices=devices.devices)
+    with meshes.describing():
+        run = PlannedRun(config, planned, mesh)
+        return {
+            (stage, program.name): program.compile()[0].as_text()
+            for stage in stages or pipeline.planned(config, planned)
+            for program in programs.of_stage(run, stage)
+        }
+
+
+def float32_products(text):
+    """Origins of products of two float32 factors."""
+    found = []
+    for body in text.split("\n}\n"):
+        kinds = dict(re.findall(r"%([\w.\-]+) = (\w+)\[", body))
+        for line in body.splitlines():
+            match = re.search(r" (?:convolution|dot)\(%([\w.\-]+), %([\w.\-]+)\)", line)
+            if match and {kinds.get(name) for name in match.groups()} == {"f32"}:
+                found.append(re.search(r'op_name="([^"]*)"', line)[1])
+    return found
+
+
+def moved_by_reshape(text):
+    """Origins of copies of arrays that a reshape around a layer's product causes."""
+    entry = text[text.index("\nENTRY ") :]
+    moves = (
+        r" (?:copy|reshape|transpose)\(.*op_name=\"([^\"]*/(?:c_fc|\w+_proj)/reshape)\""
+    )
+    return re.findall(moves, entry)
+
+
+@pytest.mark.parametrize("size", [VIT, RESNET], ids=["vit", "resnet"])
+def test_every_program_compiles_for_a_tpu(size, v5e, tmp_path, monkeypatch):
+    """Breaks with a float32 input of a tower's product, or rows flattened for a CPU."""
+    changes = {
+        "finetune__train_image_tower": size is VIT,
+        "finetune__feature_views": 2 * (size is RESNET),
+        "pretrain__train_batch_norm": True,
+        "pretrain__global_batch_size": 32,
+        "evaluate__knn_neighbours": 2,
+    }
+    config = configure(tmp_path, monkeypatch, size, **changes)
+    texts = compiled(config, v5e)
+    stages = [stage for stage, _ in texts]
+    assert set(stages) == {"pretrain", "embed", "anchors", "finetune", "evaluate"}
+    names = {name for _, name in texts}
+    assert (
+        ("step on features" in names) == ("cached views" in names) == (size is RESNET)
+    )
+    assert sum(name.startswith("step, ") for name in names) == 2  # packed forms
+    for key, text in texts.items():
+        towers = [
+            origin
+            for origin in float32_products(text)
+            if re.search("resblocks|layer[1-4]|conv1|attnpool|text_projection", origin)
+        ]
+        assert not towers, (key, towers)
+        assert not moved_by_reshape(text), key
+
+
+def test_a_flattened_product_is_noticed(v5e, tmp_path, monkeypatch):
+    """The test above can fail: with the CPU's form, rows move around each product."""
+    monkeypatch.setattr(layers, "on_cpu", lambda platform: True)
+    config = configure(tmp_path, monkeypatch, VIT)
+    texts = compiled(config, v5e, "embed")
+    assert any(moved_by_reshape(text) for text in texts.values())
+
+
+def test_a_step_that_does_not_fit_gets_the_fewest_chunks(v5e, tmp_path, monkeypatch):
+    """Breaks if a step is called fitting that is not, or a smaller change is passed."""
+    changes = {"pretrain__global_batch_size": 4, "pretrain__distillation": "none"}
+    config = settled(configure(tmp_path, monkeypatch, VIT, **changes), None, "cpu")
+    planned, _ = inputs.read(config, COUNTS)
+    devices = jax.devices()[:2]
+    mesh = meshes.make_mesh(devices=devices)
+
+    def measure(memory_bytes):
+        here = topology.Topology("local", devices, memory_bytes)
+        return list(fit.stage(config, planned, mesh, here, "pretrain"))
+
+    whole = measure(10**12)
+    assert {one.accumulation_steps for one in whole} == {1}
+    assert all(one.figures.fits and not one.changes for one in whole)
+    least = max(one.figures.peak_bytes for one in whole)
+    less = measure(least)  # a share of it is for batches
+    assert {one.accumulation_steps for one in less} == {2}
+    assert all(one.figures.peak_bytes < least for one in less)
+    assert all(one.changes == {"mesh.accumulation_steps": 2} for one in less)
+    none = measure(1000)
+    assert not any(one.figures.fits for one in none)
+    assert {one.accumulation_steps for one in none} == {1}
+
+
+@pytest.mark.parametrize(
+    "name, classes", [("Places_LT", 365), ("ImageNet_LT", 1000), ("iNat18", 8142)]
+)
+def test_absent_data_has_published_sizes(name, classes, tmp_path, monkeypatch):
+    config = configure(tmp_path, monkeypatch, VIT, data__name=name)
+    planned, notes = inputs.read(config, Counts())
+    assert planned.num_classes == classes
+    assert len(planned.corpus.labels) == inputs.SENTENCES == planned.corpus.counts.sum()
+    assert f"{inputs.SENTENCES:,}" in " ".join(notes)
+    leaves = jax.tree.leaves(planned.clip)
+    assert all(leaf.strides == (0,) * leaf.ndim for leaf in leaves)  # no memory
+
+
+def test_unknown_data_needs_sizes(tmp_path, monkeypatch):
+    config = configure(tmp_path, monkeypatch, VIT)
+    with pytest.raises(configs.ConfigError, match="--classes"):
+        inputs.read(config, Counts())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["v5e:3x3", "v5e:banana", "v5e", "v9:2x2", "h100", "h100:0", "h100:many", ""],
+)
+def test_a_damaged_topology_is_refused_in_one_line(name):
+    topology.prepare()
+    with pytest.raises(topology.TopologyError) as error:
+        topology.read(name)
+    assert "\n" not in str(error.value)
+    assert f"--topology={name}" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["v5e:2x2", "h100:8"])
+def test_an_absent_compiler_is_named_with_its_extra(name, monkeypatch):
+    def absent(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", absent)
+    with pytest.raises(topology.TopologyError, match="aot-"):
+        topology.read(name)

@@ -1,0 +1,1 @@
+"""Programs of a run, compiled for devices that need not be here."""

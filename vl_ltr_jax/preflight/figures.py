@@ -1,0 +1,84 @@
+"""Figures of a compiled program, for one device, and whether it fits."""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+
+from vl_ltr_jax.preflight import hlo
+from vl_ltr_jax.preflight.programs import Program
+from vl_ltr_jax.preflight.topology import Topology
+from vl_ltr_jax.train import flops, memory
+
+_NO_ROOM = "RESOURCE_EXHAUSTED"
+
+
+class Figures(NamedTuple):
+    """Figures of one device; None where the compiler does not say.
+
+    Attributes:
+      argument_bytes: state, frozen arrays and the batch.
+      temporary_bytes: beside them, at the peak.
+      peak_bytes: of all.
+      fits: True if that is within the device's memory.
+      flops: operations; a loop counts with all its passes.
+      bytes_accessed: read and written; a loop counts once.
+      estimated_seconds: cycles by the TPU compiler, at the chip's clock. Nothing is
+        measured; time of collectives is not in it.
+      utilisation: operations in that time, as a share of the published peak.
+      collectives: name to number, bytes of the results and bytes sent around a ring.
+      compile_seconds: on this machine.
+      error: of the compiler; empty if it compiled.
+    """
+
+    argument_bytes: int | None = None
+    temporary_bytes: int | None = None
+    peak_bytes: int | None = None
+    fits: bool = False
+    flops: float | None = None
+    bytes_accessed: float | None = None
+    estimated_seconds: float | None = None
+    utilisation: float | None = None
+    collectives: dict[str, dict[str, float]] | None = None
+    compile_seconds: float = 0.0
+    error: str = ""
+
+
+def of(program: Program, topology: Topology, compute_dtype: str) -> Figures:
+    """Compiles a program and returns its figures.
+
+    A compiler that finds no room in a device, or fails, is a figure too.
+    """
+    started = time.monotonic()
+    try:
+        compiled, operations = program.compile()
+    except jax.errors.JaxRuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        words = lines[0] if lines else type(error).__name__
+        return Figures(error=words, compile_seconds=time.monotonic() - started)
+    analysed, peak = compiled.memory_analysis(), memory.peak(compiled)
+    text = compiled.as_text()
+    own = operations / len(topology.devices)
+    seconds = share = None
+    if topology.clock_hertz and (cycles := hlo.cycles(text)):
+        seconds = cycles / topology.clock_hertz
+        rate = flops.peak(topology.devices[0].device_kind, compute_dtype)
+        share = own / seconds / rate if rate else None
+    costs: Any = compiled.cost_analysis() or {}
+    return Figures(
+        analysed.argument_size_in_bytes,
+        analysed.temp_size_in_bytes,
+        peak,
+        memory.fits(peak, topology.memory_bytes),
+        own,
+        costs.get("bytes accessed"),
+        seconds,
+        share,
+        {name: count._asdict() for name, count in hlo.collectives(text).items()},
+        time.monotonic() - started,
+    )
+
+
+def lacks_memory(figures: Figures) -> bool:
+    """Returns True if a program was refused, or would be, for want of memory."""
+    return not figures.fits and (not figures.error or _NO_ROOM in figures.error)
