@@ -24,7 +24,6 @@ COUNTS = Counts(classes=10, train=64, val=16, test=16, sentences=40)
 
 @pytest.fixture(scope="module")
 def v5e():
-    topology.prepare()
     return topology.read("v5e:2x2")
 
 
@@ -148,7 +147,7 @@ def test_absent_data_has_published_sizes(name, classes, tmp_path, monkeypatch):
 
 def test_unknown_data_needs_sizes(tmp_path, monkeypatch):
     config = configure(tmp_path, monkeypatch, VIT)
-    with pytest.raises(configs.ConfigError, match="--classes"):
+    with pytest.raises(configs.ConfigError, match="--num_classes"):
         inputs.read(config, Counts())
 
 
@@ -157,7 +156,6 @@ def test_unknown_data_needs_sizes(tmp_path, monkeypatch):
     ["v5e:3x3", "v5e:banana", "v5e", "v9:2x2", "h100", "h100:0", "h100:many", ""],
 )
 def test_a_damaged_topology_is_refused_in_one_line(name):
-    topology.prepare()
     with pytest.raises(topology.TopologyError) as error:
         topology.read(name)
     assert "\n" not in str(error.value)

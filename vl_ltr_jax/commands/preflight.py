@@ -5,7 +5,7 @@ python -m vl_ltr_jax.preflight --config=configs/places_lt.py --topology=v5e:2x4
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -15,11 +15,14 @@ from vl_ltr_jax.commands import exits
 from vl_ltr_jax.commands import flags as commands_flags
 from vl_ltr_jax.commands.command import Command
 from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.preflight import fit, inputs, topology
+from vl_ltr_jax.preflight.figures import lacks_memory
 from vl_ltr_jax.preflight.fit import Measured
 from vl_ltr_jax.preflight.topology import GIB, Topology
 from vl_ltr_jax.run.depends import settled
+from vl_ltr_jax.run.inputs import RunInputs
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.stages import pipeline
 from vl_ltr_jax.storage.artifact import write_whole
@@ -34,9 +37,9 @@ _STAGES = flags.DEFINE_list(
     "stages", [], "Stages to compile, such as pretrain,finetune; by default all."
 )
 _JSON = flags.DEFINE_string("json", None, "File for all figures.")
-_CLASSES = flags.DEFINE_integer("classes", 0, "Number of classes to assume.", 0)
-_IMAGES = flags.DEFINE_integer("train_images", 0, "Training images to assume.", 0)
-_SENTENCES = flags.DEFINE_integer("sentences", 0, "Sentences to assume.", 0)
+_CLASSES = flags.DEFINE_integer("num_classes", 0, "Number of classes to assume.", 0)
+_IMAGES = flags.DEFINE_integer("num_images", 0, "Training images to assume.", 0)
+_SENTENCES = flags.DEFINE_integer("num_sentences", 0, "Sentences to assume.", 0)
 COMMAND = Command(
     "vl_ltr_jax.preflight",
     "Compiles every program of a run by the compiler of its devices, which need not be "
@@ -59,36 +62,41 @@ _HEADER = (
 
 
 def main(argv: Sequence[str]) -> None:
-    """Compiles and prints."""
+    """Compiles and prints, program by program."""
     del argv
     with exits.refusing():
-        devices, config, measured, notes = _measure()
-    rows = [_row(one) for one in measured]
-    print(f"{devices.name}: {len(devices.devices)} devices of {_memory(devices)}")
-    print("\n".join(f"- {note}" for note in notes))
-    for cells in (_HEADER, ("---",) * len(_HEADER), *rows):
-        print(f"| {' | '.join(cells)} |")
-    for one in measured:
-        if one.figures.error:
-            print(f"{one.stage}, {one.program}: {one.figures.error}")
-    for name, changes in _changes(measured).items():
-        words = " ".join(f"--config.{key}={value}" for key, value in changes.items())
-        print(f"{name} fits with {words}")
-    fits = all(one.figures.fits for one in measured)
-    if _JSON.value:
-        content = {
-            "topology": devices.name,
-            "devices": len(devices.devices),
-            "memory_bytes": devices.memory_bytes,
-            "fits": fits,
-            "assumed": notes,
-            "programs": [_as_json(one) for one in measured],
-        }
-        write_whole(epath.Path(_JSON.value), json.dumps(content, indent=2))
+        devices, config, planned, notes = _planned()
+        print(f"{devices.name}: {len(devices.devices)} devices of {_memory(devices)}")
+        print("\n".join(f"- {note}" for note in notes))
+        _print_row(_HEADER)
+        _print_row(("---",) * len(_HEADER))
+        measured: list[Measured] = []
+        mesh = meshes.make_mesh(
+            config.mesh.data, config.mesh.model, devices=devices.devices
+        )
+        for stage in _stages(config, planned):
+            programs = fit.stage(config, planned, mesh, devices, stage, say=console.say)
+            for each in programs:
+                measured.append(each)
+                _print_row(_row(each))
+        for line in _remarks(measured, devices):
+            print(line)
+        fits = all(each.figures.fits for each in measured)
+        if _JSON.value:
+            content = {
+                "topology": devices.name,
+                "devices": len(devices.devices),
+                "memory_bytes": devices.memory_bytes,
+                "fits": fits,
+                "assumed": notes,
+                "programs": [_as_json(each) for each in measured],
+            }
+            write_whole(epath.Path(_JSON.value), json.dumps(content, indent=2))
     sys.exit(0 if fits else 1)
 
 
-def _measure() -> tuple[Topology, Any, list[Measured], list[str]]:
+def _planned() -> tuple[Topology, Config, RunInputs, list[str]]:
+    """Returns devices, configuration and inputs, and what they assume."""
     if not _TOPOLOGY.value:
         raise configs.ConfigError(
             f"--topology=NAME: missing. Examples: {topology.EXAMPLES}."
@@ -101,35 +109,51 @@ def _measure() -> tuple[Topology, Any, list[Measured], list[str]]:
         classes=_CLASSES.value, train=_IMAGES.value, sentences=_SENTENCES.value
     )
     planned, notes = inputs.read(config, counts)
-    notes.append(f"computes in {config.model.compute_dtype}")
+    return devices, config, planned, [*notes, f"in {config.model.compute_dtype}"]
+
+
+def _stages(config: Config, planned: RunInputs) -> list[str]:
     stages = pipeline.planned(config, planned)
     if unknown := set(_STAGES.value) - set(stages):
         raise configs.ConfigError(
             f"--stages={','.join(sorted(unknown))}: this run has {', '.join(stages)}."
         )
-    mesh = meshes.make_mesh(
-        config.mesh.data, config.mesh.model, devices=devices.devices
-    )
-    measured: list[Measured] = []
-    for name in stages:
-        if not _STAGES.value or name in _STAGES.value:
-            measured += fit.stage(config, planned, mesh, devices, name, say=console.say)
-    return devices, config, measured, notes
+    return [name for name in stages if name in (_STAGES.value or stages)]
+
+
+def _print_row(cells: Sequence[str]) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def _memory(devices: Topology) -> str:
     return f"{devices.memory_bytes / GIB:.2f} GiB"
 
 
-def _row(one: Measured) -> tuple[str, ...]:
-    figures = one.figures
+def _remarks(measured: Sequence[Measured], devices: Topology) -> Iterator[str]:
+    """Yields the compiler's errors, and the changes that each stage needs."""
+    for each in measured:
+        if each.figures.error:
+            yield f"{each.stage}, {each.program}: {each.figures.error}"
+    changes = {each.stage: each.changes for each in measured if each.changes}
+    for stage, keys in changes.items():
+        words = " ".join(f"--config.{key}={value}" for key, value in keys.items())
+        yield f"{stage} fits with {words}"
+    for stage in {each.stage for each in measured if lacks_memory(each.figures)}:
+        yield (
+            f"{stage} does not fit into {_memory(devices)}, whatever its chunks, "
+            "model.remat and mesh.fsdp. Take more devices, or a smaller batch size."
+        )
+
+
+def _row(each: Measured) -> tuple[str, ...]:
+    figures = each.figures
     sent = None
     if figures.collectives is not None:
         sent = sum(count["output_bytes"] for count in figures.collectives.values())
     return (
-        one.stage,
-        one.program,
-        str(one.accumulation_steps),
+        each.stage,
+        each.program,
+        str(each.accumulation_steps),
         _number(figures.argument_bytes, GIB, 2),
         _number(figures.temporary_bytes, GIB, 2),
         _number(figures.peak_bytes, GIB, 2),
@@ -147,26 +171,16 @@ def _number(value: float | None, unit: float, digits: int, sign: str = "") -> st
     return "" if value is None else f"{value / unit:,.{digits}f}{sign}"
 
 
-def _changes(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
-    """Returns the changes of each stage whose steps need some."""
+def _as_json(each: Measured) -> dict[str, Any]:
     return {
-        one.stage: dict(one.changes)
-        for one in measured
-        if one.changes and one.figures.fits
-    }
-
-
-def _as_json(one: Measured) -> dict[str, Any]:
-    return {
-        "stage": one.stage,
-        "program": one.program,
-        "accumulation_steps": one.accumulation_steps,
-        "changes": dict(one.changes),
-        **one.figures._asdict(),
+        "stage": each.stage,
+        "program": each.program,
+        "accumulation_steps": each.accumulation_steps,
+        "changes": dict(each.changes),
+        **each.figures._asdict(),
     }
 
 
 def run() -> None:
     """Runs the command in this process."""
-    topology.prepare()
     commands_flags.start(main, COMMAND)

@@ -44,7 +44,7 @@ class Figures(NamedTuple):
     error: str = ""
 
 
-def of(program: Program, topology: Topology, compute_dtype: str) -> Figures:
+def measure(program: Program, topology: Topology, compute_dtype: str) -> Figures:
     """Compiles a program and returns its figures.
 
     A compiler that finds no room in a device, or fails, is a figure too.

@@ -61,23 +61,23 @@ def assumed_tokens(
     return (np.arange(context_length)[None] == lengths[:, None] - 1).astype(np.int8)
 
 
-def read(config: Config, asked: Counts) -> tuple[RunInputs, list[str]]:
+def read(config: Config, override: Counts) -> tuple[RunInputs, list[str]]:
     """Returns the inputs of a run by their sizes, and what was assumed, in words.
 
     Args:
       config: of the run.
-      asked: sizes that take the place of the data set's.
+      override: sizes that replace those of the data set.
 
     Raises:
       ConfigError: neither the data set nor a table has a size.
     """
     notes: list[str] = []
-    if not any(asked) and (config.data.source == "shapes" or _is_there(config)):
+    if not any(override) and (config.data.source == "shapes" or _is_there(config)):
         data = run_inputs.read_data(config)
         corpus = run_inputs.build_corpus(config, data)
-        notes.append(f"sizes: those of data.root={config.data.root!r}")
+        notes.append(f"sizes: those of {config.data.root or 'the embedded data set'}")
     else:
-        counts = _counts(config, asked)
+        counts = _counts(config, override)
         data, corpus = _planned_data(counts), _planned_corpus(counts)
         notes.append(f"sizes: {counts.train:,} images of {counts.classes:,} classes")
     count, length = len(corpus.labels), config.data.context_length
@@ -97,20 +97,20 @@ def _is_there(config: Config) -> bool:
     return bool(config.data.root) and os.path.isdir(config.data.root)
 
 
-def _counts(config: Config, asked: Counts) -> Counts:
+def _counts(config: Config, override: Counts) -> Counts:
     known = published.by_name(config.data.name)
     sizes = known.sizes if known else {}
     counts = Counts(
-        asked.classes or (known.num_classes if known else 0),
-        asked.train or sizes.get("train", 0),
-        asked.val or sizes.get("val", 0) or sizes.get("test", 0),
-        asked.test or sizes.get("test", 0),
-        asked.sentences or SENTENCES,
+        override.classes or (known.num_classes if known else 0),
+        override.train or sizes.get("train", 0),
+        override.val or sizes.get("val", 0) or sizes.get("test", 0),
+        override.test or sizes.get("test", 0),
+        override.sentences or SENTENCES,
     )
     if not (counts.classes and counts.train):
         raise ConfigError(
             f"data.root={config.data.root!r}, data.name={config.data.name!r}: neither "
-            "a directory nor a published data set. Add --classes and --train_images."
+            "a directory nor a published data set. Add --num_classes and --num_images."
         )
     return counts._replace(
         val=counts.val or counts.classes,

@@ -105,7 +105,7 @@ def _views(run: PlannedRun, towers: dict[str, Any]) -> Program:
 def _selection(run: PlannedRun) -> Program:
     data, section = run.inputs.data, run.config.anchors
     split = data.train if section.images == "train" else data.val
-    kept = anss.cap_images_per_class(split.labels, section.max_images_per_class)
+    indices = anss.cap_images_per_class(split.labels, section.max_images_per_class)
     width, sentences = run.inputs.clip_config.embed_dim, len(run.inputs.tokens)
     size = min(anchors.SENTENCES_PER_CALL * run.mesh.shape["model"], sentences)
 
@@ -122,7 +122,7 @@ def _selection(run: PlannedRun) -> Program:
         "scores of sentences",
         anss.compiled(run.inputs.num_classes, run.mesh),
         *split_over("model", size),
-        *split_over("data", len(kept)),
+        *split_over("data", len(indices)),
         np.float32(0),
     )
 

@@ -130,8 +130,41 @@ class Topology(NamedTuple):
     clock_hertz: float = 0.0
 
 
-def prepare() -> None:
-    """Sets the environment of the compilers; JAX must not have started."""
+def read(name: str) -> Topology:
+    """Returns the devices of a topology such as `v5e:2x4`, `h100:8` or `local`.
+
+    Raises:
+      TopologyError: there is no such topology, or no compiler for it.
+    """
+    if name == "local":
+        devices = meshes.devices()
+        return Topology(name, devices, memory.limit(devices[0]) or _host_share())
+    _prepare()
+    chip, _, shape = name.partition(":")
+    if chip in TPUS:
+        with _compiler(name, "libtpu", "aot-tpu"):
+            devices = topologies.get_topology_desc(name, platform="tpu").devices
+        return Topology(name, list(devices), *TPUS[chip])
+    if chip in GPUS:
+        if not re.fullmatch(r"[1-9]\d{0,3}", shape):
+            raise TopologyError(
+                f"--topology={name}: a number of cards expected, as in {chip}:8."
+            )
+        with _compiler(name, "jax-cuda13-plugin", "aot-cuda"):
+            devices = topologies.get_topology_desc(
+                chip,
+                platform="cuda",
+                topology=f"1x{shape}x1",
+                target_config=_target(GPUS[chip]),
+            ).devices
+        share = float(os.environ.get(_GPU_SHARE, 0.75))
+        return Topology(name, list(devices), int(share * GPUS[chip].memory_bytes))
+    near = nearest(chip, [*TPUS, *GPUS, "local"])
+    raise TopologyError(f"--topology={name}: unknown{near} Examples: {EXAMPLES}.")
+
+
+def _prepare() -> None:
+    """Sets the environment of the compilers; no device is in use yet."""
     jax.config.update("jax_platforms", "cpu")
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",
@@ -143,38 +176,6 @@ def prepare() -> None:
     # Without a card nothing is tuned, and Triton's products need tuned tiles.
     tuning = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {tuning}".strip()
-
-
-def read(name: str) -> Topology:
-    """Returns the devices of a topology such as `v5e:2x4`, `h100:8` or `local`.
-
-    Raises:
-      TopologyError: there is no such topology, or no compiler for it.
-    """
-    if name == "local":
-        devices = meshes.devices()
-        return Topology(name, devices, memory.limit(devices[0]) or _host_share())
-    chip, _, shape = name.partition(":")
-    if chip in TPUS:
-        with _compiler(name, "libtpu", "aot-tpu"):
-            found = topologies.get_topology_desc(name, platform="tpu").devices
-        return Topology(name, list(found), *TPUS[chip])
-    if chip in GPUS:
-        if not re.fullmatch(r"[1-9]\d{0,3}", shape):
-            raise TopologyError(
-                f"--topology={name}: a number of cards expected, as in {chip}:8."
-            )
-        with _compiler(name, "jax-cuda13-plugin", "aot-cuda"):
-            found = topologies.get_topology_desc(
-                chip,
-                platform="cuda",
-                topology=f"1x{shape}x1",
-                target_config=_target(GPUS[chip]),
-            ).devices
-        share = float(os.environ.get(_GPU_SHARE, 0.75))
-        return Topology(name, list(found), int(share * GPUS[chip].memory_bytes))
-    near = nearest(chip, [*TPUS, *GPUS, "local"])
-    raise TopologyError(f"--topology={name}: unknown{near} Examples: {EXAMPLES}.")
 
 
 def _host_share() -> int:
