@@ -8,7 +8,7 @@ import jax
 from vl_ltr_jax.preflight import hlo
 from vl_ltr_jax.preflight.programs import Program
 from vl_ltr_jax.preflight.topology import Topology
-from vl_ltr_jax.train import flops, memory
+from vl_ltr_jax.train import memory
 
 _NO_ROOM = "RESOURCE_EXHAUSTED"
 
@@ -44,7 +44,7 @@ class Figures(NamedTuple):
     error: str = ""
 
 
-def measure(program: Program, topology: Topology, compute_dtype: str) -> Figures:
+def measure(program: Program, topology: Topology) -> Figures:
     """Compiles a program and returns its figures.
 
     A compiler that finds no room in a device, or fails, is a figure too.
@@ -60,10 +60,9 @@ def measure(program: Program, topology: Topology, compute_dtype: str) -> Figures
     text = compiled.as_text()
     own = operations / len(topology.devices)
     seconds = share = None
-    if topology.clock_hertz and (cycles := hlo.cycles(text)):
-        seconds = cycles / topology.clock_hertz
-        rate = flops.peak(topology.devices[0].device_kind, compute_dtype)
-        share = own / seconds / rate if rate else None
+    if topology.tpu and (cycles := hlo.cycles(text)):
+        seconds = cycles * topology.tpu.flops_per_cycle / topology.tpu.peak
+        share = own / seconds / topology.tpu.peak
     costs: Any = compiled.cost_analysis() or {}
     return Figures(
         analysed.argument_size_in_bytes,

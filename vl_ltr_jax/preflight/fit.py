@@ -54,7 +54,7 @@ def stage(
                     program.name,
                     changes,
                     max(changed.mesh.accumulation_steps, 1) if program.trains else 1,
-                    figures.measure(program, topology, changed.model.compute_dtype),
+                    figures.measure(program, topology),
                 )
                 if not program.trains:
                     yield measured

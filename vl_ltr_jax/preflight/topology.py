@@ -31,12 +31,14 @@ class Tpu(NamedTuple):
     """One JAX device of a TPU.
 
     Attributes:
-      memory_bytes: that programs may use.
-      clock_hertz: cycles a second, from the published peak and the size of the units.
+      memory_bytes: that the compiler lets programs use.
+      peak: published operations a second, in bfloat16.
+      flops_per_cycle: of its matrix units, so that peak / flops_per_cycle is the clock.
     """
 
     memory_bytes: int
-    clock_hertz: float
+    peak: float
+    flops_per_cycle: int
 
 
 class Gpu(NamedTuple):
@@ -56,11 +58,12 @@ class Gpu(NamedTuple):
 
 
 TPUS = {
-    # Each cycle of a v5e is 4 x 128 x 128 products; v6e's units are 256 x 256.
-    "v4": Tpu(int(30.75 * GIB), 275e12 / 2**18),
-    "v5e": Tpu(int(15.75 * GIB), 197e12 / 2**17),
-    "v5p": Tpu(int(95.74 * GIB), 459e12 / 2**18),
-    "v6e": Tpu(int(31.25 * GIB), 918e12 / 2**19),
+    # Four units of 128 x 128 a core, 256 x 256 on v6e. A v4 device is one of two cores,
+    # a v5p device both.
+    "v4": Tpu(int(15.25 * GIB), 137.5e12, 2**17),
+    "v5e": Tpu(int(15.75 * GIB), 197e12, 2**17),
+    "v5p": Tpu(int(95.74 * GIB), 459e12, 2**18),
+    "v6e": Tpu(int(31.25 * GIB), 918e12, 2**19),
 }
 _A100 = Gpu(
     kind="NVIDIA A100-SXM4-40GB",
@@ -121,13 +124,13 @@ class Topology(NamedTuple):
       name: as the user wrote it.
       devices: described, or real ones.
       memory_bytes: of one device, that a run may use; 0 if unknown.
-      clock_hertz: of one device; 0 if the compiler estimates no cycles.
+      tpu: None for other devices, whose compilers estimate no cycles.
     """
 
     name: str
     devices: list[jax.Device]
     memory_bytes: int
-    clock_hertz: float = 0.0
+    tpu: Tpu | None = None
 
 
 def read(name: str) -> Topology:
@@ -144,7 +147,8 @@ def read(name: str) -> Topology:
     if chip in TPUS:
         with _compiler(name, "libtpu", "aot-tpu"):
             devices = topologies.get_topology_desc(name, platform="tpu").devices
-        return Topology(name, list(devices), *TPUS[chip])
+        tpu = TPUS[chip]
+        return Topology(name, list(devices), tpu.memory_bytes, tpu)
     if chip in GPUS:
         if not re.fullmatch(r"[1-9]\d{0,3}", shape):
             raise TopologyError(
