@@ -21,6 +21,7 @@ from vl_ltr_jax.config import build as configs
 from vl_ltr_jax.config import settings
 from vl_ltr_jax.data.images.transforms import NORMALIZATIONS
 from vl_ltr_jax.recognizer import files, stablehlo
+from vl_ltr_jax.run.depends import settled
 from vl_ltr_jax.storage import atomic
 from vl_ltr_jax.storage.artifact import Artifact, write_array
 from worlds import small_recognizer
@@ -94,7 +95,7 @@ def write_run(folder):
     config = configs.default_config()
     config.model.backbone, config.init.clip = "ViT-tiny", "tiny_clip"
     config.pretrain.epochs = config.finetune.epochs = 0
-    text = settings.to_json(configs.resolve(config))
+    text = settings.to_json(settled(configs.resolve(config), None, "cpu"))
     (folder / "config.json").write_text(text)
     names = {"names": list(small_recognizer.NAMES)}
     (folder / "classes.json").write_text(json.dumps(names))

@@ -12,6 +12,7 @@ from vl_ltr_jax.method.losses import (
     contrastive_logits,
     distillation,
 )
+from vl_ltr_jax.models.attention import Target
 from vl_ltr_jax.models.clip import (
     PRESETS,
     Clip,
@@ -50,7 +51,8 @@ def test_authors_forward_and_backward(kind, mode, platform):
 
     @jax.jit
     def run(params):
-        (image_emb, text_emb), updates = Clip(tiny.config, platform=platform).apply(
+        model = Clip(tiny.config, target=Target(platform))
+        (image_emb, text_emb), updates = model.apply(
             {**variables, "params": params},
             images,
             tokens,
@@ -138,7 +140,7 @@ def test_bfloat16_computes_near_float32_with_float32_parameters(kind):
     variables = from_openai(tiny.state, tiny.config)
     batch = tiny.batch()
     exact = jax.jit(Clip(tiny.config).apply)(variables, *batch)
-    coarse = jax.jit(Clip(tiny.config, jnp.bfloat16, platform="tpu").apply)(
+    coarse = jax.jit(Clip(tiny.config, jnp.bfloat16, target=Target("tpu")).apply)(
         variables, *batch
     )
     for ours, theirs in zip(coarse, exact, strict=True):

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from vl_ltr_jax.config import build as configs
-from vl_ltr_jax.models import layers
+from vl_ltr_jax.models.attention import Target
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig, TextConfig, VisionConfig
 from vl_ltr_jax.preflight import fit, inputs, programs, topology
 from vl_ltr_jax.preflight.inputs import Counts, PlannedRun
@@ -101,7 +101,7 @@ def test_every_program_compiles_for_a_tpu(size, v5e, tmp_path, monkeypatch):
 
 def test_a_flattened_product_is_noticed(v5e, tmp_path, monkeypatch):
     """The test above can fail: with the CPU's form, rows move around each product."""
-    monkeypatch.setattr(layers, "on_cpu", lambda platform: True)
+    monkeypatch.setattr(Target, "is_cpu", True)
     config = configure(tmp_path, monkeypatch, VIT)
     texts = compiled(config, v5e, "embed")
     assert any(moved_by_reshape(text) for text in texts.values())

@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Integer
 
+from vl_ltr_jax.models.attention import HERE, Target
 from vl_ltr_jax.models.layers import Activation
 from vl_ltr_jax.models.resnet import ModifiedResNet
 from vl_ltr_jax.models.text import PackedTokens, TextTransformer
@@ -185,14 +186,13 @@ class Clip(nn.Module):
       config: sizes.
       dtype: compute dtype; parameters and LayerNorms are float32.
       remat: policy of :func:`layers.rematerialized`.
-      platform: of the devices, which decides the form of products; '' for that of this
-        process. Every form has the same values, up to rounding.
+      target: devices of the program, which decide the form of products.
     """
 
     config: ClipConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
-    platform: str = ""
+    target: Target = HERE
 
     def setup(self) -> None:
         """Builds the towers."""
@@ -203,7 +203,7 @@ class Clip(nn.Module):
             embed_dim=self.config.embed_dim,
             dtype=self.dtype,
             remat=self.remat,
-            platform=self.platform,
+            target=self.target,
         )
         self.visual = tower(**fields, **shared)
         self.text = TextTransformer(**asdict(self.config.text), **shared)
@@ -269,7 +269,7 @@ def variable_shapes(config: ClipConfig) -> dict[str, Any]:
     size = config.vision.image_size
     # Shapes only: a real key or array would start the devices.
     return jax.eval_shape(
-        Clip(config, platform="cpu").init,  # any: the shapes are the same
+        Clip(config, target=Target("cpu")).init,  # any: the shapes are the same
         jax.eval_shape(lambda: jax.random.key(0)),
         jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
         jax.ShapeDtypeStruct((1, 1), jnp.int32),

@@ -16,6 +16,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from vl_ltr_jax.models.attention import HERE, Target, attend
+
 Activation: TypeAlias = Literal["quick_gelu", "gelu"]
 
 REMAT_POLICIES = {
@@ -43,11 +45,6 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
 }
 
 
-def on_cpu(platform: str) -> bool:
-    """Returns True if a program is for CPUs; '' is the platform of this process."""
-    return (platform or jax.default_backend()) == "cpu"
-
-
 class Dense(nn.Module):
     """Affine map of the last axis.
 
@@ -61,7 +58,7 @@ class Dense(nn.Module):
     features: int
     use_bias: bool = True
     dtype: DTypeLike = jnp.float32
-    platform: str = ""
+    target: Target = HERE
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
@@ -70,7 +67,7 @@ class Dense(nn.Module):
         width = inputs.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (width, self.features))
         rows = inputs.astype(self.dtype)
-        if on_cpu(self.platform):
+        if self.target.is_cpu:
             rows = rows.reshape(-1, width)
         rows = rows @ kernel.astype(self.dtype)
         if self.use_bias:
@@ -117,64 +114,13 @@ class Conv(nn.Module):
         )
 
 
-def attend(
-    queries: Float[Array, "B Q D"],
-    keys: Float[Array, "B K D"],
-    values: Float[Array, "B K D"],
-    heads: int,
-    visible: Bool[Array, "#B 1 Q K"] | None = None,
-    platform: str = "",
-) -> Float[Array, "B Q D"]:
-    """Returns multi-head dot-product attention; the softmax is in float32.
-
-    On CPUs heads come before positions, which turns both products into plain batched
-    matrix products. Other compilers choose the order of axes. There the logits, kept
-    for the backward pass, have the compute dtype.
-
-    Args:
-      queries: projected queries.
-      keys: projected keys.
-      values: projected values.
-      heads: number of heads H, a divisor of D.
-      visible: True where a query attends to a key; None for everywhere.
-      platform: of the devices; '' for that of this process.
-    """
-
-    def by_head(x: Array) -> Array:
-        return x.reshape(*x.shape[:2], heads, x.shape[2] // heads)
-
-    queries, keys, values = by_head(queries), by_head(keys), by_head(values)
-    scaled = queries * queries.shape[-1] ** -0.5
-    if on_cpu(platform):
-        scaled, keys, values = (x.transpose(0, 2, 1, 3) for x in (scaled, keys, values))
-        logits = jnp.matmul(
-            scaled, keys.swapaxes(-1, -2), preferred_element_type=jnp.float32
-        )
-        mixed = (_weights(logits, visible, values.dtype) @ values).transpose(0, 2, 1, 3)
-    else:
-        logits = jnp.einsum("bqhd,bkhd->bhqk", scaled, keys)
-        weights = _weights(logits.astype(jnp.float32), visible, values.dtype)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, values)
-    return mixed.reshape(*mixed.shape[:2], -1)
-
-
-def _weights(
-    logits: Float[Array, "B H Q K"],
-    visible: Bool[Array, "#B 1 Q K"] | None,
-    dtype: DTypeLike,
-) -> Float[Array, "B H Q K"]:
-    if visible is not None:
-        logits = jnp.where(visible, logits, -jnp.inf)
-    return jax.nn.softmax(logits, axis=-1).astype(dtype)
-
-
 class Attention(nn.Module):
     """Multi-head self-attention with biases on all four projections."""
 
     heads: int
     out_std: float
     dtype: DTypeLike = jnp.float32
-    platform: str = ""
+    target: Target = HERE
 
     @nn.compact
     def __call__(
@@ -186,7 +132,7 @@ class Attention(nn.Module):
             Dense,
             width,
             dtype=self.dtype,
-            platform=self.platform,
+            target=self.target,
             kernel_init=nn.initializers.normal(width**-0.5),
         )
         mixed = attend(
@@ -195,7 +141,7 @@ class Attention(nn.Module):
             project(name="v_proj")(x),
             self.heads,
             visible,
-            self.platform,
+            self.target,
         )
         out_init = nn.initializers.normal(self.out_std)
         return project(kernel_init=out_init, name="out_proj")(mixed)
@@ -208,7 +154,7 @@ class Mlp(nn.Module):
     activation: Activation
     out_std: float
     dtype: DTypeLike = jnp.float32
-    platform: str = ""
+    target: Target = HERE
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
@@ -216,7 +162,7 @@ class Mlp(nn.Module):
         width = x.shape[-1]
         in_init = nn.initializers.normal((2 * width) ** -0.5)
         out_init = nn.initializers.normal(self.out_std)
-        dense = partial(Dense, dtype=self.dtype, platform=self.platform)
+        dense = partial(Dense, dtype=self.dtype, target=self.target)
         x = dense(self.hidden, kernel_init=in_init, name="c_fc")(x)
         x = ACTIVATIONS[self.activation](x)
         return dense(width, kernel_init=out_init, name="c_proj")(x)
@@ -234,14 +180,14 @@ class ResidualBlock(nn.Module):
     activation: Activation
     out_std: float
     dtype: DTypeLike = jnp.float32
-    platform: str = ""
+    target: Target = HERE
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B L D"], visible: Bool[Array, "#B 1 L L"] | None = None
     ) -> Float[Array, "B L D"]:
-        """Applies the block; for `visible` see :func:`attend`."""
-        shared = (self.out_std, self.dtype, self.platform)
+        """Applies the block; for `visible` see :func:`attention.attend`."""
+        shared = (self.out_std, self.dtype, self.target)
         attention = Attention(self.heads, *shared, name="attn")
         x = x + attention(LayerNorm(name="ln_1")(x), visible)
         mlp = Mlp(self.mlp_width, self.activation, *shared, name="mlp")
@@ -274,15 +220,15 @@ def residual_blocks(
 
     Args:
       x: input of the first block.
-      visible: see :func:`attend`.
+      visible: see :func:`attention.attend`.
       tower: compact module that calls this and owns the blocks. Its fields are layers,
-        heads, mlp_width, activation, dtype, remat and platform.
+        heads, mlp_width, activation, dtype, remat and target.
     """
     block = rematerialized(ResidualBlock, tower.remat)
     out_std = (2 * tower.layers * x.shape[-1]) ** -0.5
     sizes = (tower.heads, tower.mlp_width, tower.activation, out_std)
     for layer in range(tower.layers):
-        x = block(*sizes, tower.dtype, tower.platform, name=f"resblocks_{layer}")(
+        x = block(*sizes, tower.dtype, tower.target, name=f"resblocks_{layer}")(
             x, visible
         )
     return x

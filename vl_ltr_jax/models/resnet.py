@@ -15,7 +15,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vl_ltr_jax.models.layers import Conv, attend, rematerialized
+from vl_ltr_jax.models.attention import HERE, Target, attend
+from vl_ltr_jax.models.layers import Conv, rematerialized
 
 _MOMENTUM = 0.1  # the weight of the newest batch, as in PyTorch
 
@@ -93,7 +94,7 @@ class AttentionPool(nn.Module):
     heads: int
     embed_dim: int
     dtype: DTypeLike = jnp.float32
-    platform: str = ""
+    target: Target = HERE
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B E"]:
@@ -110,7 +111,7 @@ class AttentionPool(nn.Module):
             project(width, name="k_proj")(x),
             project(width, name="v_proj")(x),
             self.heads,
-            platform=self.platform,
+            target=self.target,
         )
         return project(self.embed_dim, name="c_proj")(pooled[:, 0])
 
@@ -125,7 +126,7 @@ class ModifiedResNet(nn.Module):
       embed_dim: width E of the output.
       dtype: compute dtype; parameters and statistics stay float32.
       remat: policy of `layers.rematerialized`.
-      platform: of the devices; '' for that of this process.
+      target: devices of the program, which decide the form of products.
     """
 
     width: int
@@ -134,7 +135,7 @@ class ModifiedResNet(nn.Module):
     embed_dim: int
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
-    platform: str = ""
+    target: Target = HERE
 
     @nn.compact
     def __call__(
@@ -155,5 +156,5 @@ class ModifiedResNet(nn.Module):
                 name = f"layer{stage + 1}_{index}"
                 features = self.width * 2**stage
                 x = block(features, stride, self.dtype, name=name)(x, train)
-        sizes = (self.heads, self.embed_dim, self.dtype, self.platform)
+        sizes = (self.heads, self.embed_dim, self.dtype, self.target)
         return AttentionPool(*sizes, name="attnpool")(x)

@@ -5,6 +5,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vl_ltr_jax.models.attention import HERE, Target
 from vl_ltr_jax.models.layers import Activation, Conv, LayerNorm, residual_blocks
 
 
@@ -19,7 +20,7 @@ class VisionTransformer(nn.Module):
       embed_dim: width E of the output.
       dtype: compute dtype; parameters and LayerNorms are float32.
       remat: policy of :func:`layers.rematerialized`.
-      platform: of the devices; '' for that of this process.
+      target: devices of the program, which decide the form of products.
     """
 
     patch_size: int
@@ -31,7 +32,7 @@ class VisionTransformer(nn.Module):
     embed_dim: int
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
-    platform: str = ""
+    target: Target = HERE
 
     @nn.compact
     def __call__(

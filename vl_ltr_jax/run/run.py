@@ -24,6 +24,7 @@ from vl_ltr_jax.data.text.prompts import ONE_PROMPT, PROMPTS
 from vl_ltr_jax.evaluate import scores
 from vl_ltr_jax.logs import console
 from vl_ltr_jax.models import encode, lgr
+from vl_ltr_jax.models.attention import target_of
 from vl_ltr_jax.models.clip import Clip
 from vl_ltr_jax.models.lgr import LanguageGuidedHead
 from vl_ltr_jax.models.linear import LinearHead
@@ -68,7 +69,7 @@ class Run:
             inputs.clip_config,
             dtype=jnp.dtype(config.model.compute_dtype),
             remat=config.model.remat,
-            platform=platform,
+            target=target_of(mesh),
         )
 
     def artifact(self, stage: str) -> Artifact:
