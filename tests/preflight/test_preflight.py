@@ -43,7 +43,7 @@ def compiled(config, devices, *stages):
     with meshes.describing():
         run = PlannedRun(config, planned, mesh)
         return {
-            (stage, program.name): program.compile()[0].as_text()
+            (stage, program.name): program.compile().program.as_text()
             for stage in stages or pipeline.planned(config, planned)
             for program in programs.of_stage(run, stage)
         }

@@ -10,7 +10,7 @@ from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.run import layout
 from vl_ltr_jax.run.run import Run
 from vl_ltr_jax.runtime import mesh as meshes
-from vl_ltr_jax.train import memory
+from vl_ltr_jax.train import flops, memory
 from vl_ltr_jax.train import stage as training
 
 # Bytes of a step by its chunks.
@@ -28,7 +28,7 @@ class Job(training.Job):
         assert batch == {"rows": 2}  # the largest of the shapes
         if self.batches(0) == 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room")
-        return BYTES[self.batches(0)], 0.0
+        return flops.Counted(BYTES[self.batches(0)], 0.0, None)
 
 
 def job(directory, chunks):

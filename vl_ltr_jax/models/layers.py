@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from vl_ltr_jax.models.attention import HERE, Target, attend
+from vl_ltr_jax.models.fused_gradients import add_bias, forked_layer_norm
 
 Activation: TypeAlias = Literal["quick_gelu", "gelu"]
 
@@ -59,6 +60,7 @@ class Dense(nn.Module):
     use_bias: bool = True
     dtype: DTypeLike = jnp.float32
     target: Target = HERE
+    into_kernel: bool = False  # True if a kernel reads the result
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
@@ -72,6 +74,8 @@ class Dense(nn.Module):
         rows = rows @ kernel.astype(self.dtype)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            if self.into_kernel and self.target.platform == "tpu":
+                return add_bias(rows, bias)
             rows = rows + jnp.broadcast_to(bias.astype(self.dtype), rows.shape)
         return rows.reshape(*inputs.shape[:-1], self.features)
 
@@ -136,9 +140,9 @@ class Attention(nn.Module):
             kernel_init=nn.initializers.normal(width**-0.5),
         )
         mixed = attend(
-            project(name="q_proj")(x),
-            project(name="k_proj")(x),
-            project(name="v_proj")(x),
+            project(into_kernel=True, name="q_proj")(x),
+            project(into_kernel=True, name="k_proj")(x),
+            project(into_kernel=True, name="v_proj")(x),
             self.heads,
             visible,
             self.target,
@@ -189,9 +193,27 @@ class ResidualBlock(nn.Module):
         """Applies the block; for `visible` see :func:`attention.attend`."""
         shared = (self.out_std, self.dtype, self.target)
         attention = Attention(self.heads, *shared, name="attn")
-        x = x + attention(LayerNorm(name="ln_1")(x), visible)
         mlp = Mlp(self.mlp_width, self.activation, *shared, name="mlp")
+        if self.target.platform == "tpu":
+            x, normal = ForkedLayerNorm(name="ln_1")(x)
+            x, normal = ForkedLayerNorm(name="ln_2")(x + attention(normal, visible))
+            return x + mlp(normal)
+        x = x + attention(LayerNorm(name="ln_1")(x), visible)
         return x + mlp(LayerNorm(name="ln_2")(x))
+
+
+class ForkedLayerNorm(nn.Module):
+    """`LayerNorm` that also returns its input, see `fused_gradients`."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B L D"]
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"]]:
+        """Returns the input, and its normal form in the same dtype."""
+        width = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, width)
+        bias = self.param("bias", nn.initializers.zeros, width)
+        return forked_layer_norm(x, scale, bias)
 
 
 def rematerialized(

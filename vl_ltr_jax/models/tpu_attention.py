@@ -185,6 +185,12 @@ def _call(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=_MEMORY
         ),
+        # Two products forward, and with the logits again five backward.
+        cost_estimate=pl.CostEstimate(
+            flops=(4 if num_outputs == 1 else 10) * batch * length**2 * width,
+            transcendentals=batch * heads * length**2,
+            bytes_accessed=2 * batch * length * width * (len(specs) + num_outputs),
+        ),
         interpret=interpret,
         name=f"attention{kernel.__name__}",
     )(*arrays)

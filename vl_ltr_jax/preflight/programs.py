@@ -22,12 +22,12 @@ class Program(NamedTuple):
 
     Attributes:
       name: in words.
-      compile: returns the program, and the operations of all devices.
+      compile: for the devices of the run.
       trains: True for a training step, which accumulation and the like change.
     """
 
     name: str
-    compile: Callable[[], tuple[Any, float]]
+    compile: Callable[[], flops.Counted]
     trains: bool = False
 
 

@@ -97,7 +97,7 @@ def _peak(job: training.Job, frozen: Any, run: Run) -> float:
         )
     step = job.compiled(frozen, shardings, run.mesh, run.config)
     try:
-        program, _ = step.compile(state, job.batch_shapes()[-1])
+        program = step.compile(state, job.batch_shapes()[-1]).program
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

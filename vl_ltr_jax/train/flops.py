@@ -125,13 +125,63 @@ def of_step(analysed: float, num_devices: int, traced: Products) -> float:
     return visible + traced.total - traced.once
 
 
-def compile(jitted: Any, num_devices: int, *args: Any) -> tuple[Any, float]:
-    """Returns the program for arrays, or shapes, and operations of all devices."""
+def kernel_products(program: core.ClosedJaxpr | core.Jaxpr, unit: int) -> float:
+    """Returns operations of the kernels of a device, which compilers do not estimate.
+
+    Each size of a product is filled up to a multiple of `unit`, the side of a matrix
+    unit.
+    """
+    jaxpr = program.jaxpr if isinstance(program, core.ClosedJaxpr) else program
+    total = 0.0
+    for equation in jaxpr.eqns:
+        parts = list(_programs(equation.params))
+        if equation.primitive.name == "pallas_call":
+            programs = math.prod(equation.params["grid_mapping"].grid)
+            total += programs * sum(_filled(part, unit) for part in parts)
+        else:
+            passes = equation.params.get("length", 1)
+            passes = passes if equation.primitive.name == "scan" else 1
+            total += passes * sum(kernel_products(part, unit) for part in parts)
+    return total
+
+
+def _filled(program: core.ClosedJaxpr | core.Jaxpr, unit: int) -> float:
+    jaxpr = program.jaxpr if isinstance(program, core.ClosedJaxpr) else program
+    total = 0.0
+    equation: Any
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left, out = (x[0].aval for x in (equation.invars, equation.outvars))
+            depth = [left.shape[axis] for axis in contracted]
+            sizes = [*depth, *out.shape]
+            total += 2.0 * math.prod(-(-size // unit) * unit for size in sizes)
+        total += sum(_filled(part, unit) for part in _programs(equation.params))
+    return total
+
+
+class Counted(NamedTuple):
+    """A compiled program.
+
+    Attributes:
+      program: from JAX.
+      flops: operations of all devices.
+      traced: the same program before compilation.
+    """
+
+    program: Any
+    flops: float
+    traced: core.ClosedJaxpr
+
+
+def compile(jitted: Any, num_devices: int, *args: Any) -> Counted:
+    """Compiles a program for arrays, or shapes, and counts its operations."""
     traced = jitted.trace(*args)
     compiled = traced.lower().compile()
     analysis = compiled.cost_analysis() or {"flops": -1.0}
     analysed = analysis["flops"] if "flops" in analysis else 0.0
-    return compiled, of_step(analysed, num_devices, products(traced.jaxpr))
+    flops = of_step(analysed, num_devices, products(traced.jaxpr))
+    return Counted(compiled, flops, traced.jaxpr)
 
 
 class CountedStep:
@@ -148,7 +198,7 @@ class CountedStep:
         self._jitted, self._frozen, self._num_devices = jitted, frozen, mesh.size
         kind = mesh.devices.flat[0].device_kind
         self._peak = peak(kind, compute_dtype)
-        self._programs: dict[Any, tuple[Any, float]] = {}
+        self._programs: dict[Any, Counted] = {}
         self._flops = 0.0
 
     def __call__(
@@ -158,8 +208,9 @@ class CountedStep:
         shapes = tuple((name, batch[name].shape) for name in sorted(batch))
         if shapes not in self._programs:
             self._programs[shapes] = self.compile(state, batch)
-        program, self._flops = self._programs[shapes]
-        return program(self._frozen, state, batch)
+        counted = self._programs[shapes]
+        self._flops = counted.flops
+        return counted.program(self._frozen, state, batch)
 
     def rates(self, steps_per_second: float) -> dict[str, float]:
         """Returns metrics of the last step's operations.
@@ -174,6 +225,6 @@ class CountedStep:
             logged["throughput/model_flops_utilization"] = share
         return logged
 
-    def compile(self, state: Any, batch: Mapping[str, Any]) -> tuple[Any, float]:
-        """Returns the program for arrays, or shapes, and operations of all devices."""
+    def compile(self, state: Any, batch: Mapping[str, Any]) -> Counted:
+        """Compiles the step for arrays, or shapes."""
         return compile(self._jitted, self._num_devices, self._frozen, state, batch)

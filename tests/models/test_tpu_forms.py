@@ -10,6 +10,8 @@ import torch
 
 from vl_ltr_jax.models import attention, tpu_attention
 from vl_ltr_jax.models.attention import Target, attend, target_of
+from vl_ltr_jax.models.fused_gradients import add_bias, forked_layer_norm
+from vl_ltr_jax.models.layers import LayerNorm
 from vl_ltr_jax.runtime import mesh as meshes
 from worlds.clip_oracle import relative_error
 
@@ -118,3 +120,31 @@ def test_other_shapes_take_the_plain_form(dtype, width, heads, batch, monkeypatc
     (q, k, v, _), _ = draw(8, width, None, dtype, batch)
     target = target_of(mesh)._replace(platform="tpu")
     assert attend(q, k, v, heads, None, target).shape == q.shape
+
+
+def test_gradients_of_a_layer_norm_and_a_bias_are_those_of_the_plain_layers():
+    """Breaks if the residual's own gradient is lost, or a mean goes over rows."""
+    rng = np.random.default_rng(0)
+    x, straight, turned = (
+        jnp.asarray(rng.normal(1, 2, (3, 5, 16)), jnp.float32) for _ in range(3)
+    )
+    scale, bias = (jnp.asarray(rng.normal(1, 1, 16), jnp.float32) for _ in range(2))
+
+    def plain(x, scale, bias):
+        norm = LayerNorm().apply({"params": {"scale": scale, "bias": bias}}, x)
+        return x, norm
+
+    for ours, theirs, direction in (
+        (forked_layer_norm, plain, (straight, turned)),
+        (
+            lambda x, scale, bias: add_bias(x * scale[None, None], bias),
+            lambda x, scale, bias: x * scale[None, None] + bias[None, None],
+            straight,
+        ),
+    ):
+        results = []
+        for function in (ours, theirs):
+            values, pull = jax.vjp(function, x, scale, bias)
+            results.append(jax.tree.leaves((values, pull(direction))))
+        for actual, expected in zip(*results, strict=True):
+            assert relative_error(actual, expected) < 1e-5
