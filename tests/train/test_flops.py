@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vl_ltr_jax.models import tpu_attention
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.train import flops
 
@@ -133,3 +134,13 @@ def test_utilisation_is_logged_if_the_peak_is_known(monkeypatch):
     monkeypatch.setitem(flops._PEAKS, "cpu", (1e12, 5e11))
     share = rates(mesh)["throughput/model_flops_utilization"]
     assert share == pytest.approx(rate / 8)
+
+
+def test_products_of_a_kernel_fill_up_its_units():
+    """Breaks if programs of the grid count once, or a size is not filled up."""
+    arrays = [jax.ShapeDtypeStruct((3, 5, 128), jnp.bfloat16)] * 3
+    call = jax.make_jaxpr(lambda *x: tpu_attention.attend(*x, None, 2))
+    # Two heads of two products, each 8 x 8 x 128 for 5 x 5 x 128 or 5 x 128 x 5.
+    sizes = 2 * 8 * 8 * 128
+    assert flops.kernel_products(call(*arrays), 8) == 3 * 2 * 2 * sizes
+    assert flops.kernel_products(jax.make_jaxpr(jnp.dot)(1.0, 1.0), 8) == 0
