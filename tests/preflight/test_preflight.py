@@ -70,25 +70,7 @@ def moved_by_reshape(text):
     return re.findall(moves, entry)
 
 
-@pytest.mark.parametrize("size", [VIT, RESNET], ids=["vit", "resnet"])
-def test_every_program_compiles_for_a_tpu(size, v5e, tmp_path, monkeypatch):
-    """Breaks with a float32 input of a tower's product, or rows flattened for a CPU."""
-    changes = {
-        "finetune__train_image_tower": size is VIT,
-        "finetune__feature_views": 2 * (size is RESNET),
-        "pretrain__train_batch_norm": True,
-        "pretrain__global_batch_size": 32,
-        "evaluate__knn_neighbours": 2,
-    }
-    config = configure(tmp_path, monkeypatch, size, **changes)
-    texts = compiled(config, v5e)
-    stages = [stage for stage, _ in texts]
-    assert set(stages) == {"pretrain", "embed", "anchors", "finetune", "evaluate"}
-    names = {name for _, name in texts}
-    assert (
-        ("step on features" in names) == ("cached views" in names) == (size is RESNET)
-    )
-    assert sum(name.startswith("step, ") for name in names) == 2  # packed forms
+def check_towers(texts):
     for key, text in texts.items():
         towers = [
             origin
@@ -97,6 +79,38 @@ def test_every_program_compiles_for_a_tpu(size, v5e, tmp_path, monkeypatch):
         ]
         assert not towers, (key, towers)
         assert not moved_by_reshape(text), key
+
+
+def test_every_program_compiles_for_a_tpu(v5e, tmp_path, monkeypatch):
+    """Breaks with a float32 input of a tower's product, or rows flattened for a CPU."""
+    changes = {
+        "finetune__train_image_tower": True,
+        "pretrain__global_batch_size": 32,
+        "evaluate__knn_neighbours": 2,
+    }
+    texts = compiled(configure(tmp_path, monkeypatch, VIT, **changes), v5e)
+    stages = [stage for stage, _ in texts]
+    assert set(stages) == {"pretrain", "embed", "anchors", "finetune", "evaluate"}
+    names = [name for stage, name in texts if stage == "pretrain"]
+    assert sum(name.startswith("step, ") for name in names) == 2  # packed forms
+    check_towers(texts)
+    for name in names:  # a forward pass, or two and a backward one, in each tower
+        kernels = len(re.findall("tpu_custom_call", texts["pretrain", name]))
+        assert kernels == (5 if name.startswith("step") else 1)
+
+
+def test_a_resnet_and_chunks_and_kept_features_compile(v5e, tmp_path, monkeypatch):
+    """Breaks if training BatchNorm, or a kernel inside a chunk, does not compile."""
+    changes = {"finetune__feature_views": 2, "pretrain__train_batch_norm": True}
+    config = configure(tmp_path, monkeypatch, RESNET, **changes)
+    texts = compiled(config, v5e, "pretrain", "finetune")
+    assert ("finetune", "step on features") in texts
+    assert ("finetune", "cached views") in texts
+    check_towers(texts)
+    changes = {"mesh__accumulation_steps": 2, "pretrain__distillation": "none"}
+    config = configure(tmp_path, monkeypatch, VIT, **changes)
+    [text] = compiled(config, v5e, "pretrain").values()
+    assert "tpu_custom_call" in text and " while(" in text
 
 
 def test_a_flattened_product_is_noticed(v5e, tmp_path, monkeypatch):
@@ -109,13 +123,17 @@ def test_a_flattened_product_is_noticed(v5e, tmp_path, monkeypatch):
 
 def test_a_step_that_does_not_fit_gets_the_fewest_chunks(v5e, tmp_path, monkeypatch):
     """Breaks if a step is called fitting that is not, or a smaller change is passed."""
-    changes = {"pretrain__global_batch_size": 4, "pretrain__distillation": "none"}
-    config = settled(configure(tmp_path, monkeypatch, VIT, **changes), None, "cpu")
-    planned, _ = inputs.read(config, COUNTS)
     devices = jax.devices()[:2]
     mesh = meshes.make_mesh(devices=devices)
 
-    def measure(memory_bytes):
+    def measure(memory_bytes, batch_size=8):
+        changes = {
+            "pretrain__global_batch_size": batch_size,
+            "pretrain__distillation": "none",
+        }
+        config = configure(tmp_path, monkeypatch, VIT, **changes)
+        config = settled(config, None, "cpu")
+        planned, _ = inputs.read(config, COUNTS)
         here = topology.Topology("local", devices, memory_bytes)
         return list(fit.stage(config, planned, mesh, here, "pretrain"))
 
@@ -127,7 +145,7 @@ def test_a_step_that_does_not_fit_gets_the_fewest_chunks(v5e, tmp_path, monkeypa
     assert {one.accumulation_steps for one in less} == {2}
     assert all(one.figures.peak_bytes < least for one in less)
     assert all(one.changes == {"mesh.accumulation_steps": 2} for one in less)
-    none = measure(1000)
+    none = measure(1000, batch_size=2)  # of one image a device: no chunks to try
     assert not any(one.figures.fits for one in none)
     assert {one.accumulation_steps for one in none} == {1}
 

@@ -75,8 +75,9 @@ class Dense(nn.Module):
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             if self.into_kernel and self.target.platform == "tpu":
-                return add_bias(rows, bias)
-            rows = rows + jnp.broadcast_to(bias.astype(self.dtype), rows.shape)
+                rows = add_bias(rows, bias)
+            else:
+                rows = rows + jnp.broadcast_to(bias.astype(self.dtype), rows.shape)
         return rows.reshape(*inputs.shape[:-1], self.features)
 
 

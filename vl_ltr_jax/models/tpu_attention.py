@@ -31,8 +31,8 @@ _MEMORY = 64 * 2**20
 def suits(queries: Float[Array, "B L D"], heads: int) -> bool:
     """Returns True where whole heads fill the lanes, in bfloat16."""
     _, length, width = queries.shape
-    whole = width % LANES == 0 and LANES % (width // heads) == 0
-    return queries.dtype == jnp.bfloat16 and whole and length <= MAX_LENGTH
+    heads_fill = width % LANES == 0 and LANES % (width // heads) == 0
+    return queries.dtype == jnp.bfloat16 and heads_fill and length <= MAX_LENGTH
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -130,7 +130,10 @@ def _lanes(head: int, width: int) -> Array:
 
 
 def _dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
-    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    # Said for bfloat16 too: a kernel cannot obey `jax_default_matmul_precision`.
+    exact = jax.lax.Precision.DEFAULT
+    if a.dtype == jnp.float32:
+        exact = jax.lax.Precision.HIGHEST
     return jax.lax.dot_general(
         a,
         b,

@@ -152,8 +152,8 @@ def _filled(program: core.ClosedJaxpr | core.Jaxpr, unit: int) -> float:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            left, out = (x[0].aval for x in (equation.invars, equation.outvars))
-            depth = [left.shape[axis] for axis in contracted]
+            factor, out = (x[0].aval for x in (equation.invars, equation.outvars))
+            depth = [factor.shape[axis] for axis in contracted]
             sizes = [*depth, *out.shape]
             total += 2.0 * math.prod(-(-size // unit) * unit for size in sizes)
         total += sum(_filled(part, unit) for part in _programs(equation.params))
