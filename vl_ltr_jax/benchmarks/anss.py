@@ -10,7 +10,9 @@ times.
 
 import argparse
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,67 +40,82 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.growth:
         growth(options.sentences, options.images, options.width, options.classes)
         return
+    sizes = options.sentences, options.images, options.width
+    programs, error = sides(*sizes, options.classes)
+    costs = paired.run(programs, options.rounds)
+    work = dict.fromkeys(programs, paired.Work(2.0 * math.prod(sizes)))
+    title = "AnSS, {} sentences x {} images, D {}".format(*sizes)
+    print(paired.table(title, costs, paired.ceilings(), work))
+    print(f"largest relative error against float64: {error():.1e}")
+
+
+def sides(
+    sentences: int, images: int, width: int, classes: int, device: str = "cpu"
+) -> tuple[dict[str, Callable[[], Any]], Callable[[], float]]:
+    """Returns programs by name, ours first, and a function to the error of ours.
+
+    Args:
+      sentences: to score.
+      images: that score them.
+      width: of embeddings.
+      classes: of both.
+      device: of PyTorch; its scores come back to the host.
+    """
     rng = np.random.default_rng(0)
 
     def embeddings(count: int) -> np.ndarray:
-        rows = rng.normal(size=(count, options.width)).astype(np.float32)
+        rows = rng.normal(size=(count, width)).astype(np.float32)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    texts, images = embeddings(options.sentences), embeddings(options.images)
-    text_labels = np.sort(np.arange(options.sentences) % options.classes)
-    image_labels = np.arange(options.images) % options.classes
+    texts, pictures = embeddings(sentences), embeddings(images)
+    text_labels = np.sort(np.arange(sentences) % classes)
+    image_labels = np.arange(images) % classes
     text, text_class = jax.device_put((texts, text_labels))
-    image, image_class = jax.device_put((images, image_labels))
+    image, image_class = jax.device_put((pictures, image_labels))
 
     def ours() -> jax.Array:
         return anss.score_sentences(text, text_class, image, image_class, LOGIT_SCALE)
 
-    torch_texts, torch_images = torch.from_numpy(texts), torch.from_numpy(images)
-    torch_labels, targets = (
-        torch.from_numpy(labels) for labels in (text_labels, image_labels)
+    torch_texts, torch_images, torch_labels, targets = (
+        torch.from_numpy(array).to(device)
+        for array in (texts, pictures, text_labels, image_labels)
     )
 
     def in_blocks(size: int) -> torch.Tensor:
-        scores = torch.empty(len(texts))
+        scores = torch.empty(len(texts), device=device)
         for start in range(0, len(texts), size):
             rows = slice(start, start + size)
             logits = TEMPERATURE_INVERSE * (torch_texts[rows] @ torch_images.T)
             own = torch_labels[rows, None] == targets[None]
             log_p = torch.log_softmax(logits, dim=1)
             scores[rows] = -(log_p * own).sum(1) / own.sum(1)
-        return scores
+        return scores.cpu()
 
     def one_by_one() -> torch.Tensor:
-        scores = torch.empty(len(texts))
+        scores = torch.empty(len(texts), device=device)
         for index, text in enumerate(torch_texts):
             log_p = torch.log_softmax(
                 TEMPERATURE_INVERSE * (torch_images @ text), dim=0
             )
             scores[index] = -log_p[targets == torch_labels[index]].mean()
-        return scores
+        return scores.cpu()
+
+    def error() -> float:
+        sample = slice(0, min(256, sentences))
+        logits = TEMPERATURE_INVERSE * (texts[sample].astype(np.float64) @ pictures.T)
+        log_p = logits - np.log(np.exp(logits - 100).sum(1, keepdims=True)) - 100
+        exact = [
+            -log_p[row, image_labels == label].mean()
+            for row, label in enumerate(text_labels[sample])
+        ]
+        return float(np.abs(np.asarray(ours())[sample] / exact - 1).max())
 
     programs = {
         "ours": ours,
         "PyTorch, one by one": one_by_one,
         "PyTorch, 512 at a time": lambda: in_blocks(512),
     }
-    costs = paired.run(programs, options.rounds)
-    product = 2.0 * options.sentences * options.images * options.width
-    work = dict.fromkeys(programs, paired.Work(product))
-    title = (
-        f"AnSS, {options.sentences} sentences x {options.images} images, "
-        f"D {options.width}"
-    )
-    print(paired.table(title, costs, paired.ceilings(), work))
-    sample = slice(0, min(256, options.sentences))
-    logits = TEMPERATURE_INVERSE * (texts[sample].astype(np.float64) @ images.T)
-    log_p = logits - np.log(np.exp(logits - 100).sum(1, keepdims=True)) - 100
-    exact = [
-        -log_p[row, image_labels == label].mean()
-        for row, label in enumerate(text_labels[sample])
-    ]
-    error = np.abs(np.asarray(ours())[sample] / exact - 1).max()
-    print(f"largest relative error against float64: {error:.1e}")
+    return programs, error
 
 
 def growth(sentences: int, images: int, width: int, classes: int) -> None:

@@ -7,7 +7,8 @@ class. `--alone` skips it, for sizes beyond its memory.
 """
 
 import argparse
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -34,34 +35,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--alone", action="store_true", help="without PyTorch")
     options = parser.parse_args(argv)
     classes, width, size = options.classes, options.width, options.batch_size
-    rng = np.random.default_rng(0)
-    anchors = rng.standard_normal((classes, options.anchors, width), np.float32)
-    images = rng.standard_normal((size, width), np.float32)
-    labels = rng.integers(0, classes, size)
-    layout = lgr.ClassLayout.fit(classes, options.anchors, size, {"model": 1})
-    padded = layout.padded
-    head = lgr.LanguageGuidedHead(classes, width, LOGIT_SCALE, layout=layout)
-    table = jax.device_put(np.pad(anchors, [(0, padded - classes), (0, 0), (0, 0)]))
-    padding = jnp.broadcast_to(jnp.arange(padded)[:, None] >= classes, table.shape[:2])
-    constants = jax.jit(lgr.anchor_constants)(table)
-    params = jax.jit(head.init)(jax.random.key(0), images, table, padding)["params"]
-
-    def cross_entropy(logits: jax.Array) -> jax.Array:
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
-
-    @jax.jit
-    def step(params: Any, images: jax.Array, *frozen: Any) -> tuple[jax.Array, Any]:
-        def loss(params: Any) -> jax.Array:
-            logits = head.apply({"params": params}, images, *frozen)
-            visual, language = map(cross_entropy, logits)
-            return visual + language
-
-        return jax.value_and_grad(loss)(params)
-
-    arguments = (params, jax.device_put(images), table, padding, constants)
+    step, arguments, layout, plain = sides(classes, options.anchors, width, size)
     programs: dict[str, Any] = {"ours": lambda: step(*arguments)}
     if not options.alone:
-        programs["PyTorch"] = plain_head(anchors, images, labels, params)
+        programs["PyTorch"] = plain("cpu")
     costs = paired.run(programs, options.rounds)
     compiled: Any = step.lower(*arguments).compile()
     comparisons = 2.0 * size * classes * options.anchors * width
@@ -90,13 +67,51 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"losses: {ours:.6f} and {theirs:.6f}")
 
 
+def sides(
+    classes: int, num_anchors: int, width: int, batch_size: int
+) -> tuple[Any, tuple[Any, ...], lgr.ClassLayout, Callable[[str], Callable[[], Any]]]:
+    """Returns our step, its arguments and layout, and PyTorch's step on a device."""
+    rng = np.random.default_rng(0)
+    anchors = rng.standard_normal((classes, num_anchors, width), np.float32)
+    images = rng.standard_normal((batch_size, width), np.float32)
+    labels = rng.integers(0, classes, batch_size)
+    layout = lgr.ClassLayout.fit(classes, num_anchors, batch_size, {"model": 1})
+    padded = layout.padded
+    head = lgr.LanguageGuidedHead(classes, width, LOGIT_SCALE, layout=layout)
+    table = jax.device_put(np.pad(anchors, [(0, padded - classes), (0, 0), (0, 0)]))
+    padding = jnp.broadcast_to(jnp.arange(padded)[:, None] >= classes, table.shape[:2])
+    constants = jax.jit(lgr.anchor_constants)(table)
+    params = jax.jit(head.init)(jax.random.key(0), images, table, padding)["params"]
+
+    def cross_entropy(logits: jax.Array) -> jax.Array:
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    @jax.jit
+    def step(params: Any, images: jax.Array, *frozen: Any) -> tuple[jax.Array, Any]:
+        def loss(params: Any) -> jax.Array:
+            logits = head.apply({"params": params}, images, *frozen)
+            visual, language = map(cross_entropy, logits)
+            return visual + language
+
+        return jax.value_and_grad(loss)(params)
+
+    arguments = (params, jax.device_put(images), table, padding, constants)
+    plain = functools.partial(plain_head, anchors, images, labels, params)
+    return step, arguments, layout, plain
+
+
 def plain_head(
-    anchors: np.ndarray, images: np.ndarray, labels: np.ndarray, params: Any
-) -> Any:
+    anchors: np.ndarray,
+    images: np.ndarray,
+    labels: np.ndarray,
+    params: Any,
+    device: str,
+) -> Callable[[], torch.Tensor]:
     """One step of the head as PyTorch modules with our parameters; gives its loss."""
     width = anchors.shape[-1]
-    texts, features = torch.from_numpy(anchors), torch.from_numpy(images)
-    targets = torch.from_numpy(labels)
+    texts, features, targets = (
+        torch.from_numpy(array).to(device) for array in (anchors, images, labels)
+    )
     query_norm, key_norm = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
     query_map, key_map = (torch.nn.Linear(width, width, bias=False) for _ in range(2))
     hidden = torch.nn.Linear(width, 4 * width)
@@ -110,6 +125,7 @@ def plain_head(
             linear.weight.copy_(torch.from_numpy(np.array(ours["kernel"]).T))
             linear.bias.copy_(torch.from_numpy(np.array(ours["bias"])))
     modules = torch.nn.ModuleList([query_norm, key_norm, query_map, key_map, mlp])
+    modules.to(device)
 
     def step() -> torch.Tensor:
         modules.zero_grad()
@@ -121,7 +137,7 @@ def plain_head(
         loss = F.cross_entropy(mlp(features), targets)
         loss = loss + F.cross_entropy(language, targets)
         loss.backward()
-        return loss.detach()
+        return loss.detach().cpu()
 
     return step
 

@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from vl_ltr_jax.runtime.errors import UserError
 
@@ -69,6 +67,8 @@ class Cost(NamedTuple):
 
 def ceilings(rounds: int = 5) -> Ceilings:
     """Measures this machine's matrix products and memory."""
+    import torch
+
     matrix = np.ones((_MATRIX, _MATRIX), np.float32)
     device, tensor = jnp.asarray(matrix), torch.from_numpy(matrix)
     multiply = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
@@ -137,6 +137,7 @@ class Program(NamedTuple):
     @classmethod
     def from_torch(cls, call: Callable[[], Any]) -> "Program":
         """A call of PyTorch; its matrix products and convolutions are counted."""
+        from torch.utils.flop_counter import FlopCounterMode
 
         def count() -> tuple[Any, Work]:
             with FlopCounterMode(display=False) as counter:
