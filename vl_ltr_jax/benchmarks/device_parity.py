@@ -4,6 +4,7 @@ The arrays are files of a checkout. A float32 limit is 1e-5 of the largest magni
 a layer, and 1e-4 for gradients, end to end.
 """
 
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vl_ltr_jax.method import anss, losses
-from vl_ltr_jax.models import lgr
+from vl_ltr_jax.models import lgr, tpu_attention
+from vl_ltr_jax.models.attention import Target, attend
 from vl_ltr_jax.models.clip import Clip, variable_shapes
 from vl_ltr_jax.models.port import sizes
 from vl_ltr_jax.models.port.names import OPENAI, VL_LTR, from_tensors, to_tensors
@@ -54,6 +56,7 @@ def rows(golden: Path) -> Iterator[Row]:
             _losses(golden / "losses"),
             _anss(golden / "anss"),
             _lgr(golden / "lgr"),
+            _kernel(),
         ):
             errors: dict[tuple[str, float], float] = {}
             for check, limit, ours, expected in pairs:
@@ -94,8 +97,8 @@ def _towers(folder: Path, name: str) -> Pairs:
     variables = from_tensors(state, variable_shapes(config), OPENAI, name)
     images = jnp.asarray(golden["images"].transpose(0, 2, 3, 1))
     batch = images, jnp.asarray(golden["tokens"], jnp.int32)
-    platform = jax.devices()[0].platform
-    model = Clip(config, platform=platform)
+    target = Target(jax.devices()[0].platform)
+    model = Clip(config, target=target)
     features = ("image_features", "text_features")
 
     def loss(params: Any, train: bool) -> tuple[jax.Array, Any]:
@@ -133,7 +136,7 @@ def _towers(folder: Path, name: str) -> Pairs:
             norms / scale,
             expected / scale,
         )
-    coarse = jax.jit(Clip(config, jnp.bfloat16, platform=platform).apply)
+    coarse = jax.jit(Clip(config, jnp.bfloat16, target=target).apply)
     for key, ours in zip(features, coarse(variables, *batch), strict=True):
         yield (
             f"tiny {name}, features in bfloat16",
@@ -141,6 +144,25 @@ def _towers(folder: Path, name: str) -> Pairs:
             ours,
             golden[f"eval/{key}"],
         )
+
+
+def _kernel() -> Pairs:
+    """Yields values and gradients of the TPU's attention, beside the plain form."""
+    if jax.devices()[0].platform != "tpu":
+        return
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(0, 1, (16, 197, 768)) for _ in range(4)]
+
+    def results(function: Any, dtype: Any) -> list[Any]:
+        *inputs, direction = (jnp.asarray(array, dtype) for array in arrays)
+        mixed, pull = jax.vjp(function, *inputs)
+        return [mixed, *pull(direction)]
+
+    plain = functools.partial(attend, heads=12, target=Target("gpu"))
+    kernel = functools.partial(tpu_attention.attend, visible=None, heads=12)
+    exact, ours = results(plain, jnp.float32), results(kernel, jnp.bfloat16)
+    for actual, expected in zip(ours, exact, strict=True):
+        yield "attention kernel, bfloat16", BFLOAT16, actual, expected
 
 
 def _losses(folder: Path) -> Pairs:

@@ -114,8 +114,8 @@ def _compiled(run: PlannedRun) -> Step:
         )
         shapes = job.batch_shapes()[0]
         counted = job.compiled(job.frozen(), shardings, run.mesh, run.config)
-        program, operations = counted.compile(state, shapes)
-    return Step(job, program, operations, shapes["tokens"].shape)
+        compiled = counted.compile(state, shapes)
+    return Step(job, compiled.program, compiled.flops, shapes["tokens"].shape)
 
 
 def _measured(
