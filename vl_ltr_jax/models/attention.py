@@ -1,5 +1,6 @@
 """Multi-head attention, in the form that suits the devices of a program."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ class Target(NamedTuple):
 
 
 HERE = Target()
+_AMPERE = 8.0  # compute capability of the first cards with bfloat16
 
 
 def target_of(mesh: jax.sharding.Mesh) -> Target:
@@ -49,7 +51,8 @@ def attend(
 
     On CPUs heads come before positions, which turns both products into plain batched
     matrix products. Other compilers choose the order of axes. There the logits, kept
-    for the backward pass, have the compute dtype. On TPUs a kernel keeps none.
+    for the backward pass, have the compute dtype. On TPUs a kernel keeps none, on
+    NVIDIA's cards cuDNN.
 
     Args:
       queries: projected queries.
@@ -59,11 +62,14 @@ def attend(
       visible: True where a query attends to a key; None for everywhere.
       target: devices of the program.
     """
+    arrays = (queries, keys, values, visible)
     if target.is_cpu:
         return _heads_first(queries, keys, values, heads, visible)
-    if target.platform == "tpu" and queries.shape == keys.shape:
-        if tpu_attention.suits(queries, heads) and _splits(queries, target):
-            return _kernel(queries, keys, values, heads, visible, target)
+    if queries.shape == keys.shape and _splits(queries, target):
+        if target.platform == "tpu" and tpu_attention.suits(queries, heads):
+            return _on_each_device(tpu_attention.attend, target, heads, *arrays)
+        if target.platform == "gpu" and _suits_cudnn(queries, heads, target):
+            return _on_each_device(_cudnn, target, heads, *arrays)
     queries, keys, values = (_by_head(x, heads) for x in (queries, keys, values))
     scaled = queries * queries.shape[-1] ** -0.5
     logits = jnp.einsum("bqhd,bkhd->bhqk", scaled, keys)
@@ -113,18 +119,55 @@ def _is_local() -> bool:
     return bool(set(meshes.ROWS) & set(jax.sharding.get_abstract_mesh().manual_axes))
 
 
-def _kernel(
+def _suits_cudnn(queries: Array, heads: int, target: Target) -> bool:
+    """Returns True for bfloat16 on NVIDIA's cards since Ampere."""
+    if target.mesh is None or queries.dtype != jnp.bfloat16:
+        return False
+    card = target.mesh.devices.flat[0]
+    capability = float(getattr(card, "compute_capability", _AMPERE))
+    width = queries.shape[-1] // heads
+    is_recent = "NVIDIA" in card.device_kind and capability >= _AMPERE
+    return is_recent and width <= 128 and width % 8 == 0
+
+
+def _cudnn(
+    queries: Array, keys: Array, values: Array, visible: Array | None, heads: int
+) -> Array:
+    """Attention by cuDNN, which keeps no logits; it needs an even number of tokens."""
+    batch, length, _ = queries.shape
+    added = -length % 8
+
+    def padded(x: Array) -> Array:
+        return jnp.pad(_by_head(x, heads), ((0, 0), (0, added), (0, 0), (0, 0)))
+
+    if visible is not None:
+        visible = jnp.pad(visible, ((0, 0), (0, 0), (0, added), (0, added)))
+    lengths = jnp.full(batch, length, jnp.int32)
+    mixed = jax.nn.dot_product_attention(
+        padded(queries),
+        padded(keys),
+        padded(values),
+        mask=visible,
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn",
+    )
+    return mixed[:, :length].reshape(queries.shape)
+
+
+def _on_each_device(
+    function: Callable[..., Array],
+    target: Target,
+    heads: int,
     queries: Array,
     keys: Array,
     values: Array,
-    heads: int,
     visible: Array | None,
-    target: Target,
 ) -> Array:
     def local(
         queries: Array, keys: Array, values: Array, visible: Array | None
     ) -> Array:
-        return tpu_attention.attend(queries, keys, values, visible, heads)
+        return function(queries, keys, values, visible, heads)
 
     arrays = (queries, keys, values, visible)
     if _is_local():
