@@ -4,7 +4,6 @@ The arrays are files of a checkout. A float32 limit is 1e-5 of the largest magni
 a layer, and 1e-4 for gradients, end to end.
 """
 
-import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -16,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vl_ltr_jax.method import anss, losses
-from vl_ltr_jax.models import lgr, tpu_attention
-from vl_ltr_jax.models.attention import Target, attend
+from vl_ltr_jax.models import lgr
+from vl_ltr_jax.models.attention import Target, attend, target_of
 from vl_ltr_jax.models.clip import Clip, variable_shapes
 from vl_ltr_jax.models.port import sizes
 from vl_ltr_jax.models.port.names import OPENAI, VL_LTR, from_tensors, to_tensors
 from vl_ltr_jax.models.port.tensor_files import read_tensors
+from vl_ltr_jax.runtime import mesh as meshes
 
 LAYER, END_TO_END, BFLOAT16 = 1e-5, 1e-4, 0.05
 _SMALLEST = 1e-2  # magnitude; below it, errors are absolute
@@ -56,7 +56,7 @@ def rows(golden: Path) -> Iterator[Row]:
             _losses(golden / "losses"),
             _anss(golden / "anss"),
             _lgr(golden / "lgr"),
-            _kernel(),
+            _attention(),
         ):
             errors: dict[tuple[str, float], float] = {}
             for check, limit, ours, expected in pairs:
@@ -97,7 +97,7 @@ def _towers(folder: Path, name: str) -> Pairs:
     variables = from_tensors(state, variable_shapes(config), OPENAI, name)
     images = jnp.asarray(golden["images"].transpose(0, 2, 3, 1))
     batch = images, jnp.asarray(golden["tokens"], jnp.int32)
-    target = Target(jax.devices()[0].platform)
+    target = _target()
     model = Clip(config, target=target)
     features = ("image_features", "text_features")
 
@@ -146,23 +146,29 @@ def _towers(folder: Path, name: str) -> Pairs:
         )
 
 
-def _kernel() -> Pairs:
-    """Yields values and gradients of the TPU's attention, beside the plain form."""
-    if jax.devices()[0].platform != "tpu":
+def _attention() -> Pairs:
+    """Yields the attention of TPUs and GPUs beside the plain form in float32."""
+    target = _target()
+    if target.is_cpu:
         return
     rng = np.random.default_rng(0)
     arrays = [rng.normal(0, 1, (16, 197, 768)) for _ in range(4)]
+    causal = jnp.tril(jnp.ones((1, 1, 197, 197), bool))
 
-    def results(function: Any, dtype: Any) -> list[Any]:
+    def results(dtype: Any, visible: Any, target: Target) -> list[Any]:
         *inputs, direction = (jnp.asarray(array, dtype) for array in arrays)
-        mixed, pull = jax.vjp(function, *inputs)
+        mixed, pull = jax.vjp(lambda *x: attend(*x, 12, visible, target), *inputs)
         return [mixed, *pull(direction)]
 
-    plain = functools.partial(attend, heads=12, target=Target("gpu"))
-    kernel = functools.partial(tpu_attention.attend, visible=None, heads=12)
-    exact, ours = results(plain, jnp.float32), results(kernel, jnp.bfloat16)
-    for actual, expected in zip(ours, exact, strict=True):
-        yield "attention kernel, bfloat16", BFLOAT16, actual, expected
+    for visible in (None, causal):
+        exact = results(jnp.float32, visible, Target("cpu"))
+        ours = results(jnp.bfloat16, visible, target)
+        for actual, expected in zip(ours, exact, strict=True):
+            yield "attention in bfloat16", BFLOAT16, actual, expected
+
+
+def _target() -> Target:
+    return target_of(meshes.make_mesh(devices=jax.devices()[:1]))
 
 
 def _losses(folder: Path) -> Pairs:
