@@ -157,7 +157,9 @@ def _attention() -> Pairs:
 
     def results(dtype: Any, visible: Any, target: Target) -> list[Any]:
         *inputs, direction = (jnp.asarray(array, dtype) for array in arrays)
-        mixed, pull = jax.vjp(lambda *x: attend(*x, 12, visible, target), *inputs)
+        mixed, pull = jax.vjp(
+            lambda q, k, v: attend(q, k, v, 12, visible, target), *inputs
+        )
         return [mixed, *pull(direction)]
 
     for visible in (None, causal):
