@@ -141,7 +141,8 @@ def _remarks(measured: Sequence[Measured], devices: Topology) -> Iterator[str]:
     for stage in {each.stage for each in measured if lacks_memory(each.figures)}:
         yield (
             f"{stage} does not fit into {_memory(devices)}, whatever its chunks, "
-            "model.remat and mesh.fsdp. Take more devices, or a smaller batch size."
+            "model.remat and mesh.fsdp. Take more devices, a smaller batch size, or "
+            "mesh.model, which splits the classes of a head."
         )
 
 
