@@ -7,6 +7,8 @@ import jax
 import pytest
 
 from vl_ltr_jax.config import build as configs
+from vl_ltr_jax.config import settings
+from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.models.attention import Target
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig, TextConfig, VisionConfig
 from vl_ltr_jax.preflight import fit, inputs, programs, topology
@@ -145,6 +147,8 @@ def test_a_step_that_does_not_fit_gets_the_fewest_chunks(v5e, tmp_path, monkeypa
     assert {one.accumulation_steps for one in less} == {2}
     assert all(one.figures.peak_bytes < least for one in less)
     assert all(one.changes == {"mesh.accumulation_steps": 2} for one in less)
+    explicit = settings.changed(Config(), {"mesh.accumulation_steps": 1})
+    assert all(one.fits(Config()) and not one.fits(explicit) for one in less)
     none = measure(1000, batch_size=2)  # of one image a device: no chunks to try
     assert not any(one.figures.fits for one in none)
     assert {one.accumulation_steps for one in none} == {1}

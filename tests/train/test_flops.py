@@ -144,3 +144,17 @@ def test_products_of_a_kernel_fill_up_its_units():
     sizes = 2 * 8 * 8 * 128
     assert flops.kernel_products(call(*arrays), 8) == 3 * 2 * 2 * sizes
     assert flops.kernel_products(jax.make_jaxpr(jnp.dot)(1.0, 1.0), 8) == 0
+
+
+def test_a_kernel_counts_in_each_pass_of_a_loop():
+    """Breaks if its body counts for all programs of its grid, or for all chunks."""
+    arrays = [jax.ShapeDtypeStruct((4, 5, 128), jnp.bfloat16)] * 3
+
+    def chunks(*arrays):
+        step = lambda _, rows: (None, tpu_attention.attend(*rows, None, 2))  # noqa: E731
+        rows = [array.reshape(2, 2, 5, 128) for array in arrays]
+        return jax.lax.scan(step, None, rows)[1]
+
+    counted = flops.products(jax.make_jaxpr(chunks)(*arrays))
+    model = 4 * 4 * 5**2 * 128
+    assert (counted.once, counted.total) == (model / 2, model)

@@ -66,6 +66,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     with exits.refusing():
         devices, config, planned, notes = _planned()
+        stages = _stages(config, planned)
         print(f"{devices.name}: {len(devices.devices)} devices of {_memory(devices)}")
         print("\n".join(f"- {note}" for note in notes))
         _print_row(_HEADER)
@@ -74,14 +75,14 @@ def main(argv: Sequence[str]) -> None:
         mesh = meshes.make_mesh(
             config.mesh.data, config.mesh.model, devices=devices.devices
         )
-        for stage in _stages(config, planned):
+        for stage in stages:
             programs = fit.stage(config, planned, mesh, devices, stage, say=console.say)
             for each in programs:
                 measured.append(each)
                 _print_row(_row(each))
         for line in _remarks(measured, devices):
             print(line)
-        fits = all(each.figures.fits for each in measured)
+        fits = all(each.fits(config) for each in measured)
         if _JSON.value:
             content = {
                 "topology": devices.name,
@@ -102,6 +103,11 @@ def _planned() -> tuple[Topology, Config, RunInputs, list[str]]:
             f"--topology=NAME: missing. Examples: {topology.EXAMPLES}."
         )
     config = commands_flags.planned_config(COMMAND)
+    if config.init.vl_ltr:
+        raise configs.ConfigError(
+            f"init.vl_ltr={config.init.vl_ltr!r}: only evaluated, and preflight plans "
+            "runs that train. Leave the key out."
+        )
     devices = topology.read(_TOPOLOGY.value)
     config = settled(config, None, devices.devices[0].platform)
     configs.check_devices(config, len(devices.devices))
@@ -140,9 +146,9 @@ def _remarks(measured: Sequence[Measured], devices: Topology) -> Iterator[str]:
         yield f"{stage} fits with {words}"
     for stage in {each.stage for each in measured if lacks_memory(each.figures)}:
         yield (
-            f"{stage} does not fit into {_memory(devices)}, whatever its chunks, "
-            "model.remat and mesh.fsdp. Take more devices, a smaller batch size, or "
-            "mesh.model, which splits the classes of a head."
+            f"{stage} does not fit into {_memory(devices)} by chunks, model.remat or "
+            "mesh.fsdp. Take more devices, a smaller batch size, or mesh.model, which "
+            "splits the classes of a head."
         )
 
 

@@ -42,10 +42,6 @@ def _out_of_bounds(config: Config) -> Iterator[str]:
 def _data(config: Config) -> Iterator[str]:
     data = config.data
     shapes, source = data.source == "shapes", f"data.source={data.source!r}"
-    if not data.name:
-        yield "data.name='': reports, list files and tfds need a name. Set it."
-    if not (shapes or data.root):
-        yield f"data.root='': {source} needs a directory. Set it."
     categories = data.layout == "inat18", data.source == "inat18"
     if data.source not in ("image_folder", "tfds") and len(set(categories)) == 2:
         yield f"data.layout={data.layout!r}: {source} has another layout."
@@ -80,6 +76,10 @@ def _models(config: Config) -> Iterator[str]:
 
 def _files(config: Config) -> Iterator[str]:
     data, init = config.data, config.init
+    if not data.name:
+        yield "data.name='': reports, list files and tfds need a name. Set it."
+    if not (data.source == "shapes" or data.root):
+        yield f"data.root='': data.source={data.source!r} needs a directory. Set it."
     for key in ("root", "text_root"):
         unread = key == "root" and data.source == "shapes"
         directory = "" if unread else getattr(data, key)

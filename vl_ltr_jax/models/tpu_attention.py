@@ -22,7 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float
 
 LANES = 128
-MAX_LENGTH = 1024  # tokens whose logits fit into a core's memory
+MAX_LENGTH = 785  # tokens whose logits fit into a v4 core's memory; 1024 do not
 _TOKENS = 1024  # of a program, about
 _FAR = -1e30
 _MEMORY = 64 * 2**20

@@ -10,7 +10,6 @@ from vl_ltr_jax.preflight.programs import Program
 from vl_ltr_jax.preflight.topology import Topology
 from vl_ltr_jax.train import flops, memory
 
-_NO_ROOM = "RESOURCE_EXHAUSTED"
 # The compiler estimates no kernel. Products filled up to this size come within 7 % of
 # the instructions that libtpu writes out for the attention of ViT-B/16 on a v5e.
 _UNIT = 128
@@ -55,7 +54,8 @@ def measure(program: Program, topology: Topology) -> Figures:
     started = time.monotonic()
     try:
         counted = program.compile()
-    except jax.errors.JaxRuntimeError as error:
+    # A kernel's own compiler raises the other two.
+    except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         words = lines[0] if lines else type(error).__name__
         return Figures(error=words, compile_seconds=time.monotonic() - started)
@@ -86,4 +86,5 @@ def measure(program: Program, topology: Topology) -> Figures:
 
 def lacks_memory(figures: Figures) -> bool:
     """Returns True if a program was refused, or would be, for want of memory."""
-    return not figures.fits and (not figures.error or _NO_ROOM in figures.error)
+    error = RuntimeError(figures.error)
+    return not figures.fits and (not figures.error or memory.is_lack(error))

@@ -15,15 +15,25 @@ from vl_ltr_jax.run import layout
 from vl_ltr_jax.run.inputs import RunInputs
 from vl_ltr_jax.runtime import mesh as meshes
 
+_CHUNKS = "mesh.accumulation_steps"
+
 
 class Measured(NamedTuple):
-    """A program of a stage, with its figures under some changes of the run's keys."""
+    """A program of a stage, with its figures under some changes of the run's keys.
+
+    A run makes no change but that of automatic chunks.
+    """
 
     stage: str
     program: str
     changes: Mapping[str, Any]
     accumulation_steps: int
     figures: Figures
+
+    def fits(self, config: Config) -> bool:
+        """Returns True if it fits without a user's change of the configuration."""
+        automatic = set() if config.mesh.accumulation_steps else {_CHUNKS}
+        return self.figures.fits and set(self.changes) <= automatic
 
 
 def stage(
@@ -71,23 +81,25 @@ def stage(
 
 def _changes(config: Config, name: str, devices: int) -> Iterator[dict[str, Any]]:
     """Yields changes of keys, the cheapest first: none, chunks, remat, fsdp."""
-    yield {}
-    section = getattr(config, name, None)
-    size = getattr(section, "global_batch_size", 0)
-    chunks = [
-        {"mesh.accumulation_steps": count}
+    size = getattr(getattr(config, name, None), "global_batch_size", 0)
+    chunks: list[dict[str, Any]] = [
+        {_CHUNKS: count}
         for count in layout.chunk_counts(size, devices)
         if count > max(config.mesh.accumulation_steps, 1)
     ]
-    yield from chunks
-    saving = {"model.remat": "full"} if config.model.remat == "none" else {}
-    if saving:
-        yield saving
+    most = chunks[-1] if chunks else {}
+    saving = {"model.remat": "full"} if config.model.remat != "full" else {}
     split = {"mesh.fsdp": "data"} if config.mesh.fsdp == "none" else {}
-    if split:
-        yield split
-        yield from ({**split, **chunk} for chunk in chunks)
-        yield {**split, **(chunks[-1] if chunks else {}), **saving}
+    options = [
+        *({}, *chunks, saving, {**most, **saving}, split),
+        *({**split, **count} for count in chunks),
+        {**split, **most, **saving},
+    ]
+    tried: list[dict[str, Any]] = []
+    for option in options:
+        if option not in tried:
+            tried.append(option)
+            yield option
 
 
 def _words(changes: Mapping[str, Any]) -> str:

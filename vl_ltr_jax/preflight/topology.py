@@ -112,8 +112,8 @@ GPUS = {
         cache=72 * 2**20,
     ),
 }
-# JAX takes this share of a card's memory, unless the environment says otherwise.
-_GPU_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+# JAX takes 75 % of a card's memory, unless one of these says otherwise.
+_GPU_SHARES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 _CUDNN = "major: 9 minor: 8 patch: 0"
 
 
@@ -161,7 +161,8 @@ def read(name: str) -> Topology:
                 topology=f"1x{shape}x1",
                 target_config=_target(GPUS[chip]),
             ).devices
-        share = float(os.environ.get(_GPU_SHARE, 0.75))
+        values = [os.environ.get(name) for name in _GPU_SHARES]
+        share = float(next(filter(None, values), 0.75))
         return Topology(name, list(devices), int(share * GPUS[chip].memory_bytes))
     near = nearest(chip, [*TPUS, *GPUS, "local"])
     raise TopologyError(f"--topology={name}: unknown{near} Examples: {EXAMPLES}.")

@@ -10,6 +10,7 @@ from etils import epath
 
 from vl_ltr_jax.config import methods, settings
 from vl_ltr_jax.config.settings import KEYS, Config
+from vl_ltr_jax.models.clip import ClipConfig
 from vl_ltr_jax.run.inputs import RunInputs
 from vl_ltr_jax.storage import strict_json
 from vl_ltr_jax.storage.artifact import Artifact
@@ -68,21 +69,20 @@ def _recorded_dtype(workdir: epath.Path) -> str:
     return dtype if dtype in ("float32", "bfloat16") else ""
 
 
+def chunks_are_neutral(config: Config, sizes: ClipConfig) -> bool:
+    """Returns False if each chunk of a batch has BatchNorm statistics of its own."""
+    return not config.pretrain.train_batch_norm or bool(sizes.vision.patch_size)
+
+
 def artifact(
     config: Config, workdir: epath.Path, stage: str, inputs: RunInputs
 ) -> Artifact:
     """Returns a stage's artifact, with the settings and inputs that it depends on."""
     config = settled(config, workdir)
-    always: tuple[str, ...] = ()
-    if config.pretrain.train_batch_norm and not inputs.clip_config.vision.patch_size:
-        # Each chunk has statistics of its own.
-        always = ("mesh.accumulation_steps",)
     sections = DEPENDS.get(stage, EVERYTHING)
     flat = settings.flatten(methods.as_read_by(config, stage))
-    relevant = {
-        key: value
-        for key, value in flat.items()
-        if key in always or matters(key, sections)
-    }
+    relevant = {key: value for key, value in flat.items() if matters(key, sections)}
+    if not chunks_are_neutral(config, inputs.clip_config):
+        relevant["mesh.accumulation_steps"] = max(config.mesh.accumulation_steps, 1)
     relevant["inputs"] = inputs.digest
     return Artifact(workdir / stage, relevant, DEFAULTS)

@@ -42,17 +42,17 @@ class TrainingStage:
 
     def __call__(self, run: Run) -> dict[str, Any]:
         """Trains to the end, and returns the summary."""
-        if not run.config.mesh.accumulation_steps:
-            chunks = layout.choose(lambda n: self.build(run.with_chunks(n)), run)
-            job = self.build(run.with_chunks(chunks))
+        if run.chooses_chunks:
+            job = layout.choose(lambda n: self.build(run.with_chunks(n)), run)
         else:
             job = self.build(run)
+            layout.record(job.directory, run.chunks)
         return self.finish(run, training.train(job, run.mesh, run.config))
 
     def job(self, run: Run) -> training.Job:
         """Returns the training as a stage that has begun would go on with it."""
         job = self.build(run)
-        if run.config.mesh.accumulation_steps:
+        if not run.chooses_chunks:
             return job
         return self.build(run.with_chunks(layout.recorded(job.directory) or 1))
 

@@ -33,15 +33,18 @@ class LayoutError(UserError):
 
 
 def chunk_counts(batch_size: int, num_devices: int) -> Iterator[int]:
-    """Yields 1, 2, 4, ... chunks that a global batch divides into on all devices."""
-    chunks = 1
-    while chunks <= MAX_CHUNKS and batch_size % (chunks * num_devices) == 0:
-        yield chunks
-        chunks *= 2
+    """Yields the numbers of chunks that a global batch divides into on all devices."""
+    share, remainder = divmod(batch_size, num_devices)
+    if not remainder:
+        yield from (n for n in range(1, MAX_CHUNKS + 1) if share % n == 0)
 
 
 def recorded(directory: epath.Path) -> int:
-    """Returns the number of chunks that a stage has begun with; 0 for none."""
+    """Returns the number of chunks that a stage has begun with; 0 for none.
+
+    Raises:
+      LayoutError: the record is damaged.
+    """
     path = directory / _FILE
     if not path.exists():
         return 0
@@ -54,35 +57,78 @@ def recorded(directory: epath.Path) -> int:
     return chunks
 
 
-def choose(build: Callable[[int], training.Job], run: Run) -> int:
-    """Returns the chunks of a stage, and records them; all processes call this.
+def record(directory: epath.Path, chunks: int) -> None:
+    """Writes the number of chunks of a stage; all processes call this."""
+    if jax.process_index() == 0:
+        write_whole(directory / _FILE, json.dumps({_KEY: chunks}))
+    multihost_utils.sync_global_devices("layout is written")
+
+
+def choose(build: Callable[[int], training.Job], run: Run) -> training.Job:
+    """Returns a stage with the fewest chunks that fit; all processes call this.
+
+    The number is recorded, and stays with the stage.
 
     Args:
       build: from a number of chunks to the stage's training.
       run: has the devices.
 
     Raises:
-      LayoutError: no number of chunks fits.
+      LayoutError: no number of chunks fits, or the recorded one does not.
     """
-    job, limit = build(1), memory.limit(run.mesh.local_devices[0])
-    if chunks := recorded(job.directory):
-        return chunks
+    job = build(1)
+    chunks, limit = _agreed(job.directory, run)
+    batch_size = job.plan.global_batch_size
+    if chunks:
+        if batch_size % (chunks * run.mesh.size):
+            raise LayoutError(
+                f"{job.directory / _FILE}: a batch of {batch_size} does not divide "
+                f"into {chunks} chunks on {run.mesh.size} devices. Set "
+                "mesh.accumulation_steps to a number that does."
+            )
+        return job if chunks == 1 else build(chunks)
     if not limit:
-        return 1
+        record(job.directory, 1)
+        return job
     # The arrays exist for a moment only: training places its own.
     frozen = jax.tree.map(_described, job.frozen())
-    for chunks in chunk_counts(job.plan.global_batch_size, run.mesh.size):
+    for chunks in chunk_counts(batch_size, run.mesh.size):
         job = job if chunks == 1 else build(chunks)
         peak = _peak(job, frozen, run)
         fits = np.asarray(memory.fits(peak, limit))
         if multihost_utils.broadcast_one_to_all(fits):
-            _record(job.directory, chunks, peak, limit)
-            return chunks
+            console.say(
+                f"mesh.accumulation_steps={chunks}: a step takes {peak / 2**30:.1f} "
+                f"of {limit / 2**30:.1f} GiB",
+                stage=job.directory.name,
+            )
+            record(job.directory, chunks)
+            return job
     raise LayoutError(
         f"mesh.accumulation_steps=0: no number of chunks makes the step of "
         f"{job.directory.name!r} fit into {limit / 2**30:.1f} GiB. Set "
         "mesh.fsdp='data', model.remat='full' or a smaller global_batch_size."
     )
+
+
+def _agreed(directory: epath.Path, run: Run) -> tuple[int, int]:
+    """Returns recorded chunks and a device's memory, as the first process has them.
+
+    File systems may show the others an older state.
+    """
+    chunks, fault = 0, None
+    if jax.process_index() == 0:
+        try:
+            chunks = recorded(directory)
+        except LayoutError as error:
+            chunks, fault = -1, error
+    # In MiB: 64 bits become 32 on the way.
+    limit = memory.limit(run.mesh.local_devices[0]) // 2**20
+    facts = multihost_utils.broadcast_one_to_all(np.array([chunks, limit], np.int32))
+    chunks, limit = map(int, facts)
+    if chunks < 0:
+        raise fault or LayoutError(f"{directory / _FILE}: damaged. Delete it.")
+    return chunks, limit * 2**20
 
 
 def _described(array: Any) -> jax.ShapeDtypeStruct:
@@ -99,18 +145,7 @@ def _peak(job: training.Job, frozen: Any, run: Run) -> float:
     try:
         program = step.compile(state, job.batch_shapes()[-1]).program
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not memory.is_lack(error):
             raise
         return float("inf")
     return memory.peak(program)
-
-
-def _record(directory: epath.Path, chunks: int, peak: float, limit: int) -> None:
-    console.say(
-        f"mesh.accumulation_steps={chunks}: a step takes {peak / 2**30:.1f} of "
-        f"{limit / 2**30:.1f} GiB",
-        stage=directory.name,
-    )
-    if jax.process_index() == 0:
-        write_whole(directory / _FILE, json.dumps({_KEY: chunks}))
-    multihost_utils.sync_global_devices("layout is written")

@@ -31,7 +31,7 @@ from vl_ltr_jax.models.linear import LinearHead
 from vl_ltr_jax.run import embedding
 from vl_ltr_jax.run import inputs as run_inputs
 from vl_ltr_jax.run.anchors import Anchors
-from vl_ltr_jax.run.depends import artifact, settled
+from vl_ltr_jax.run.depends import artifact, chunks_are_neutral, settled
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.storage.artifact import Artifact
 from vl_ltr_jax.train.embedder import Embedder
@@ -110,6 +110,12 @@ class Run:
     def chunks(self) -> int:
         """Chunks of a training batch; 1 until they are chosen."""
         return max(self.config.mesh.accumulation_steps, 1)
+
+    @property
+    def chooses_chunks(self) -> bool:
+        """True if the devices decide the chunks; never where results depend on them."""
+        automatic = not self.config.mesh.accumulation_steps
+        return automatic and chunks_are_neutral(self.config, self.inputs.clip_config)
 
     def with_chunks(self, chunks: int) -> "Run":
         """Returns the run with another number of chunks, on the same devices."""

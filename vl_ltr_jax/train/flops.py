@@ -71,6 +71,10 @@ def products(program: core.ClosedJaxpr | core.Jaxpr) -> Products:
         if name in _OPERATIONS:
             count = _OPERATIONS[name](equation)
             inner = Products(count, count)
+        elif name == "pallas_call":
+            estimate = params["cost_estimate"]  # as XLA counts it
+            count = float(estimate.flops) if estimate else 0.0
+            inner = Products(count, count)
         else:
             parts = [products(part) for part in _programs(params)]
             join = max if name == "cond" else sum

@@ -13,6 +13,14 @@ def fits(needed: float, available: int) -> bool:
     return not available or needed <= _SHARE * available
 
 
+def is_lack(error: Exception) -> bool:
+    """Returns True if a compiler finds no room in the memory of a device.
+
+    A kernel that exceeds the memory of a core (vmem) is another fault.
+    """
+    return "RESOURCE_EXHAUSTED" in str(error) and "vmem" not in str(error)
+
+
 def limit(device: jax.Device) -> int:
     """Returns the bytes that programs may use on a device; 0 if it does not say."""
     return int((device.memory_stats() or {}).get("bytes_limit", 0))
