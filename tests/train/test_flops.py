@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend import core
 
 from vl_ltr_jax.models import tpu_attention
 from vl_ltr_jax.runtime import mesh as meshes
@@ -158,3 +159,16 @@ def test_a_kernel_counts_in_each_pass_of_a_loop():
     counted = flops.products(jax.make_jaxpr(chunks)(*arrays))
     model = 4 * 4 * 5**2 * 128
     assert (counted.once, counted.total) == (model / 2, model)
+
+
+@pytest.mark.parametrize("way, products", [("fwd", 2), ("bwd", 5)])
+def test_cudnns_attention_counts_though_no_compiler_sees_it(way, products):
+    """A primitive of that name stands for it: cuDNN's needs an NVIDIA library.
+
+    Breaks if keys do not count by their own number.
+    """
+    primitive = core.Primitive(f"dot_product_attention_{way}_wrapper")
+    primitive.def_abstract_eval(lambda queries, keys: queries)
+    queries, keys = ones(2, 6, 3, 8), ones(2, 10, 3, 8)
+    counted = flops.products(jax.make_jaxpr(primitive.bind)(queries, keys))
+    assert counted.total == products * 2 * (2 * 3 * 8 * 6 * 10)

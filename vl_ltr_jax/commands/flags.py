@@ -57,33 +57,20 @@ _PROCESS_ID = flags.DEFINE_integer(
 )
 
 
-def checked_config(command: Command) -> settings.Config:
+def checked_config(command: Command, *, files: bool = True) -> settings.Config:
     """Returns the configuration that the flags name.
 
     Args:
       command: description of the running command.
+      files: False if data set and weights may be absent.
 
     Raises:
       ConfigError: `--config` is missing, or the configuration has faults.
     """
     if not _CONFIG.value:
         raise configs.ConfigError(commands.without_config(command))
-    return configs.from_config_dict(_CONFIG.value, config_flags.explicit_keys())
-
-
-def planned_config(command: Command) -> settings.Config:
-    """Returns the configuration that the flags name; its files may be absent.
-
-    Args:
-      command: description of the running command.
-
-    Raises:
-      ConfigError: `--config` is missing, or the configuration has other faults.
-    """
-    if not _CONFIG.value:
-        raise configs.ConfigError(commands.without_config(command))
     config = configs.resolve(_CONFIG.value, config_flags.explicit_keys())
-    configs.check(config, files=False)
+    configs.check(config, files=files)
     return config
 
 

@@ -102,7 +102,7 @@ def _planned() -> tuple[Topology, Config, RunInputs, list[str]]:
         raise configs.ConfigError(
             f"--topology=NAME: missing. Examples: {topology.EXAMPLES}."
         )
-    config = commands_flags.planned_config(COMMAND)
+    config = commands_flags.checked_config(COMMAND, files=False)
     if config.init.vl_ltr:
         raise configs.ConfigError(
             f"init.vl_ltr={config.init.vl_ltr!r}: only evaluated, and preflight plans "

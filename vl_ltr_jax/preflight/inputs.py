@@ -71,51 +71,55 @@ def read(config: Config, override: Counts) -> tuple[RunInputs, list[str]]:
     Raises:
       ConfigError: neither the data set nor a table has a size.
     """
-    notes: list[str] = []
-    if not any(override) and (config.data.source == "shapes" or _is_there(config)):
+    preset = PRESETS[config.model.backbone].at_image_size(config.model.image_size)
+    notes, tokens = (
+        [f"towers: as {config.model.backbone} has them; no file is read"],
+        None,
+    )
+    options = config.data
+    is_there = options.source == "shapes" or os.path.isdir(options.root)
+    if is_there:
         data = run_inputs.read_data(config)
         corpus = run_inputs.build_corpus(config, data)
-        notes.append(f"sizes: those of {config.data.root or 'the embedded data set'}")
+        splits = (len(split) for split in (data.train, data.val, data.test))
+        sizes = Counts(len(data.class_names), *splits, len(corpus.labels))
     else:
-        counts = _counts(config, override)
-        data, corpus = _planned_data(counts), _planned_corpus(counts)
-        notes.append(f"sizes: {counts.train:,} images of {counts.classes:,} classes")
-    count, length = len(corpus.labels), config.data.context_length
-    notes.append(f"{count:,} sentences, of Wikipedia's lengths (25 tokens in the mean)")
-    preset = PRESETS[config.model.backbone].at_image_size(config.model.image_size)
-    return RunInputs(
-        data,
-        corpus,
-        assumed_tokens(count, length),
-        preset,
-        transforms.NORMALIZATIONS["clip"],
-        zeros(variable_shapes(preset)),
-    ), notes
-
-
-def _is_there(config: Config) -> bool:
-    return bool(config.data.root) and os.path.isdir(config.data.root)
-
-
-def _counts(config: Config, override: Counts) -> Counts:
-    known = published.by_name(config.data.name)
-    sizes = known.sizes if known else {}
-    counts = Counts(
-        override.classes or (known.num_classes if known else 0),
-        override.train or sizes.get("train", 0),
-        override.val or sizes.get("val", 0) or sizes.get("test", 0),
-        override.test or sizes.get("test", 0),
-        override.sentences or SENTENCES,
-    )
+        sizes = _published_sizes(options.name)
+    counts = Counts(*(own or size for own, size in zip(override, sizes, strict=True)))
     if not (counts.classes and counts.train):
         raise ConfigError(
-            f"data.root={config.data.root!r}, data.name={config.data.name!r}: neither "
-            "a directory nor a published data set. Add --num_classes and --num_images."
+            f"data.root={options.root!r}, data.name={options.name!r}: neither a "
+            "directory nor a published data set. Add --num_classes and --num_images."
         )
-    return counts._replace(
-        val=counts.val or counts.classes,
-        sentences=max(counts.sentences, counts.classes),
-    )
+    if counts != sizes or not is_there:
+        data, corpus = _planned_data(counts), _planned_corpus(counts)
+    elif _has_tokenizer(config):
+        tokens = run_inputs.encode(config, corpus, preset.text.vocab_size)
+    classes, images = len(data.class_names), len(data.train)
+    source = "the data set" if counts == sizes and is_there else "tables and flags"
+    notes.append(f"{images:,} images of {classes:,} classes, from {source}")
+    lengths = "their own lengths"
+    if tokens is None:
+        tokens = assumed_tokens(len(corpus.labels), options.context_length)
+        lengths = "the lengths of Wikipedia's, 25 tokens in the mean"
+    notes.append(f"{len(corpus.labels):,} sentences, of {lengths}")
+    normalization = transforms.NORMALIZATIONS["clip"]
+    clip = zeros(variable_shapes(preset))
+    return RunInputs(data, corpus, tokens, preset, normalization, clip), notes
+
+
+def _published_sizes(name: str) -> Counts:
+    known = published.by_name(name)
+    if known is None:
+        return Counts(sentences=SENTENCES)
+    sizes = {"val": known.sizes["test"], **known.sizes}
+    return Counts(known.num_classes, **sizes, sentences=SENTENCES)
+
+
+def _has_tokenizer(config: Config) -> bool:
+    """Returns True if the tokenizer's files are here, and need no download."""
+    name = config.init.tokenizer or config.init.clip
+    return name == "tiny_clip" or os.path.exists(name)
 
 
 def _planned_data(counts: Counts) -> LongTailedData:
@@ -129,15 +133,16 @@ def _planned_data(counts: Counts) -> LongTailedData:
         names,
         ("",) * counts.classes,
         split(counts.train),
-        split(counts.val),
-        split(counts.test or counts.val),
+        split(counts.val or counts.classes),
+        split(counts.test or counts.classes),
     )
 
 
 def _planned_corpus(counts: Counts) -> Corpus:
-    labels = np.sort(np.arange(counts.sentences, dtype=np.int32) % counts.classes)
+    count = max(counts.sentences, counts.classes)
+    labels = np.sort(np.arange(count, dtype=np.int32) % counts.classes)
     names = tuple(map(str, range(counts.classes)))
-    return Corpus(("",) * counts.sentences, labels, names)
+    return Corpus(("",) * count, labels, names)
 
 
 class PlannedRun(Run):

@@ -40,7 +40,8 @@ def of_stage(run: PlannedRun, name: str) -> Iterator[Program]:
     if name == "pretrain" and run.config.pretrain.distillation != "none":
         yield from _texts(run, "teacher's texts")
     if name == "embed":
-        yield _images(run, "images", run.encode_image, run.towers())
+        towers = run.replicate(run.towers())
+        yield _program(run, "images", run.encode_image, towers, _pixels(run))
         yield from _texts(run, "texts")
     elif name == "anchors":
         yield _selection(run)
@@ -78,11 +79,6 @@ def _texts(run: PlannedRun, name: str) -> Iterator[Program]:
         tokens = meshes.described_rows(run.mesh, (size, length), np.int32)
         title = f"{name}, {length} tokens"
         yield _program(run, title, run.encode_text, towers, tokens)
-
-
-def _images(run: PlannedRun, name: str, function: Any, towers: Any) -> Program:
-    pixels = _pixels(run)
-    return _program(run, name, function, run.replicate(towers), pixels)
 
 
 def _pixels(run: PlannedRun) -> jax.ShapeDtypeStruct:

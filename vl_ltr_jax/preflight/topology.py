@@ -200,7 +200,7 @@ def _compiler(name: str, package: str, extra: str) -> Iterator[None]:
         ) from None
     try:
         yield
-    except (RuntimeError, NotImplementedError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0].partition(": ")[2] or str(error)
         raise TopologyError(
             f"--topology={name}: {reason.rstrip('.')}. Examples: {EXAMPLES}."

@@ -122,22 +122,8 @@ def read(config: Config, data: sources.LongTailedData | None = None) -> RunInput
         return RunInputs(
             data, corpus, tokens, clip_config, normalization, clip, released_head, root
         )
-    directory = initial.tokenizer_directory(config)
-    tokenizer = Tokenizer.from_directory(directory)
-    if tokenizer.vocab_size != clip_config.text.vocab_size:
-        key = "tokenizer" if config.init.tokenizer else "clip"
-        raise initial.InputError(
-            f"init.{key}={getattr(config.init, key)!r}: the tokenizer has "
-            f"{tokenizer.vocab_size} ids, but the text tower has "
-            f"{clip_config.text.vocab_size} embeddings. Set init.tokenizer to the "
-            "files of the tower's own model, or to '' for those of init.clip."
-        )
     corpus = build_corpus(config, data)
-    cache: Path | str = config.data.cache
-    if cache == "default":
-        cache = token_cache.default_directory()
-    length = config.data.context_length
-    tokens = token_cache.encode(tokenizer, corpus.sentences, length, cache)
+    tokens = encode(config, corpus, clip_config.text.vocab_size)
     root = config.data.root
     return RunInputs(data, corpus, tokens, clip_config, normalization, clip, root=root)
 
@@ -172,6 +158,35 @@ def build_corpus(config: Config, data: sources.LongTailedData) -> corpora.Corpus
     return corpora.build_corpus(
         data.class_names, data.class_texts, options.prompts, rule=options.corpus_rule
     )
+
+
+def encode(
+    config: Config, corpus: corpora.Corpus, vocab_size: int
+) -> Integer[np.ndarray, "S L"]:
+    """Returns token ids of the sentences, trimmed to the longest.
+
+    Args:
+      config: names the tokenizer and the cache.
+      corpus: of the run.
+      vocab_size: of the text tower.
+
+    Raises:
+      UserError: the tokenizer cannot be read, or is of another vocabulary.
+    """
+    tokenizer = Tokenizer.from_directory(initial.tokenizer_directory(config))
+    if tokenizer.vocab_size != vocab_size:
+        key = "tokenizer" if config.init.tokenizer else "clip"
+        raise initial.InputError(
+            f"init.{key}={getattr(config.init, key)!r}: the tokenizer has "
+            f"{tokenizer.vocab_size} ids, but the text tower has {vocab_size} "
+            "embeddings. Set init.tokenizer to the files of the tower's own model, or "
+            "to '' for those of init.clip."
+        )
+    cache: Path | str = config.data.cache
+    if cache == "default":
+        cache = token_cache.default_directory()
+    length = config.data.context_length
+    return token_cache.encode(tokenizer, corpus.sentences, length, cache)
 
 
 def feed(config: Config, batch_size: int) -> loader.Feed:

@@ -106,9 +106,19 @@ def _convolution(equation: Any) -> float:
     return 2.0 * window * math.prod(equation.outvars[0].aval.shape)
 
 
+def _cudnn_attention(equation: Any) -> float:
+    """Two products forward; with the logits again five backward."""
+    queries, keys = (x.aval.shape for x in equation.invars[:2])  # [B, L, H, d]
+    products = 2 if "_fwd_" in equation.primitive.name else 5
+    return 2.0 * products * math.prod(queries) * keys[1]
+
+
 _OPERATIONS: dict[str, Callable[[Any], float]] = {
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
+    # Of jax.nn.dot_product_attention, in calls of cuDNN.
+    "dot_product_attention_fwd_wrapper": _cudnn_attention,
+    "dot_product_attention_bwd_wrapper": _cudnn_attention,
 }
 
 
