@@ -81,8 +81,13 @@ def read(config: Config, override: Counts) -> tuple[RunInputs, list[str]]:
     if is_there:
         data = run_inputs.read_data(config)
         corpus = run_inputs.build_corpus(config, data)
-        splits = (len(split) for split in (data.train, data.val, data.test))
-        sizes = Counts(len(data.class_names), *splits, len(corpus.labels))
+        sizes = Counts(
+            len(data.class_names),
+            len(data.train),
+            len(data.val),
+            len(data.test),
+            len(corpus.labels),
+        )
     else:
         sizes = _published_sizes(options.name)
     counts = Counts(*(own or size for own, size in zip(override, sizes, strict=True)))
