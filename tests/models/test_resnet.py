@@ -23,12 +23,14 @@ def test_batch_norm_is_pytorchs():
     stats = {"mean": jnp.zeros(5), "var": jnp.ones(5)}
 
     def total(params, x, stats, train):
-        y, updates = BatchNorm().apply(
-            {"params": params, "batch_stats": stats},
-            x,
-            train,
-            mutable=["batch_stats"],
-        )
+        variables = {"params": params, "batch_stats": stats}
+        norm = BatchNorm(5).bind(variables, mutable=["batch_stats"])
+        if train:
+            y = norm(x)
+        else:
+            factor, shift = norm.frozen()
+            y = factor[None, None, None] * x + shift[None, None, None]
+        updates = norm.variables
         return jnp.sum(jnp.sin(y)), (y, updates)
 
     gradient = jax.grad(total, argnums=(0, 1), has_aux=True)

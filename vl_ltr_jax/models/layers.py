@@ -95,15 +95,22 @@ class Conv(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
-        """Convolves an image batch of height H and width W."""
+    def __call__(
+        self, x: Float[Array, "B H W I"], factor: Float[Array, " O"] | None = None
+    ) -> Float[Array, "B h w O"]:
+        """Convolves an image batch of height H and width W.
+
+        `factor` scales the kernels of the output channels.
+        """
         size = self.kernel_size
         kernel = self.param(
             "kernel",
             nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
             (size, size, x.shape[-1], self.features),
-        ).astype(self.dtype)
-        x = x.astype(self.dtype)
+        )
+        if factor is not None:
+            kernel = kernel * factor[None, None, None]
+        kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
         if self.stride == size:
             batch, height, width, channels = x.shape
             grid = (height // size, width // size)

@@ -12,7 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from vl_ltr_jax.models.attention import HERE, Target, attend
@@ -28,33 +28,53 @@ class BatchNorm(nn.Module):
     of each GPU.
     """
 
+    features: int
     scale_init: nn.initializers.Initializer = nn.initializers.ones
 
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B H W D"], train: bool
-    ) -> Float[Array, "B H W D"]:
-        """Normalises by batch statistics (`train`) or by the running ones."""
-        shape = x.shape[-1:]
-        scale = self.param("scale", self.scale_init, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+    def setup(self) -> None:
+        """Creates the affine weights and the running statistics."""
+        shape = (self.features,)
+        self.scale = self.param("scale", self.scale_init, shape)
+        self.bias = self.param("bias", nn.initializers.zeros, shape)
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        self.var = self.variable("batch_stats", "var", jnp.ones, shape)
+
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+        """Normalises by the statistics of the batch, and updates the running ones."""
         wide = x.astype(jnp.float32)
-        if train:
-            mean, var = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
-            count = x.size // x.shape[-1]
-            # PyTorch keeps the unbiased variance and normalises by the biased one.
-            unbiased = var * (count / max(count - 1, 1))
-            running_mean.value += _MOMENTUM * (mean - running_mean.value)
-            running_var.value += _MOMENTUM * (unbiased - running_var.value)
-        else:
-            mean, var = running_mean.value, running_var.value
-        factor = scale * jax.lax.rsqrt(var + 1e-5)
-        shift = bias - mean * factor
+        mean, var = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
+        count = x.size // x.shape[-1]
+        # PyTorch keeps the unbiased variance and normalises by the biased one.
+        unbiased = var * (count / max(count - 1, 1))
+        self.mean.value += _MOMENTUM * (mean - self.mean.value)
+        self.var.value += _MOMENTUM * (unbiased - self.var.value)
+        factor, shift = self._affine(mean, var)
         return (wide * factor[None, None, None] + shift[None, None, None]).astype(
             x.dtype
         )
+
+    def frozen(self) -> tuple[Float[Array, " D"], Float[Array, " D"]]:
+        """Returns factor and shift by the running statistics: factor x + shift."""
+        return self._affine(self.mean.value, self.var.value)
+
+    def _affine(self, mean: ArrayLike, var: ArrayLike) -> tuple[Array, Array]:
+        factor = self.scale * jax.lax.rsqrt(var + 1e-5)
+        return factor, self.bias - mean * factor
+
+
+def _conv_norm(
+    x: Float[Array, "B H W I"], conv: Conv, norm: BatchNorm, train: bool
+) -> Float[Array, "B h w O"]:
+    """Returns a normalised convolution; `train` normalises by the batch.
+
+    By frozen statistics it is one convolution with scaled kernels. The gradient of a
+    factor is then a sum over its kernel, so no map is stored before its normalisation.
+    """
+    if train:
+        return norm(conv(x))
+    factor, shift = norm.frozen()
+    y = conv(x, factor)
+    return (y.astype(jnp.float32) + shift[None, None, None]).astype(y.dtype)
 
 
 def _halve(x: Float[Array, "B H W D"]) -> Float[Array, "B h w D"]:
@@ -74,17 +94,19 @@ class Bottleneck(nn.Module):
     ) -> Float[Array, "B h w O"]:
         """Applies the block; stride 2 halves height and width."""
         conv = partial(Conv, dtype=self.dtype)
-        y = nn.relu(BatchNorm(name="bn1")(conv(self.features, name="conv1")(x), train))
-        y = nn.relu(
-            BatchNorm(name="bn2")(conv(self.features, 3, name="conv2")(y), train)
-        )
+        normalised = partial(_conv_norm, train=train)
+        narrow, wide = self.features, 4 * self.features
+        last = BatchNorm(wide, nn.initializers.zeros, name="bn3")
+        y = normalised(x, conv(narrow, name="conv1"), BatchNorm(narrow, name="bn1"))
+        y = nn.relu(y)
+        y = normalised(y, conv(narrow, 3, name="conv2"), BatchNorm(narrow, name="bn2"))
+        y = nn.relu(y)
         if self.stride == 2:
             x, y = _halve(x), _halve(y)
-        y = conv(4 * self.features, name="conv3")(y)
-        y = BatchNorm(nn.initializers.zeros, name="bn3")(y, train)
+        y = normalised(y, conv(wide, name="conv3"), last)
         if x.shape != y.shape or self.stride == 2:
-            x = conv(4 * self.features, name="downsample_conv")(x)
-            x = BatchNorm(name="downsample_bn")(x, train)
+            shortcut = conv(wide, name="downsample_conv")
+            x = normalised(x, shortcut, BatchNorm(wide, name="downsample_bn"))
         return nn.relu(x + y)
 
 
@@ -142,13 +164,14 @@ class ModifiedResNet(nn.Module):
         self, images: Float[Array, "B H W 3"], *, train: bool = False
     ) -> Float[Array, "B E"]:
         """Embeds normalised images; `train` uses and updates batch statistics."""
-        conv = partial(Conv, kernel_size=3, dtype=self.dtype)
-        x = conv(self.width // 2, stride=2, name="conv1")(images)
-        x = nn.relu(BatchNorm(name="bn1")(x, train))
-        x = conv(self.width // 2, name="conv2")(x)
-        x = nn.relu(BatchNorm(name="bn2")(x, train))
-        x = conv(self.width, name="conv3")(x)
-        x = _halve(nn.relu(BatchNorm(name="bn3")(x, train)))
+        x = images
+        half = self.width // 2
+        for index, features in enumerate((half, half, self.width)):
+            norm = BatchNorm(features, name=f"bn{index + 1}")
+            stride = 2 if index == 0 else 1
+            conv = Conv(features, 3, stride, self.dtype, name=f"conv{index + 1}")
+            x = nn.relu(_conv_norm(x, conv, norm, train))
+        x = _halve(x)
         block = rematerialized(Bottleneck, self.remat, static_argnums=(2,))
         for stage, blocks in enumerate(self.layers):
             for index in range(blocks):
