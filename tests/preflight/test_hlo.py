@@ -68,7 +68,7 @@ def test_collectives_are_counted_through_loops_and_by_any_notation():
     assert collectives(PROGRAM.replace("KNOWN", KNOWN)) == {
         # Five times 128 bytes from groups of four, once 32 bytes from a group of eight.
         "all-gather": Collective(6, 5 * 128 + 32, 5 * 128 * 3 / 4 + 32 * 7 / 8),
-        "all-reduce": Collective(1, 32, 2 * 32 / 2),
+        "all-reduce": Collective(1, 32, 2 * 32 / 2, 2 * 32 / 2),
         "reduce-scatter": Collective(1, 16, 16),
     }
 
@@ -80,5 +80,12 @@ def test_a_loop_of_unknown_length_is_not_guessed():
 
 def test_a_collective_of_a_tpu_counts_once_and_a_loop_each_pass():
     """Breaks if each piece counts, a fusion's inside counts, or a loop counts once."""
-    assert collectives(TPU) == {"all-gather": Collective(1, 64, 32)}
+    assert collectives(TPU) == {"all-gather": Collective(1, 64, 32, 32)}
     assert cycles(TPU) == 2 + 3 * 10
+
+
+def test_a_loop_counts_without_a_sign_too():
+    """Breaks if a product cut into pieces, beside what it sends on, counts once."""
+    unsigned = TPU.replace("%limit = s32[]", "%limit = u32[]")
+    assert unsigned != TPU
+    assert cycles(unsigned) == 2 + 3 * 10

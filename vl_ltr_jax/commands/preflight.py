@@ -57,7 +57,8 @@ COMMAND = Command(
 )
 _HEADER = (
     *("stage", "program", "chunks", "GiB: arguments", "temporary", "peak", "fits"),
-    *("TFLOP", "GB moved", "MiB of collectives", "estimated ms", "of peak", "compiled"),
+    *("TFLOP", "GB moved", "MiB of collectives"),
+    *("estimated ms", "and waiting", "of peak", "compiled"),
 )
 
 
@@ -169,6 +170,7 @@ def _row(each: Measured) -> tuple[str, ...]:
         _number(figures.bytes_accessed, 1e9, 1),
         _number(sent, 2**20, 0),
         _number(figures.estimated_seconds, 1e-3, 1),
+        _number(figures.waiting_seconds, 1e-3, 1),
         _number(figures.utilisation, 0.01, 0, "%"),
         f"{figures.compile_seconds:.0f} s",
     )

@@ -28,8 +28,10 @@ class Figures(NamedTuple):
       bytes_accessed: read and written; a loop counts once.
       estimated_seconds: cycles by the TPU compiler, at the chip's clock, and the
         products of kernels. Nothing is measured; collectives are not in it.
+      waiting_seconds: of a TPU for collectives that no other work runs beside, sent
+        at the published rate of its links: the least they can take.
       utilisation: operations in that time, as a share of the published peak.
-      collectives: name to number, bytes of the results and bytes sent around a ring.
+      collectives: name to the fields of `hlo.Collective`.
       compile_seconds: on this machine.
       error: of the compiler; empty if it compiled.
     """
@@ -41,6 +43,7 @@ class Figures(NamedTuple):
     flops: float | None = None
     bytes_accessed: float | None = None
     estimated_seconds: float | None = None
+    waiting_seconds: float | None = None
     utilisation: float | None = None
     collectives: dict[str, dict[str, float]] | None = None
     compile_seconds: float = 0.0
@@ -66,12 +69,15 @@ def measure(program: Program, topology: Topology) -> Figures:
     analysed, peak = compiled.memory_analysis(), memory.peak(compiled)
     text = compiled.as_text()
     own = counted.flops / len(topology.devices)
-    seconds = share = None
+    sent = hlo.collectives(text)
+    seconds = waiting = share = None
     if tpu := topology.tpu:
         work = float(hlo.cycles(text) * tpu.flops_per_cycle)
         work += flops.kernel_products(counted.traced, _UNIT)
         seconds = work / tpu.peak
         share = own / work if work else None
+        alone = sum(each.wire_bytes - each.async_bytes for each in sent.values())
+        waiting = alone / tpu.interconnect
     costs: Any = compiled.cost_analysis() or {}
     return Figures(
         analysed.argument_size_in_bytes,
@@ -81,8 +87,9 @@ def measure(program: Program, topology: Topology) -> Figures:
         own,
         costs.get("bytes accessed"),
         seconds,
+        waiting,
         share,
-        {name: count._asdict() for name, count in hlo.collectives(text).items()},
+        {name: count._asdict() for name, count in sent.items()},
         time.monotonic() - started,
     )
 

@@ -18,12 +18,14 @@ _CALLED = re.compile(
     r"\{?%?([\w.\-]+(?:, ?%[\w.\-]+)*)\}?"
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-# The TPU compiler does not say it: a scan ends at the constant of its condition.
+# The TPU compiler does not say it: a loop ends at the constant of its condition. That
+# of a product cut into pieces, each sent on beside the next one, counts without a sign.
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
-_CONSTANT = re.compile(r" s32\[\]\S* constant\((\d+)\)")
+_CONSTANT = re.compile(r" [su]32\[\]\S* constant\((\d+)\)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 # A TPU's collective starts in one fusion and goes on beside the products of others.
 _STEPS_OF_ASYNC = re.compile(r"^%?async_collective_fusion|AsyncCollectiveDone", re.M)
+_START_OF_ASYNC = "AsyncCollectiveStart"
 # `{{0,1},{2,3}}`, `[groups,size]<=[...]`, or `mesh['x'=4,'y'=2] {'y'}`.
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]")
@@ -44,11 +46,14 @@ class Collective(NamedTuple):
       num_calls: how many run.
       output_bytes: of their results.
       wire_bytes: what a device sends when they run around a ring.
+      async_bytes: of these, what is sent between a start and its end, so that other
+        work may run beside it.
     """
 
     num_calls: int
     output_bytes: int
     wire_bytes: float
+    async_bytes: float = 0.0
 
 
 def collectives(hlo_text: str) -> dict[str, Collective]:
@@ -58,8 +63,8 @@ def collectives(hlo_text: str) -> dict[str, Collective]:
       ValueError: a loop that holds collectives does not tell its number of passes, or
         a collective its devices.
     """
-    counts: dict[str, list[float]] = defaultdict(lambda: [0, 0, 0])
-    for line, times in _executed(hlo_text, inside_fusions=True):
+    counts: dict[str, list[float]] = defaultdict(lambda: [0, 0, 0, 0])
+    for line, times, starts in _executed(hlo_text, inside_fusions=True):
         match = _INSTRUCTION.match(line)
         name = match[2].removesuffix("-start") if match else ""
         if match is None or name not in NAMES:
@@ -68,11 +73,12 @@ def collectives(hlo_text: str) -> dict[str, Collective]:
             raise ValueError(f"a collective in a loop of unknown length: {line}")
         size = _bytes(match[1], largest=match[2] != name)
         wire = _wire_bytes(name, size, _group_size(line))
-        for index, value in enumerate((1, size, wire)):
+        is_async = starts or match[2] != name
+        for index, value in enumerate((1, size, wire, wire * is_async)):
             counts[name][index] += times * value
     return {
-        name: Collective(int(count), int(size), wire)
-        for name, (count, size, wire) in sorted(counts.items())
+        name: Collective(int(count), int(size), wire, hidden)
+        for name, (count, size, wire, hidden) in sorted(counts.items())
     }
 
 
@@ -83,21 +89,23 @@ def cycles(hlo_text: str) -> int:
     """
     return sum(
         abs(times) * int(match[1])
-        for line, times in _executed(hlo_text, inside_fusions=False)
+        for line, times, _ in _executed(hlo_text, inside_fusions=False)
         if (match := _CYCLES.search(line))
     )
 
 
-def _executed(text: str, *, inside_fusions: bool) -> Iterator[tuple[str, int]]:
-    """Yields the instructions of a program and how often each runs.
+def _executed(text: str, *, inside_fusions: bool) -> Iterator[tuple[str, int, bool]]:
+    """Yields the instructions of a program, how often each runs, and if one starts.
 
-    The number is negative in a loop of unknown length.
+    The number is negative in a loop of unknown length. The last is True in a fusion
+    that starts a collective and does not wait for it.
     """
     bodies, entry = _computations(text)
 
-    def visit(computation: str, times: int) -> Iterator[tuple[str, int]]:
+    def visit(computation: str, times: int) -> Iterator[tuple[str, int, bool]]:
+        starts = any(_START_OF_ASYNC in line for line in bodies[computation])
         for line in bodies[computation]:
-            yield line, times
+            yield line, times, starts
             match = _INSTRUCTION.match(line)
             opcode = match[2] if match else ""
             if not opcode or (opcode == "fusion" and not inside_fusions):

@@ -34,11 +34,13 @@ class Tpu(NamedTuple):
       memory_bytes: that the compiler lets programs use.
       peak: published operations a second, in bfloat16.
       flops_per_cycle: of its matrix units, so that peak / flops_per_cycle is the clock.
+      interconnect: bytes a second that it sends on all its links, as published.
     """
 
     memory_bytes: int
     peak: float
     flops_per_cycle: int
+    interconnect: float
 
 
 class Gpu(NamedTuple):
@@ -60,10 +62,10 @@ class Gpu(NamedTuple):
 TPUS = {
     # Four units of 128 x 128 a core, 256 x 256 on v6e. A v4 device is one of two cores,
     # a v5p device both.
-    "v4": Tpu(int(15.25 * GIB), 137.5e12, 2**17),
-    "v5e": Tpu(int(15.75 * GIB), 197e12, 2**17),
-    "v5p": Tpu(int(95.74 * GIB), 459e12, 2**18),
-    "v6e": Tpu(int(31.25 * GIB), 918e12, 2**19),
+    "v4": Tpu(int(15.25 * GIB), 137.5e12, 2**17, 150e9),
+    "v5e": Tpu(int(15.75 * GIB), 197e12, 2**17, 200e9),
+    "v5p": Tpu(int(95.74 * GIB), 459e12, 2**18, 600e9),
+    "v6e": Tpu(int(31.25 * GIB), 918e12, 2**19, 400e9),
 }
 _A100 = Gpu(
     kind="NVIDIA A100-SXM4-40GB",
