@@ -96,6 +96,14 @@ def test_diagonal_distillation_is_the_formula_of_the_paper():
     close(value, terms["image"] + terms["text"])
 
 
+def test_unknown_forms_are_refused():
+    student = jnp.eye(3)
+    with pytest.raises(ValueError, match="ful"):
+        losses.distillation(student, student, form="ful")
+    with pytest.raises(ValueError, match="sums"):
+        losses.distillation(student, student, reduction="sums")
+
+
 def test_no_gradient_reaches_the_teacher():
     student, teacher = jax.random.normal(jax.random.key(2), (2, 3, 3))
     gradient = jax.grad(lambda t: losses.distillation(student, t)[0])

@@ -246,6 +246,7 @@ def test_the_streaming_form_needs_a_tenth_of_the_memory():
     [
         ({"form": "row"}, "row"),
         ({"distillation": "ful"}, "ful"),
+        ({"contrastive_reduction": "sums"}, "sums"),
         ({}, "batch of 6"),
     ],
 )

@@ -1,6 +1,7 @@
-"""The TPU's attention in the interpreter, against the plain form and torch."""
+"""Forms of accelerators, in the interpreter, against the plain form and torch."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +121,66 @@ def test_other_shapes_take_the_plain_form(dtype, width, heads, batch, monkeypatc
     (q, k, v, _), _ = draw(8, width, None, dtype, batch)
     target = target_of(mesh)._replace(platform="tpu")
     assert attend(q, k, v, heads, None, target).shape == q.shape
+
+
+@pytest.fixture
+def as_cudnn(monkeypatch):
+    """Gives cuDNN's arguments to XLA, which means the same by them."""
+    original, calls = jax.nn.dot_product_attention, []
+
+    def instead(*arrays, implementation, **options):
+        calls.append((implementation, arrays[0].shape))
+        return original(*arrays, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
+    return calls
+
+
+@pytest.mark.parametrize("mask", [None, "row", "shared"])
+def test_padding_for_cudnn_changes_nothing(mask, as_cudnn):
+    """Breaks if a query attends to a token that fills up the row."""
+    arrays, visible = draw(50, 128, mask)
+    padded = value_and_gradients(
+        lambda q, k, v: attention._cudnn(q, k, v, visible, 2), arrays
+    )
+    plain = value_and_gradients(
+        lambda q, k, v: attend(q, k, v, 2, visible, Target("cpu")), arrays
+    )
+    assert as_cudnn == [("cudnn", (4, 56, 2, 64))]
+    for actual, expected in zip(padded, plain, strict=True):
+        assert relative_error(actual, expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "kind, capability, dtype, heads, suits",
+    [
+        ("NVIDIA H100 80GB HBM3", "9.0", jnp.bfloat16, 2, True),
+        ("NVIDIA A100-SXM4-40GB", "8.0", jnp.bfloat16, 2, True),
+        ("Tesla V100 NVIDIA", "7.0", jnp.bfloat16, 2, False),
+        ("AMD Instinct", "9.0", jnp.bfloat16, 2, False),
+        ("NVIDIA H100 80GB HBM3", "9.0", jnp.float32, 2, False),
+        ("NVIDIA H100 80GB HBM3", "9.0", jnp.bfloat16, 1, False),
+        ("NVIDIA H100 80GB HBM3", "9.0", jnp.bfloat16, 64, False),
+    ],
+)
+def test_cudnn_takes_bfloat16_of_recent_cards(kind, capability, dtype, heads, suits):
+    """Breaks if float32, an older card or a head of 256 or 4 goes to cuDNN."""
+    card = SimpleNamespace(device_kind=kind, compute_capability=capability)
+    mesh = SimpleNamespace(devices=np.array([card], object))
+    queries = jnp.zeros((2, 8, 256), dtype)
+    target = attention.Target.__new__(Target, "gpu", mesh)
+    assert attention._suits_cudnn(queries, heads, target) is suits
+
+
+def test_cards_share_the_sequences(as_cudnn, monkeypatch):
+    """Breaks if a card attends to the sequences of another."""
+    monkeypatch.setattr(attention, "_suits_cudnn", lambda *arguments: True)
+    mesh = meshes.make_mesh(2, 2, devices=jax.devices()[:4])
+    (q, k, v, _), _ = draw(8, 128, None, batch=8)
+    target = target_of(mesh)._replace(platform="gpu")
+    actual = jax.jit(lambda *x: attend(*x, 2, None, target))(q, k, v)
+    assert as_cudnn == [("cudnn", (2, 8, 2, 64))]
+    assert relative_error(actual, attend(q, k, v, 2, None, Target("cpu"))) < 1e-5
 
 
 def test_gradients_of_a_layer_norm_and_a_bias_are_those_of_the_plain_layers():

@@ -81,6 +81,17 @@ def test_rows_below_are_not_decoded(monkeypatch):
     assert heights == [216, 600, 216]
 
 
+def test_filling_between_segments_is_passed_over():
+    """Breaks if 0xFF before a marker, which the format allows, ends the reading."""
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    content = photograph(exif=exif)
+    filled = content[:2] + b"\xff\xff" + content[2:]
+    assert jpeg.metadata(filled) == jpeg.metadata(content)
+    assert jpeg.metadata(content)["exif"]
+    check_part(filled, (0, 0, 40, 20))
+
+
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
 def test_a_file_cut_short_fails_for_every_part(share):
     """Broken by a look at the header alone: the top of the picture is complete."""
