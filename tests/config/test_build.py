@@ -56,7 +56,10 @@ def test_every_configuration_file_builds(name):
         ({"data__name": ""}, ["data.name"]),
         ({"data__prompts": "none"}, ["evaluate.zero_shot_text='prompts'"]),
         ({"pretrain__distillation_temperature": 2.0}, ["distillation_temperature=2"]),
-        ({"mesh__fsdp": "model"}, ["mesh.fsdp", "mesh.model=1"]),
+        (
+            {"mesh__fsdp": "model", "mesh__model": 1},
+            ["mesh.fsdp", "mesh.model=1"],
+        ),
         ({"model__remat": "dot"}, ["model.remat='dot'", "'dots'"]),
         ({"data__layout": "inat18"}, ["data.layout"]),
         ({"pretrain__warmup_epochs": 50}, ["pretrain.warmup_epochs"]),

@@ -4,6 +4,7 @@ import importlib.metadata
 import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from vl_ltr_jax.config import build as configs
@@ -11,7 +12,7 @@ from vl_ltr_jax.config import settings
 from vl_ltr_jax.config.settings import Config
 from vl_ltr_jax.models.attention import Target
 from vl_ltr_jax.models.clip import PRESETS, ClipConfig, TextConfig, VisionConfig
-from vl_ltr_jax.preflight import fit, inputs, programs, topology
+from vl_ltr_jax.preflight import fit, hlo, inputs, programs, topology
 from vl_ltr_jax.preflight.inputs import Counts, PlannedRun
 from vl_ltr_jax.run.depends import settled
 from vl_ltr_jax.runtime import mesh as meshes
@@ -41,7 +42,9 @@ def compiled(config, devices, *stages):
     """Programs of a run by stage and name, as texts."""
     config = settled(config, None, devices.devices[0].platform)
     planned, _ = inputs.read(config, COUNTS)
-    mesh = meshes.make_mesh(devices=devices.devices)
+    mesh = meshes.make_mesh(
+        config.mesh.data, config.mesh.model, devices=devices.devices
+    )
     with meshes.describing():
         run = PlannedRun(config, planned, mesh)
         return {
@@ -113,6 +116,34 @@ def test_a_resnet_and_chunks_and_kept_features_compile(v5e, tmp_path, monkeypatc
     config = configure(tmp_path, monkeypatch, VIT, **changes)
     [text] = compiled(config, v5e, "pretrain").values()
     assert "tpu_custom_call" in text and " while(" in text
+
+
+def test_parameters_split_over_groups_of_a_large_slice(tmp_path, monkeypatch):
+    """Breaks if each chip of a pod holds all moments, or a small slice splits them."""
+
+    def mesh_of(name):
+        return meshes.make_mesh(model=0, devices=topology.read(name).devices)
+
+    def axes(mesh):
+        leaf = jax.ShapeDtypeStruct((256, 512), jnp.float32)
+        return tuple(meshes.shard_largest_axis(mesh, leaf, axis="auto").spec)
+
+    pod = mesh_of("v5e:16x16")
+    assert dict(pod.shape) == {"data": 16, "model": 16}
+    assert axes(pod) == (None, "model")
+    slice_ = mesh_of("v5e:4x4")
+    assert dict(slice_.shape) == {"data": 16, "model": 1}
+    assert axes(slice_) == axes(meshes.make_mesh(4, 2)) == ()
+
+    changes = {
+        "pretrain__global_batch_size": 64,
+        "pretrain__distillation": "none",
+        "evaluate__batch_size": 64,
+    }
+    config = configure(tmp_path, monkeypatch, VIT, **changes)
+    texts = compiled(config, topology.read("v5e:4x8"), "pretrain")
+    check_towers(texts)
+    assert all(hlo.collectives(text)["all-gather"] for text in texts.values())
 
 
 def test_a_flattened_product_is_noticed(v5e, tmp_path, monkeypatch):

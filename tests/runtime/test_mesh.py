@@ -15,6 +15,8 @@ def test_the_mesh_takes_every_device_with_auto_axes():
     assert dict(mesh.shape) == {"data": 8, "model": 1}
     assert mesh.axis_types == (AxisType.Auto, AxisType.Auto)
     assert dict(meshes.make_mesh(model=2).shape) == {"data": 4, "model": 2}
+    assert dict(meshes.make_mesh(model=0).shape) == {"data": 8, "model": 1}
+    assert dict(meshes.make_mesh(2, 0).shape) == {"data": 2, "model": 4}
     single = meshes.make_mesh(devices=jax.devices()[:1])
     assert dict(single.shape) == {"data": 1, "model": 1}
 
@@ -24,6 +26,7 @@ def test_the_mesh_takes_every_device_with_auto_axes():
     [
         (4, 4, "mesh.data=2"),  # would fit
         (-1, 3, "mesh.model=3"),
+        (3, 0, "mesh.data=3"),
         (0, 1, "mesh.data=0"),
     ],
 )

@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=paired.count, default=64)
     parser.add_argument("--rounds", type=paired.count, default=5)
     parser.add_argument("--alone", action="store_true", help="without PyTorch")
+    paired.add_allocator(parser)
     options = parser.parse_args(argv)
+    paired.use_allocator(options.allocator)
+    print(f"allocator of both sides: {options.allocator}")
     classes, width, size = options.classes, options.width, options.batch_size
     step, arguments, layout, plain = sides(classes, options.anchors, width, size)
     programs: dict[str, Any] = {"ours": lambda: step(*arguments)}

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vl_ltr_jax.runtime import cpu_memory
 from vl_ltr_jax.runtime.errors import UserError
 
 STEP = "whole step"  # the program whose parts the other programs are
@@ -82,6 +83,22 @@ def ceilings(rounds: int = 5) -> Ceilings:
     product = min(best(lambda: multiply(device)), best(lambda: tensor @ tensor))
     copy = best(lambda: target.copy_(source))
     return Ceilings(2 * _MATRIX**3 / product, 2 * _COPIED_BYTES / copy)
+
+
+def add_allocator(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag `--allocator`, which both sides share."""
+    parser.add_argument(
+        "--allocator",
+        choices=("heap", "glibc"),
+        default="heap",
+        help="of both sides: one heap that stays, as in the main job, or glibc's own",
+    )
+
+
+def use_allocator(name: str) -> None:
+    """Takes an allocator for this process, before JAX starts its threads."""
+    if name == "heap":
+        cpu_memory.keep()
 
 
 def count(text: str) -> int:

@@ -6,7 +6,8 @@ Both embed the same images and sentences with the student and with the frozen te
 Both take the class-wise contrastive loss and the distillation, and update every weight
 with AdamW. PyTorch runs OpenAI's modules with the same weights, as the authors do:
 sentences padded to 77 tokens, the teacher's text tower in every step, a ResNet in
-channels-last. Each side has its own process. `--parts` also times the parts.
+channels-last. Each side has its own process, and both have the same allocator: by
+default one heap that stays, as in the main job. `--parts` also times the parts.
 """
 
 import argparse
@@ -26,7 +27,6 @@ from vl_ltr_jax.data.batches.packing import Packer
 from vl_ltr_jax.data.images import transforms
 from vl_ltr_jax.models import encode
 from vl_ltr_jax.models.clip import PRESETS, Clip, ClipConfig
-from vl_ltr_jax.runtime import cpu_memory
 from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.train import optim, pretrain
 from vl_ltr_jax.train.embedder import Embedder, text_of
@@ -232,11 +232,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=paired.count, default=8)
     parser.add_argument("--rounds", type=paired.count, default=5)
     parser.add_argument("--parts", action="store_true", help="where the time goes")
+    paired.add_allocator(parser)
     parser.add_argument("--side", choices=("ours", "PyTorch"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.side:
-        if options.side == "ours":
-            cpu_memory.keep()  # as the main job does, before JAX runs
+        paired.use_allocator(options.allocator)
         paired.serve(
             side(options.side, Job.random(options.backbone, options.batch_size))
         )
@@ -244,7 +244,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = (
         *("-m", "vl_ltr_jax.benchmarks.train_step", f"--backbone={options.backbone}"),
         f"--batch_size={options.batch_size}",
+        f"--allocator={options.allocator}",
     )
+    print(f"allocator of both sides: {options.allocator}")
     machine = paired.ceilings()
     sides = {side: (*arguments, f"--side={side}") for side in ("ours", "PyTorch")}
     with paired.Sides(sides) as processes:

@@ -79,8 +79,10 @@ def check(config: Config, *, files: bool = True) -> None:
 def check_devices(config: Config, num_devices: int) -> None:
     """Raises ConfigError if meshes or batches do not fit the devices."""
     mesh, tuned = config.mesh, config.finetune
-    data = num_devices // mesh.model if mesh.data == -1 else mesh.data
-    if data * mesh.model != num_devices:
+    # An automatic mesh.model divides the devices, or takes those that data leaves.
+    model = mesh.model or (1 if mesh.data == -1 else max(num_devices // mesh.data, 1))
+    data = num_devices // model if mesh.data == -1 else mesh.data
+    if data * model != num_devices:
         raise ConfigError(
             f"mesh.data={mesh.data}, mesh.model={mesh.model}: their product is not "
             f"{num_devices}, the number of devices. mesh.data=-1 takes the rest."

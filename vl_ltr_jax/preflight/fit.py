@@ -89,7 +89,7 @@ def _changes(config: Config, name: str, devices: int) -> Iterator[dict[str, Any]
     ]
     most = chunks[-1] if chunks else {}
     saving = {"model.remat": "full"} if config.model.remat != "full" else {}
-    split = {"mesh.fsdp": "data"} if config.mesh.fsdp == "none" else {}
+    split = {"mesh.fsdp": "data"} if config.mesh.fsdp in ("auto", "none") else {}
     options = [
         *({}, *chunks, saving, {**most, **saving}, split),
         *({**split, **count} for count in chunks),
