@@ -21,6 +21,15 @@ def test_the_mesh_takes_every_device_with_auto_axes():
     assert dict(single.shape) == {"data": 1, "model": 1}
 
 
+def test_a_layout_in_words():
+    """Breaks if the log of a run hides that its parameters are split."""
+    mesh = meshes.make_mesh(4, 2)
+    assert meshes.describe(mesh, "data").endswith("split over data")
+    assert meshes.describe(mesh, "auto").endswith("on each")
+    assert "8 cpu (data 4 x model 2)" in meshes.describe(mesh, "none")
+    assert meshes.describe(meshes.make_mesh(), "model").endswith("on each")
+
+
 @pytest.mark.parametrize(
     ("data", "model", "named"),
     [

@@ -68,14 +68,15 @@ def main(argv: Sequence[str]) -> None:
     with exits.refusing():
         devices, config, planned, notes = _planned()
         stages = _stages(config, planned)
+        mesh = meshes.make_mesh(
+            config.mesh.data, config.mesh.model, devices=devices.devices
+        )
         print(f"{devices.name}: {len(devices.devices)} devices of {_memory(devices)}")
+        notes.append(f"on {meshes.describe(mesh, config.mesh.fsdp)}")
         print("\n".join(f"- {note}" for note in notes))
         _print_row(_HEADER)
         _print_row(("---",) * len(_HEADER))
         measured: list[Measured] = []
-        mesh = meshes.make_mesh(
-            config.mesh.data, config.mesh.model, devices=devices.devices
-        )
         for stage in stages:
             programs = fit.stage(config, planned, mesh, devices, stage, say=console.say)
             for each in programs:

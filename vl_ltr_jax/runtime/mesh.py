@@ -132,6 +132,15 @@ def fsdp_axis(mesh: Mesh, axis: str) -> str:
     return "model" if mesh.devices.flat[0].platform == "tpu" else "none"
 
 
+def describe(mesh: Mesh, fsdp: str) -> str:
+    """Returns the layout of a run in words, for its log."""
+    platform, axis = mesh.devices.flat[0].platform, fsdp_axis(mesh, fsdp)
+    shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    split = axis != "none" and mesh.shape[axis] > 1
+    parameters = f"split over {axis}" if split else "on each"
+    return f"{mesh.size} {platform} ({shape}), parameters {parameters}"
+
+
 def shard_largest_axis(
     mesh: Mesh,
     tree: Any,

@@ -23,6 +23,7 @@ from vl_ltr_jax.run import head_training
 from vl_ltr_jax.run.depends import artifact
 from vl_ltr_jax.run.inputs import RunInputs
 from vl_ltr_jax.run.run import Run
+from vl_ltr_jax.runtime import mesh as meshes
 from vl_ltr_jax.runtime import versions as runtime_versions
 from vl_ltr_jax.stages import anchors, evaluate
 from vl_ltr_jax.stages.embed import run_embed
@@ -115,8 +116,8 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    platform = run.mesh.devices.flat[0].platform
-    console.say(f"computes in {run.config.model.compute_dtype} on {platform}")
+    devices = meshes.describe(run.mesh, run.config.mesh.fsdp)
+    console.say(f"computes in {run.config.model.compute_dtype} on {devices}")
     versions = runtime_versions.versions()
     _write(run, "config.json", settings.to_json(run.config))
     _write(run, "versions.json", strict_json.to_json(versions))
