@@ -131,6 +131,9 @@ def test_parameters_split_over_groups_of_a_large_slice(tmp_path, monkeypatch):
     pod = mesh_of("v5e:16x16")
     assert dict(pod.shape) == {"data": 16, "model": 16}
     assert axes(pod) == (None, "model")
+    # Sixteen chips, which are 32 described devices; 24 that 16 does not divide.
+    assert dict(mesh_of("v4:2x2x4").shape) == {"data": 32, "model": 1}
+    assert dict(mesh_of("v5e:4x6").shape) == {"data": 24, "model": 1}
     slice_ = mesh_of("v5e:4x4")
     assert dict(slice_.shape) == {"data": 16, "model": 1}
     assert axes(slice_) == axes(meshes.make_mesh(4, 2)) == ()

@@ -37,9 +37,9 @@ _STAGES = flags.DEFINE_list(
     "stages", [], "Stages to compile, such as pretrain,finetune; by default all."
 )
 _JSON = flags.DEFINE_string("json", None, "File for all figures.")
-_CLASSES = flags.DEFINE_integer("num_classes", 0, "Number of classes to assume.", 0)
-_IMAGES = flags.DEFINE_integer("num_images", 0, "Training images to assume.", 0)
-_SENTENCES = flags.DEFINE_integer("num_sentences", 0, "Sentences to assume.", 0)
+_CLASSES = flags.DEFINE_integer("num_classes", None, "Number of classes to assume.", 1)
+_IMAGES = flags.DEFINE_integer("num_images", None, "Training images to assume.", 1)
+_SENTENCES = flags.DEFINE_integer("num_sentences", None, "Sentences to assume.", 1)
 COMMAND = Command(
     "vl_ltr_jax.preflight",
     "Compiles every program of a run by the compiler of its devices, which need not be "
@@ -114,7 +114,9 @@ def _planned() -> tuple[Topology, Config, RunInputs, list[str]]:
     config = settled(config, None, devices.devices[0].platform)
     configs.check_devices(config, len(devices.devices))
     counts = inputs.Counts(
-        classes=_CLASSES.value, train=_IMAGES.value, sentences=_SENTENCES.value
+        classes=_CLASSES.value or 0,
+        train=_IMAGES.value or 0,
+        sentences=_SENTENCES.value or 0,
     )
     planned, notes = inputs.read(config, counts)
     return devices, config, planned, [*notes, f"in {config.model.compute_dtype}"]

@@ -210,7 +210,7 @@ class Mesh:
     """Devices, and the layout of a training step on them."""
 
     data: int = -1  # devices along each axis; -1: all that `model` leaves
-    model: Epochs = 0  # 0: groups of 16 on a TPU slice of more chips, else 1
+    model: Epochs = 0  # 0: 16 on a TPU slice of more, if 16 divides it, else 1
     # auto: model on TPUs, else none
     fsdp: Literal["auto", "none", "data", "model"] = "auto"  # parameters split over it
     accumulation_steps: Epochs = 0  # chunks of a global batch; 0: the fewest that fit

@@ -72,7 +72,8 @@ def make_mesh(
     Args:
       data: devices that split the batch; -1 takes all that `model` leaves.
       model: devices that split the classes of a head, and the batch further; 0 takes
-        all that `data` leaves, or groups of 16 on a large TPU slice, and 1 elsewhere.
+        all that `data` leaves, or 16 on a TPU slice of more chips that 16 divides, and
+        1 elsewhere.
       devices: all of them by default.
 
     Raises:
@@ -81,7 +82,7 @@ def make_mesh(
     used = jax.devices() if devices is None else list(devices)
     count = len(used)
     if model == 0:
-        is_large = used[0].platform == "tpu" and count > _GROUP and not count % _GROUP
+        is_large = _num_chips(used) > _GROUP and not _num_chips(used) % _GROUP
         model = (_GROUP if is_large else 1) if data == -1 else max(count // data, 1)
     if model < 1 or count % model or (data < 1 and data != -1):
         divisors = [n for n in range(1, count + 1) if count % n == 0]
@@ -102,6 +103,17 @@ def make_mesh(
         np.array(ordered).reshape(data, model),
         ("data", "model"),
         axis_types=(AxisType.Auto, AxisType.Auto),
+    )
+
+
+def _num_chips(used: Sequence[Any]) -> int:
+    """Returns the number of TPU chips; a described v4 chip is two devices."""
+    return len(
+        {
+            (getattr(device, "slice_index", 0), *device.coords)
+            for device in used
+            if device.platform == "tpu"
+        }
     )
 
 
