@@ -82,7 +82,7 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """Square convolution without bias; the kernel is [k, k, in, out].
+    """Square convolution without bias; the kernel is [k, k, in / groups, out].
 
     Windows that tile the image (stride = k: 1 x 1, patch embedding) make it one matrix
     product. On CPU its weight gradient is several times faster than a convolution's.
@@ -93,6 +93,7 @@ class Conv(nn.Module):
     kernel_size: int = 1
     stride: int = 1
     dtype: DTypeLike = jnp.float32
+    groups: int = 1
 
     @nn.compact
     def __call__(
@@ -106,12 +107,12 @@ class Conv(nn.Module):
         kernel = self.param(
             "kernel",
             nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-            (size, size, x.shape[-1], self.features),
+            (size, size, x.shape[-1] // self.groups, self.features),
         )
         if factor is not None:
             kernel = kernel * factor[None, None, None]
         kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
-        if self.stride == size:
+        if self.stride == size and self.groups == 1:
             batch, height, width, channels = x.shape
             grid = (height // size, width // size)
             x = x.reshape(batch, grid[0], size, grid[1], size, channels)
@@ -123,6 +124,7 @@ class Conv(nn.Module):
             window_strides=(self.stride, self.stride),
             padding=[(size // 2, size // 2)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
         )
 
 

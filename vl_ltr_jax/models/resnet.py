@@ -79,7 +79,7 @@ def _moments(
     return mean + guess, jnp.maximum(square - jnp.square(mean), 0)
 
 
-def _conv_norm(
+def conv_norm(
     x: Float[Array, "B H W I"], conv: Conv, norm: BatchNorm, train: bool
 ) -> Float[Array, "B h w O"]:
     """Returns a normalised convolution; `train` normalises by the batch.
@@ -111,7 +111,7 @@ class Bottleneck(nn.Module):
     ) -> Float[Array, "B h w O"]:
         """Applies the block; stride 2 halves height and width."""
         conv = partial(Conv, dtype=self.dtype)
-        normalised = partial(_conv_norm, train=train)
+        normalised = partial(conv_norm, train=train)
         narrow, wide = self.features, 4 * self.features
         last = BatchNorm(wide, nn.initializers.zeros, name="bn3")
         y = normalised(x, conv(narrow, name="conv1"), BatchNorm(narrow, name="bn1"))
@@ -187,7 +187,7 @@ class ModifiedResNet(nn.Module):
             norm = BatchNorm(features, name=f"bn{index + 1}")
             stride = 2 if index == 0 else 1
             conv = Conv(features, 3, stride, self.dtype, name=f"conv{index + 1}")
-            x = nn.relu(_conv_norm(x, conv, norm, train))
+            x = nn.relu(conv_norm(x, conv, norm, train))
         x = _halve(x)
         block = rematerialized(Bottleneck, self.remat, static_argnums=(2,))
         for stage, blocks in enumerate(self.layers):

@@ -52,6 +52,12 @@ OPENAI: Names = (
     (r"/downsample_conv/", "/downsample/0/"),
     (r"/downsample_bn/", "/downsample/1/"),
 )
+TORCHVISION: Names = (  # and timm's, for the same networks
+    (r"^visual/", ""),
+    (r"^(layer\d)_", r"\1/"),
+    (r"/downsample_conv/", "/downsample/0/"),
+    (r"/downsample_bn/", "/downsample/1/"),
+)
 VL_LTR: Names = (
     (r"^head/(norm1q/.*|norm1k|wq|wk)$", r"text_block/attn/\1"),
     (r"/(norm1k|wq|wk)$", r"/\1/weight"),
