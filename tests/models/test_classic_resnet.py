@@ -16,9 +16,7 @@ from worlds.golden import GOLDEN
 
 TINY = {
     "resnet": bottlenecks((1, 2, 1, 1), planes=(4, 8, 8, 8)),
-    "resnext": bottlenecks(
-        (2, 1, 1, 1), planes=(4, 8, 8, 8), groups=2, group_width=32
-    ),
+    "resnext": bottlenecks((2, 1, 1, 1), planes=(4, 8, 8, 8), groups=2, group_width=32),
     "basic": basic_blocks((1, 1, 1, 1), planes=(4, 8, 8, 8)),
 }
 FULL = {
@@ -30,7 +28,9 @@ FULL = {
 def variables_of(model, tensors, side):
     """Returns the variables of a tower from torchvision's tensors."""
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), images)
+    shapes = jax.eval_shape(
+        model.init, jax.eval_shape(lambda: jax.random.key(0)), images
+    )
     wrapped = {name: {"visual": tree} for name, tree in shapes.items()}
     tower = {k: v for k, v in tensors.items() if not k.startswith("fc.")}
     loaded = from_tensors(tower, wrapped, TORCHVISION, "the state dict")
