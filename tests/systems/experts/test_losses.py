@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from vl_ltr_jax.systems import bbn, reslt, ride, tade
+from vl_ltr_jax.systems.experts import bbn, reslt, ride, tade
 from worlds.clip_oracle import relative_error
 from worlds.golden import GOLDEN
 

@@ -44,8 +44,8 @@ def reslt(
       floors_fusion: False for an ordinary cross entropy of the sum (iNaturalist).
     """
     targets = jax.nn.one_hot(labels, logits[0].shape[1])
-    others = smoothing / (logits[0].shape[1] - 1)
-    targets = targets * (1 - smoothing - others) + others
+    spread = smoothing / (logits[0].shape[1] - 1)
+    targets = targets * (1 - smoothing - spread) + spread
 
     def floored(scores: Array) -> Array:
         return -jnp.sum(targets * jnp.log(jax.nn.softmax(scores) + _FLOOR), axis=1)
@@ -55,9 +55,9 @@ def reslt(
     fusion = jnp.mean(floored(total) if floors_fusion else plain)
     limits = (logits[0].shape[1], *cuts)
     # One denominator for all branches: an image of the rarest classes counts thrice.
-    seen = jnp.stack([(labels < limit).astype(jnp.float32) for limit in limits])
+    masks = jnp.stack([(labels < limit).astype(jnp.float32) for limit in limits])
     terms = jnp.stack([floored(branch) for branch in logits])
-    single = jnp.sum(seen * terms) / jnp.sum(seen)
+    single = jnp.sum(masks * terms) / jnp.sum(masks)
     return (1 - beta) * fusion + beta * single, fusion, single
 
 

@@ -1,0 +1,1 @@
+"""Systems that split a network into branches or experts."""
