@@ -37,6 +37,7 @@ def test_a_layout_in_words():
         (-1, 3, "mesh.model=3"),
         (3, 0, "mesh.data=3"),
         (0, 1, "mesh.data=0"),
+        (0, 0, "mesh.data=0"),
     ],
 )
 def test_impossible_meshes_are_refused(data, model, named):

@@ -52,7 +52,6 @@ class Step(NamedTuple):
 def rows(backbone: str, *, small: bool) -> Iterator[Row]:
     """Yields figures of the largest batch that fits the devices, a power of two."""
     devices = topology.read("local")
-    mesh = meshes.make_mesh(devices=devices.devices)
     changes = {
         "model.backbone": backbone,
         "model.image_size": PRESETS[backbone].vision.image_size,
@@ -60,6 +59,7 @@ def rows(backbone: str, *, small: bool) -> Iterator[Row]:
     }
     config = settings.changed(Config(), changes)
     config = settled(config, None, devices.devices[0].platform)
+    mesh = meshes.make_mesh(model=config.mesh.model, devices=devices.devices)
     planned = _with_pixels(inputs.read(config, _PLACES_LT)[0])
 
     def compiled(each: int) -> Step:

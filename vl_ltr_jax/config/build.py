@@ -80,12 +80,14 @@ def check_devices(config: Config, num_devices: int) -> None:
     """Raises ConfigError if meshes or batches do not fit the devices."""
     mesh, tuned = config.mesh, config.finetune
     # An automatic mesh.model divides the devices, or takes those that data leaves.
-    model = mesh.model or (1 if mesh.data == -1 else max(num_devices // mesh.data, 1))
+    rest = 1 if mesh.data < 1 else max(num_devices // mesh.data, 1)
+    model = mesh.model or rest
     data = num_devices // model if mesh.data == -1 else mesh.data
     if data * model != num_devices:
         raise ConfigError(
             f"mesh.data={mesh.data}, mesh.model={mesh.model}: their product is not "
-            f"{num_devices}, the number of devices. mesh.data=-1 takes the rest."
+            f"{num_devices}, the number of devices. Set mesh.data=-1, which takes the "
+            "rest, and mesh.model to a divisor, or to 0."
         )
     sizes = {"evaluate.batch_size": config.evaluate.batch_size}
     if config.pretrain.epochs:
