@@ -257,3 +257,22 @@ def test_wrong_options_are_refused(options, name):
         pair_losses.pretraining_losses(
             clip, clip, jnp.arange(size), meshes.make_mesh(), **options
         )
+
+
+@pytest.mark.parametrize("form", ["rows", "streaming"])
+def test_the_value_is_the_same_without_a_gradient(form):
+    """Breaks if a loss that nobody differentiates takes another way."""
+    rng = np.random.default_rng(0)
+    image, text = rng.standard_normal((2, 16, 8)).astype(np.float32)
+
+    def total(image):
+        clip = pair_losses.Embedded(image, jnp.asarray(text), jnp.float32(1))
+        values, nearest = pair_losses.pretraining_losses(
+            clip, clip, jnp.arange(16), meshes.make_mesh(), form=form
+        )
+        return values["contrastive"] + values["distillation"], nearest
+
+    value, nearest = total(jnp.asarray(image))
+    (expected, same), _ = jax.value_and_grad(total, has_aux=True)(jnp.asarray(image))
+    assert value == pytest.approx(float(expected), rel=1e-6)
+    np.testing.assert_array_equal(nearest, same)
