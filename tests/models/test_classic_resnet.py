@@ -1,5 +1,8 @@
 """ResNets and ResNeXts against torchvision's code and its golden numbers."""
 
+import re
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +13,12 @@ import torchvision
 from safetensors.numpy import load_file
 
 from vl_ltr_jax.models.classic_resnet import ResNet, basic_blocks, bottlenecks
-from vl_ltr_jax.models.port.names import TORCHVISION, from_tensors, to_tensors
+from vl_ltr_jax.models.port.names import (
+    TORCHVISION,
+    from_tensors,
+    tensor_shapes,
+    to_tensors,
+)
 from worlds.clip_oracle import relative_error
 from worlds.golden import GOLDEN
 
@@ -116,3 +124,40 @@ def test_full_networks_are_torchvisions(name):
     after = {k: v.numpy() for k, v in theirs.state_dict().items()}
     for key, array in torch_names(updates).items():
         assert relative_error(array, after[key]) < 1e-4
+
+
+def by_rule(name, shape, seed=31001):
+    """Returns a tensor or images that the golden numbers of BBN were made with."""
+    rng = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32)
+    draw = rng.standard_normal(shape)
+    if name.startswith("images"):
+        return draw.astype(np.float32)
+    if name.endswith("running_var"):
+        draw = 1 + 0.2 * np.abs(draw)
+    elif len(shape) == 4:
+        draw = draw / np.sqrt(np.prod(shape[1:]))
+    elif re.search(r"bn\d\.weight$", name):
+        draw = 1 + 0.1 * draw
+    else:
+        draw = 0.1 * draw
+    return draw.astype(np.float32)
+
+
+@pytest.mark.parametrize("branch", ["cb", "rb"])
+def test_small_networks_are_those_of_bbn(branch):
+    """A ResNet-32 whose last block is one of BBN's branches.
+
+    Broken by channels added on one side of a shortcut, by a pool after the stem.
+    """
+    sizes = basic_blocks((5, 5, 5), planes=(16, 32, 64))
+    model = ResNet(sizes, stem=16, is_small=True)
+    images = by_rule("images_cb", (4, 3, 32, 32)).transpose(0, 2, 3, 1)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(images))
+    wrapped = {name: {"visual": tree} for name, tree in shapes.items()}
+    tensors = {
+        name: by_rule(f"backbone.{name}".replace("layer3.4", f"{branch}_block"), shape)
+        for name, shape in tensor_shapes(wrapped, TORCHVISION).items()
+    }
+    features = model.apply(variables_of(model, tensors, 32), jnp.asarray(images))
+    expected = np.load(GOLDEN / "bbn" / "net_small.npz")[f"feature_{branch}"]
+    assert relative_error(features, expected) < 1e-4
