@@ -25,9 +25,11 @@ def test_a_layout_in_words():
     """Breaks if the log of a run hides that its parameters are split."""
     mesh = meshes.make_mesh(4, 2)
     assert meshes.describe(mesh, "data").endswith("split over data")
-    assert meshes.describe(mesh, "auto").endswith("on each")
+    assert meshes.describe(mesh, "auto").endswith("whole on each")
     assert "8 cpu (data 4 x model 2)" in meshes.describe(mesh, "none")
-    assert meshes.describe(meshes.make_mesh(), "model").endswith("on each")
+    assert meshes.describe(meshes.make_mesh(), "model").endswith("whole on each")
+    alone = meshes.make_mesh(devices=jax.devices()[:1])
+    assert meshes.describe(alone, "auto") == "1 cpu"
 
 
 @pytest.mark.parametrize(

@@ -148,9 +148,11 @@ def fsdp_axis(mesh: Mesh, axis: str) -> str:
 def describe(mesh: Mesh, fsdp: str) -> str:
     """Returns the layout of a run in words, for its log."""
     platform, axis = mesh.devices.flat[0].platform, fsdp_axis(mesh, fsdp)
+    if mesh.size == 1:
+        return f"1 {platform}"
     shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     split = axis != "none" and mesh.shape[axis] > 1
-    parameters = f"split over {axis}" if split else "on each"
+    parameters = f"split over {axis}" if split else "whole on each"
     return f"{mesh.size} {platform} ({shape}), parameters {parameters}"
 
 
