@@ -80,8 +80,8 @@ def check_devices(config: Config, num_devices: int) -> None:
     """Raises ConfigError if meshes or batches do not fit the devices."""
     mesh, tuned = config.mesh, config.finetune
     # An automatic mesh.model divides the devices, or takes those that data leaves.
-    rest = 1 if mesh.data < 1 else max(num_devices // mesh.data, 1)
-    model = mesh.model or rest
+    beside_data = 1 if mesh.data < 1 else max(num_devices // mesh.data, 1)
+    model = mesh.model or beside_data
     data = num_devices // model if mesh.data == -1 else mesh.data
     if data * model != num_devices:
         raise ConfigError(

@@ -83,8 +83,8 @@ def make_mesh(
     count = len(used)
     if model == 0:
         is_large = _num_chips(used) > _GROUP and not _num_chips(used) % _GROUP
-        rest = max(count // max(data, 1), 1)
-        model = (_GROUP if is_large else 1) if data == -1 else rest
+        beside_data = max(count // max(data, 1), 1)
+        model = (_GROUP if is_large else 1) if data == -1 else beside_data
     if model < 1 or count % model or (data < 1 and data != -1):
         divisors = [n for n in range(1, count + 1) if count % n == 0]
         raise MeshError(
