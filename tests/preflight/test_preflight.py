@@ -137,6 +137,9 @@ def test_parameters_split_over_groups_of_a_large_slice(tmp_path, monkeypatch):
     slice_ = mesh_of("v5e:4x4")
     assert dict(slice_.shape) == {"data": 16, "model": 1}
     assert axes(slice_) == axes(meshes.make_mesh(4, 2)) == ()
+    # A user who splits classes over a small slice does not split parameters.
+    small = topology.read("v5e:2x4").devices
+    assert axes(meshes.make_mesh(1, 8, devices=small)) == ()
 
     changes = {
         "pretrain__global_batch_size": 64,

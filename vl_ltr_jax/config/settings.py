@@ -211,7 +211,7 @@ class Mesh:
 
     data: int = -1  # devices along each axis; -1: all that `model` leaves
     model: Epochs = 0  # 0: 16 on a TPU slice of more, if 16 divides it, else 1
-    # auto: model on TPUs, else none
+    # auto: model for groups of 16 on a larger TPU slice, else none
     fsdp: Literal["auto", "none", "data", "model"] = "auto"  # parameters split over it
     accumulation_steps: Epochs = 0  # chunks of a global batch; 0: the fewest that fit
     compilation_cache: str = "workdir"  # or a directory or bucket; '': no cache

@@ -190,6 +190,14 @@ def test_tade_is_the_authors(case, tau):
     assert np.abs(gradient - expected).max() < 1e-5 * np.abs(expected).max()
 
 
+def test_a_probability_that_underflows_is_no_nan():
+    view = jnp.full((3, 2, 4), -1e4).at[:, :, 0].set(1e4)
+    loss, gradient = jax.value_and_grad(tade.disagreement)(
+        jnp.full(3, 1 / 3), view, view, entropy=0.01
+    )
+    assert loss == -1 and np.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize(
     "setting, rate, decay, entropy",
     [

@@ -6,7 +6,7 @@ Losses and rules as pure functions. No configuration runs them yet.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64, Int, Shaped
+from jaxtyping import Array, Float, Float64, Int
 
 # Epochs over which alpha would reach 0, by those of a run, as in the authors' code.
 _HORIZONS = {90: 100, 180: 200}
@@ -39,7 +39,7 @@ def bbn(
     Args:
       logits: of the mixed features, whose rows pair images of both samplers.
       conventional_labels: of the images drawn uniformly.
-      reversed_labels: of those drawn by :class:`ReversedClasses`.
+      reversed_labels: of those drawn by :func:`reversed_classes`.
       share: :func:`alpha` of the epoch.
     """
     log_p, rows = jax.nn.log_softmax(logits), jnp.arange(len(logits))
@@ -52,11 +52,11 @@ def bbn(
 
 def reversed_classes(
     train_counts: Int[np.ndarray, "C"], uniform: Float64[np.ndarray, " N"]
-) -> Shaped[np.ndarray, " N"]:
+) -> Int[np.ndarray, " N"]:
     """Returns classes drawn with probability proportional to 1 / n_c.
 
     Differs from BBN: a class without images is never drawn, where theirs divides by
-    zero, and a sum rounded down still draws the last class.
+    zero.
 
     Args:
       train_counts: n_c.
@@ -66,4 +66,4 @@ def reversed_classes(
     weights = np.divide(counts.max(), counts, out=0 * counts, where=counts > 0)
     borders = np.add.accumulate(weights)
     drawn = np.searchsorted(borders, uniform * borders[-1], side="left")
-    return np.minimum(np.maximum(drawn, np.argmax(weights > 0)), len(counts) - 1)
+    return np.maximum(drawn, np.argmax(weights > 0))  # a draw of 0

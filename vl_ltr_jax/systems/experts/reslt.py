@@ -59,11 +59,3 @@ def reslt(
     terms = jnp.stack([floored(branch) for branch in logits])
     single = jnp.sum(masks * terms) / jnp.sum(masks)
     return (1 - beta) * fusion + beta * single, fusion, single
-
-
-def class_weights(kernel: Float[Array, "D C"], gamma: float) -> Float[Array, "D C"]:
-    """Returns the classifier of evaluation, which has no bias.
-
-    Each class's weights are divided by their length to the power of gamma.
-    """
-    return kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True) ** gamma

@@ -1,4 +1,4 @@
-"""TADE: experts for several class distributions, weighed at test time (Zhang, 2022).
+"""TADE: experts for several distributions, weighed at test time (Zhang et al., 2022).
 
 Losses and rules as pure functions. No configuration runs them yet.
 """
@@ -77,12 +77,14 @@ def disagreement(
       first: logits of one view of the test images.
       second: of another.
       entropy: factor of the predictions' entropy, which iNaturalist's program adds with
-        0.01. It is a mean over classes too.
+        0.01. It is a mean over classes too. Differs from TADE: a probability that
+        underflows adds 0, not NaN.
     """
-    p, q = (jax.nn.softmax(weighed(weights, view)) for view in (first, second))
+    logs = [jax.nn.log_softmax(weighed(weights, view)) for view in (first, second)]
+    p, q = map(jnp.exp, logs)
     lengths = [jnp.maximum(jnp.linalg.norm(x, axis=1), _SHORTEST) for x in (p, q)]
     cosines = jnp.sum(p * q, axis=1) / (lengths[0] * lengths[1])
     loss = -jnp.mean(cosines)
     if entropy:
-        loss += entropy * sum(jnp.mean(x * jnp.log(x)) for x in (p, q))
+        loss += entropy * sum(jnp.mean(jnp.exp(x) * x) for x in logs)
     return loss
